@@ -1,0 +1,47 @@
+"""siasearch: enrol pictures, identify new ones, also of things enrolled a second ago.
+
+from siamese_search import Gallery
+
+with Gallery.open("coins", encoder="general") as gallery:
+    gallery.enroll(["pictures/"])
+    print(gallery.identify(["photo.jpg"])[0].identity)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from siamese_search.encoder import Encoder
+    from siamese_search.errors import SiaSearchError
+    from siamese_search.gallery import Gallery
+    from siamese_search.records import Identification, Match, Verification
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Encoder",
+    "Gallery",
+    "Identification",
+    "Match",
+    "SiaSearchError",
+    "Verification",
+    "__version__",
+]
+
+_HOMES = {
+    "Encoder": "encoder",
+    "Gallery": "gallery",
+    "Identification": "records",
+    "Match": "records",
+    "SiaSearchError": "errors",
+    "Verification": "records",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Loaded when asked for: the command line must start without numpy, FAISS and OpenVINO.
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

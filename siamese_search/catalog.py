@@ -1,0 +1,538 @@
+"""The catalog: ``gallery.db``, the truth of a gallery, and the only user of SQLite.
+
+Every change is one transaction. A rollback journal with full syncing, never WAL: WAL carries a
+corruption race in SQLite before 3.51.3, and a gallery may be opened by any library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.errors import (
+    GalleryDamaged,
+    GalleryError,
+    GalleryFormatError,
+    GalleryMismatch,
+    StorageError,
+    UsageError,
+)
+from siamese_search.records import Generation, Item, NewItem, Snapshot
+
+FORMAT = 1
+APPLICATION_ID = 0x53494153  # "SIAS": `file gallery.db` tells whose it is
+PAGE_BYTES = 16384  # a 512-d float32 vector is 2 KiB; a 4 KiB page would hold just one
+BUSY_SECONDS = 60.0
+CHUNK = 4096
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class State:
+    """What a reader compares with what it has loaded."""
+
+    generation: Generation
+    snapshot: Snapshot | None
+    last_item: int
+    last_removal: int
+
+
+class Catalog:
+    """An open ``gallery.db``. Threads may share it; other processes may have it open too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+        with _mapped(path):
+            self._db = _connect(path, writable=self.writable)
+            try:
+                self._check_format()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _check_format(self) -> None:
+        identifier = self._value("PRAGMA application_id")
+        if identifier != APPLICATION_ID:
+            raise GalleryDamaged(f"{self.path} is not a gallery's database")
+        version = self._value("PRAGMA user_version")
+        if version > FORMAT:
+            raise GalleryFormatError(
+                f"{self.path} has format {version}, this siasearch reads up to {FORMAT}: upgrade it"
+            )
+
+    @classmethod
+    def create(cls, path: Path, fingerprint: str, encoder: str, dimension: int) -> None:
+        """Make an empty gallery's database; whole or not at all. Keeps one that is there."""
+        from siamese_search.schema import migrate
+
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        with _mapped(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            db = _connect(temporary, writable=True)
+            try:
+                db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+                migrate(db)
+                row = (1, fingerprint, encoder, dimension)
+                db.execute("INSERT INTO generations VALUES (?, ?, ?, ?)", row)
+                db.execute("INSERT INTO settings VALUES ('generation', 1)")
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {FORMAT}")
+            finally:
+                db.close()
+            with suppress(FileExistsError):
+                os.link(temporary, path)  # unlike rename, never replaces a gallery just made
+            for leftover in (temporary, Path(f"{temporary}-journal")):
+                leftover.unlink(missing_ok=True)
+            sync_folder(path.parent)
+
+    def close(self) -> None:
+        self._db.close()
+
+    # Transactions
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        with self._lock, _mapped(self.path):
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One consistent view. Keep it short: in rollback mode a reader holds up commits."""
+        with self._guard():
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """All or nothing; waits up to a minute for another writer."""
+        if not self.writable:
+            raise StorageError(f"{self.path} cannot be written: check its permissions")
+        with self._guard():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    def data_version(self) -> int:
+        """Changes whenever another connection has committed."""
+        with self._guard():
+            return int(self._value("PRAGMA data_version"))
+
+    def _value(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        row = self._db.execute(sql, parameters).fetchone()
+        return 0 if row is None or row[0] is None else row[0]
+
+    # State
+
+    def state(self) -> State:
+        """The active generation, its snapshot, and the last numbers given out."""
+        with self._guard():
+            active = self._db.execute(
+                "SELECT * FROM generations WHERE id ="
+                " (SELECT value FROM settings WHERE key = 'generation')"
+            ).fetchone()
+            if active is None:
+                raise GalleryDamaged(f"{self.path} names no active generation: run check")
+            snapshot = self._db.execute(
+                "SELECT * FROM snapshots WHERE generation = ?", active[:1]
+            ).fetchone()
+            return State(
+                Generation(*active),
+                snapshot and Snapshot(*snapshot),
+                self._sequence("items"),
+                self._sequence("removals"),
+            )
+
+    def _sequence(self, table: str) -> int:
+        return self._value("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+
+    def totals(self) -> tuple[int, int]:
+        """How many identities and items there are."""
+        with self._guard():
+            sql = "SELECT value FROM settings WHERE key = ?"
+            return self._value(sql, ("identities",)), self._value(sql, ("items",))
+
+    # Enrolment and edits
+
+    def add(
+        self, items: Sequence[NewItem], embeddings: FloatArray, generation: int
+    ) -> list[int | None]:
+        """Enrol items with their embeddings (n, dimension) in one transaction.
+
+        Returns their numbers, None for content that is enrolled already. Raises GalleryMismatch
+        where the gallery has moved to another generation.
+        """
+        added = datetime.now(UTC).isoformat(timespec="seconds")
+        vectors = np.ascontiguousarray(embeddings, "<f4")
+        numbers: list[int | None] = []
+        with self.writing():
+            if self._value("SELECT value FROM settings WHERE key = 'generation'") != generation:
+                raise GalleryMismatch(
+                    f"{self.path.parent} was rebuilt under another encoder meanwhile: add again"
+                )
+            for item, vector in zip(items, vectors, strict=True):
+                content = bytes.fromhex(item.content)
+                if self._value("SELECT id FROM items WHERE content = ?", (content,)):
+                    numbers.append(None)
+                    continue
+                identity = self._identity(item.identity)
+                number = self._db.execute(
+                    "INSERT INTO items (identity, content, source, copy, size, added)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (identity, content, item.source, item.copy, item.size, added),
+                ).lastrowid
+                assert number is not None
+                numbers.append(number)
+                self._store(generation, [(number, vector.tobytes())])
+                self._db.executemany(
+                    "INSERT INTO metadata VALUES (?, ?, ?)",
+                    [(number, key, value) for key, value in item.metadata.items()],
+                )
+        return numbers
+
+    def _identity(self, name: str) -> int:
+        self._db.execute("INSERT INTO identities (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+        return self._value("SELECT id FROM identities WHERE name = ?", (name,))
+
+    def _store(self, generation: int, rows: Iterable[tuple[int, bytes]]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO embeddings (generation, item, vector)"
+            f" VALUES ({generation:d}, ?, ?)",
+            rows,
+        )
+
+    def relocate(self, sources: Mapping[int, str]) -> None:
+        """Note where items' images lie now."""
+        with self.writing():
+            self._db.executemany(
+                "UPDATE items SET source = ? WHERE id = ?",
+                [(source, number) for number, source in sources.items()],
+            )
+
+    def remove(self, numbers: Sequence[int]) -> list[Item]:
+        """Remove items, and identities left without any. Returns what was removed."""
+        with self.writing():
+            removed = list(self.items(numbers))
+            for item in removed:
+                self._db.execute("INSERT INTO removals (item) VALUES (?)", (item.number,))
+                self._db.execute("DELETE FROM items WHERE id = ?", (item.number,))
+            self._drop_empty({item.identity for item in removed})
+        return removed
+
+    def relabel(self, numbers: Sequence[int], new: str) -> int:
+        """Give items another identity, merging with it where it exists. Returns how many."""
+        with self.writing():
+            relabelled = list(self.items(numbers))
+            identity = self._identity(new)
+            self._db.executemany(
+                "UPDATE items SET identity = ? WHERE id = ?",
+                [(identity, item.number) for item in relabelled],
+            )
+            self._drop_empty({new, *(item.identity for item in relabelled)})
+        return len(relabelled)
+
+    def _drop_empty(self, names: Iterable[str]) -> None:
+        self._db.executemany(
+            "DELETE FROM identities WHERE name = ?"
+            " AND NOT EXISTS (SELECT 1 FROM items WHERE identity = identities.id)",
+            [(name,) for name in names],
+        )
+
+    # Look-ups
+
+    def known(self, contents: Iterable[str]) -> dict[str, tuple[int, str, str | None]]:
+        """For content that is enrolled: (item number, identity, source) by its hash."""
+        sql = (
+            "SELECT items.id, name, source FROM items JOIN identities"
+            " ON identities.id = items.identity WHERE content = ?"
+        )
+        with self._guard():
+            rows = {c: self._db.execute(sql, (bytes.fromhex(c),)).fetchone() for c in contents}
+        return {content: row for content, row in rows.items() if row}
+
+    def owners(self, numbers: Iterable[int]) -> dict[int, tuple[str, str | None]]:
+        """(identity, source) of items, by number; removed ones are left out."""
+        with self._guard():
+            return {
+                number: (identity, source)
+                for number, identity, source in self._by_numbers(
+                    "SELECT items.id, name, source FROM items JOIN identities"
+                    " ON identities.id = items.identity WHERE items.id IN",
+                    numbers,
+                )
+            }
+
+    def items(self, numbers: Iterable[int]) -> list[Item]:
+        """Whole items by number; removed ones are left out."""
+        with self._guard():
+            return [
+                Item(number, name, source, content.hex(), added, size, copy, json.loads(metadata))
+                for number, name, source, content, added, size, copy, metadata in self._by_numbers(
+                    "SELECT items.id, name, source, content, added, size, copy,"
+                    " (SELECT json_group_object(key, value) FROM metadata WHERE item = items.id)"
+                    " FROM items JOIN identities ON identities.id = items.identity"
+                    " WHERE items.id IN",
+                    numbers,
+                )
+            ]
+
+    def _by_numbers(self, sql: str, numbers: Iterable[int]) -> Iterator[tuple]:  # type: ignore[type-arg]
+        # As one JSON parameter: SQLite bounds the number of parameters.
+        wanted = json.dumps([int(number) for number in numbers])
+        return self._db.execute(f"{sql} (SELECT value FROM json_each(?)) ORDER BY 1", (wanted,))
+
+    def numbers(self, identity: str) -> list[int]:
+        """The numbers of an identity's items."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT id FROM items WHERE identity = (SELECT id FROM identities WHERE name = ?)"
+                " ORDER BY id",
+                (identity,),
+            )
+            return [number for (number,) in rows]
+
+    def identities(self) -> list[tuple[str, int]]:
+        """Every identity with its number of items, by name."""
+        with self._guard():
+            return self._db.execute(
+                "SELECT name, count(*) FROM identities JOIN items ON items.identity = identities.id"
+                " GROUP BY identities.id ORDER BY name"
+            ).fetchall()
+
+    def where(self, conditions: Mapping[str, str]) -> IntArray:
+        """The numbers of the items whose metadata equal all conditions, ascending."""
+        if not conditions:
+            raise UsageError("a filter needs at least one condition, as key=value")
+        one = "SELECT item FROM metadata WHERE key = ? AND value = ?"
+        sql = " INTERSECT ".join([one] * len(conditions)) + " ORDER BY 1"
+        with self._guard():
+            parameters = [text for condition in conditions.items() for text in condition]
+            return np.array([row[0] for row in self._db.execute(sql, parameters)], np.int64)
+
+    def copies(self) -> list[tuple[int, str, str]]:
+        """(item number, path within the gallery, content hash) of the images kept as copies."""
+        with self._guard():
+            rows = self._db.execute("SELECT id, copy, content FROM items WHERE copy IS NOT NULL")
+            return [(number, copy, content.hex()) for number, copy, content in rows]
+
+    def removed_after(self, removal: int) -> IntArray:
+        """The items removed since a removal's number."""
+        with self._guard():
+            rows = self._db.execute("SELECT item FROM removals WHERE id > ?", (removal,))
+            return np.array([row[0] for row in rows], np.int64)
+
+    def embeddings(
+        self, generation: Generation, after: int = 0, upto: int | None = None
+    ) -> Iterator[tuple[IntArray, FloatArray]]:
+        """Stream (items (n,), vectors (n, dimension)) by item number, in chunks.
+
+        Each chunk is a short read of its own, so that a long stream holds up no writer.
+        """
+        upto = 2**62 if upto is None else upto
+        while True:
+            with self._guard():
+                rows = self._db.execute(
+                    "SELECT item, vector FROM embeddings WHERE item > ? AND item <= ?"
+                    " AND generation = ? ORDER BY item LIMIT ?",
+                    (after, upto, generation.number, CHUNK),
+                ).fetchall()
+            if not rows:
+                return
+            size = 4 * generation.dimension
+            wrong = [number for number, vector in rows if len(vector) != size]
+            if wrong:
+                raise GalleryDamaged(
+                    f"{self.path}: the embedding of item {wrong[0]} has a wrong length: run check"
+                )
+            after = rows[-1][0]
+            vectors = np.frombuffer(b"".join(vector for _, vector in rows), "<f4")
+            yield (
+                np.array([number for number, _ in rows], np.int64),
+                vectors.reshape(len(rows), generation.dimension).astype(np.float32, copy=False),
+            )
+
+    # Snapshots
+
+    def set_snapshot(self, snapshot: Snapshot) -> str | None:
+        """Make an index file the one to use; forget the removals it has folded in.
+
+        Returns the file it replaces, None where there was none. Raises GalleryError where
+        another process has made a newer one meanwhile.
+        """
+        with self.writing():
+            current = self._db.execute(
+                "SELECT file, last_item, last_removal FROM snapshots WHERE generation = ?",
+                (snapshot.generation,),
+            ).fetchone()
+            if current and current[1:] > (snapshot.last_item, snapshot.last_removal):
+                raise GalleryError("another process has just compacted this gallery")
+            marks = ", ".join("?" * len(astuple(snapshot)))
+            self._db.execute(
+                f"INSERT OR REPLACE INTO snapshots VALUES ({marks})", astuple(snapshot)
+            )
+            if self._value("SELECT value FROM settings WHERE key = 'generation'") == (
+                snapshot.generation
+            ):
+                self._db.execute("DELETE FROM removals WHERE id <= ?", (snapshot.last_removal,))
+        return current and str(current[0])
+
+    def snapshot_files(self) -> set[str]:
+        """The index files that the database knows."""
+        with self._guard():
+            return {file for (file,) in self._db.execute("SELECT file FROM snapshots")}
+
+    # Generations
+
+    def generation(self, fingerprint: str, encoder: str, dimension: int) -> Generation:
+        """The generation of an encoder, made where there is none yet."""
+        with self.writing():
+            self._db.execute(
+                "INSERT INTO generations (fingerprint, encoder, dimension) VALUES (?, ?, ?)"
+                " ON CONFLICT (fingerprint) DO UPDATE SET encoder = excluded.encoder",
+                (fingerprint, encoder, dimension),
+            )
+            row = self._db.execute(
+                "SELECT * FROM generations WHERE fingerprint = ?", (fingerprint,)
+            ).fetchone()
+            return Generation(*row)
+
+    def unembedded(self, generation: Generation, after: int = 0, limit: int = CHUNK) -> list[int]:
+        """Numbers of items without an embedding in a generation, ascending."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT id FROM items WHERE id > ? AND NOT EXISTS (SELECT 1 FROM embeddings"
+                " WHERE item = items.id AND generation = ?) ORDER BY id LIMIT ?",
+                (after, generation.number, limit),
+            )
+            return [number for (number,) in rows]
+
+    def store(self, generation: Generation, numbers: Sequence[int], embeddings: FloatArray) -> None:
+        """Store embeddings (n, dimension) of items, without those removed meanwhile."""
+        vectors = np.ascontiguousarray(embeddings, "<f4")
+        with self.writing():
+            present = {item.number for item in self.items(numbers)}
+            self._store(
+                generation.number,
+                [(n, v.tobytes()) for n, v in zip(numbers, vectors, strict=True) if n in present],
+            )
+            # An index file of this generation would not know of them.
+            self._db.execute("DELETE FROM snapshots WHERE generation = ?", (generation.number,))
+
+    def switch(self, generation: Generation, without: Iterable[int] = ()) -> bool:
+        """Make a generation the active one, if all items but ``without`` are embedded in it.
+
+        Embeddings of other generations go, except those of items that the new one lacks.
+        """
+        with self.writing():
+            if set(self.unembedded(generation, limit=2**62)) - set(without):
+                return False
+            self._db.execute(
+                "UPDATE settings SET value = ? WHERE key = 'generation'", (generation.number,)
+            )
+            self._db.execute("DELETE FROM snapshots")
+            self._db.execute("DELETE FROM removals")
+            self._db.execute(
+                "DELETE FROM embeddings WHERE generation <> ? AND item IN"
+                " (SELECT item FROM embeddings WHERE generation = ?)",
+                (generation.number, generation.number),
+            )
+            self._db.execute(
+                "DELETE FROM generations WHERE id <> ? AND NOT EXISTS"
+                " (SELECT 1 FROM embeddings WHERE generation = generations.id)",
+                (generation.number,),
+            )
+        return True
+
+    # Check
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong inside the database, one line each."""
+        try:
+            for (line,) in self._db.execute("PRAGMA integrity_check"):
+                if line != "ok":
+                    yield f"{self.path}: {line}"
+            for table, row, parent, _ in self._db.execute("PRAGMA foreign_key_check"):
+                yield f"{self.path}: row {row} of {table} points to nothing in {parent}"
+            for table in ("items", "identities"):
+                count = self._value(f"SELECT count(*) FROM {table}")
+                stored = self._value("SELECT value FROM settings WHERE key = ?", (table,))
+                if count != stored:
+                    yield f"{self.path}: {count} {table}, but {stored} are counted in settings"
+            for item, size, dimension in self._db.execute(
+                "SELECT item, length(vector), dimension FROM embeddings"
+                " JOIN generations ON generations.id = generation"
+                " WHERE length(vector) <> 4 * dimension"
+            ):
+                yield f"{self.path}: item {item} has {size} bytes for {dimension} dimensions"
+        except sqlite3.DatabaseError as error:
+            yield f"{self.path}: {error}"
+
+
+def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
+    mode = "rwc" if writable else "ro"
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    db = sqlite3.connect(
+        uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False
+    )
+    db.execute("PRAGMA foreign_keys = ON")
+    if writable:
+        db.execute("PRAGMA journal_mode = TRUNCATE")  # its commit is a synced truncation
+        db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable, where the system lets folders be opened."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the file system say into our errors."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise GalleryDamaged(
+                f"{path} is damaged ({error}): restore it from a backup, or save what can be read"
+                " with `sqlite3 gallery.db .recover`; nothing was overwritten"
+            ) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise StorageError(f"{path} is held by another process: try again") from error
+        if code == sqlite3.SQLITE_FULL:
+            raise StorageError(
+                f"{path}: the disk is full; nothing of this step was kept"
+            ) from error
+        if isinstance(error, sqlite3.OperationalError):
+            raise StorageError(f"{path}: {error}; nothing of this step was kept") from error
+        raise
+    except OSError as error:
+        raise StorageError(f"{error.filename or path}: {error.strerror}") from error

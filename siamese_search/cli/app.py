@@ -1,0 +1,59 @@
+"""The ``siasearch`` command and how its errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from siamese_search import __version__
+from siamese_search.cli import demo, edit, enroll, identify, maintain
+from siamese_search.errors import SiaSearchError
+
+app = typer.Typer(
+    name="siasearch",
+    help="Enrol pictures, identify new ones, also of things enrolled a second ago.",
+    epilog="Exit codes: 0 done; 1 done in part, or the answer is no; 2 stopped by an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"siasearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def siasearch(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Enrol pictures, identify new ones, also of things enrolled a second ago."""
+
+
+for module in (enroll, identify, edit, maintain, demo):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line: every expected error is one line and exit code 2."""
+    try:
+        app()
+    except SiaSearchError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output has gone, as with `| head`; keep the interpreter from
+        # complaining about it once more while flushing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

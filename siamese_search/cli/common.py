@@ -1,0 +1,104 @@
+"""Options and output that commands share. Results go to standard output, the rest to error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from siamese_search.gallery import Gallery
+    from siamese_search.records import Progress, Rejection
+
+GalleryOption = Annotated[
+    Path,
+    typer.Option(
+        "--gallery", "-g", envvar="SIASEARCH_GALLERY", metavar="DIR", help="The gallery's folder."
+    ),
+]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option("--encoder", "-e", metavar="E", help="A shipped encoder's name or a folder."),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        envvar="SIASEARCH_DEVICE",
+        metavar="auto|cpu|cuda|mps",
+        help="What runs the encoder; auto takes a GPU that torch sees.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print machine-readable results on standard output.")
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", "-t", min=-1.0, max=1.0, help="The least cosine; default: the encoder's."
+    ),
+]
+DEFAULT_GALLERY = Path("indexes") / "default"
+
+
+def open_gallery(folder: Path, encoder: str | None = None, device: str | None = None) -> Gallery:
+    """Open a gallery that exists."""
+    from siamese_search.gallery import Gallery
+
+    if not Gallery.exists(folder):
+        return Gallery.open(folder)  # raises, also where an encoder is named
+    return Gallery.open(folder, encoder, device)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on a line."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def note(message: str) -> None:
+    """A message for people, on standard error."""
+    typer.echo(message, err=True)
+
+
+def name_rejections(rejected: Iterable[Rejection]) -> None:
+    """Name every file that was rejected, with its reason."""
+    for rejection in rejected:
+        note(f"rejected: {rejection.path}: {rejection.reason}")
+
+
+@contextmanager
+def progress_bar(
+    what: str, count: Callable[[], int] | None = None
+) -> Iterator[Callable[[Progress], None]]:
+    """A watcher that draws a bar with rate and time left where a person is looking.
+
+    ``count`` finds the total, and is called only then.
+    """
+    if not sys.stderr.isatty():
+        yield lambda progress: None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[rate]}"),
+        bars.TimeRemainingColumn(),
+    )
+    total = count() if count else None
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task(what, total=total, rate="")
+
+        def watch(progress: Progress) -> None:
+            speed = display.tasks[task].speed
+            rate = f"{speed:.0f} images/s" if speed else ""
+            display.update(task, completed=progress.done, total=progress.total or total, rate=rate)
+
+        yield watch

@@ -1,0 +1,101 @@
+"""``list``, ``info``, ``remove`` and ``relabel``: see and edit the gallery."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from siamese_search.cli.common import (
+    DEFAULT_GALLERY,
+    GalleryOption,
+    JsonOption,
+    open_gallery,
+    print_json,
+)
+from siamese_search.errors import UsageError
+
+ItemOption = Annotated[
+    int | None, typer.Option("--item", metavar="N", help="One item, by its number.")
+]
+
+
+def list_(
+    identity: Annotated[
+        str | None, typer.Argument(help="Show this identity's items instead of all identities.")
+    ] = None,
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    as_json: JsonOption = False,
+) -> None:
+    """List the identities, or the items of one."""
+    with open_gallery(gallery) as source:
+        if identity is None:
+            for name, items in source.identities():
+                if as_json:
+                    print_json({"identity": name, "items": items})
+                else:
+                    typer.echo(f"{items:>8}  {name}")
+            return
+        for item in source.items(identity):
+            if as_json:
+                fields = dataclasses.asdict(item)
+                fields["item"], fields["path"] = fields.pop("number"), fields.pop("source")
+                print_json(fields)
+            else:
+                metadata = "  ".join(f"{key}={value}" for key, value in item.metadata.items())
+                typer.echo(f"{item.number:>8}  {item.source or '(embedding)'}  {metadata}".rstrip())
+
+
+def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
+    """Show what the gallery is: totals, encoder, index, size on disk."""
+    with open_gallery(gallery) as source:
+        facts = source.info()
+    if as_json:
+        print_json(facts)
+    else:
+        for key, value in facts.items():
+            typer.echo(f"{key:<12} {'-' if value is None else value}")
+
+
+def remove(
+    identity: Annotated[str | None, typer.Argument(help="The identity to remove.")] = None,
+    item: ItemOption = None,
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove an identity with all its items, or one item. The image files stay."""
+    with open_gallery(gallery) as target:
+        removed = target.remove(identity, item)
+        left = len(target)
+    if as_json:
+        print_json({"removed": removed, "items": left})
+    else:
+        typer.echo(f"{removed} items removed, {left} left")
+
+
+def relabel(
+    names: Annotated[
+        list[str], typer.Argument(metavar="OLD NEW", help="With --item, only the new name.")
+    ],
+    item: ItemOption = None,
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    as_json: JsonOption = False,
+) -> None:
+    """Rename an identity, or give one item another identity; merges where NEW exists."""
+    if len(names) != (2 if item is None else 1):
+        raise UsageError("write `relabel OLD NEW`, or `relabel --item N NEW`")
+    with open_gallery(gallery) as target:
+        relabelled = target.relabel(names[0] if item is None else None, names[-1], item)
+    if as_json:
+        print_json({"relabelled": relabelled})
+    else:
+        typer.echo(f"{relabelled} items are now {names[-1]!r}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("list")(list_)
+    app.command()(info)
+    app.command()(remove)
+    app.command()(relabel)

@@ -1,0 +1,128 @@
+"""``query`` and ``verify``: ask the gallery and the encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from siamese_search.cli.common import (
+    DEFAULT_GALLERY,
+    DeviceOption,
+    EncoderOption,
+    GalleryOption,
+    JsonOption,
+    ThresholdOption,
+    name_rejections,
+    open_gallery,
+    print_json,
+)
+from siamese_search.errors import UsageError
+
+if TYPE_CHECKING:
+    from siamese_search.records import Identification, Rejection
+
+
+def query(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Images to identify, or folders.")
+    ],
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many identities to show.")] = 5,
+    threshold: ThresholdOption = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Search only items with this metadata; repeatable."),
+    ] = None,
+    encoder: EncoderOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Identify images: the best identity or unknown, and the k best candidates."""
+    from siamese_search import enrolment
+    from siamese_search.errors import ImageError
+    from siamese_search.records import ImageFile, Rejection, printable
+
+    conditions = dict(_condition(text) for text in where) if where else None
+    rejected: list[Rejection] = []
+
+    def readable() -> Iterator[str]:
+        for found in enrolment.not_empty(enrolment.find(images), images):
+            if isinstance(found, ImageFile):
+                yield found.path
+            else:
+                rejected.append(found)
+
+    with open_gallery(gallery, encoder, device) as source:
+        answers = source.identify_each(readable(), k, threshold, conditions)
+        for image, answer in answers:
+            if isinstance(answer, ImageError):
+                rejected.append(Rejection(printable(image), str(answer)))
+            elif as_json:
+                print_json({"image": image, **dataclasses.asdict(answer)})
+            else:
+                typer.echo(_described(image, answer))
+    name_rejections(rejected)
+    if rejected:
+        raise typer.Exit(1)
+
+
+def _condition(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--where {text!r}: write key=value")
+    return key, value
+
+
+def _described(image: str, answer: Identification) -> str:
+    if answer.score is None:
+        return f"{image}: unknown (nothing to compare it with)"
+    name = answer.identity or "unknown"
+    lines = [f"{image}: {name} (score {answer.score:.3f}, confidence {answer.confidence:.0%})"]
+    width = max(len(match.identity) for match in answer.matches)
+    for rank, match in enumerate(answer.matches, start=1):
+        below = "" if match.score >= answer.threshold else "  below threshold"
+        place = match.path or f"item {match.item}"
+        lines.append(f"  {rank:>2}  {match.score:6.3f}  {match.identity:<{width}}  {place}{below}")
+    return "\n".join(lines)
+
+
+def verify(
+    a: Annotated[str, typer.Argument(metavar="A", help="One image.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another image.")],
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    threshold: ThresholdOption = None,
+    encoder: EncoderOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether two images show the same identity; exit code 1 where they differ.
+
+    Uses the gallery's encoder where there is a gallery, else the one named, else `general`.
+    """
+    from siamese_search.encoder import Encoder
+    from siamese_search.gallery import Gallery
+
+    if encoder is None and Gallery.exists(gallery):
+        with Gallery.open(gallery, device=device) as source:
+            chosen = source.encoder
+    else:
+        chosen = Encoder.open(encoder or "general", device)
+    answer = chosen.verify(a, b, threshold)
+    if as_json:
+        print_json(dataclasses.asdict(answer))
+    else:
+        typer.echo(
+            f"{'same' if answer.same else 'different'} (score {answer.score:.3f},"
+            f" threshold {answer.threshold:.3f}, confidence {answer.confidence:.0%})"
+        )
+    if not answer.same:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(query)
+    app.command()(verify)

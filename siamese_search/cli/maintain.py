@@ -1,0 +1,103 @@
+"""``check``, ``compact`` and ``rebuild``: keep the gallery sound."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from siamese_search.cli.common import (
+    DEFAULT_GALLERY,
+    DeviceOption,
+    EncoderOption,
+    GalleryOption,
+    JsonOption,
+    name_rejections,
+    note,
+    open_gallery,
+    print_json,
+    progress_bar,
+)
+
+
+def check(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
+    """Compare files, database and index; name every fault. Changes nothing."""
+    from siamese_search.errors import GalleryDamaged
+
+    try:
+        with open_gallery(gallery) as source:
+            faults = source.check()
+    except GalleryDamaged as error:  # so damaged that it does not even open
+        faults = [str(error)]
+    if as_json:
+        print_json({"ok": not faults, "faults": faults})
+    else:
+        for fault in faults:
+            typer.echo(fault)
+        typer.echo(f"{len(faults)} faults" if faults else "no faults")
+    if faults:
+        raise typer.Exit(1)
+
+
+def compact(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
+    """Fold what has changed since into a new index file."""
+    with open_gallery(gallery) as target:
+        target.compact()
+        facts = target.info()
+    if as_json:
+        print_json({"index": facts["index"], "indexed": facts["indexed"]})
+    else:
+        typer.echo(f"{facts['index']} holds {facts['indexed']} items")
+
+
+def rebuild(
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    encoder: EncoderOption = None,
+    skip_missing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-missing",
+            help="Switch even if some images can't be read; they stay enrolled, but not findable.",
+        ),
+    ] = False,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Re-embed all images under another encoder; without one, rebuild the index.
+
+    The gallery answers as before until the new embeddings are complete. After an interruption,
+    run the same command again: it goes on where it was.
+    """
+    with open_gallery(gallery, device=device) as target:
+        try:
+            with progress_bar("embedding") as watch:
+                report = target.rebuild(encoder, skip_missing=skip_missing, watch=watch)
+        except KeyboardInterrupt:
+            note("interrupted: the gallery answers as before; run the same command again to go on")
+            raise typer.Exit(1) from None
+    name_rejections(report.missing)
+    if as_json:
+        print_json(
+            {
+                "switched": report.switched,
+                "embedded": report.embedded,
+                "missing": [{"path": r.path, "reason": r.reason} for r in report.missing],
+                "items": report.items,
+            }
+        )
+    elif report.switched:
+        typer.echo(f"rebuilt: {report.embedded} images embedded, {report.items} items")
+    else:
+        typer.echo(
+            f"not switched: {len(report.missing)} images cannot be read; bring them back (`add`"
+            " finds moved ones), remove them, or use --skip-missing, and run this again"
+        )
+    if report.missing:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(check)
+    app.command()(compact)
+    app.command()(rebuild)

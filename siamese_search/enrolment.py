@@ -1,0 +1,316 @@
+"""Enrolment: from paths to committed items, as a stream with bounded memory.
+
+Files are read and hashed, what is enrolled already drops out, the rest is decoded, embedded and
+committed about once a second. What a commit has acknowledged survives whatever comes after.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search import images
+from siamese_search.catalog import Catalog, sync_folder
+from siamese_search.encoder import Encoder
+from siamese_search.errors import ImageError, UsageError
+from siamese_search.pipeline import BATCH, embed_batches, parallel_map, thread_pool
+from siamese_search.records import ImageFile, NewItem, Progress, Rejection, printable
+
+COMMIT_SECONDS = 1.0
+LENGTH_TOLERANCE = 1e-3
+
+FloatArray = npt.NDArray[np.float32]
+PixelArray = npt.NDArray[np.uint8]
+Watcher = Callable[[Progress], None]
+Files = Iterable[ImageFile | Rejection]
+
+
+def normalised(label: str) -> str:
+    """An identity's name in one spelling: Unicode NFC, no space around it.
+
+    Raises UsageError for a name that is empty, has control characters or is not text.
+    """
+    name = unicodedata.normalize("NFC", label).strip()
+    if not name or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise UsageError(f"{label!r} cannot be an identity's name: it needs printable characters")
+    return name
+
+
+def find(paths: Iterable[str], label: str | None = None) -> Iterator[ImageFile | Rejection]:
+    """The images of files and folders, labelled by their place, or all by ``label``.
+
+    Raises UsageError, before the first image, for a path that does not exist.
+    """
+    roots = [os.fspath(path) for path in paths]
+    for root in roots:
+        if not os.path.lexists(root):
+            raise UsageError(f"{printable(root)}: no such file or folder")
+    name = None if label is None else normalised(label)
+    for root in roots:
+        for found in images.find_images(root):
+            if name is not None and isinstance(found, ImageFile):
+                found = replace(found, identity=name)
+            yield found
+
+
+def not_empty(files: Files, places: Iterable[str]) -> Files:
+    """The same stream; UsageError, naming the places searched, where nothing is in it."""
+    iterator = iter(files)
+    first = next(iterator, None)
+    if first is None:
+        where = ", ".join(printable(place) for place in places)
+        raise UsageError(f"no images in {where}")
+    return chain([first], iterator)
+
+
+def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
+    """The images that a CSV with the columns ``path`` and ``label`` lists.
+
+    Relative paths are relative to the CSV's folder; further columns become metadata. Raises
+    UsageError for a file that is no such CSV.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns = rows.fieldnames or []
+            if not {"path", "label"} <= set(columns):
+                raise UsageError(
+                    f"{path}: the first row must name the columns path and label, not "
+                    f"{', '.join(columns) or 'nothing'}"
+                )
+            for row in rows:
+                yield _manifest_entry(row, folder, f"{path}, line {rows.line_num}")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} is not a CSV file in UTF-8: {error}") from error
+
+
+def _manifest_entry(row: dict[str, str], folder: str, place: str) -> ImageFile | Rejection:
+    if not row["path"]:
+        return Rejection(place, "no path in this row")
+    image = os.path.abspath(os.path.join(folder, row["path"]))
+    try:
+        identity = normalised(row["label"] or "")
+    except UsageError as error:
+        return Rejection(image, f"{place}: {error}")
+    # DictReader collects surplus fields under None and fills missing ones with None.
+    metadata = {
+        key: value
+        for key, value in row.items()
+        if key and key not in ("path", "label") and isinstance(value, str) and value
+    }
+    return ImageFile(image, identity, metadata)
+
+
+def embedded_items(
+    embeddings: FloatArray,
+    identities: Sequence[str],
+    metadata: Sequence[Mapping[str, str]] | None,
+    dimension: int,
+) -> list[NewItem]:
+    """Items for embeddings (n, dimension) that come without images; UsageError for bad ones."""
+    vectors = as_embeddings(embeddings, dimension)
+    metadata = [{}] * len(identities) if metadata is None else metadata
+    if not len(vectors) == len(identities) == len(metadata):
+        raise UsageError(
+            f"{len(vectors)} embeddings, {len(identities)} identities and {len(metadata)} metadata:"
+            " their numbers must be the same"
+        )
+    return [
+        NewItem(
+            normalised(identity),
+            hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest(),
+            metadata={str(key): str(value) for key, value in pairs.items()},
+        )
+        for vector, identity, pairs in zip(vectors, identities, metadata, strict=True)
+    ]
+
+
+def as_embeddings(embeddings: npt.ArrayLike, dimension: int) -> FloatArray:
+    """Float32 (n, dimension), one vector counting as n = 1.
+
+    Raises UsageError for another dimension, values that are not finite, or rows that are not of
+    unit length.
+    """
+    vectors = np.atleast_2d(np.asarray(embeddings, np.float32))
+    if vectors.ndim != 2 or vectors.shape[1] != dimension:
+        raise UsageError(f"embeddings of shape {vectors.shape}: the gallery has (n, {dimension})")
+    # Written so that NaN counts as wrong.
+    wrong = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < LENGTH_TOLERANCE)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise UsageError(f"embedding {row} is not finite and of unit length: normalise it first")
+    return vectors
+
+
+def copy_fault(path: Path, content: str) -> str | None:
+    """What is wrong with a copy kept in the gallery, None where it is as enrolled."""
+    try:
+        same = images.content_hash(images.read_file(str(path))) == content
+    except ImageError as error:
+        return f"{path}: {error}"
+    return None if same else f"{path} has other content than when it was enrolled"
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A file's bytes, read once, so that hash, pixels and copy are of the same content."""
+
+    file: ImageFile
+    data: bytes
+    content: str
+
+
+class Enrolment:
+    """One run of enrolment into a catalog. Counts are of what was committed."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        encoder: Encoder,
+        generation: int,
+        *,
+        copies: Path | None = None,
+        watch: Watcher = lambda progress: None,
+    ) -> None:
+        self._catalog = catalog
+        self._encoder = encoder
+        self._generation = generation
+        self._copies = copies
+        self._watch = watch
+        self.added = 0
+        self.skipped = 0
+        self.rejected: list[Rejection] = []
+        # Seen in this run but not yet committed: identity by content.
+        self._underway: dict[str, str] = {}
+        self._moved: dict[int, str] = {}
+
+    def run(self, files: Files) -> None:
+        """Enrol files. An exception, also Ctrl-C, leaves what was committed before it."""
+        items: list[NewItem] = []
+        vectors: list[FloatArray] = []
+        committed = time.monotonic()
+        with thread_pool(2) as readers, thread_pool() as decoders:
+            read = parallel_map(readers, self._read, self._regular(files), ahead=8)
+            decoded = parallel_map(
+                decoders,
+                self._decode,
+                self._new(read),
+                ahead=2 * BATCH,
+                cost=lambda task: len(task.data),
+            )
+            for batch in embed_batches(decoded, self._encoder.runtime):
+                for item, result in batch:
+                    if isinstance(result, ImageError):
+                        self._underway.pop(item.content, None)
+                        self._reject(item.source or "", str(result))
+                    else:
+                        items.append(item)
+                        vectors.append(result)
+                if time.monotonic() - committed >= COMMIT_SECONDS:
+                    self._commit(items, vectors)
+                    committed = time.monotonic()
+            self._commit(items, vectors)
+
+    def _regular(self, files: Files) -> Iterator[ImageFile]:
+        for file in files:
+            if isinstance(file, Rejection):
+                self.rejected.append(file)
+                continue
+            try:
+                yield replace(file, identity=normalised(file.identity))
+            except UsageError as error:
+                self._reject(file.path, str(error))
+
+    def _read(self, file: ImageFile) -> _Read | Rejection:
+        try:
+            data = images.read_file(file.path)
+        except ImageError as error:
+            return Rejection(printable(file.path), str(error))
+        return _Read(file, data, images.content_hash(data))
+
+    def _new(self, read: Iterable[_Read | Rejection]) -> Iterator[_Read]:
+        """Drop what is enrolled already, before it costs a decode."""
+        for task in read:
+            if isinstance(task, Rejection):
+                self.rejected.append(task)
+                continue
+            path, identity = task.file.path, task.file.identity
+            known = self._catalog.known([task.content]).get(task.content)
+            owner = known[1] if known else self._underway.get(task.content)
+            if owner is None:
+                self._underway[task.content] = identity
+                yield task
+            elif owner != identity:
+                self._reject(
+                    path,
+                    f"the same image is enrolled as {owner!r}: relabel or remove that one first",
+                )
+            else:
+                self.skipped += 1
+                if known and known[2] not in (None, path) and not os.path.exists(known[2]):
+                    self._moved[known[0]] = path
+                self._report()
+
+    def _decode(self, task: _Read) -> tuple[NewItem, PixelArray | ImageError]:
+        file = task.file
+        item = NewItem(
+            file.identity, task.content, file.path, len(task.data), metadata=file.metadata
+        )
+        try:
+            pixels = self._encoder.decode(task.data)
+        except ImageError as error:
+            return item, error
+        if self._copies is not None:
+            item = replace(item, copy=self._copy(task))
+        return item, pixels
+
+    def _copy(self, task: _Read) -> str:
+        """Keep the image in the gallery, named by its content; durable before the commit."""
+        assert self._copies is not None
+        suffix = Path(task.file.path).suffix.lower()
+        name = f"{task.content[:2]}/{task.content}{suffix}"
+        path = self._copies / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(temporary, "wb") as file:
+            file.write(task.data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+        return f"{self._copies.name}/{name}"
+
+    def _commit(self, items: list[NewItem], vectors: list[FloatArray]) -> None:
+        if items:
+            numbers = self._catalog.add(items, np.stack(vectors), self._generation)
+            added = len(items) - numbers.count(None)
+            self.added += added
+            self.skipped += len(items) - added  # another process was faster
+            for item in items:
+                self._underway.pop(item.content, None)
+            items.clear()
+            vectors.clear()
+        if self._moved:
+            self._catalog.relocate(self._moved)
+            self._moved.clear()
+        self._report()
+
+    def _reject(self, path: str, reason: str) -> None:
+        self.rejected.append(Rejection(printable(path), reason))
+
+    def _report(self) -> None:
+        done = self.added + self.skipped + len(self.rejected)
+        self._watch(Progress("enrol", done))

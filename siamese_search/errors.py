@@ -1,0 +1,63 @@
+"""Every error that siasearch raises on purpose.
+
+    SiaSearchError
+    ├── UsageError            what was asked for makes no sense
+    ├── ImageError            one image cannot be used; says why
+    ├── EncoderError          an encoder folder is missing, damaged or unknown
+    │   └── RuntimeUnavailable    the device or library asked for is not there
+    └── GalleryError          a gallery cannot be used as it is
+        ├── GalleryMissing        there is none
+        ├── GalleryMismatch       it was made by another encoder
+        ├── GalleryFormatError    it was written by a newer siasearch
+        ├── GalleryDamaged        the database is corrupt or incomplete
+        └── StorageError          disk full, no permission, locked by another process
+
+Messages name the file and the way out. Foreign exceptions (SQLite, FAISS, Pillow, OpenVINO)
+are mapped to these where they arise.
+"""
+
+from __future__ import annotations
+
+
+class SiaSearchError(Exception):
+    """Base of every error that siasearch raises on purpose."""
+
+
+class UsageError(SiaSearchError):
+    """What was asked for makes no sense: an empty folder, a bad manifest, k below 1."""
+
+
+class ImageError(SiaSearchError):
+    """One image cannot be used. The message is the reason alone, without the path."""
+
+
+class EncoderError(SiaSearchError):
+    """An encoder folder is missing, damaged or unknown."""
+
+
+class RuntimeUnavailable(EncoderError):
+    """The device or library asked for is not there."""
+
+
+class GalleryError(SiaSearchError):
+    """A gallery cannot be used as it is."""
+
+
+class GalleryMissing(GalleryError):
+    """There is no gallery in this folder."""
+
+
+class GalleryMismatch(GalleryError):
+    """The gallery was made by another encoder."""
+
+
+class GalleryFormatError(GalleryError):
+    """The gallery was written by a newer siasearch."""
+
+
+class GalleryDamaged(GalleryError):
+    """The database is corrupt or incomplete."""
+
+
+class StorageError(GalleryError):
+    """The disk is full, a permission is missing, or another process holds the gallery."""

@@ -1,0 +1,430 @@
+"""The gallery: enrol, identify, verify, edit, rebuild and check.
+
+A folder with ``gallery.db`` (the truth) and index files (a cache). It knows how identities are
+found and kept; not how pixels become vectors, nor SQL, nor FAISS.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search import enrolment, scoring
+from siamese_search.catalog import Catalog
+from siamese_search.encoder import Encoder
+from siamese_search.errors import (
+    EncoderError,
+    GalleryMismatch,
+    GalleryMissing,
+    ImageError,
+    StorageError,
+    UsageError,
+)
+from siamese_search.index import SearchIndex
+from siamese_search.rebuilding import reembed
+from siamese_search.records import (
+    EnrollmentReport,
+    Generation,
+    Identification,
+    ImageFile,
+    Item,
+    Match,
+    RebuildReport,
+    Verification,
+)
+from siamese_search.snapshots import Snapshots
+
+log = logging.getLogger("siasearch")
+
+DATABASE = "gallery.db"
+COPIES = "images"
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+class Gallery:
+    """An open gallery. ``with Gallery.open("coins", "general") as gallery: ...``
+
+    Threads may share it; every process opens its own.
+    """
+
+    def __init__(self, folder: Path, catalog: Catalog, encoder: Encoder | None) -> None:
+        self.folder = folder
+        self._catalog = catalog
+        self._encoder = encoder
+        self._snapshots = Snapshots(folder, catalog)
+        self._lock = threading.RLock()
+
+    @staticmethod
+    def exists(folder: str | os.PathLike[str]) -> bool:
+        """Whether there is a gallery in a folder."""
+        return (Path(folder) / DATABASE).is_file()
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        encoder: Encoder | str | os.PathLike[str] | None = None,
+        device: str | None = None,
+    ) -> Gallery:
+        """Open a gallery; make it where an encoder is given and none is there.
+
+        ``encoder`` is an opened encoder, a shipped name or a folder; None takes the one that the
+        gallery was made with. Raises GalleryMissing, GalleryMismatch (made by another encoder),
+        GalleryFormatError, GalleryDamaged, StorageError or EncoderError.
+        """
+        folder = Path(folder)
+        if encoder is not None and not isinstance(encoder, Encoder):
+            encoder = Encoder.open(encoder, device)
+        database = folder / DATABASE
+        if not cls.exists(folder):
+            if encoder is None:
+                raise GalleryMissing(
+                    f"no gallery in {folder}: enrol images with `siasearch add`, or name one"
+                    " with --gallery"
+                )
+            Catalog.create(database, encoder.fingerprint, encoder.location, encoder.dimension)
+        gallery = cls(folder, Catalog(database), encoder)
+        gallery._device = device
+        try:
+            if encoder is not None:
+                gallery._require(encoder, gallery._catalog.state().generation)
+        except BaseException:
+            gallery.close()
+            raise
+        return gallery
+
+    _device: str | None = None
+
+    def _require(self, encoder: Encoder, generation: Generation) -> None:
+        if encoder.fingerprint != generation.fingerprint:
+            raise GalleryMismatch(
+                f"{self.folder} was made by the encoder {generation.encoder!r}"
+                f" ({generation.fingerprint[:12]}), not by {encoder.name!r}"
+                f" ({encoder.fingerprint[:12]}): use that one, or run"
+                f" `siasearch rebuild --encoder {encoder.location}`"
+            )
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the active generation."""
+        with self._lock:
+            generation = self._catalog.state().generation
+            if self._encoder is None or self._encoder.fingerprint != generation.fingerprint:
+                try:
+                    encoder = Encoder.open(generation.encoder, self._device)
+                except EncoderError as error:
+                    raise EncoderError(
+                        f"{error}; this gallery needs it: name its folder with --encoder"
+                    ) from error
+                self._require(encoder, generation)
+                self._encoder = encoder
+            return self._encoder
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._catalog.close()
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self._catalog.totals()[1]
+
+    # Enrolment
+
+    def enroll(
+        self,
+        paths: Iterable[str | os.PathLike[str] | ImageFile],
+        label: str | None = None,
+        *,
+        copy: bool = False,
+        watch: enrolment.Watcher = lambda progress: None,
+    ) -> EnrollmentReport:
+        """Enrol files and folders of images; see ``add`` for how places become identities.
+
+        ``copy`` keeps the images in the gallery. Returns what was added, skipped (enrolled
+        already) and rejected, with reasons. Raises UsageError where there is no image at all.
+        """
+        paths = list(paths) if not isinstance(paths, (str, os.PathLike)) else [paths]
+        records = [path for path in paths if isinstance(path, ImageFile)]
+        named = [os.fspath(path) for path in paths if not isinstance(path, ImageFile)]
+        files = enrolment.not_empty(
+            itertools.chain(records, enrolment.find(named, label)), named or ["an empty list"]
+        )
+        return self.enroll_found(files, copy=copy, watch=watch)
+
+    def enroll_found(
+        self,
+        files: enrolment.Files,
+        *,
+        copy: bool = False,
+        watch: enrolment.Watcher = lambda progress: None,
+    ) -> EnrollmentReport:
+        """Enrol a stream of images found before; rejections pass through to the report."""
+        run = enrolment.Enrolment(
+            self._catalog,
+            self.encoder,
+            self._catalog.state().generation.number,
+            copies=self.folder / COPIES if copy else None,
+            watch=watch,
+        )
+        try:
+            run.run(files)
+        finally:
+            self._snapshots.changed()
+        if run.added:
+            self._compact_if_due()
+        identities, items = self._catalog.totals()
+        return EnrollmentReport(run.added, run.skipped, tuple(run.rejected), identities, items)
+
+    def enroll_embeddings(
+        self,
+        embeddings: FloatArray,
+        identities: Sequence[str],
+        metadata: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[int]:
+        """Enrol embeddings made elsewhere by the gallery's encoder, all or none.
+
+        ``embeddings`` is float32 (n, dimension), finite and of unit length. Returns the item
+        numbers. Raises UsageError for anything else, and for an embedding that is there already.
+        """
+        generation = self._catalog.state().generation
+        items = enrolment.embedded_items(embeddings, identities, metadata, generation.dimension)
+        known = self._catalog.known(item.content for item in items)
+        if known or len({item.content for item in items}) < len(items):
+            raise UsageError("some of these embeddings are enrolled already, or given twice")
+        numbers = self._catalog.add(items, np.atleast_2d(embeddings), generation.number)
+        self._snapshots.changed()
+        self._compact_if_due()
+        return [number for number in numbers if number is not None]
+
+    # Identification
+
+    def identify(
+        self,
+        images: Iterable[Any],
+        k: int = 5,
+        threshold: float | None = None,
+        where: Mapping[str, str] | None = None,
+    ) -> list[Identification]:
+        """Identify paths, PIL images or uint8 (H, W, 3) arrays: the k best identities of each.
+
+        ``threshold`` overrides the encoder's; ``where`` searches only items whose metadata equal
+        it. Raises ImageError, naming the file, at the first image that cannot be read.
+        """
+        return self.identify_embeddings(self.encoder.embed(images), k, threshold, where)
+
+    def identify_each(
+        self,
+        images: Iterable[Any],
+        k: int = 5,
+        threshold: float | None = None,
+        where: Mapping[str, str] | None = None,
+    ) -> Iterator[tuple[Any, Identification | ImageError]]:
+        """Stream (image, identification) in the order given, or the error of that image."""
+        for image, result in self.encoder.embed_each(images):
+            if isinstance(result, ImageError):
+                yield image, result
+            else:
+                yield image, self.identify_embeddings(result[None], k, threshold, where)[0]
+
+    def identify_embeddings(
+        self,
+        embeddings: FloatArray,
+        k: int = 5,
+        threshold: float | None = None,
+        where: Mapping[str, str] | None = None,
+    ) -> list[Identification]:
+        """Identify by embeddings, float32 (n, dimension) of unit length."""
+        encoder = self.encoder
+        if k < 1:
+            raise UsageError(f"k is {k}: ask for at least one identity")
+        if threshold is None:
+            threshold = encoder.threshold
+        queries = enrolment.as_embeddings(embeddings, encoder.dimension)
+        with self._snapshots.searching() as index:
+            allowed = None if where is None else self._catalog.where(where)
+            ranked = self._rank(index, queries, k, allowed)
+        return [scoring.decide(matches, threshold, encoder.confidence) for matches in ranked]
+
+    def _rank(
+        self, index: SearchIndex, queries: FloatArray, k: int, allowed: IntArray | None
+    ) -> list[tuple[Match, ...]]:
+        """The k best identities of each query, or as many as there are.
+
+        Several items may be of one identity, so it widens the search until enough are found.
+        """
+        available = len(index) if allowed is None else len(allowed)
+        k = min(k, self._catalog.totals()[0])
+        ranked: list[tuple[Match, ...]] = [()] * len(queries)
+        wanted, pending = 4 * k, list(range(len(queries)))
+        while pending and available:
+            found, scores = index.search(queries[pending], wanted, allowed)
+            owners = self._catalog.owners(np.unique(found[found >= 0]).tolist())
+            for query, row, cosines in zip(pending, found.tolist(), scores.tolist(), strict=True):
+                scored = zip(row, cosines, strict=True)
+                ranked[query] = scoring.best_per_identity(scored, owners, k)
+            if wanted >= available:
+                break
+            pending = [query for query in pending if len(ranked[query]) < k]
+            wanted = min(8 * wanted, available)
+        return ranked
+
+    def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
+        """The k nearest items of embeddings, float32 (n, dimension).
+
+        Returns items int64 (n, k) and cosines float32 (n, k), best first; padded with -1 and
+        -inf where the gallery has fewer.
+        """
+        with self._snapshots.searching() as index:
+            return index.search(enrolment.as_embeddings(embeddings, index.dimension), k)
+
+    def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
+        """Whether two images show the same identity."""
+        return self.encoder.verify(a, b, threshold)
+
+    # Edits
+
+    def identities(self) -> list[tuple[str, int]]:
+        """Every identity with its number of items, by name."""
+        return self._catalog.identities()
+
+    def items(self, identity: str) -> list[Item]:
+        """The items of an identity. Raises UsageError where there is no such identity."""
+        return self._catalog.items(self._numbers(identity, None))
+
+    def remove(self, identity: str | None = None, item: int | None = None) -> int:
+        """Remove an identity or one item; returns how many items went.
+
+        Raises UsageError where there is no such thing.
+        """
+        removed = self._catalog.remove(self._numbers(identity, item))
+        self._snapshots.changed()
+        for gone in removed:
+            if gone.copy is not None:
+                (self.folder / gone.copy).unlink(missing_ok=True)
+        self._compact_if_due()
+        return len(removed)
+
+    def relabel(self, old: str | None, new: str, item: int | None = None) -> int:
+        """Give an identity or one item the name ``new``, merging where it exists already.
+
+        Returns how many items it concerned. Raises UsageError where there is no such thing.
+        """
+        numbers = self._numbers(old, item)
+        relabelled = self._catalog.relabel(numbers, enrolment.normalised(new))
+        self._snapshots.changed()
+        return relabelled
+
+    def _numbers(self, identity: str | None, item: int | None) -> list[int]:
+        if (identity is None) == (item is None):
+            raise UsageError("name either an identity or an item number")
+        if item is not None:
+            if not self._catalog.owners([item]):
+                raise UsageError(f"no item {item} in {self.folder}")
+            return [item]
+        assert identity is not None
+        name = enrolment.normalised(identity)
+        numbers = self._catalog.numbers(name)
+        if not numbers:
+            names = [known for known, _ in self._catalog.identities()]
+            close = difflib.get_close_matches(name, names, n=3)
+            hint = f"; close to it: {', '.join(close)}" if close else ""
+            raise UsageError(f"no identity {name!r} in {self.folder}{hint}")
+        return numbers
+
+    # Maintenance
+
+    def compact(self) -> None:
+        """Fold what has changed since the last index file into a new one."""
+        self._snapshots.compact()
+
+    def _compact_if_due(self) -> None:
+        """Compact where it pays. The change itself is committed, so failing here loses nothing."""
+        if self._snapshots.is_due():
+            try:
+                self._snapshots.compact(wait=False)
+            except StorageError as error:
+                log.warning("the index file is left as it was: %s", error)
+
+    def rebuild(
+        self,
+        encoder: Encoder | str | os.PathLike[str] | None = None,
+        *,
+        skip_missing: bool = False,
+        watch: enrolment.Watcher = lambda progress: None,
+    ) -> RebuildReport:
+        """Re-embed all items under another encoder, or write the index anew without one.
+
+        Until the switch, which is one transaction, the old generation answers. Items whose image
+        cannot be read any more stop the switch, unless ``skip_missing``: then they stay enrolled
+        but cannot be found until their images are back and ``rebuild`` is run again. What has
+        been embedded is kept in either case, so that running it again resumes.
+        """
+        target = self.encoder if encoder is None and skip_missing else encoder
+        if target is None:
+            self._snapshots.compact()
+            return RebuildReport(True, 0, (), len(self))
+        if not isinstance(target, Encoder):
+            target = Encoder.open(target, self._device)
+        with self._snapshots.maintenance(wait=False):
+            report = reembed(
+                self._catalog, self.folder, target, skip_missing=skip_missing, watch=watch
+            )
+            self._snapshots.changed()
+            if report.switched:
+                self._encoder = target
+                self._snapshots.compact()
+        return report
+
+    def check(self) -> list[str]:
+        """Compare files, database and index; every fault in a line, none where all is well."""
+        faults = list(self._catalog.faults())
+        if not faults:
+            faults += self._snapshots.differences()
+            faults += self._catalog_faults()
+        return faults
+
+    def _catalog_faults(self) -> Iterator[str]:
+        state = self._catalog.state()
+        for number in self._catalog.unembedded(state.generation, limit=2**62):
+            yield f"item {number} has no embedding under the encoder {state.generation.encoder!r}"
+        for items, vectors in self._catalog.embeddings(state.generation):
+            lengths = np.linalg.norm(vectors, axis=1)
+            for item in items[~(np.abs(lengths - 1) < enrolment.LENGTH_TOLERANCE)]:
+                yield f"the embedding of item {item} is not of unit length"
+        for item_number, copy, content in self._catalog.copies():
+            fault = enrolment.copy_fault(self.folder / copy, content)
+            if fault:
+                yield f"the copy of item {item_number}: {fault}"
+
+    def info(self) -> dict[str, Any]:
+        """What the gallery is: totals, encoder, index and bytes on disk."""
+        state = self._catalog.state()
+        identities, items = self._catalog.totals()
+        snapshot = state.snapshot
+        return {
+            "gallery": str(self.folder),
+            "identities": identities,
+            "items": items,
+            "encoder": state.generation.encoder,
+            "fingerprint": state.generation.fingerprint,
+            "dimension": state.generation.dimension,
+            "index": snapshot.file if snapshot else None,
+            "indexed": snapshot.items if snapshot else 0,
+            "bytes": sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()),
+        }

@@ -1,0 +1,208 @@
+"""The index: nearest neighbours by inner product, and the only user of FAISS.
+
+A base segment comes from an index file, a delta segment holds what was enrolled since, removals
+are left out while searching. Candidates are scored again in double precision and ties ordered by
+item number, so an answer does not depend on how items are spread over segments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.errors import GalleryError, StorageError
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+# Two float32 sums of the same products in another order differ by less than this.
+ROUNDING = 1e-5
+SPARE = 16
+
+
+@dataclass
+class Segment:
+    """Vectors in a flat FAISS index with their item numbers, ascending."""
+
+    items: IntArray
+    flat: faiss.IndexFlatIP
+    owner: object = None  # what keeps ``flat`` alive where that is another index
+
+    @property
+    def vectors(self) -> FloatArray:
+        """The stored float32 (n, dimension), without a copy."""
+        if not len(self.items):
+            return np.empty((0, self.flat.d), np.float32)
+        flat = faiss.rev_swig_ptr(self.flat.get_xb(), self.flat.ntotal * self.flat.d)
+        vectors: FloatArray = flat.reshape(-1, self.flat.d)
+        return vectors
+
+    def positions(self, items: IntArray) -> IntArray:
+        """Where those of the given items lie that are here."""
+        found = np.searchsorted(self.items, items)
+        inside = found < len(self.items)
+        found, items = found[inside], items[inside]
+        positions: IntArray = found[self.items[found] == items]
+        return positions
+
+
+class SearchIndex:
+    """Exact search over a base, a delta and removals. Not thread-safe while being changed."""
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+        self.base = _empty(dimension)
+        self._delta = _empty(dimension)
+        self._removed = np.empty(0, np.int64)
+
+    @classmethod
+    def read(cls, path: Path) -> SearchIndex:
+        """Open an index file, whose checksum the caller has verified."""
+        try:
+            owner = faiss.read_index(str(path))
+            mapped: Any = faiss.downcast_index(owner)
+            flat: Any = faiss.downcast_index(mapped.index)
+            items = faiss.vector_to_array(mapped.id_map)
+        except (RuntimeError, AttributeError) as error:
+            raise GalleryError(f"{path} is no index of this format") from error
+        index = cls(flat.d)
+        index.base = Segment(items, flat, owner=owner)
+        return index
+
+    def __len__(self) -> int:
+        return len(self.base.items) + len(self._delta.items) - len(self._removed)
+
+    @property
+    def pending(self) -> int:
+        """How many changes the next index file would fold in."""
+        return len(self._delta.items) + len(self._removed)
+
+    def add(self, items: IntArray, vectors: FloatArray) -> None:
+        """Append items, whose numbers are above all that are here, with vectors (n, dimension)."""
+        self._delta.flat.add(np.ascontiguousarray(vectors, np.float32))
+        self._delta.items = np.concatenate([self._delta.items, items])
+
+    def remove(self, items: IntArray) -> None:
+        """Leave items out from now on; those that are not here are ignored."""
+        here = [segment.items[segment.positions(items)] for segment in self._segments]
+        self._removed = np.union1d(self._removed, np.concatenate(here))
+
+    @property
+    def _segments(self) -> tuple[Segment, Segment]:
+        return self.base, self._delta
+
+    def search(
+        self, queries: FloatArray, k: int, allowed: IntArray | None = None
+    ) -> tuple[IntArray, FloatArray]:
+        """The k nearest items of each query (q, dimension), among ``allowed`` if given.
+
+        Returns items int64 (q, k) and inner products float32 (q, k), best first, equal scores by
+        ascending item; where fewer exist, padded with item -1 and score -inf.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        items = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        wanted, pending = k + SPARE, np.arange(len(queries))
+        while len(pending):
+            unsettled = []
+            found = [
+                self._candidates(segment, queries[pending], wanted, allowed)
+                for segment in self._segments
+            ]
+            for row, query in enumerate(pending):
+                best, exact, settled = _merge(queries[query], [part[row] for part in found], k)
+                items[query, : len(best)], scores[query, : len(best)] = best, exact
+                if not settled:
+                    unsettled.append(query)
+            wanted, pending = 4 * wanted, np.array(unsettled, np.int64)
+        return items, scores
+
+    def _candidates(
+        self, segment: Segment, queries: FloatArray, wanted: int, allowed: IntArray | None
+    ) -> list[tuple[IntArray, FloatArray, float]]:
+        """A query's candidates in a segment: items, vectors, and what the rest scores at most."""
+        selected = self._selected(segment, allowed)
+        count = len(segment.items) if selected is None else len(selected)
+        if count == 0:
+            nothing = segment.items[:0], segment.vectors[:0], -np.inf
+            return [nothing] * len(queries)
+        if count <= wanted:  # all of them: no search to run
+            positions = np.arange(count) if selected is None else selected
+            everything = segment.items[positions], segment.vectors[positions], -np.inf
+            return [everything] * len(queries)
+        parameters = None
+        if selected is not None:
+            bits = np.zeros(len(segment.items), bool)
+            bits[selected] = True
+            packed = np.packbits(bits, bitorder="little")
+            selector = faiss.IDSelectorBitmap(len(segment.items), faiss.swig_ptr(packed))
+            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+        scores, positions = segment.flat.search(queries, wanted, params=parameters)
+        return [
+            (segment.items[row], segment.vectors[row], float(lowest) + ROUNDING)
+            for row, lowest in zip(positions, scores[:, -1], strict=True)
+        ]
+
+    def _selected(self, segment: Segment, allowed: IntArray | None) -> IntArray | None:
+        """The positions that may be found in a segment, None for all."""
+        removed = segment.positions(self._removed)
+        if allowed is not None:
+            return np.setdiff1d(segment.positions(allowed), removed)
+        if not len(removed):
+            return None
+        return np.delete(np.arange(len(segment.items)), removed)
+
+
+def _merge(
+    query: FloatArray, parts: list[tuple[IntArray, FloatArray, float]], k: int
+) -> tuple[IntArray, FloatArray, bool]:
+    """The k best of several parts, and whether nothing left behind could be among them."""
+    items = np.concatenate([part[0] for part in parts])
+    vectors = np.concatenate([part[1] for part in parts])
+    exact = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
+    scores = exact.astype(np.float32)
+    order = np.lexsort((items, -scores))[:k]
+    rest = max(part[2] for part in parts)
+    settled = rest == -np.inf or (len(order) == k and float(scores[order[-1]]) > rest)
+    return items[order], scores[order], settled
+
+
+def _empty(dimension: int) -> Segment:
+    return Segment(np.empty(0, np.int64), faiss.IndexFlatIP(dimension))
+
+
+def write_index(
+    path: Path, dimension: int, chunks: Iterable[tuple[IntArray, FloatArray]]
+) -> tuple[str, int]:
+    """Write an index file of (items, vectors) chunks by way of a temporary name, synced.
+
+    Returns its SHA-256 and the number of items. Raises StorageError.
+    """
+    mapped = faiss.IndexIDMap(faiss.IndexFlatIP(dimension))
+    for items, vectors in chunks:
+        mapped.add_with_ids(np.ascontiguousarray(vectors, np.float32), items)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        faiss.write_index(mapped, str(temporary))
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        checksum = sha256(temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"{path}: the index file could not be written: {error}") from error
+    return checksum, int(mapped.ntotal)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,96 @@
+"""Decode threads → batches → vectors, as chained generators with bounded memory.
+
+Each stage pulls from the one before and keeps a few tasks in flight, so the consumer's own work
+(hashing look-ups, transactions) overlaps with decoding and encoding. Order is kept throughout.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.errors import ImageError
+from siamese_search.runtimes import Runtime
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+FloatArray = npt.NDArray[np.float32]
+PixelArray = npt.NDArray[np.uint8]
+
+BATCH = 32
+
+
+@contextmanager
+def thread_pool(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """A pool with a thread a core. Leaving it drops what has not begun, as on Ctrl-C."""
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def parallel_map(
+    pool: ThreadPoolExecutor,
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    ahead: int,
+    cost: Callable[[T], int] = lambda item: 0,
+    budget: int = 64 << 20,
+) -> Iterator[R]:
+    """``map`` in threads, in order, lazily: at most ``ahead`` results wait to be consumed.
+
+    ``cost`` gives the bytes that an item holds while it waits; their sum stays within ``budget``
+    (a single item may exceed it).
+    """
+    waiting: deque[tuple[Future[R], int]] = deque()
+    held = 0
+    for item in items:
+        weight = cost(item)
+        while waiting and (len(waiting) >= ahead or held + weight > budget):
+            future, freed = waiting.popleft()
+            held -= freed
+            yield future.result()
+        waiting.append((pool.submit(function, item), weight))
+        held += weight
+    while waiting:
+        yield waiting.popleft()[0].result()
+
+
+def embed_batches(
+    pixels: Iterable[tuple[T, PixelArray | ImageError]], runtime: Runtime, batch: int = BATCH
+) -> Iterator[list[tuple[T, FloatArray | ImageError]]]:
+    """Embed (key, uint8 (H, W, C)) pairs, in order and batch by batch.
+
+    Yields (key, float32 (dimension,)) pairs; an error in place of pixels comes out as it went in.
+    """
+
+    def embed(
+        pairs: list[tuple[T, PixelArray | ImageError]],
+    ) -> list[tuple[T, FloatArray | ImageError]]:
+        readable = [image for _, image in pairs if not isinstance(image, ImageError)]
+        vectors = iter(runtime.embed(np.stack(readable)) if readable else ())
+        return [
+            (key, image if isinstance(image, ImageError) else next(vectors)) for key, image in pairs
+        ]
+
+    # One batch is encoded while the next is gathered.
+    with thread_pool(1) as pool:
+        yield from parallel_map(pool, embed, batches(pixels, batch), ahead=2)
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of ``size`` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,102 @@
+"""Re-embedding: fill a generation beside the active one, then switch to it.
+
+Resumable: what is embedded is committed, and a later run embeds what is still lacking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search import images
+from siamese_search.catalog import Catalog
+from siamese_search.encoder import Encoder
+from siamese_search.enrolment import Watcher
+from siamese_search.errors import ImageError
+from siamese_search.pipeline import BATCH, embed_batches, parallel_map, thread_pool
+from siamese_search.records import Generation, Item, Progress, RebuildReport, Rejection
+
+COMMIT_ITEMS = 8 * BATCH
+
+
+def reembed(
+    catalog: Catalog, folder: Path, encoder: Encoder, *, skip_missing: bool, watch: Watcher
+) -> RebuildReport:
+    """Embed every item of a gallery's folder under ``encoder``, then make it the active one."""
+    target = catalog.generation(encoder.fingerprint, encoder.location, encoder.dimension)
+    embedded = 0
+    missing: dict[int, Rejection] = {}
+    # Again as long as others enrol meanwhile: the switch refuses while anything lacks.
+    while True:
+        total = catalog.totals()[1]
+        numbers: list[int] = []
+        vectors: list[npt.NDArray[np.float32]] = []
+        for item, result in _embed(catalog, folder, target, encoder, set(missing)):
+            if isinstance(result, ImageError):
+                missing[item.number] = Rejection(item.source or f"item {item.number}", str(result))
+            else:
+                numbers.append(item.number)
+                vectors.append(result)
+            if len(numbers) == COMMIT_ITEMS:
+                embedded += _commit(catalog, target, numbers, vectors)
+                watch(Progress("embed", embedded + len(missing), total))
+        embedded += _commit(catalog, target, numbers, vectors)
+        watch(Progress("embed", embedded + len(missing), total))
+        still = {item.number for item in catalog.items(missing)}
+        missing = {number: missing[number] for number in sorted(still)}
+        switched = (not missing or skip_missing) and catalog.switch(target, without=missing)
+        if switched or (missing and not skip_missing):
+            items = catalog.totals()[1]
+            return RebuildReport(switched, embedded, tuple(missing.values()), items)
+
+
+def _commit(
+    catalog: Catalog,
+    target: Generation,
+    numbers: list[int],
+    vectors: list[npt.NDArray[np.float32]],
+) -> int:
+    if numbers:
+        catalog.store(target, numbers, np.stack(vectors))
+    count = len(numbers)
+    numbers.clear()
+    vectors.clear()
+    return count
+
+
+def _embed(
+    catalog: Catalog, folder: Path, target: Generation, encoder: Encoder, without: set[int]
+) -> Iterator[tuple[Item, npt.NDArray[np.float32] | ImageError]]:
+    def lacking() -> Iterator[Item]:
+        after = 0
+        while numbers := catalog.unembedded(target, after):
+            yield from catalog.items(number for number in numbers if number not in without)
+            after = numbers[-1]
+
+    def load(item: Item) -> tuple[Item, npt.NDArray[np.uint8] | ImageError]:
+        try:
+            return item, encoder.decode(_bytes(item, folder))
+        except ImageError as error:
+            return item, error
+
+    with thread_pool() as pool:
+        decoded = parallel_map(pool, load, lacking(), ahead=2 * BATCH, cost=lambda item: item.size)
+        for batch in embed_batches(decoded, encoder.runtime):
+            yield from batch
+
+
+def _bytes(item: Item, folder: Path) -> bytes:
+    """The bytes that were enrolled: of the gallery's copy, else of the source if still the same."""
+    if item.copy is not None:
+        path = str(folder / item.copy)
+    elif item.source is not None:
+        path = item.source
+    else:
+        raise ImageError("was enrolled as an embedding, without an image")
+    data = images.read_file(path)
+    if images.content_hash(data) != item.content:
+        raise ImageError(f"{path} has other content than when it was enrolled")
+    return data

@@ -1,0 +1,166 @@
+"""The frozen records that cross floors. They know nothing of files, SQL, FAISS or networks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the pixels that an encoder takes: uint8 (height, width, channels).
+
+    ``resize`` is ``crop`` (the largest centred box of the target's aspect, shrunk by
+    ``crop_fraction``, is scaled to the target), ``squash`` (the whole picture is scaled,
+    whatever its aspect) or ``pad`` (the whole picture is scaled to fit, the rest is white).
+    ``crop_fraction`` 0.875 is "short side to 256, centre crop 224".
+    """
+
+    width: int
+    height: int
+    channels: Literal[1, 3] = 3
+    resize: Literal["crop", "squash", "pad"] = "crop"
+    crop_fraction: float = 0.875
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "box"] = "bilinear"
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that was asked for: where it lies and the identity that its place implies."""
+
+    path: str
+    identity: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    r"""A path as text that can be printed and put into JSON; bytes outside UTF-8 become \xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A file that was not enrolled, and why. ``path`` is printable, whatever the name's bytes."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The gallery's embeddings under one encoder. ``encoder`` is a shipped name or a folder."""
+
+    number: int
+    fingerprint: str
+    encoder: str
+    dimension: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An index file: which items it covers, and what it must look like to be trusted.
+
+    It holds the embeddings of ``generation`` of all items up to number ``last_item`` that were
+    enrolled and not removed up to number ``last_removal`` of the removals.
+    """
+
+    generation: int
+    file: str
+    sha256: str
+    size: int
+    mtime_ns: int
+    inode: int
+    items: int
+    last_item: int
+    last_removal: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One enrolled image. ``source`` is None where only an embedding was enrolled."""
+
+    number: int
+    identity: str
+    source: str | None
+    content: str
+    added: str
+    size: int = 0
+    copy: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """An item about to be enrolled. ``content`` is the SHA-256 (hex) of the file's bytes."""
+
+    identity: str
+    content: str
+    source: str | None = None
+    size: int = 0
+    copy: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EnrollmentReport:
+    """What an enrolment did. ``identities`` and ``items`` are the gallery's totals after it."""
+
+    added: int
+    skipped: int
+    rejected: tuple[Rejection, ...]
+    identities: int
+    items: int
+
+
+@dataclass(frozen=True)
+class Match:
+    """An identity's best item for a probe. ``score`` is the cosine, higher is closer."""
+
+    identity: str
+    score: float
+    item: int
+    path: str | None
+
+
+@dataclass(frozen=True)
+class Identification:
+    """The k best identities for a probe, best first. ``identity`` is None for *unknown*."""
+
+    identity: str | None
+    score: float | None
+    confidence: float
+    threshold: float
+    matches: tuple[Match, ...]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether two images show the same identity; ``confidence`` is the probability that they do."""
+
+    same: bool
+    score: float
+    confidence: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class RebuildReport:
+    """What a rebuild did: whether the gallery now answers under the encoder asked for.
+
+    ``missing`` are the items whose image could not be read any more.
+    """
+
+    switched: bool
+    embedded: int
+    missing: tuple[Rejection, ...]
+    items: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long operation is; ``total`` is None where it is not known beforehand."""
+
+    stage: str
+    done: int
+    total: int | None = None

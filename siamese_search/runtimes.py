@@ -1,0 +1,156 @@
+"""What runs an encoder's graph: OpenVINO on CPUs, torch on GPUs.
+
+Both give the same embedding (cosine of 0.999 or more). torch is imported only where a GPU was
+asked for or seen, since importing it takes seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.errors import EncoderError, RuntimeUnavailable
+
+if TYPE_CHECKING:
+    from siamese_search.encoder import EncoderRecord
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class Runtime(Protocol):
+    """Runs batches; safe to call from several threads."""
+
+    device: str
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """uint8 (n, height, width, channels) to float32 (n, dimension), unit length."""
+        ...
+
+
+def open_runtime(folder: Path, record: EncoderRecord, device: str | None = None) -> Runtime:
+    """Open the runtime for a device: ``auto`` takes a GPU where torch is installed and sees one.
+
+    Raises RuntimeUnavailable for a device that is not there, EncoderError for damaged files.
+    """
+    device = device or os.environ.get("SIASEARCH_DEVICE") or "auto"
+    if device not in DEVICES:
+        raise RuntimeUnavailable(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+    if device == "auto":
+        device = seen_accelerator() or "cpu"
+    if device == "cpu":
+        return OpenVINORuntime(folder, record)
+    return TorchRuntime(folder, record, device)
+
+
+def seen_accelerator() -> str | None:
+    """``cuda`` or ``mps`` where torch is installed and sees one; needs a sign to import it."""
+    signs = {
+        "cuda": os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd")
+        or (sys.platform == "win32" and shutil.which("nvidia-smi") is not None),
+        "mps": sys.platform == "darwin" and platform.machine() == "arm64",
+    }  # fmt: skip
+    if not any(signs.values()) or any(
+        importlib.util.find_spec(module) is None for module in ("torch", "timm", "safetensors")
+    ):
+        return None
+    return next((device for device in signs if signs[device] and _torch_sees(device)), None)
+
+
+def _torch_sees(device: str) -> bool:
+    import torch
+
+    backend = torch.cuda if device == "cuda" else torch.backends.mps
+    return bool(backend.is_available())
+
+
+def verified_bytes(folder: Path, record: EncoderRecord, file: str) -> bytes:
+    """A file of the encoder, its SHA-256 checked; EncoderError where it is missing or damaged."""
+    try:
+        content = (folder / file).read_bytes()
+    except OSError as error:
+        raise EncoderError(f"cannot read {folder / file}: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != record.digests.get(file):
+        raise EncoderError(f"{folder / file} is damaged (wrong checksum): get the encoder again")
+    return content
+
+
+class OpenVINORuntime:
+    """The ONNX graph on the CPU, in bfloat16 where the processor computes in it."""
+
+    device = "cpu"
+
+    def __init__(self, folder: Path, record: EncoderRecord) -> None:
+        import openvino
+
+        content = verified_bytes(folder, record, "encoder.onnx")
+        core = openvino.Core()
+        fast = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        try:
+            self._compiled = core.compile_model(
+                core.read_model(content),
+                "CPU",
+                {
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "INFERENCE_PRECISION_HINT": "bf16" if fast else "f32",
+                },
+            )
+        except RuntimeError as error:
+            raise EncoderError(
+                f"{folder / 'encoder.onnx'}: OpenVINO refuses it: {error}"
+            ) from error
+        self._requests = threading.local()
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        # An infer request serves one thread at a time.
+        request = getattr(self._requests, "request", None)
+        if request is None:
+            request = self._requests.request = self._compiled.create_infer_request()
+        request.infer([pixels], share_inputs=True)
+        return np.array(request.get_output_tensor(0).data, dtype=np.float32)
+
+
+class TorchRuntime:
+    """The weights in the embedding network, in half precision on a GPU."""
+
+    def __init__(self, folder: Path, record: EncoderRecord, device: str) -> None:
+        try:
+            import safetensors.torch
+            import torch
+
+            from siamese_search.network import EmbeddingNetwork
+        except ImportError as error:
+            raise RuntimeUnavailable(
+                f"device {device!r} needs torch: pip install 'siasearch[train]' ({error})"
+            ) from error
+        if device != "cpu" and not _torch_sees(device):
+            raise RuntimeUnavailable(
+                f"torch {torch.__version__} sees no device {device!r} here: use --device cpu"
+            )
+        self.device = device
+        self._torch: Any = torch
+        network = EmbeddingNetwork(record.architecture)
+        weights = safetensors.torch.load(verified_bytes(folder, record, "weights.safetensors"))
+        network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        self._network = network.eval().to(device, memory_format=torch.channels_last)
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        torch = self._torch
+        batch = torch.from_numpy(pixels)
+        if self.device == "cuda":
+            batch = batch.pin_memory()
+        with torch.inference_mode(), torch.autocast(
+            self.device, dtype=torch.float16, enabled=self.device != "cpu"
+        ):  # fmt: skip
+            embeddings = self._network(batch.to(self.device, non_blocking=True))
+        result: npt.NDArray[np.float32] = embeddings.float().cpu().numpy()
+        return result

@@ -1,0 +1,72 @@
+"""The tables of ``gallery.db``, as append-only migrations, each in its transaction.
+
+``indexes/README.md`` explains them. Only the catalog calls this, and only to create or upgrade.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("siasearch")
+
+
+@migrations()
+def v001_first_format(db: Database) -> None:
+    # AUTOINCREMENT: a number is never given out twice, so a removed item cannot come back in a
+    # snapshot or a delta under somebody else's name.
+    for statement in (
+        "CREATE TABLE settings (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+        "CREATE TABLE identities (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+        """CREATE TABLE items (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            identity INTEGER NOT NULL REFERENCES identities(id),
+            content BLOB NOT NULL UNIQUE,
+            source TEXT,
+            copy TEXT,
+            size INTEGER NOT NULL,
+            added TEXT NOT NULL)""",
+        "CREATE INDEX items_by_identity ON items(identity)",
+        """CREATE TABLE metadata (
+            item INTEGER NOT NULL REFERENCES items(id) ON DELETE CASCADE,
+            key TEXT NOT NULL,
+            value TEXT NOT NULL,
+            PRIMARY KEY (item, key)) WITHOUT ROWID""",
+        "CREATE INDEX metadata_by_value ON metadata(key, value, item)",
+        """CREATE TABLE generations (
+            id INTEGER PRIMARY KEY,
+            fingerprint TEXT NOT NULL UNIQUE,
+            encoder TEXT NOT NULL,
+            dimension INTEGER NOT NULL)""",
+        """CREATE TABLE embeddings (
+            generation INTEGER NOT NULL REFERENCES generations(id) ON DELETE CASCADE,
+            item INTEGER NOT NULL REFERENCES items(id) ON DELETE CASCADE,
+            vector BLOB NOT NULL,
+            UNIQUE (item, generation))""",
+        "CREATE TABLE removals (id INTEGER PRIMARY KEY AUTOINCREMENT, item INTEGER NOT NULL)",
+        """CREATE TABLE snapshots (
+            generation INTEGER PRIMARY KEY REFERENCES generations(id) ON DELETE CASCADE,
+            file TEXT NOT NULL,
+            sha256 TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            mtime_ns INTEGER NOT NULL,
+            inode INTEGER NOT NULL,
+            items INTEGER NOT NULL,
+            last_item INTEGER NOT NULL,
+            last_removal INTEGER NOT NULL)""",
+        # Totals, so that no command has to count a million rows.
+        "INSERT INTO settings VALUES ('items', 0), ('identities', 0)",
+        *(
+            f"""CREATE TRIGGER {table}_{event} AFTER {event} ON {table} BEGIN
+                UPDATE settings SET value = value {step} WHERE key = '{table}'; END"""
+            for table in ("items", "identities")
+            for event, step in (("insert", "+ 1"), ("delete", "- 1"))
+        ),
+    ):
+        db.execute(statement)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a database to the newest format."""
+    migrations.apply(Database(connection, execute_plugins=False))

@@ -1,0 +1,195 @@
+"""Snapshots: index files that cache what the catalog holds, and the index that is searched.
+
+A snapshot covers the items up to a point; what came or went since is merged in from the catalog.
+Losing a snapshot costs time, never an answer. Knows nothing of SQL and FAISS themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from siamese_search.catalog import Catalog, State, sync_folder
+from siamese_search.errors import GalleryError, StorageError
+from siamese_search.index import SearchIndex, sha256, write_index
+from siamese_search.records import Snapshot
+
+log = logging.getLogger("siasearch")
+
+# Below this a snapshot is read in full to verify it; above, if its size, time or inode changed.
+SMALL_BYTES = 64 << 20
+# Changes to fold in before compaction pays: an eighth of the base keeps its cost per item constant.
+PENDING_AT_LEAST = 256
+PENDING_SHARE = 8
+
+
+class Snapshots:
+    """The index of one gallery folder, kept in step with its catalog."""
+
+    def __init__(self, folder: Path, catalog: Catalog) -> None:
+        self._folder = folder
+        self._catalog = catalog
+        self._index: SearchIndex | None = None
+        self._loaded: State | None = None
+        self._version: int | None = None
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def searching(self) -> Iterator[SearchIndex]:
+        """The index as of now, inside one read transaction, so that look-ups agree with it."""
+        with self._lock:
+            self._catch_up()  # the bulk outside the transaction, which would hold up writers
+            with self._catalog.reading():
+                yield self._catch_up()
+
+    def _catch_up(self) -> SearchIndex:
+        """Bring the loaded index to what the catalog says now."""
+        version = self._catalog.data_version()
+        if self._index is not None and version == self._version:
+            return self._index
+        state = self._catalog.state()
+        loaded, index = self._loaded, self._index
+        if (
+            index is None
+            or loaded is None
+            or (loaded.generation, loaded.snapshot) != (state.generation, state.snapshot)
+        ):
+            index, item, removal = self._open(state)
+        else:
+            item, removal = loaded.last_item, loaded.last_removal
+        for items, vectors in self._catalog.embeddings(state.generation, item, state.last_item):
+            index.add(items, vectors)
+        index.remove(self._catalog.removed_after(removal))
+        self._index, self._loaded, self._version = index, state, version
+        return index
+
+    def changed(self) -> None:
+        """Look again: data_version tells of other connections' commits, not of our own."""
+        self._version = None
+
+    def _open(self, state: State) -> tuple[SearchIndex, int, int]:
+        """The snapshot's index with the item and removal up to which it goes, or an empty one."""
+        snapshot = state.snapshot
+        if snapshot is not None:
+            fault = self.fault(snapshot)
+            if fault is None:
+                index = SearchIndex.read(self._folder / snapshot.file)
+                return index, snapshot.last_item, snapshot.last_removal
+            if self._catalog.state().snapshot == snapshot:
+                log.warning("%s; answering from the database. `siasearch rebuild` mends it.", fault)
+        return SearchIndex(state.generation.dimension), 0, 0
+
+    def fault(self, snapshot: Snapshot, thorough: bool = False) -> str | None:
+        """What is wrong with a snapshot's file, None if it may be trusted."""
+        path = self._folder / snapshot.file
+        try:
+            status = path.stat()
+            stamp = status.st_size, status.st_mtime_ns, status.st_ino
+            if stamp == (snapshot.size, snapshot.mtime_ns, snapshot.inode) and (
+                not thorough and snapshot.size > SMALL_BYTES
+            ):
+                return None
+            if status.st_size != snapshot.size or sha256(path) != snapshot.sha256:
+                return f"{path} is damaged (wrong checksum)"
+        except FileNotFoundError:
+            return f"{path} is missing"
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+        return None
+
+    def is_due(self) -> bool:
+        """Whether enough has changed since the last snapshot to write a new one."""
+        state = self._catalog.state()
+        if state.snapshot is None:
+            return state.last_item > 0
+        pending = state.last_item - state.snapshot.last_item
+        pending += state.last_removal - state.snapshot.last_removal
+        return pending > max(PENDING_AT_LEAST, state.snapshot.items // PENDING_SHARE)
+
+    @contextmanager
+    def maintenance(self, wait: bool) -> Iterator[None]:
+        """One process compacts or rebuilds at a time. Raises StorageError where it is another."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._folder / ".maintenance.lock", is_singleton=True)
+        try:
+            with lock.acquire(timeout=-1 if wait else 0):
+                yield
+        except Timeout as error:
+            raise StorageError(f"{self._folder} is being compacted by another process") from error
+        except OSError as error:
+            raise StorageError(f"{error.filename or self._folder}: {error.strerror}") from error
+
+    def compact(self, wait: bool = True) -> None:
+        """Write a snapshot of all that is enrolled, switch to it, and drop what it replaces."""
+        with self.maintenance(wait):
+            state = self._catalog.state()
+            generation = state.generation
+            path = self._folder / (
+                f"index-{generation.number}-{state.last_item}-{state.last_removal}.faiss"
+            )
+            chunks = self._catalog.embeddings(generation, upto=state.last_item)
+            checksum, items = write_index(path, generation.dimension, chunks)
+            sync_folder(self._folder)
+            status = path.stat()
+            self._catalog.set_snapshot(
+                Snapshot(
+                    generation=generation.number,
+                    file=path.name,
+                    sha256=checksum,
+                    size=status.st_size,
+                    mtime_ns=status.st_mtime_ns,
+                    inode=status.st_ino,
+                    items=items,
+                    last_item=state.last_item,
+                    last_removal=state.last_removal,
+                )
+            )
+            self.changed()
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Delete index files that the database does not name: replaced ones, half-written ones."""
+        known = self._catalog.snapshot_files()
+        for pattern in ("index-*.faiss", ".index-*"):
+            for path in self._folder.glob(pattern):
+                if path.name not in known:
+                    try:
+                        path.unlink()
+                    except OSError:  # still open on Windows: the next compaction's turn
+                        log.debug("cannot delete %s yet", path)
+
+    def differences(self) -> Iterator[str]:
+        """Where the snapshot's content disagrees with the database, one line each."""
+        state = self._catalog.state()
+        snapshot = state.snapshot
+        if snapshot is None:
+            return
+        fault = self.fault(snapshot, thorough=True)
+        if fault:
+            yield fault
+            return
+        path = self._folder / snapshot.file
+        try:
+            base = SearchIndex.read(path).base
+        except GalleryError as error:
+            yield str(error)
+            return
+        removed = self._catalog.removed_after(snapshot.last_removal)
+        unseen = np.setdiff1d(base.items, removed)
+        for items, vectors in self._catalog.embeddings(state.generation, upto=snapshot.last_item):
+            positions = base.positions(items)
+            for item in np.setdiff1d(items, base.items[positions]):
+                yield f"{path}: item {item} is missing"
+            present = np.isin(items, base.items[positions])
+            differing = (base.vectors[positions] != vectors[present]).any(axis=1)
+            for item in items[present][differing]:
+                yield f"{path}: item {item} has another embedding than the database"
+            unseen = np.setdiff1d(unseen, items)
+        for item in unseen:
+            yield f"{path}: item {item} is not in the database"

@@ -1,0 +1,121 @@
+"""Shared fixtures: a toy encoder that needs no weights, and folders of small pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from siamese_search.encoder import Encoder, write_encoder
+from siamese_search.records import Preprocessing
+
+
+def toy_graph(side: int, pool: int) -> bytes:
+    """Average pooling over a small picture, a constant beside it, and unit length."""
+    features = 3 * (side // pool) ** 2 + 1
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["float", "middle"], ["centred"]),
+        helper.make_node("Transpose", ["centred"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node(
+            "AveragePool", ["planes"], ["pooled"], kernel_shape=[pool] * 2, strides=[pool] * 2
+        ),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Pad", ["flat", "pads", "one"], ["features"]),
+        helper.make_node("LpNormalization", ["features"], ["embedding"], axis=1, p=2),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(127.0, np.float32), "middle"),
+        numpy_helper.from_array(np.array([0, 0, 0, 1], np.int64), "pads"),
+        numpy_helper.from_array(np.array(1.0, np.float32), "one"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "toy",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", side, side, 3])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", features])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def write_toy_encoder(folder: Path, pool: int = 4, **changes: Any) -> Path:
+    """A complete encoder folder; ``pool`` 4 gives 49 dimensions, 8 gives 13."""
+    side = 16
+    fields: dict[str, Any] = {
+        "name": folder.name,
+        "architecture": {"toy": pool},
+        "preprocessing": Preprocessing(side, side, crop_fraction=1.0),
+        "dimension": 3 * (side // pool) ** 2 + 1,
+        "onnx": toy_graph(side, pool),
+        "weights": {"nothing": np.zeros(1, np.float32)},
+        "threshold": 0.9,
+        "calibration": {"slope": 20.0, "offset": -16.0},
+        "training": {},
+    }
+    write_encoder(folder, **(fields | changes))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_encoder(tmp_path_factory.mktemp("encoders") / "toy")
+
+
+@pytest.fixture(scope="session")
+def coarse_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another encoder, with another dimension."""
+    return write_toy_encoder(tmp_path_factory.mktemp("encoders") / "coarse", pool=8)
+
+
+@pytest.fixture(scope="session")
+def toy(toy_folder: Path) -> Encoder:
+    return Encoder.open(toy_folder, "cpu")
+
+
+@pytest.fixture(scope="session")
+def coarse(coarse_folder: Path) -> Encoder:
+    return Encoder.open(coarse_folder, "cpu")
+
+
+def picture(seed: int, noise: float = 0.0) -> Image.Image:
+    """A random mosaic of its own for every seed; ``noise`` changes it a little."""
+    random = np.random.default_rng(seed)
+    tiles = random.integers(0, 256, (8, 8, 3)).astype(np.float64)
+    pixels = tiles.repeat(4, 0).repeat(4, 1)
+    pixels += np.random.default_rng(seed + 1_000_003).normal(0, noise, pixels.shape)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Callable[..., Path]:
+    """``pictures({"cat": 2, "dog": 1})`` makes a folder with pictures per identity."""
+
+    def make(counts: dict[str, int], folder: str = "pictures", first_seed: int = 0) -> Path:
+        seed = first_seed
+        for identity, count in counts.items():
+            place = tmp_path / folder / identity
+            place.mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                picture(seed).save(place / f"{number}.png")
+                seed += 1
+        return tmp_path / folder
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SIASEARCH_")]:
+        if name != "SIASEARCH_DATA":
+            monkeypatch.delenv(name)
