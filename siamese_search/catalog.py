@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
@@ -57,9 +57,11 @@ class Catalog:
         self._lock = threading.RLock()
         self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
         with _mapped(path):
-            self._db = _connect(path, writable=self.writable)
+            self._db = _connect(path, "rw" if self.writable else "ro")
             try:
                 self._check_format()
+                if self.writable:
+                    _make_durable(self._db)
             except BaseException:
                 self._db.close()
                 raise
@@ -83,8 +85,9 @@ class Catalog:
         temporary.unlink(missing_ok=True)
         with _mapped(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            db = _connect(temporary, writable=True)
+            db = _connect(temporary, "rwc")
             try:
+                _make_durable(db)
                 db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
                 migrate(db)
                 row = (1, fingerprint, encoder, dimension)
@@ -135,10 +138,11 @@ class Catalog:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
-    def data_version(self) -> int:
-        """Changes whenever another connection has committed."""
+    def version(self) -> tuple[int, int]:
+        """Changes whenever anybody, here or in another process, has changed anything."""
         with self._guard():
-            return int(self._value("PRAGMA data_version"))
+            # data_version tells of other connections, total_changes of this one.
+            return self._value("PRAGMA data_version"), self._db.total_changes
 
     def _value(self, sql: str, parameters: Sequence[object] = ()) -> int:
         row = self._db.execute(sql, parameters).fetchone()
@@ -177,12 +181,17 @@ class Catalog:
     # Enrolment and edits
 
     def add(
-        self, items: Sequence[NewItem], embeddings: FloatArray, generation: int
+        self,
+        items: Sequence[NewItem],
+        embeddings: FloatArray,
+        generation: int,
+        before_commit: Callable[[Sequence[int | None]], None] = lambda numbers: None,
     ) -> list[int | None]:
         """Enrol items with their embeddings (n, dimension) in one transaction.
 
-        Returns their numbers, None for content that is enrolled already. Raises GalleryMismatch
-        where the gallery has moved to another generation.
+        Returns their numbers, None for content that is enrolled already. ``before_commit`` gets
+        them while no other process can write. Raises GalleryMismatch where the gallery has moved
+        to another generation.
         """
         added = datetime.now(UTC).isoformat(timespec="seconds")
         vectors = np.ascontiguousarray(embeddings, "<f4")
@@ -210,6 +219,7 @@ class Catalog:
                     "INSERT INTO metadata VALUES (?, ?, ?)",
                     [(number, key, value) for key, value in item.metadata.items()],
                 )
+            before_commit(numbers)
         return numbers
 
     def _identity(self, name: str) -> int:
@@ -476,8 +486,10 @@ class Catalog:
             for table, row, parent, _ in self._db.execute("PRAGMA foreign_key_check"):
                 yield f"{self.path}: row {row} of {table} points to nothing in {parent}"
             for table in ("items", "identities"):
-                count = self._value(f"SELECT count(*) FROM {table}")
-                stored = self._value("SELECT value FROM settings WHERE key = ?", (table,))
+                count, stored = self._db.execute(
+                    f"SELECT count(*), (SELECT value FROM settings WHERE key = ?) FROM {table}",
+                    (table,),
+                ).fetchone()
                 if count != stored:
                     yield f"{self.path}: {count} {table}, but {stored} are counted in settings"
             for item, size, dimension in self._db.execute(
@@ -490,17 +502,19 @@ class Catalog:
             yield f"{self.path}: {error}"
 
 
-def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
-    mode = "rwc" if writable else "ro"
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open a database file; ``mode`` is ``ro``, ``rw`` or ``rwc`` (create)."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     db = sqlite3.connect(
         uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False
     )
     db.execute("PRAGMA foreign_keys = ON")
-    if writable:
-        db.execute("PRAGMA journal_mode = TRUNCATE")  # its commit is a synced truncation
-        db.execute("PRAGMA synchronous = FULL")
     return db
+
+
+def _make_durable(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = TRUNCATE")  # commits by a truncation, which is synced
+    db.execute("PRAGMA synchronous = FULL")
 
 
 def sync_folder(folder: Path) -> None:

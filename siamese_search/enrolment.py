@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import secrets
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -22,11 +24,12 @@ import numpy.typing as npt
 from siamese_search import images
 from siamese_search.catalog import Catalog, sync_folder
 from siamese_search.encoder import Encoder
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.pipeline import BATCH, embed_batches, parallel_map, thread_pool
 from siamese_search.records import ImageFile, NewItem, Progress, Rejection, printable
 
 COMMIT_SECONDS = 1.0
+COPIES = "images"
 LENGTH_TOLERANCE = 1e-3
 
 FloatArray = npt.NDArray[np.float32]
@@ -182,13 +185,14 @@ class Enrolment:
         encoder: Encoder,
         generation: int,
         *,
-        copies: Path | None = None,
+        copies: Path | None = None,  # the gallery's folder, where they shall be kept
         watch: Watcher = lambda progress: None,
     ) -> None:
         self._catalog = catalog
         self._encoder = encoder
         self._generation = generation
         self._copies = copies
+        self._run = secrets.token_hex(4)
         self._watch = watch
         self.added = 0
         self.skipped = 0
@@ -274,28 +278,51 @@ class Enrolment:
         except ImageError as error:
             return item, error
         if self._copies is not None:
-            item = replace(item, copy=self._copy(task))
+            suffix = Path(file.path).suffix.lower()
+            item = replace(item, copy=f"{COPIES}/{task.content[:2]}/{task.content}{suffix}")
+            self._write_copy(self._temporary(item), task.data)
         return item, pixels
 
-    def _copy(self, task: _Read) -> str:
-        """Keep the image in the gallery, named by its content; durable before the commit."""
+    def _temporary(self, item: NewItem) -> Path:
+        """Where a copy lies, by a name of this run's own, until its item is committed."""
         assert self._copies is not None
-        suffix = Path(task.file.path).suffix.lower()
-        name = f"{task.content[:2]}/{task.content}{suffix}"
-        path = self._copies / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(temporary, "wb") as file:
-            file.write(task.data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-        return f"{self._copies.name}/{name}"
+        assert item.copy is not None
+        path = self._copies / item.copy
+        return path.with_name(f".{path.name}.{self._run}")
+
+    @staticmethod
+    def _write_copy(path: Path, data: bytes) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise StorageError(f"{path}: {error.strerror}") from error
+
+    def _publish_copies(self, items: Sequence[NewItem], numbers: Sequence[int | None]) -> None:
+        """Give the copies their names inside the transaction that commits their items."""
+        copied = [(item, number) for item, number in zip(items, numbers, strict=True) if item.copy]
+        for item, number in copied:
+            temporary = self._temporary(item)
+            if number is None:
+                temporary.unlink(missing_ok=True)
+            else:
+                temporary.replace(temporary.parent / Path(item.copy or "").name)
+        for folder in {self._temporary(item).parent for item, _ in copied}:
+            sync_folder(folder)
 
     def _commit(self, items: list[NewItem], vectors: list[FloatArray]) -> None:
         if items:
-            numbers = self._catalog.add(items, np.stack(vectors), self._generation)
+            numbers = self._catalog.add(
+                items,
+                np.stack(vectors),
+                self._generation,
+                before_commit=lambda numbers: self._publish_copies(items, numbers),
+            )
             added = len(items) - numbers.count(None)
             self.added += added
             self.skipped += len(items) - added  # another process was faster

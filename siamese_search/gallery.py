@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,6 @@ from siamese_search.snapshots import Snapshots
 log = logging.getLogger("siasearch")
 
 DATABASE = "gallery.db"
-COPIES = "images"
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -179,13 +179,10 @@ class Gallery:
             self._catalog,
             self.encoder,
             self._catalog.state().generation.number,
-            copies=self.folder / COPIES if copy else None,
+            copies=self.folder if copy else None,
             watch=watch,
         )
-        try:
-            run.run(files)
-        finally:
-            self._snapshots.changed()
+        run.run(files)
         if run.added:
             self._compact_if_due()
         identities, items = self._catalog.totals()
@@ -208,7 +205,6 @@ class Gallery:
         if known or len({item.content for item in items}) < len(items):
             raise UsageError("some of these embeddings are enrolled already, or given twice")
         numbers = self._catalog.add(items, np.atleast_2d(embeddings), generation.number)
-        self._snapshots.changed()
         self._compact_if_due()
         return [number for number in numbers if number is not None]
 
@@ -226,7 +222,11 @@ class Gallery:
         ``threshold`` overrides the encoder's; ``where`` searches only items whose metadata equal
         it. Raises ImageError, naming the file, at the first image that cannot be read.
         """
-        return self.identify_embeddings(self.encoder.embed(images), k, threshold, where)
+        images = list(images)
+        while True:
+            encoder = self.encoder
+            with suppress(GalleryMismatch):  # another process has switched encoders just now
+                return self._identify(encoder, encoder.embed(images), k, threshold, where)
 
     def identify_each(
         self,
@@ -236,11 +236,15 @@ class Gallery:
         where: Mapping[str, str] | None = None,
     ) -> Iterator[tuple[Any, Identification | ImageError]]:
         """Stream (image, identification) in the order given, or the error of that image."""
-        for image, result in self.encoder.embed_each(images):
+        encoder = self.encoder
+        for image, result in encoder.embed_each(images):
             if isinstance(result, ImageError):
                 yield image, result
-            else:
-                yield image, self.identify_embeddings(result[None], k, threshold, where)[0]
+                continue
+            try:
+                yield image, self._identify(encoder, result[None], k, threshold, where)[0]
+            except GalleryMismatch:
+                yield image, self.identify([image], k, threshold, where)[0]
 
     def identify_embeddings(
         self,
@@ -250,13 +254,24 @@ class Gallery:
         where: Mapping[str, str] | None = None,
     ) -> list[Identification]:
         """Identify by embeddings, float32 (n, dimension) of unit length."""
-        encoder = self.encoder
+        return self._identify(self.encoder, embeddings, k, threshold, where)
+
+    def _identify(
+        self,
+        encoder: Encoder,
+        embeddings: FloatArray,
+        k: int,
+        threshold: float | None,
+        where: Mapping[str, str] | None,
+    ) -> list[Identification]:
+        """Identify by embeddings of ``encoder``; GalleryMismatch where it is not the active one."""
         if k < 1:
             raise UsageError(f"k is {k}: ask for at least one identity")
         if threshold is None:
             threshold = encoder.threshold
         queries = enrolment.as_embeddings(embeddings, encoder.dimension)
         with self._snapshots.searching() as index:
+            self._require(encoder, self._catalog.state().generation)
             allowed = None if where is None else self._catalog.where(where)
             ranked = self._rank(index, queries, k, allowed)
         return [scoring.decide(matches, threshold, encoder.confidence) for matches in ranked]
@@ -313,10 +328,14 @@ class Gallery:
         Raises UsageError where there is no such thing.
         """
         removed = self._catalog.remove(self._numbers(identity, item))
-        self._snapshots.changed()
-        for gone in removed:
-            if gone.copy is not None:
-                (self.folder / gone.copy).unlink(missing_ok=True)
+        copies = {item.content: item.copy for item in removed if item.copy}
+        if copies:
+            with self._catalog.writing():  # nobody enrols the same content again meanwhile
+                for content in copies.keys() - self._catalog.known(copies).keys():
+                    try:
+                        (self.folder / copies[content]).unlink(missing_ok=True)
+                    except OSError as error:
+                        log.warning("%s was not deleted: %s", copies[content], error.strerror)
         self._compact_if_due()
         return len(removed)
 
@@ -326,9 +345,7 @@ class Gallery:
         Returns how many items it concerned. Raises UsageError where there is no such thing.
         """
         numbers = self._numbers(old, item)
-        relabelled = self._catalog.relabel(numbers, enrolment.normalised(new))
-        self._snapshots.changed()
-        return relabelled
+        return self._catalog.relabel(numbers, enrolment.normalised(new))
 
     def _numbers(self, identity: str | None, item: int | None) -> list[int]:
         if (identity is None) == (item is None):
@@ -385,7 +402,6 @@ class Gallery:
             report = reembed(
                 self._catalog, self.folder, target, skip_missing=skip_missing, watch=watch
             )
-            self._snapshots.changed()
             if report.switched:
                 self._encoder = target
                 self._snapshots.compact()
@@ -393,13 +409,16 @@ class Gallery:
 
     def check(self) -> list[str]:
         """Compare files, database and index; every fault in a line, none where all is well."""
-        faults = list(self._catalog.faults())
-        if not faults:
-            faults += self._snapshots.differences()
-            faults += self._catalog_faults()
-        return faults
+        while True:
+            version = self._catalog.version()
+            faults = list(self._catalog.faults())
+            if not faults:
+                faults = [*self._snapshots.differences(), *self._stored_faults()]
+            # What others change while it looks can seem a fault.
+            if not faults or self._catalog.version() == version:
+                return faults
 
-    def _catalog_faults(self) -> Iterator[str]:
+    def _stored_faults(self) -> Iterator[str]:
         state = self._catalog.state()
         for number in self._catalog.unembedded(state.generation, limit=2**62):
             yield f"item {number} has no embedding under the encoder {state.generation.encoder!r}"
@@ -426,5 +445,14 @@ class Gallery:
             "dimension": state.generation.dimension,
             "index": snapshot.file if snapshot else None,
             "indexed": snapshot.items if snapshot else 0,
-            "bytes": sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()),
+            "bytes": _bytes_below(self.folder),
         }
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path, _, files in os.walk(folder):
+        for file in files:
+            with suppress(FileNotFoundError):  # swept by another process just now
+                total += os.lstat(os.path.join(path, file)).st_size
+    return total

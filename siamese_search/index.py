@@ -143,7 +143,7 @@ class SearchIndex:
             bits = np.zeros(len(segment.items), bool)
             bits[selected] = True
             packed = np.packbits(bits, bitorder="little")
-            selector = faiss.IDSelectorBitmap(len(segment.items), faiss.swig_ptr(packed))
+            selector = faiss.IDSelectorBitmap(len(packed), faiss.swig_ptr(packed))
             parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         scores, positions = segment.flat.search(queries, wanted, params=parameters)
         return [
@@ -189,17 +189,24 @@ def write_index(
     mapped = faiss.IndexIDMap(faiss.IndexFlatIP(dimension))
     for items, vectors in chunks:
         mapped.add_with_ids(np.ascontiguousarray(vectors, np.float32), items)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}")
+    digest = hashlib.sha256()
     try:
-        faiss.write_index(mapped, str(temporary))
-        with open(temporary, "rb+") as file:
+        # FAISS's own writer overlooks an error in its last flush, and would leave a cut file.
+        with open(temporary, "wb") as file:
+
+            def write(data: bytes) -> None:
+                digest.update(data)
+                file.write(data)
+
+            faiss.write_index(mapped, faiss.PyCallbackIOWriter(write, 1 << 20))
+            file.flush()
             os.fsync(file.fileno())
-        checksum = sha256(temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         raise StorageError(f"{path}: the index file could not be written: {error}") from error
-    return checksum, int(mapped.ntotal)
+    return digest.hexdigest(), int(mapped.ntotal)
 
 
 def sha256(path: Path) -> str:

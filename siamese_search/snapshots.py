@@ -7,7 +7,9 @@ Losing a snapshot costs time, never an answer. Knows nothing of SQL and FAISS th
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ SMALL_BYTES = 64 << 20
 # Changes to fold in before compaction pays: an eighth of the base keeps its cost per item constant.
 PENDING_AT_LEAST = 256
 PENDING_SHARE = 8
+STALE_SECONDS = 3600.0
 
 
 class Snapshots:
@@ -36,7 +39,7 @@ class Snapshots:
         self._catalog = catalog
         self._index: SearchIndex | None = None
         self._loaded: State | None = None
-        self._version: int | None = None
+        self._version: tuple[int, int] | None = None
         self._lock = threading.RLock()
 
     @contextmanager
@@ -49,7 +52,7 @@ class Snapshots:
 
     def _catch_up(self) -> SearchIndex:
         """Bring the loaded index to what the catalog says now."""
-        version = self._catalog.data_version()
+        version = self._catalog.version()
         if self._index is not None and version == self._version:
             return self._index
         state = self._catalog.state()
@@ -57,20 +60,18 @@ class Snapshots:
         if (
             index is None
             or loaded is None
+            or state.snapshot is None  # only ever briefly, or while there is little to read
             or (loaded.generation, loaded.snapshot) != (state.generation, state.snapshot)
         ):
             index, item, removal = self._open(state)
         else:
             item, removal = loaded.last_item, loaded.last_removal
+        self._index = None  # an exception half-way must not leave it half-changed
         for items, vectors in self._catalog.embeddings(state.generation, item, state.last_item):
             index.add(items, vectors)
         index.remove(self._catalog.removed_after(removal))
         self._index, self._loaded, self._version = index, state, version
         return index
-
-    def changed(self) -> None:
-        """Look again: data_version tells of other connections' commits, not of our own."""
-        self._version = None
 
     def _open(self, state: State) -> tuple[SearchIndex, int, int]:
         """The snapshot's index with the item and removal up to which it goes, or an empty one."""
@@ -78,8 +79,11 @@ class Snapshots:
         if snapshot is not None:
             fault = self.fault(snapshot)
             if fault is None:
-                index = SearchIndex.read(self._folder / snapshot.file)
-                return index, snapshot.last_item, snapshot.last_removal
+                try:
+                    index = SearchIndex.read(self._folder / snapshot.file)
+                    return index, snapshot.last_item, snapshot.last_removal
+                except GalleryError as error:  # replaced by another process just now
+                    fault = str(error)
             if self._catalog.state().snapshot == snapshot:
                 log.warning("%s; answering from the database. `siasearch rebuild` mends it.", fault)
         return SearchIndex(state.generation.dimension), 0, 0
@@ -130,9 +134,8 @@ class Snapshots:
         with self.maintenance(wait):
             state = self._catalog.state()
             generation = state.generation
-            path = self._folder / (
-                f"index-{generation.number}-{state.last_item}-{state.last_removal}.faiss"
-            )
+            # A name of its own: the file that the database names is never written to.
+            path = self._folder / f"index-{generation.number}-{secrets.token_hex(6)}.faiss"
             chunks = self._catalog.embeddings(generation, upto=state.last_item)
             checksum, items = write_index(path, generation.dimension, chunks)
             sync_folder(self._folder)
@@ -150,19 +153,20 @@ class Snapshots:
                     last_removal=state.last_removal,
                 )
             )
-            self.changed()
             self._sweep()
 
     def _sweep(self) -> None:
-        """Delete index files that the database does not name: replaced ones, half-written ones."""
+        """Delete what the database does not name: replaced files, half-written ones."""
         known = self._catalog.snapshot_files()
         for pattern in ("index-*.faiss", ".index-*"):
             for path in self._folder.glob(pattern):
                 if path.name not in known:
-                    try:
-                        path.unlink()
-                    except OSError:  # still open on Windows: the next compaction's turn
-                        log.debug("cannot delete %s yet", path)
+                    _delete(path)
+        # Another process may be about to commit these, so only what has been left behind.
+        copies = {self._folder / copy for _, copy, _ in self._catalog.copies()}
+        for path in (*self._folder.glob(".gallery.db.*"), *self._folder.glob("images/*/*")):
+            if path not in copies and _age(path) > STALE_SECONDS:
+                _delete(path)
 
     def differences(self) -> Iterator[str]:
         """Where the snapshot's content disagrees with the database, one line each."""
@@ -193,3 +197,17 @@ class Snapshots:
             unseen = np.setdiff1d(unseen, items)
         for item in unseen:
             yield f"{path}: item {item} is not in the database"
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:  # still open on Windows: the next compaction's turn
+        log.debug("cannot delete %s yet: %s", path, error)

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from siamese_search.catalog import Catalog
+from siamese_search.errors import (
+    GalleryDamaged,
+    GalleryFormatError,
+    GalleryMismatch,
+    StorageError,
+)
+from siamese_search.records import NewItem
+
+DIMENSION = 6
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    Catalog.create(tmp_path / "gallery.db", "f" * 64, "toy", DIMENSION)
+    return tmp_path / "gallery.db"
+
+
+@pytest.fixture
+def catalog(path: Path) -> Iterator[Catalog]:
+    opened = Catalog(path)
+    yield opened
+    opened.close()
+
+
+def new(identity: str, content: str, **fields: object) -> NewItem:
+    return NewItem(identity, hashlib.sha256(content.encode()).hexdigest(), f"/{content}", **fields)  # type: ignore[arg-type]
+
+
+def vectors(*seeds: int) -> npt.NDArray[np.float32]:
+    return np.stack(
+        [np.random.default_rng(seed).normal(size=DIMENSION).astype(np.float32) for seed in seeds]
+    )
+
+
+def test_items_come_back_as_they_went_in(catalog: Catalog) -> None:
+    items = [
+        new("cat", "a", size=5, metadata={"shop": "x", "year": "1"}),
+        new("dog", "b", copy="c"),
+    ]
+    numbers = catalog.add(items, vectors(1, 2), 1)
+    stored = catalog.items([number for number in numbers if number])
+    assert [
+        (item.identity, item.content, item.source, item.size, item.copy, item.metadata)
+        for item in stored
+    ] == [
+        (item.identity, item.content, item.source, item.size, item.copy, item.metadata)
+        for item in items
+    ]
+    ((found, embeddings),) = catalog.embeddings(catalog.state().generation)
+    assert found.tolist() == numbers
+    assert np.array_equal(embeddings, vectors(1, 2))
+
+
+def test_the_same_content_is_enrolled_once(catalog: Catalog) -> None:
+    assert catalog.add([new("cat", "a"), new("cat", "a")], vectors(1, 1), 1) == [1, None]
+    assert catalog.add([new("dog", "a")], vectors(1), 1) == [None]
+    assert catalog.totals() == (1, 1)  # and no empty identity "dog" is left
+
+
+def test_numbers_are_never_given_out_twice(catalog: Catalog) -> None:
+    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), 1)
+    catalog.remove([2])
+    assert catalog.add([new("cat", "b")], vectors(2), 1) == [3]
+    assert catalog.removed_after(0).tolist() == [2]
+
+
+def test_removing_the_last_item_removes_the_identity(catalog: Catalog) -> None:
+    catalog.add([new("cat", "a"), new("dog", "b")], vectors(1, 2), 1)
+    assert [item.number for item in catalog.remove([1, 99])] == [1]
+    assert catalog.identities() == [("dog", 1)]
+    assert catalog.totals() == (1, 1)
+    assert list(catalog.faults()) == []
+
+
+def test_relabelling_renames_moves_and_merges(catalog: Catalog) -> None:
+    catalog.add([new("cat", "a"), new("cat", "b"), new("dog", "c")], vectors(1, 2, 3), 1)
+    assert catalog.relabel([1], "lynx") == 1
+    assert catalog.identities() == [("cat", 1), ("dog", 1), ("lynx", 1)]
+    assert catalog.relabel([2, 3], "lynx") == 2
+    assert catalog.identities() == [("lynx", 3)]
+    assert catalog.relabel([1], "lynx") == 1
+    assert catalog.totals() == (1, 3)
+
+
+def test_where_needs_all_conditions(catalog: Catalog) -> None:
+    rows = [{"shop": "x", "year": "1"}, {"shop": "x", "year": "2"}, {"shop": "y"}, {}]
+    items = [new("cat", str(number), metadata=row) for number, row in enumerate(rows)]
+    catalog.add(items, vectors(1, 2, 3, 4), 1)
+    assert catalog.where({"shop": "x"}).tolist() == [1, 2]
+    assert catalog.where({"shop": "x", "year": "2"}).tolist() == [2]
+    assert catalog.where({"shop": "z"}).tolist() == []
+
+
+def test_a_failed_batch_leaves_nothing(catalog: Catalog) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        catalog.add([new("cat", "a"), new("cat", "b")], vectors(1), 1)
+    assert catalog.totals() == (0, 0)
+
+
+def test_embeddings_stream_in_chunks_by_item(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siamese_search.catalog.CHUNK", 3)
+    catalog.add([new("cat", str(n)) for n in range(8)], vectors(*range(8)), 1)
+    generation = catalog.state().generation
+    chunks = list(catalog.embeddings(generation, after=1, upto=7))
+    assert [items.tolist() for items, _ in chunks] == [[2, 3, 4], [5, 6, 7]]
+    assert np.array_equal(np.concatenate([v for _, v in chunks]), vectors(*range(1, 7)))
+
+
+def test_a_generation_is_switched_to_only_when_complete(catalog: Catalog) -> None:
+    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), 1)
+    target = catalog.generation("e" * 64, "other", DIMENSION)
+    assert catalog.generation("e" * 64, "other", DIMENSION) == target
+    catalog.store(target, [1], vectors(3))
+    assert not catalog.switch(target)
+    assert catalog.state().generation.number == 1
+    assert catalog.unembedded(target) == [2]
+    catalog.store(target, [2, 77], vectors(4, 5))  # 77 was removed meanwhile
+    assert catalog.switch(target)
+    assert catalog.state().generation == target
+    ((_, embeddings),) = catalog.embeddings(target)
+    assert np.array_equal(embeddings, vectors(3, 4))
+    with pytest.raises(GalleryMismatch):
+        catalog.add([new("cat", "c")], vectors(1), 1)
+
+
+def test_what_the_new_generation_lacks_keeps_its_old_embedding(catalog: Catalog) -> None:
+    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), 1)
+    old = catalog.state().generation
+    target = catalog.generation("e" * 64, "other", DIMENSION)
+    catalog.store(target, [1], vectors(3))
+    assert catalog.switch(target, without=[2])
+    ((items, embeddings),) = catalog.embeddings(old)
+    assert (items.tolist(), embeddings.tolist()) == ([2], vectors(2).tolist())
+
+
+def test_creating_twice_keeps_the_first(path: Path, catalog: Catalog) -> None:
+    catalog.add([new("cat", "a")], vectors(1), 1)
+    Catalog.create(path, "0" * 64, "other", 3)
+    assert catalog.totals() == (1, 1)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["gallery.db", "gallery.db-journal"]
+
+
+def test_other_files_and_newer_formats_are_refused(tmp_path: Path, path: Path) -> None:
+    (tmp_path / "text.db").write_text("not a database, but long enough to be read as one" * 50)
+    with pytest.raises(GalleryDamaged):
+        Catalog(tmp_path / "text.db")
+    stranger = sqlite3.connect(tmp_path / "stranger.db")
+    stranger.execute("CREATE TABLE t (x)")
+    stranger.close()
+    with pytest.raises(GalleryDamaged, match="not a gallery"):
+        Catalog(tmp_path / "stranger.db")
+    newer = sqlite3.connect(path)
+    newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    with pytest.raises(GalleryFormatError, match="upgrade"):
+        Catalog(path)
+
+
+def test_waiting_for_another_writer_ends_with_a_clear_error(
+    path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siamese_search.catalog.BUSY_SECONDS", 0.05)
+    impatient = Catalog(path)
+    with catalog.writing(), pytest.raises(StorageError, match="another process"):
+        impatient.add([new("cat", "a")], vectors(1), 1)
+    assert impatient.add([new("cat", "a")], vectors(1), 1) == [1]
+    impatient.close()
+
+
+def test_faults_are_named(path: Path, catalog: Catalog) -> None:
+    catalog.add([new("cat", "a")], vectors(1), 1)
+    vandal = sqlite3.connect(path)
+    vandal.execute("UPDATE embeddings SET vector = x'00'")
+    vandal.execute("UPDATE settings SET value = 7 WHERE key = 'items'")
+    vandal.execute("UPDATE items SET identity = 55")
+    vandal.commit()
+    vandal.close()
+    faults = "\n".join(catalog.faults())
+    assert "item 1 has 1 bytes for 6 dimensions" in faults
+    assert "1 items, but 7 are counted" in faults
+    assert "points to nothing in identities" in faults
+    with pytest.raises(GalleryDamaged, match="item 1"):
+        list(catalog.embeddings(catalog.state().generation))

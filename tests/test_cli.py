@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from conftest import picture
+
+from siamese_search.cli import app
+
+Pictures = Callable[..., Path]
+
+
+class Shell:
+    """Runs `siasearch` in a process of its own, in a folder of its own."""
+
+    def __init__(self, folder: Path, encoder: Path) -> None:
+        self.folder = folder
+        self.encoder = str(encoder)
+
+    def __call__(self, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "siamese_search", *map(os.fspath, arguments)],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert "Traceback" not in result.stderr, result.stderr
+        assert result.returncode == code, (result.stdout, result.stderr)
+        return result
+
+    def json(self, *arguments: str | Path, code: int = 0) -> list[Any]:
+        return [
+            json.loads(line) for line in self(*arguments, "--json", code=code).stdout.splitlines()
+        ]
+
+
+@pytest.fixture
+def shell(tmp_path: Path, toy_folder: Path) -> Shell:
+    return Shell(tmp_path, toy_folder)
+
+
+def test_enrol_query_edit_check_from_start_to_end(
+    shell: Shell, pictures: Pictures, coarse_folder: Path
+) -> None:
+    folder = pictures({"Greek/alpha": 2, "Greek/beta": 1, "Latin/a": 1})
+    picture(9).save(folder / "loose.png")
+    (report,) = shell.json("add", folder, "--encoder", shell.encoder)
+    assert report == {"added": 5, "skipped": 0, "rejected": [], "identities": 4, "items": 5}
+    assert (shell.folder / "indexes" / "default" / "gallery.db").exists()
+
+    probe = shell.folder / "probe.png"
+    picture(2, noise=8).save(probe)
+    (answer,) = shell.json("query", probe, "--k", "2")
+    assert answer.keys() == {"image", "identity", "score", "confidence", "threshold", "matches"}
+    assert (answer["image"], answer["identity"]) == (str(probe), "Greek/beta")
+    assert [match.keys() for match in answer["matches"]] == [
+        {"identity", "score", "item", "path"}
+    ] * 2
+    assert answer["matches"][0]["path"] == str(folder / "Greek" / "beta" / "0.png")
+    (answer,) = shell.json("query", probe, "--threshold", "0.99999")
+    assert answer["identity"] is None
+    assert "Greek/beta" in shell("query", probe).stdout
+
+    (answer,) = shell.json("verify", probe, folder / "Greek" / "beta" / "0.png")
+    assert answer.keys() == {"same", "score", "confidence", "threshold"}
+    assert answer["same"] is True
+    (answer,) = shell.json("verify", probe, folder / "loose.png", code=1)
+    assert answer["same"] is False
+
+    assert shell.json("list")[0] == {"identity": "Greek/alpha", "items": 2}
+    assert [item["item"] for item in shell.json("list", "Greek/alpha")] == [1, 2]
+    assert shell.json("relabel", "loose", "Latin/b") == [{"relabelled": 1}]
+    assert shell.json("relabel", "--item", "2", "Latin/b") == [{"relabelled": 1}]
+    assert shell.json("remove", "Latin/a") == [{"removed": 1, "items": 4}]
+    assert shell.json("remove", "--item", "1") == [{"removed": 1, "items": 3}]
+    names = [(entry["identity"], entry["items"]) for entry in shell.json("list")]
+    assert names == [("Greek/beta", 1), ("Latin/b", 2)]
+
+    assert shell.json("compact")[0]["indexed"] == 3
+    assert shell.json("check") == [{"ok": True, "faults": []}]
+    (report,) = shell.json("rebuild", "--encoder", coarse_folder)
+    assert report == {"switched": True, "embedded": 3, "missing": [], "items": 3}
+    assert shell.json("query", probe)[0]["identity"] == "Greek/beta"
+    (facts,) = shell.json("info")
+    assert (facts["items"], facts["identities"], facts["dimension"]) == (3, 2, 13)
+    assert "no faults" in shell("check").stdout
+
+
+def test_rejections_are_named_and_exit_with_1(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"a": 1})
+    (folder / "a" / "notes.txt").write_text("not a picture")
+    os.mkfifo(folder / "a" / "pipe.png")
+    with open(os.fsencode(folder / "a") + b"/\xff\xfe.png", "wb") as file:
+        file.write((folder / "a" / "0.png").read_bytes())
+    (folder / "a" / "loop").symlink_to(folder)
+    result = shell("add", folder, "--encoder", shell.encoder, "--json", code=1)
+    (report,) = [json.loads(line) for line in result.stdout.splitlines()]
+    assert report["added"] == 1
+    assert sorted(Path(entry["path"]).name for entry in report["rejected"]) == [
+        "\\xff\\xfe.png",
+        "loop",
+        "notes.txt",
+        "pipe.png",
+    ]
+    assert all(entry["reason"] for entry in report["rejected"])
+    assert result.stderr.count("rejected: ") == 4
+    result = shell("query", folder / "a" / "notes.txt", folder / "a" / "0.png", "--json", code=1)
+    assert [json.loads(line)["identity"] for line in result.stdout.splitlines()] == ["a"]
+    assert "notes.txt: not an image" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["add"], "name images or folders"),
+        (["add", "empty"], "no images in empty"),
+        (["add", "nowhere"], "nowhere: no such file or folder"),
+        (["add", "x.png", "--encoder", "nonsense"], "unknown encoder: 'nonsense'"),
+        (["add", "x.png", "--label", " "], "cannot be an identity's name"),
+        (["add", "--manifest", "nowhere.csv"], "nowhere.csv: No such file"),
+        (["add", "--manifest", "x.png"], "x.png is not a CSV"),
+        (["add", "--manifest", "bad.csv"], "must name the columns path and label"),
+        (["add", "--manifest", "bad.csv", "--label", "x"], "use one"),
+        (["query", "x.png"], "no gallery in indexes/default"),
+        (["query", "x.png", "--where", "shop"], "write key=value"),
+        (["query", "x.png", "--k", "0"], "--k"),
+        (["query", "x.png", "--threshold", "7"], "--threshold"),
+        (["info"], "no gallery in indexes/default"),
+        (["check"], "no gallery in indexes/default"),
+        (["relabel", "one"], "relabel OLD NEW"),
+        (["verify", "x.png", "nowhere.png"], "nowhere.png"),
+        (["rebuild", "--device", "cuda"], "no gallery"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_usage_is_a_line_and_exit_code_2(
+    shell: Shell, arguments: list[str], message: str
+) -> None:
+    picture(0).save(shell.folder / "x.png")
+    (shell.folder / "empty").mkdir()
+    (shell.folder / "bad.csv").write_text("file,name\na.png,b\n")
+    result = shell(*arguments, code=2)
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert not (shell.folder / "indexes").exists()
+
+
+def test_a_manifest_labels_and_its_columns_filter(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"a": 3})
+    (folder / "list.csv").write_text(
+        "\ufeffpath,label,shop\n"
+        "a/0.png,Golden Delicious,north\n"
+        "a/1.png,Cox,south\n"
+        "a/2.png,,south\n"
+        "a/9.png,Cox,north\n",
+        encoding="utf-8",
+    )
+    (report,) = shell.json(
+        "add", "--manifest", folder / "list.csv", "--encoder", shell.encoder, code=1
+    )
+    assert (report["added"], report["identities"]) == (2, 2)
+    assert [Path(entry["path"]).name for entry in report["rejected"]] == ["2.png", "9.png"]
+    (answer,) = shell.json("query", folder / "a" / "1.png", "--where", "shop=north")
+    assert [match["identity"] for match in answer["matches"]] == ["Golden Delicious"]
+    assert shell.json("list", "Cox")[0]["metadata"] == {"shop": "south"}
+
+
+def test_the_gallery_is_chosen_by_option_or_environment(
+    shell: Shell, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures({"a": 1})
+    shell("add", folder, "--gallery", "mine", "--encoder", shell.encoder)
+    assert shell.json("info", "-g", "mine")[0]["items"] == 1
+    monkeypatch.setenv("SIASEARCH_GALLERY", "mine")
+    assert shell.json("info")[0]["items"] == 1
+
+
+def test_a_gallery_of_another_encoder_or_newer_format_is_refused(
+    shell: Shell, pictures: Pictures, coarse_folder: Path
+) -> None:
+    folder = pictures({"a": 1})
+    shell("add", folder, "--encoder", shell.encoder)
+    assert "rebuild --encoder" in shell("add", folder, "--encoder", coarse_folder, code=2).stderr
+    assert shell("add", folder).returncode == 0  # needs no --encoder once it is made
+    import sqlite3
+
+    db = sqlite3.connect(shell.folder / "indexes" / "default" / "gallery.db")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    assert "upgrade" in shell("query", folder / "a" / "0.png", code=2).stderr
+
+
+def test_missing_images_on_rebuild_are_named(
+    shell: Shell, pictures: Pictures, coarse_folder: Path
+) -> None:
+    folder = pictures({"a": 2})
+    shell("add", folder, "--encoder", shell.encoder)
+    shutil.move(folder / "a" / "1.png", shell.folder / "gone.png")
+    result = shell("rebuild", "--encoder", coarse_folder, code=1)
+    assert "1.png" in result.stderr
+    assert "not switched" in result.stdout
+    assert shell.json("info")[0]["dimension"] == 49
+
+
+def test_every_command_has_help() -> None:
+    group = typer.main.get_command(app)
+    commands = group.commands  # type: ignore[attr-defined]
+    assert set(commands) == {
+        "add", "query", "verify", "list", "info", "remove", "relabel",
+        "check", "compact", "rebuild", "demo",
+    }  # fmt: skip
+    for command in commands.values():
+        assert command.help
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), (command.name, parameter.name)
