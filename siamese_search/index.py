@@ -144,7 +144,7 @@ class SearchIndex:
             bits[selected] = True
             packed = np.packbits(bits, bitorder="little")
             selector = faiss.IDSelectorBitmap(len(packed), faiss.swig_ptr(packed))
-            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+            parameters = faiss.SearchParameters(sel=selector)
         scores, positions = segment.flat.search(queries, wanted, params=parameters)
         return [
             (segment.items[row], segment.vectors[row], float(lowest) + ROUNDING)

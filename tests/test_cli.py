@@ -27,7 +27,7 @@ class Shell:
 
     def __call__(self, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "siamese_search", *map(os.fspath, arguments)],
+            [sys.executable, "-W", "error", "-m", "siamese_search", *map(str, arguments)],
             cwd=self.folder,
             capture_output=True,
             text=True,

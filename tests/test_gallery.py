@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from conftest import picture, write_toy_encoder
 
@@ -121,10 +122,11 @@ def test_the_best_item_of_each_identity_counts_and_k_identities_are_found(
 ) -> None:
     random = np.random.default_rng(0)
 
-    def near(axis: int, spread: float, count: int) -> np.ndarray:  # type: ignore[type-arg]
+    def near(axis: int, spread: float, count: int) -> npt.NDArray[np.float32]:
         vectors = random.normal(0, spread, (count, toy.dimension))
         vectors[:, axis] += 1
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors.astype(np.float32)
 
     # 500 items of one identity crowd around the probe; the others lie farther out.
     crowd, others = near(0, 0.01, 500), np.concatenate([near(axis, 0.01, 3) for axis in (1, 2)])

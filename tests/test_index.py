@@ -16,7 +16,8 @@ Integers = npt.NDArray[np.int64]
 
 def unit(random: np.random.Generator, rows: int, dimension: int = 24) -> Floats:
     vectors = random.normal(size=(rows, dimension))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32)
 
 
 def brute_force(items: Integers, vectors: Floats, query: Floats, k: int) -> list[tuple[int, float]]:
@@ -70,10 +71,10 @@ def test_answers_are_those_of_brute_force_however_items_are_spread(
     assert len(index) == kept.sum()
     queries = np.concatenate([unit(random, 5), vectors[10:11]])
     for k in (1, 7, 60, 400):
-        expected = [brute_force(items[searched], vectors[searched], q, k) for q in queries]
-        assert answers(index, queries, k, allowed) == [
-            [(item, pytest.approx(score, abs=1e-7)) for item, score in row] for row in expected
-        ]
+        for query, row in zip(queries, answers(index, queries, k, allowed), strict=True):
+            expected = brute_force(items[searched], vectors[searched], query, k)
+            assert [item for item, _ in row] == [item for item, _ in expected]
+            assert [score for _, score in row] == pytest.approx([s for _, s in expected], abs=1e-7)
 
 
 def test_scores_do_not_depend_on_the_segment_to_the_last_bit(tmp_path: Path) -> None:
