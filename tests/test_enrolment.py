@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from conftest import picture
+
+from siamese_search import Encoder, Gallery, enrolment
+from siamese_search.errors import StorageError, UsageError
+from siamese_search.records import ImageFile, Progress, Rejection
+
+Pictures = Callable[..., Path]
+
+
+def manifest(path: Path, text: str) -> list[ImageFile | Rejection]:
+    path.write_text(text, encoding="utf-8")
+    return list(enrolment.read_manifest(str(path)))
+
+
+def test_a_manifest_gives_paths_labels_and_metadata(tmp_path: Path) -> None:
+    assert manifest(tmp_path / "m.csv", 'label,path,shop\n"a, b",x/1.jpg,north\nc,/y.png,\n') == [
+        ImageFile(str(tmp_path / "x" / "1.jpg"), "a, b", {"shop": "north"}),
+        ImageFile("/y.png", "c", {}),
+    ]
+
+
+def test_a_manifest_row_without_path_or_label_is_rejected_with_its_line(tmp_path: Path) -> None:
+    rows = manifest(tmp_path / "m.csv", "path,label\n,a\nx.jpg,\ny.jpg\nz.jpg,b,surplus\n")
+    assert [type(row) for row in rows] == [Rejection, Rejection, Rejection, ImageFile]
+    assert "line 2" in str(rows[0])
+    assert "line 3" in str(rows[1])
+
+
+@pytest.mark.parametrize("text", ["", "path\nx\n", "a;b\n"])
+def test_a_file_without_the_columns_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="path and label"):
+        manifest(tmp_path / "m.csv", text)
+
+
+def test_names_are_normalised_or_refused() -> None:
+    assert enrolment.normalised("  Cafe\u0301 ") == "Café"
+    for name in ("", " ", "a\nb", "a\udcff"):
+        with pytest.raises(UsageError):
+            enrolment.normalised(name)
+
+
+def test_two_spellings_of_a_folder_are_one_identity(tmp_path: Path, toy: Encoder) -> None:
+    for number, name in enumerate(("Caf\u00e9", "Cafe\u0301")):
+        (tmp_path / "p" / name).mkdir(parents=True)
+        picture(number).save(tmp_path / "p" / name / "a.png")
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([tmp_path / "p"])
+        assert gallery.identities() == [("Café", 2)]
+
+
+def test_progress_counts_every_file_once(tmp_path: Path, pictures: Pictures, toy: Encoder) -> None:
+    folder = pictures({"a": 70})
+    (folder / "a" / "text.png").write_text("x")
+    seen: list[Progress] = []
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([folder], watch=seen.append)
+    assert seen[-1].done == 71
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+
+
+def test_an_interruption_keeps_what_was_committed(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "COMMIT_SECONDS", 0.0)
+    folder = pictures({"a": 400})
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done >= 64:
+            raise KeyboardInterrupt
+
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        with pytest.raises(KeyboardInterrupt):
+            gallery.enroll([folder], watch=interrupt)
+        assert 64 <= len(gallery) < 400
+        assert gallery.check() == []
+        before = len(gallery)
+        report = gallery.enroll([folder])
+        assert (report.skipped, report.added) == (before, 400 - before)
+
+
+def test_enrolment_streams_and_does_not_hold_all_files(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "COMMIT_SECONDS", 0.0)
+    folder = pictures({"a": 600})
+    taken, committed, most = 0, 0, 0
+
+    def files() -> Iterator[ImageFile | Rejection]:
+        nonlocal taken, most
+        for file in enrolment.find([str(folder)]):
+            taken += 1
+            most = max(most, taken - committed)
+            yield file
+
+    def watch(progress: Progress) -> None:
+        nonlocal committed
+        committed = progress.done
+
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        assert gallery.enroll_found(files(), watch=watch).added == 600
+    assert most <= 300
+
+
+def test_a_copy_that_cannot_be_written_is_a_clear_error(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    folder = pictures({"a": 2})
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        (tmp_path / "gallery" / "images").write_text("in the way")
+        with pytest.raises(StorageError, match="images"):
+            gallery.enroll([folder], copy=True)
+        assert len(gallery) == 0
+
+
+def test_leftovers_of_killed_runs_are_swept_once_they_are_old(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([pictures({"a": 1})], copy=True)
+        (copy,) = (tmp_path / "gallery" / "images").rglob("*.png")
+        old, fresh = copy.with_name(".old.png.abcd"), copy.with_name(".fresh.png.abcd")
+        for path in (old, fresh, copy):
+            path.touch()
+        for path in (old, copy):
+            os.utime(path, (time.time() - 7200,) * 2)
+        gallery.compact()
+        assert (old.exists(), fresh.exists(), copy.exists()) == (False, True, True)
+
+
+@pytest.mark.parametrize("count", [2, 0])
+def test_embeddings_and_names_must_match_in_number(toy: Encoder, count: int) -> None:
+    vectors: npt.NDArray[np.float32] = toy.embed([picture(1)])
+    with pytest.raises(UsageError, match="same"):
+        enrolment.embedded_items(vectors, ["x"] * count, None, toy.dimension)
