@@ -1,17 +1,13 @@
-"""The catalog: ``gallery.db``, the truth of a gallery, and the only user of SQLite.
+"""The catalog: what ``gallery.db``, the truth of a gallery, holds, and how it is asked and changed.
 
-Every change is one transaction. A rollback journal with full syncing, never WAL: WAL carries a
-corruption race in SQLite before 3.51.3, and a gallery may be opened by any library.
+Every change is one transaction.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,20 +15,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.errors import (
-    GalleryDamaged,
-    GalleryError,
-    GalleryFormatError,
-    GalleryMismatch,
-    StorageError,
-    UsageError,
-)
+from siamese_search.database import Database, create
+from siamese_search.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
 from siamese_search.records import Generation, Item, NewItem, Snapshot
 
-FORMAT = 1
-APPLICATION_ID = 0x53494153  # "SIAS": `file gallery.db` tells whose it is
-PAGE_BYTES = 16384  # a 512-d float32 vector is 2 KiB; a 4 KiB page would hold just one
-BUSY_SECONDS = 60.0
 CHUNK = 4096
 
 FloatArray = npt.NDArray[np.float32]
@@ -49,104 +35,19 @@ class State:
     last_removal: int
 
 
-class Catalog:
+class Catalog(Database):
     """An open ``gallery.db``. Threads may share it; other processes may have it open too."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.RLock()
-        self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-        with _mapped(path):
-            self._db = _connect(path, "rw" if self.writable else "ro")
-            try:
-                self._check_format()
-                if self.writable:
-                    _make_durable(self._db)
-            except BaseException:
-                self._db.close()
-                raise
-
-    def _check_format(self) -> None:
-        identifier = self._value("PRAGMA application_id")
-        if identifier != APPLICATION_ID:
-            raise GalleryDamaged(f"{self.path} is not a gallery's database")
-        version = self._value("PRAGMA user_version")
-        if version > FORMAT:
-            raise GalleryFormatError(
-                f"{self.path} has format {version}, this siasearch reads up to {FORMAT}: upgrade it"
-            )
 
     @classmethod
     def create(cls, path: Path, fingerprint: str, encoder: str, dimension: int) -> None:
         """Make an empty gallery's database; whole or not at all. Keeps one that is there."""
-        from siamese_search.schema import migrate
 
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        with _mapped(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            db = _connect(temporary, "rwc")
-            try:
-                _make_durable(db)
-                db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-                migrate(db)
-                row = (1, fingerprint, encoder, dimension)
-                db.execute("INSERT INTO generations VALUES (?, ?, ?, ?)", row)
-                db.execute("INSERT INTO settings VALUES ('generation', 1)")
-                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version = {FORMAT}")
-            finally:
-                db.close()
-            with suppress(FileExistsError):
-                os.link(temporary, path)  # unlike rename, never replaces a gallery just made
-            for leftover in (temporary, Path(f"{temporary}-journal")):
-                leftover.unlink(missing_ok=True)
-            sync_folder(path.parent)
+        def fill(db: sqlite3.Connection) -> None:
+            row = (1, fingerprint, encoder, dimension)
+            db.execute("INSERT INTO generations VALUES (?, ?, ?, ?)", row)
+            db.execute("INSERT INTO settings VALUES ('generation', 1)")
 
-    def close(self) -> None:
-        self._db.close()
-
-    # Transactions
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        with self._lock, _mapped(self.path):
-            yield
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """One consistent view. Keep it short: in rollback mode a reader holds up commits."""
-        with self._guard():
-            self._db.execute("BEGIN")
-            try:
-                yield
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """All or nothing; waits up to a minute for another writer."""
-        if not self.writable:
-            raise StorageError(f"{self.path} cannot be written: check its permissions")
-        with self._guard():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-    def version(self) -> tuple[int, int]:
-        """Changes whenever anybody, here or in another process, has changed anything."""
-        with self._guard():
-            # data_version tells of other connections, total_changes of this one.
-            return self._value("PRAGMA data_version"), self._db.total_changes
-
-    def _value(self, sql: str, parameters: Sequence[object] = ()) -> int:
-        row = self._db.execute(sql, parameters).fetchone()
-        return 0 if row is None or row[0] is None else row[0]
+        create(path, fill)
 
     # State
 
@@ -500,53 +401,3 @@ class Catalog:
                 yield f"{self.path}: item {item} has {size} bytes for {dimension} dimensions"
         except sqlite3.DatabaseError as error:
             yield f"{self.path}: {error}"
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Open a database file; ``mode`` is ``ro``, ``rw`` or ``rwc`` (create)."""
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    db = sqlite3.connect(
-        uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False
-    )
-    db.execute("PRAGMA foreign_keys = ON")
-    return db
-
-
-def _make_durable(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA journal_mode = TRUNCATE")  # commits by a truncation, which is synced
-    db.execute("PRAGMA synchronous = FULL")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable, where the system lets folders be opened."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-@contextmanager
-def _mapped(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system say into our errors."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise GalleryDamaged(
-                f"{path} is damaged ({error}): restore it from a backup, or save what can be read"
-                " with `sqlite3 gallery.db .recover`; nothing was overwritten"
-            ) from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StorageError(f"{path} is held by another process: try again") from error
-        if code == sqlite3.SQLITE_FULL:
-            raise StorageError(
-                f"{path}: the disk is full; nothing of this step was kept"
-            ) from error
-        if isinstance(error, sqlite3.OperationalError):
-            raise StorageError(f"{path}: {error}; nothing of this step was kept") from error
-        raise
-    except OSError as error:
-        raise StorageError(f"{error.filename or path}: {error.strerror}") from error

@@ -7,6 +7,7 @@ formats or crops.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -124,18 +125,32 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 def _through_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
     """The image converted to sRGB, or None if the profile is broken or not one for its mode."""
+    transform = _transform(profile, image.mode)
+    if transform is None:
+        return None
+    try:
+        converted: Image.Image = transform.apply(image)
+    except (OSError, ValueError, TypeError):
+        return None
+    return converted
+
+
+@lru_cache(maxsize=8)
+def _transform(profile: bytes, mode: str) -> Any:
+    """Little CMS's transform to sRGB, or None for an unusable profile.
+
+    Building one takes milliseconds, and a folder's pictures mostly share theirs.
+    """
     from PIL import ImageCms  # loads Little CMS, which few pictures need
 
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if _PROFILED_MODES.get(source.profile.xcolor_space) != image.mode:
+        if _PROFILED_MODES.get(source.profile.xcolor_space) != mode:
             return None
         target = ImageCms.createProfile("sRGB")
-        transform: Any = ImageCms.buildTransform(source, target, image.mode, "RGB")
-        converted: Image.Image = transform.apply(image)
+        return ImageCms.buildTransform(source, target, mode, "RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
-    return converted
 
 
 def _is_srgb(profile: bytes | None) -> bool:

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search import images
-from siamese_search.catalog import Catalog, sync_folder
+from siamese_search.catalog import Catalog
+from siamese_search.database import sync_folder
 from siamese_search.encoder import Encoder
 from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.pipeline import BATCH, embed_batches, parallel_map, thread_pool

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from siamese_search.catalog import Catalog, State, sync_folder
+from siamese_search.catalog import Catalog, State
+from siamese_search.database import sync_folder
 from siamese_search.errors import GalleryError, StorageError
 from siamese_search.index import SearchIndex, sha256, write_index
 from siamese_search.records import Snapshot

@@ -27,7 +27,9 @@ FLOORS = {
     "scoring": 2,
     "images": 1,
     "colour": 1,
+    "containers": 1,
     "catalog": 1,
+    "database": 1,
     "schema": 1,
     "index": 1,
     "errors": 0,
@@ -35,13 +37,13 @@ FLOORS = {
 }
 # The only modules that may import a library, whatever its use.
 OWNERS = {
-    "sqlite3": {"catalog", "schema"},
+    "sqlite3": {"catalog", "database", "schema"},
     "sqlite_utils": {"schema"},
     "faiss": {"index"},
     "openvino": {"runtimes"},
     "torch": {"runtimes", "network"},
     "timm": {"network"},
-    "PIL": {"images", "colour", "demonstration"},
+    "PIL": {"images", "colour", "containers", "demonstration"},
     "typer": {"cli"},
 }
 

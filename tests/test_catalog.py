@@ -173,7 +173,7 @@ def test_other_files_and_newer_formats_are_refused(tmp_path: Path, path: Path) -
 def test_waiting_for_another_writer_ends_with_a_clear_error(
     path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siamese_search.catalog.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("siamese_search.database.BUSY_SECONDS", 0.05)
     impatient = Catalog(path)
     with catalog.writing(), pytest.raises(StorageError, match="another process"):
         impatient.add([new("cat", "a")], vectors(1), 1)
