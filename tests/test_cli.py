@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from conftest import picture
@@ -222,3 +225,33 @@ def test_every_command_has_help() -> None:
         assert command.help
         for parameter in command.params:
             assert getattr(parameter, "help", None), (command.name, parameter.name)
+
+
+def test_ctrl_c_keeps_what_is_committed_and_says_so(shell: Shell) -> None:
+    random = np.random.default_rng(0)
+    (shell.folder / "many" / "a").mkdir(parents=True)
+    for number in range(12_000):
+        pixels = random.integers(0, 256, 16 * 16 * 3, np.uint8).tobytes()
+        path = shell.folder / "many" / "a" / f"{number}.ppm"
+        path.write_bytes(b"P6 16 16 255 " + pixels)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "siamese_search", "add", "many", "--encoder", shell.encoder],
+        cwd=shell.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    database = shell.folder / "indexes" / "default" / "gallery.db"
+    for _ in range(3000):
+        time.sleep(0.01)
+        if database.exists() and database.stat().st_size > 1_000_000:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert "Traceback" not in errors
+    kept = int(errors.split("interrupted: the ")[1].split()[0])
+    assert 0 < kept < 12_000
+    assert shell.json("info")[0]["items"] == kept
+    assert shell.json("check")[0]["ok"]
+    (report,) = shell.json("add", "many")
+    assert (report["skipped"], report["added"]) == (kept, 12_000 - kept)
