@@ -166,8 +166,20 @@ class Snapshots:
         # Another process may be about to commit these, so only what has been left behind.
         copies = {self._folder / copy for _, copy, _ in self._catalog.copies()}
         for path in (*self._folder.glob(".gallery.db.*"), *self._folder.glob("images/*/*")):
-            if path not in copies and _age(path) > STALE_SECONDS:
+            if path not in copies and self._is_left_behind(path):
                 _delete(path)
+
+    def _is_left_behind(self, path: Path) -> bool:
+        """Whether a file that nothing names is from a process that is gone."""
+        try:
+            status = path.stat()
+            # A second link to the database, from a kill while it was made, never grows old.
+            return (
+                status.st_ino == self._catalog.path.stat().st_ino
+                or time.time() - status.st_mtime > STALE_SECONDS
+            )
+        except OSError:
+            return False
 
     def differences(self) -> Iterator[str]:
         """Where the snapshot's content disagrees with the database, one line each."""
@@ -198,13 +210,6 @@ class Snapshots:
             unseen = np.setdiff1d(unseen, items)
         for item in unseen:
             yield f"{path}: item {item} is not in the database"
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _delete(path: Path) -> None:
