@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -129,9 +130,9 @@ class Catalog(Database):
 
     def _store(self, generation: int, rows: Iterable[tuple[int, bytes]]) -> None:
         self._db.executemany(
-            "INSERT OR REPLACE INTO embeddings (generation, item, vector)"
-            f" VALUES ({generation:d}, ?, ?)",
-            rows,
+            "INSERT OR REPLACE INTO embeddings (generation, item, vector, checksum)"
+            f" VALUES ({generation:d}, ?, ?, ?)",
+            [(number, vector, crc32(vector)) for number, vector in rows],
         )
 
     def relocate(self, sources: Mapping[int, str]) -> None:
@@ -265,22 +266,23 @@ class Catalog(Database):
         while True:
             with self._guard():
                 rows = self._db.execute(
-                    "SELECT item, vector FROM embeddings WHERE item > ? AND item <= ?"
+                    "SELECT item, vector, checksum FROM embeddings WHERE item > ? AND item <= ?"
                     " AND generation = ? ORDER BY item LIMIT ?",
                     (after, upto, generation.number, CHUNK),
                 ).fetchall()
             if not rows:
                 return
             size = 4 * generation.dimension
-            wrong = [number for number, vector in rows if len(vector) != size]
-            if wrong:
-                raise GalleryDamaged(
-                    f"{self.path}: the embedding of item {wrong[0]} has a wrong length: run check"
-                )
+            for number, vector, checksum in rows:
+                if len(vector) != size or crc32(vector) != checksum:
+                    raise GalleryDamaged(
+                        f"{self.path}: the embedding of item {number} is damaged:"
+                        f" `siasearch remove --item {number}` and enrol it again"
+                    )
             after = rows[-1][0]
-            vectors = np.frombuffer(b"".join(vector for _, vector in rows), "<f4")
+            vectors = np.frombuffer(b"".join(vector for _, vector, _ in rows), "<f4")
             yield (
-                np.array([number for number, _ in rows], np.int64),
+                np.array([number for number, _, _ in rows], np.int64),
                 vectors.reshape(len(rows), generation.dimension).astype(np.float32, copy=False),
             )
 
@@ -393,11 +395,28 @@ class Catalog(Database):
                 ).fetchone()
                 if count != stored:
                     yield f"{self.path}: {count} {table}, but {stored} are counted in settings"
-            for item, size, dimension in self._db.execute(
-                "SELECT item, length(vector), dimension FROM embeddings"
-                " JOIN generations ON generations.id = generation"
-                " WHERE length(vector) <> 4 * dimension"
-            ):
-                yield f"{self.path}: item {item} has {size} bytes for {dimension} dimensions"
+            yield from self._unreadable_rows()
         except sqlite3.DatabaseError as error:
             yield f"{self.path}: {error}"
+
+    def _unreadable_rows(self) -> Iterator[str]:
+        """Rows whose content is damaged where SQLite itself does not notice."""
+        rows = self._db.execute(
+            "SELECT item, vector, checksum, dimension FROM embeddings"
+            " JOIN generations ON generations.id = generation"
+        )
+        for item, vector, checksum, dimension in rows:
+            if len(vector) != 4 * dimension or crc32(vector) != checksum:
+                yield f"{self.path}: the embedding of item {item} is damaged"
+        for table, columns in (
+            ("identities", "name"),
+            ("items", "source, copy, added"),
+            ("metadata", "key, value"),
+        ):
+            number = "item" if table == "metadata" else "id"
+            casts = ", ".join(f"CAST({column} AS BLOB)" for column in columns.split(", "))
+            for row, *texts in self._db.execute(f"SELECT {number}, {casts} FROM {table}"):
+                try:
+                    [text.decode() for text in texts if text is not None]
+                except UnicodeDecodeError:
+                    yield f"{self.path}: row {row} of {table} holds damaged text"

@@ -149,13 +149,14 @@ def _mapped(path: Path) -> Iterator[None]:
     """Turn what SQLite and the file system say into our errors."""
     try:
         yield
+    except UnicodeDecodeError as error:  # damage inside a name that SQLite's message quotes
+        raise _damaged(path, error) from error
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise GalleryDamaged(
-                f"{path} is damaged ({error}): restore it from a backup, or save what can be read"
-                " with `sqlite3 gallery.db .recover`; nothing was overwritten"
-            ) from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith(
+            ("Could not decode", "unsupported file format", "malformed database schema")
+        ):
+            raise _damaged(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StorageError(f"{path} is held by another process: try again") from error
         if code == sqlite3.SQLITE_FULL:
@@ -167,3 +168,10 @@ def _mapped(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageError(f"{error.filename or path}: {error.strerror}") from error
+
+
+def _damaged(path: Path, error: Exception) -> GalleryDamaged:
+    return GalleryDamaged(
+        f"{path} is damaged ({error}): restore it from a backup, or save what can be read"
+        " with `sqlite3 gallery.db .recover`; nothing was overwritten"
+    )

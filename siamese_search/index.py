@@ -64,8 +64,11 @@ class SearchIndex:
         self._removed = np.empty(0, np.int64)
 
     @classmethod
-    def read(cls, path: Path) -> SearchIndex:
-        """Open an index file, whose checksum the caller has verified."""
+    def read(cls, path: Path, dimension: int) -> SearchIndex:
+        """Open an index file, whose checksum the caller has verified.
+
+        Raises GalleryError for any other kind of index.
+        """
         try:
             owner = faiss.read_index(str(path))
             mapped: Any = faiss.downcast_index(owner)
@@ -73,7 +76,13 @@ class SearchIndex:
             items = faiss.vector_to_array(mapped.id_map)
         except (RuntimeError, AttributeError) as error:
             raise GalleryError(f"{path} is no index of this format") from error
-        index = cls(flat.d)
+        if (
+            not isinstance(flat, faiss.IndexFlatIP)
+            or flat.d != dimension
+            or len(items) != flat.ntotal
+        ):
+            raise GalleryError(f"{path} is no index of this format")
+        index = cls(dimension)
         index.base = Segment(items, flat, owner=owner)
         return index
 

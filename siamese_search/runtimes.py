@@ -141,7 +141,7 @@ class TorchRuntime:
         network = EmbeddingNetwork(record.architecture)
         weights = safetensors.torch.load(verified_bytes(folder, record, "weights.safetensors"))
         network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        self._network = network.eval().to(device, memory_format=torch.channels_last)
+        self._network = network.eval().to(device).to(memory_format=torch.channels_last)
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         torch = self._torch

@@ -43,6 +43,7 @@ def v001_first_format(db: Database) -> None:
             generation INTEGER NOT NULL REFERENCES generations(id) ON DELETE CASCADE,
             item INTEGER NOT NULL REFERENCES items(id) ON DELETE CASCADE,
             vector BLOB NOT NULL,
+            checksum INTEGER NOT NULL,
             UNIQUE (item, generation))""",
         "CREATE TABLE removals (id INTEGER PRIMARY KEY AUTOINCREMENT, item INTEGER NOT NULL)",
         """CREATE TABLE snapshots (

@@ -81,7 +81,8 @@ class Snapshots:
             fault = self.fault(snapshot)
             if fault is None:
                 try:
-                    index = SearchIndex.read(self._folder / snapshot.file)
+                    path = self._folder / snapshot.file
+                    index = SearchIndex.read(path, state.generation.dimension)
                     return index, snapshot.last_item, snapshot.last_removal
                 except GalleryError as error:  # replaced by another process just now
                     fault = str(error)
@@ -193,7 +194,7 @@ class Snapshots:
             return
         path = self._folder / snapshot.file
         try:
-            base = SearchIndex.read(path).base
+            base = SearchIndex.read(path, state.generation.dimension).base
         except GalleryError as error:
             yield str(error)
             return

@@ -184,14 +184,15 @@ def test_waiting_for_another_writer_ends_with_a_clear_error(
 def test_faults_are_named(path: Path, catalog: Catalog) -> None:
     catalog.add([new("cat", "a")], vectors(1), 1)
     vandal = sqlite3.connect(path)
-    vandal.execute("UPDATE embeddings SET vector = x'00'")
+    vandal.execute("UPDATE embeddings SET vector = zeroblob(24)")
     vandal.execute("UPDATE settings SET value = 7 WHERE key = 'items'")
-    vandal.execute("UPDATE items SET identity = 55")
+    vandal.execute("UPDATE items SET identity = 55, added = CAST(x'ff' AS TEXT)")
     vandal.commit()
     vandal.close()
     faults = "\n".join(catalog.faults())
-    assert "item 1 has 1 bytes for 6 dimensions" in faults
+    assert "the embedding of item 1 is damaged" in faults
     assert "1 items, but 7 are counted" in faults
     assert "points to nothing in identities" in faults
-    with pytest.raises(GalleryDamaged, match="item 1"):
+    assert "row 1 of items holds damaged text" in faults
+    with pytest.raises(GalleryDamaged, match="remove --item 1"):
         list(catalog.embeddings(catalog.state().generation))

@@ -52,7 +52,7 @@ def test_answers_are_those_of_brute_force_however_items_are_spread(
     vectors = unit(random, 300)
     vectors[250:] = vectors[10]  # 51 equal scores, more than any spare candidates
     write_index(tmp_path / "base", 24, [(items[:in_base], vectors[:in_base])])
-    index = SearchIndex.read(tmp_path / "base")
+    index = SearchIndex.read(tmp_path / "base", 24)
     for start in range(in_base, 300, 40):
         index.add(items[start : start + 40], vectors[start : start + 40])
     kept = np.ones(300, bool)
@@ -82,7 +82,7 @@ def test_scores_do_not_depend_on_the_segment_to_the_last_bit(tmp_path: Path) -> 
     items, vectors, queries = np.arange(1, 201), unit(random, 200), unit(random, 30)
     write_index(tmp_path / "all", 24, [(items, vectors)])
     write_index(tmp_path / "half", 24, [(items[:100], vectors[:100])])
-    whole, split = SearchIndex.read(tmp_path / "all"), SearchIndex.read(tmp_path / "half")
+    whole, split = SearchIndex.read(tmp_path / "all", 24), SearchIndex.read(tmp_path / "half", 24)
     split.add(items[100:], vectors[100:])
     assert answers(whole, queries, 10) == answers(split, queries, 10)
 
@@ -96,7 +96,7 @@ def test_an_empty_index_answers_with_padding() -> None:
 def test_pending_counts_what_a_new_file_would_fold_in(tmp_path: Path) -> None:
     vectors = unit(np.random.default_rng(0), 4)
     write_index(tmp_path / "base", 24, [(np.array([1, 2]), vectors[:2])])
-    index = SearchIndex.read(tmp_path / "base")
+    index = SearchIndex.read(tmp_path / "base", 24)
     index.add(np.array([3, 4]), vectors[2:])
     index.remove(np.array([1]))
     assert (len(index), index.pending) == (3, 3)
@@ -112,7 +112,12 @@ def test_write_returns_the_checksum_and_leaves_no_temporary_file(tmp_path: Path)
 
 
 def test_a_faiss_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    other = faiss.IndexFlatL2(8)
-    faiss.write_index(other, str(tmp_path / "other"))
-    with pytest.raises(GalleryError, match="no index of this format"):
-        SearchIndex.read(tmp_path / "other")
+    for other in (
+        faiss.IndexFlatL2(24),
+        faiss.IndexFlatIP(24),
+        faiss.IndexIDMap(faiss.IndexFlatL2(24)),
+        faiss.IndexIDMap(faiss.IndexFlatIP(8)),
+    ):
+        faiss.write_index(other, str(tmp_path / "other"))
+        with pytest.raises(GalleryError, match="no index of this format"):
+            SearchIndex.read(tmp_path / "other", 24)

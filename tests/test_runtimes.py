@@ -1,0 +1,74 @@
+"""OpenVINO and torch give the same embeddings. torch is optional: without it this file skips."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import picture
+
+from siamese_search import Encoder
+from siamese_search.errors import RuntimeUnavailable
+from siamese_search.runtimes import TorchRuntime, open_runtime
+
+
+@pytest.fixture(scope="module")
+def general() -> Encoder:
+    return Encoder.open("general", "cpu")
+
+
+@pytest.fixture(scope="module")
+def on_torch(general: Encoder) -> TorchRuntime:
+    pytest.importorskip("torch")
+    pytest.importorskip("timm")
+    return TorchRuntime(general.folder, general.record, "cpu")
+
+
+def test_torch_and_openvino_agree(general: Encoder, on_torch: TorchRuntime) -> None:
+    how = general.record.preprocessing
+    smooth = [picture(seed).resize((how.width, how.height)) for seed in range(12)]
+    pixels = np.stack([np.asarray(image) for image in smooth])
+    here, there = general.runtime.embed(pixels), on_torch.embed(pixels)
+    assert here.shape == there.shape == (12, general.dimension)
+    assert (here * there).sum(axis=1).min() >= 0.999
+    assert np.linalg.norm(there, axis=1) == pytest.approx(np.ones(12), abs=1e-4)
+
+
+@pytest.mark.parametrize("value", [0, 127, 255])
+def test_a_blank_picture_has_an_embedding(
+    general: Encoder, on_torch: TorchRuntime, value: int
+) -> None:
+    how = general.record.preprocessing
+    blank = np.full((1, how.height, how.width, 3), value, np.uint8)
+    for embedding in (general.runtime.embed(blank), on_torch.embed(blank)):
+        assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-3)
+
+
+def test_half_precision_on_a_gpu_stays_close(general: Encoder, on_torch: TorchRuntime) -> None:
+    """bfloat16 on the CPU stands in for a GPU's half precision, which is finer."""
+    torch = pytest.importorskip("torch")
+    how = general.record.preprocessing
+    image = np.array(picture(3).resize((how.width, how.height)))[None]
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        half = on_torch._network(torch.from_numpy(image)).numpy()
+    assert float((half * on_torch.embed(image)).sum()) >= 0.99
+
+
+def test_a_gpu_that_is_not_there_is_a_clear_error(general: Encoder) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(RuntimeUnavailable, match="sees no device 'cuda'"):
+        open_runtime(general.folder, general.record, "cuda")
+
+
+def test_an_answer_on_the_cpu_imports_no_torch() -> None:
+    code = (
+        "import sys; from PIL import Image; from siamese_search import Encoder;"
+        "Encoder.open('general', 'cpu').embed([Image.new('RGB', (99, 50))]);"
+        "print('torch' in sys.modules)"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert output.strip() == "False"
