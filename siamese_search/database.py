@@ -154,7 +154,8 @@ def _mapped(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith(
-            ("Could not decode", "unsupported file format", "malformed database schema")
+            # What SQLite says of damaged schema and text, without a code of its own.
+            ("Could not decode", "unsupported file", "malformed", "no such column", "no such table")
         ):
             raise _damaged(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
