@@ -136,7 +136,7 @@ class Encoder:
         Decodes in threads beside the runtime; memory is bounded whatever the number of images.
         """
         with pipeline.thread_pool() as pool:
-            pixels = pipeline.parallel_map(pool, self._load, images, ahead=2 * pipeline.BATCH)
+            pixels = pipeline.parallel_map(pool, self._load, images, ahead=4 * pipeline.BATCH)
             for batch in pipeline.embed_batches(pixels, self.runtime):
                 yield from batch
 

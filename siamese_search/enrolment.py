@@ -213,7 +213,7 @@ class Enrolment:
                 decoders,
                 self._decode,
                 self._new(read),
-                ahead=2 * BATCH,
+                ahead=4 * BATCH,
                 cost=lambda task: len(task.data),
             )
             for batch in embed_batches(decoded, self._encoder.runtime):

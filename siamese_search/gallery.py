@@ -286,7 +286,7 @@ class Gallery:
         available = len(index) if allowed is None else len(allowed)
         k = min(k, self._catalog.totals()[0])
         ranked: list[tuple[Match, ...]] = [()] * len(queries)
-        wanted, pending = 4 * k, list(range(len(queries)))
+        wanted, pending = max(4 * k, 64), list(range(len(queries)))
         while pending and available:
             found, scores = index.search(queries[pending], wanted, allowed)
             owners = self._catalog.owners(np.unique(found[found >= 0]).tolist())

@@ -174,10 +174,12 @@ def _merge(
     query: FloatArray, parts: list[tuple[IntArray, FloatArray, float]], k: int
 ) -> tuple[IntArray, FloatArray, bool]:
     """The k best of several parts, and whether nothing left behind could be among them."""
-    items = np.concatenate([part[0] for part in parts])
-    vectors = np.concatenate([part[1] for part in parts])
-    exact = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
-    scores = exact.astype(np.float32)
+    items = np.concatenate([items for items, _, _ in parts])
+    exact = [
+        np.einsum("ij,j->i", vectors.astype(np.float64), query.astype(np.float64))
+        for _, vectors, _ in parts
+    ]
+    scores = np.concatenate(exact).astype(np.float32)
     order = np.lexsort((items, -scores))[:k]
     rest = max(part[2] for part in parts)
     settled = rest == -np.inf or (len(order) == k and float(scores[order[-1]]) > rest)

@@ -6,7 +6,6 @@ Each stage pulls from the one before and keeps a few tasks in flight, so the con
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.errors import ImageError
-from siamese_search.runtimes import Runtime
+from siamese_search.runtimes import Runtime, cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,13 +25,13 @@ R = TypeVar("R")
 FloatArray = npt.NDArray[np.float32]
 PixelArray = npt.NDArray[np.uint8]
 
-BATCH = 32
+BATCH = 16
 
 
 @contextmanager
 def thread_pool(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
     """A pool with a thread a core. Leaving it drops what has not begun, as on Ctrl-C."""
-    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(workers or cores())
     try:
         yield pool
     finally:
@@ -84,9 +83,9 @@ def embed_batches(
             (key, image if isinstance(image, ImageError) else next(vectors)) for key, image in pairs
         ]
 
-    # One batch is encoded while the next is gathered.
-    with thread_pool(1) as pool:
-        yield from parallel_map(pool, embed, batches(pixels, batch), ahead=2)
+    # While these are encoded, the next is gathered.
+    with thread_pool(runtime.parallel) as pool:
+        yield from parallel_map(pool, embed, batches(pixels, batch), ahead=runtime.parallel + 1)
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -19,7 +19,7 @@ from siamese_search.errors import ImageError
 from siamese_search.pipeline import BATCH, embed_batches, parallel_map, thread_pool
 from siamese_search.records import Generation, Item, Progress, RebuildReport, Rejection
 
-COMMIT_ITEMS = 8 * BATCH
+COMMIT_ITEMS = 16 * BATCH
 
 
 def reembed(
@@ -83,7 +83,7 @@ def _embed(
             return item, error
 
     with thread_pool() as pool:
-        decoded = parallel_map(pool, load, lacking(), ahead=2 * BATCH, cost=lambda item: item.size)
+        decoded = parallel_map(pool, load, lacking(), ahead=4 * BATCH, cost=lambda item: item.size)
         for batch in embed_batches(decoded, encoder.runtime):
             yield from batch
 

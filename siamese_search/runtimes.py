@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from siamese_search.encoder import EncoderRecord
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+STREAMS = 4
 
 
 class Runtime(Protocol):
     """Runs batches; safe to call from several threads."""
 
     device: str
+    parallel: int  # how many batches at a time keep it busy
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 (n, height, width, channels) to float32 (n, dimension), unit length."""
@@ -50,6 +52,13 @@ def open_runtime(folder: Path, record: EncoderRecord, device: str | None = None)
     if device == "cpu":
         return OpenVINORuntime(folder, record)
     return TorchRuntime(folder, record, device)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def seen_accelerator() -> str | None:
@@ -95,12 +104,16 @@ class OpenVINORuntime:
         content = verified_bytes(folder, record, "encoder.onnx")
         core = openvino.Core()
         fast = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        # Streams do not wait for each other: a batch over all cores ends with the slowest, which
+        # is the one that decoding has taken meanwhile. Each holds activations, so only a few.
+        self.parallel = min(cores(), STREAMS)
         try:
             self._compiled = core.compile_model(
                 core.read_model(content),
                 "CPU",
                 {
-                    "PERFORMANCE_HINT": "LATENCY",
+                    "NUM_STREAMS": self.parallel,
+                    "INFERENCE_NUM_THREADS": cores(),
                     "INFERENCE_PRECISION_HINT": "bf16" if fast else "f32",
                 },
             )
@@ -121,6 +134,8 @@ class OpenVINORuntime:
 
 class TorchRuntime:
     """The weights in the embedding network, in half precision on a GPU."""
+
+    parallel = 1
 
     def __init__(self, folder: Path, record: EncoderRecord, device: str) -> None:
         try:
