@@ -101,7 +101,7 @@ VIEWS: dict[str, View] = {
     "darker": lambda image, box: ImageEnhance.Brightness(seen(image, box)).enhance(0.45),
     "less contrast": lambda image, box: ImageEnhance.Contrast(seen(image, box)).enhance(0.4),
     "out of focus": lambda image, box: seen(image, box).filter(
-        ImageFilter.GaussianBlur(box[2] / 25)
+        ImageFilter.GaussianBlur(box[2] / 40)
     ),
     "72 px, poor JPEG": _saved_small,
     "grey": lambda image, box: seen(image, box).convert("L"),

@@ -69,6 +69,7 @@ def test_enrol_query_edit_check_from_start_to_end(
         {"identity", "score", "item", "path"}
     ] * 2
     assert answer["matches"][0]["path"] == str(folder / "Greek" / "beta" / "0.png")
+    assert shell.json("query", "probe.png")[0]["image"] == "probe.png"
     (answer,) = shell.json("query", probe, "--threshold", "0.99999")
     assert answer["identity"] is None
     assert "Greek/beta" in shell("query", probe).stdout

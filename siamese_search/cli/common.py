@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,12 @@ def open_gallery(folder: Path, encoder: str | None = None, device: str | None = 
     if not Gallery.exists(folder):
         return Gallery.open(folder)  # raises, also where an encoder is named
     return Gallery.open(folder, encoder, device)
+
+
+def near(path: str) -> str:
+    """A path for people: relative where it lies below the current folder."""
+    here = os.path.join(os.getcwd(), "")
+    return path.removeprefix(here)
 
 
 def print_json(value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from siamese_search.cli.common import (
     JsonOption,
     ThresholdOption,
     name_rejections,
+    near,
     open_gallery,
     print_json,
 )
@@ -47,11 +49,12 @@ def query(
 
     conditions = dict(_condition(text) for text in where) if where else None
     rejected: list[Rejection] = []
+    given = {os.path.abspath(image): image for image in images}  # answers name them as asked
 
     def readable() -> Iterator[str]:
         for found in enrolment.not_empty(enrolment.find(images), images):
             if isinstance(found, ImageFile):
-                yield found.path
+                yield given.get(found.path, found.path)
             else:
                 rejected.append(found)
 
@@ -78,13 +81,15 @@ def _condition(text: str) -> tuple[str, str]:
 
 def _described(image: str, answer: Identification) -> str:
     if answer.score is None:
-        return f"{image}: unknown (nothing to compare it with)"
+        return f"{near(image)}: unknown (nothing to compare it with)"
     name = answer.identity or "unknown"
-    lines = [f"{image}: {name} (score {answer.score:.3f}, confidence {answer.confidence:.0%})"]
+    lines = [
+        f"{near(image)}: {name} (score {answer.score:.3f}, confidence {answer.confidence:.0%})"
+    ]
     width = max(len(match.identity) for match in answer.matches)
     for rank, match in enumerate(answer.matches, start=1):
         below = "" if match.score >= answer.threshold else "  below threshold"
-        place = match.path or f"item {match.item}"
+        place = near(match.path) if match.path else f"item {match.item}"
         lines.append(f"  {rank:>2}  {match.score:6.3f}  {match.identity:<{width}}  {place}{below}")
     return "\n".join(lines)
 

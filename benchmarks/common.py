@@ -1,0 +1,208 @@
+"""Shared by the measurement scripts: data, interleaved repetitions, tables, results."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+# What the figures depend on; those that are not installed are left out.
+PACKAGES = ("siasearch", "faiss-cpu", "numpy", "openvino", "pillow", "timm", "torch", "torchvision")
+
+
+class Photo(NamedTuple):
+    """A picture of a protocol, with its labels."""
+
+    path: str
+    fine: str
+    coarse: str = ""
+
+
+def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
+    """Arguments that every script takes."""
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("--encoder", default="general", help="a shipped name or a folder")
+    result.add_argument("--repeats", type=int, default=repeats, help=f"default {repeats}")
+    return result
+
+
+# Data
+
+
+def data_folder() -> Path:
+    """The folder of the data sets; ends the script where it is absent."""
+    folder = Path(os.environ.get("SIASEARCH_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "grocery").is_dir():
+        sys.exit(f"no data sets in {folder}: set SIASEARCH_DATA to the folder that has grocery/")
+    return folder
+
+
+def grocery_split(split: str) -> list[Photo]:
+    """``train``, ``val`` or ``test`` of the Grocery Store Dataset, as its list says."""
+    folder = data_folder() / "grocery"
+    with open(folder / f"{split}.txt", encoding="utf-8") as file:
+        rows = [[field.strip() for field in line.split(",")] for line in file if line.strip()]
+    return [Photo(str(folder / path), fine, coarse) for path, fine, coarse in rows]
+
+
+def grocery_iconic() -> list[Photo]:
+    """The catalogue picture of each of the 81 fine classes."""
+    folder = data_folder() / "grocery"
+    with open(folder / "classes.csv", newline="", encoding="utf-8") as file:
+        return [
+            Photo(str(folder / path.lstrip("/")), fine, coarse)
+            for _, fine, _, coarse, path, _ in list(csv.reader(file))[1:]
+        ]
+
+
+def cub_classes() -> list[list[Photo]]:
+    """The photos of each bird, birds in name order."""
+    folders = sorted((data_folder() / "cub-2010" / "images").iterdir())
+    return [
+        [Photo(str(path), folder.name) for path in sorted(folder.glob("*.jpg"))]
+        for folder in folders
+    ]
+
+
+# Measuring
+
+
+def seconds(task: Callable[[], object]) -> float:
+    """How long a call takes."""
+    begun = time.perf_counter()
+    task()
+    return time.perf_counter() - begun
+
+
+def interleaved(
+    tasks: Mapping[str, Callable[[], float]], repeats: int, warmups: int = 0
+) -> dict[str, list[float]]:
+    """Each task's measurements, the tasks taking turns, so that a busy spell hits all of them."""
+    for _ in range(warmups):
+        for task in tasks.values():
+            task()
+    raw: dict[str, list[float]] = {name: [] for name in tasks}
+    for repetition in range(repeats):
+        for name, task in tasks.items():
+            raw[name].append(task())
+            print(f"  {repetition + 1}/{repeats} {name}: {raw[name][-1]:.4g}", file=sys.stderr)
+    return raw
+
+
+def medians(raw: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The median of each series."""
+    return {name: statistics.median(series) for name, series in raw.items()}
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the ratios within each repetition."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def run(*arguments: str, done: tuple[int, ...] = (0,)) -> tuple[float, str]:
+    """Run a Python process: its seconds and standard output. Ends the script if it fails."""
+    begun = time.perf_counter()
+    process = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    took = time.perf_counter() - begun
+    if process.returncode not in done:
+        sys.exit(f"python {' '.join(arguments[:4])} ... failed:\n{process.stderr}")
+    return took, process.stdout
+
+
+def siasearch(*arguments: str) -> tuple[float, str]:
+    """Run the command as a process of its own."""
+    return run("-m", "siamese_search", *arguments)
+
+
+# Reporting
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table, columns aligned."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    print(f"\n{title}")
+    for number, row in enumerate(cells):
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+        if number == 0:
+            print("  " + "  ".join("-" * width for width in widths))
+
+
+class Bars:
+    """Figures that have a bar to reach."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def at_least(self, what: str, value: float, bar: float, unit: str = "") -> None:
+        self._add(what, value, bar, unit, "≥", value >= bar)
+
+    def at_most(self, what: str, value: float, bar: float, unit: str = "") -> None:
+        self._add(what, value, bar, unit, "≤", value <= bar)
+
+    def _add(self, what: str, value: float, bar: float, unit: str, side: str, met: bool) -> None:
+        limit = f"{side} {bar:g}{unit}"
+        self.rows.append(
+            {"what": what, "value": value, "unit": unit, "bar": limit, "met": bool(met)}
+        )
+
+    def show(self) -> None:
+        if not self.rows:
+            return
+        rows = []
+        for row in self.rows:
+            value = f"{row['value']:.3g}{row['unit']}"
+            rows.append((row["what"], value, row["bar"], "yes" if row["met"] else "NO"))
+        table("Bars", ("what", "measured", "bar", "met"), rows)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on; no host name, no date."""
+    model = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip() if lines else model
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+
+
+def write_results(name: str, encoder: str, results: Mapping[str, Any]) -> None:
+    """Write ``results/NAME.json``: the raw figures, and what they were measured on."""
+    from siamese_search import Encoder
+
+    opened = Encoder.open(encoder)
+    facts = {
+        "encoder": {"name": opened.name, "fingerprint": opened.fingerprint},
+        "machine": machine(),
+        **results,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(f"\nwrote {path.relative_to(ROOT)}", file=sys.stderr)
