@@ -32,6 +32,7 @@ class State:
 
     generation: Generation
     snapshot: Snapshot | None
+    epoch: int  # changes where embeddings of earlier items do, which numbers alone do not tell
     last_item: int
     last_removal: int
 
@@ -67,6 +68,7 @@ class Catalog(Database):
             return State(
                 Generation(*active),
                 snapshot and Snapshot(*snapshot),
+                self._setting("epoch"),
                 self._sequence("items"),
                 self._sequence("removals"),
             )
@@ -77,8 +79,7 @@ class Catalog(Database):
     def totals(self) -> tuple[int, int]:
         """How many identities and items there are."""
         with self._guard():
-            sql = "SELECT value FROM settings WHERE key = ?"
-            return self._value(sql, ("identities",)), self._value(sql, ("items",))
+            return self._setting("identities"), self._setting("items")
 
     # Enrolment and edits
 
@@ -99,7 +100,7 @@ class Catalog(Database):
         vectors = np.ascontiguousarray(embeddings, "<f4")
         numbers: list[int | None] = []
         with self.writing():
-            if self._value("SELECT value FROM settings WHERE key = 'generation'") != generation:
+            if self._setting("generation") != generation:
                 raise GalleryMismatch(
                     f"{self.path.parent} was rebuilt under another encoder meanwhile: add again"
                 )
@@ -305,9 +306,7 @@ class Catalog(Database):
             self._db.execute(
                 f"INSERT OR REPLACE INTO snapshots VALUES ({marks})", astuple(snapshot)
             )
-            if self._value("SELECT value FROM settings WHERE key = 'generation'") == (
-                snapshot.generation
-            ):
+            if self._setting("generation") == snapshot.generation:
                 self._db.execute("DELETE FROM removals WHERE id <= ?", (snapshot.last_removal,))
         return current and str(current[0])
 
@@ -341,6 +340,15 @@ class Catalog(Database):
             )
             return [number for (number,) in rows]
 
+    def count_unembedded(self, generation: Generation) -> int:
+        """How many items have no embedding in a generation."""
+        with self._guard():
+            return self._value(
+                "SELECT count(*) FROM items WHERE NOT EXISTS (SELECT 1 FROM embeddings"
+                " WHERE item = items.id AND generation = ?)",
+                (generation.number,),
+            )
+
     def store(self, generation: Generation, numbers: Sequence[int], embeddings: FloatArray) -> None:
         """Store embeddings (n, dimension) of items, without those removed meanwhile."""
         vectors = np.ascontiguousarray(embeddings, "<f4")
@@ -352,11 +360,12 @@ class Catalog(Database):
             )
             # An index file of this generation would not know of them.
             self._db.execute("DELETE FROM snapshots WHERE generation = ?", (generation.number,))
+            self._new_epoch()
 
     def switch(self, generation: Generation, without: Iterable[int] = ()) -> bool:
         """Make a generation the active one, if all items but ``without`` are embedded in it.
 
-        Embeddings of other generations go, except those of items that the new one lacks.
+        ``prune`` then drops what it replaces.
         """
         with self.writing():
             if set(self.unembedded(generation, limit=2**62)) - set(without):
@@ -364,19 +373,44 @@ class Catalog(Database):
             self._db.execute(
                 "UPDATE settings SET value = ? WHERE key = 'generation'", (generation.number,)
             )
+            self._new_epoch()
             self._db.execute("DELETE FROM snapshots")
             self._db.execute("DELETE FROM removals")
-            self._db.execute(
-                "DELETE FROM embeddings WHERE generation <> ? AND item IN"
-                " (SELECT item FROM embeddings WHERE generation = ?)",
-                (generation.number, generation.number),
-            )
+            self._db.execute("UPDATE settings SET value = 1 WHERE key = 'prune'")
+        return True
+
+    def prune(self) -> None:
+        """Drop the embeddings that a switch has replaced; those of items it lacks stay.
+
+        In small transactions, since a reader waits for each. A kill half-way loses nothing; the
+        next call goes on.
+        """
+        if not self._setting("prune"):
+            return
+        active = self.state().generation.number
+        deleted = -1
+        while deleted:
+            with self.writing():
+                deleted = self._db.execute(
+                    "DELETE FROM embeddings WHERE rowid IN (SELECT old.rowid FROM embeddings old"
+                    " JOIN embeddings new ON new.item = old.item AND new.generation = ?"
+                    " WHERE old.generation <> ? LIMIT ?)",
+                    (active, active, CHUNK),
+                ).rowcount
+        with self.writing():
             self._db.execute(
                 "DELETE FROM generations WHERE id <> ? AND NOT EXISTS"
                 " (SELECT 1 FROM embeddings WHERE generation = generations.id)",
-                (generation.number,),
+                (active,),
             )
-        return True
+            self._db.execute("UPDATE settings SET value = 0 WHERE key = 'prune'")
+
+    def _setting(self, key: str) -> int:
+        with self._guard():
+            return self._value("SELECT value FROM settings WHERE key = ?", (key,))
+
+    def _new_epoch(self) -> None:
+        self._db.execute("UPDATE settings SET value = value + 1 WHERE key = 'epoch'")
 
     # Check
 

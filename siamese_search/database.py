@@ -7,10 +7,11 @@ A rollback journal with full syncing, never WAL: WAL carries a corruption race i
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from siamese_search.errors import GalleryDamaged, GalleryFormatError, StorageError
@@ -19,6 +20,7 @@ FORMAT = 1
 APPLICATION_ID = 0x53494153  # "SIAS": `file gallery.db` tells whose it is
 PAGE_BYTES = 16384  # a 512-d float32 vector is 2 KiB; a 4 KiB page would hold just one
 BUSY_SECONDS = 60.0
+LOCK_NAME = ".maintenance.lock"  # held while a gallery is made, compacted or rebuilt
 
 
 class Database:
@@ -31,22 +33,37 @@ class Database:
         with _mapped(path):
             self._db = _connect(path, "rw" if self.writable else "ro")
             try:
-                self._check_format()
+                self._check_owner()
                 if self.writable:
                     _make_durable(self._db)
+                self._check_format()
             except BaseException:
                 self._db.close()
                 raise
 
-    def _check_format(self) -> None:
+    def _check_owner(self) -> None:
         identifier = self._value("PRAGMA application_id")
         if identifier != APPLICATION_ID:
             raise GalleryDamaged(f"{self.path} is not a gallery's database")
+
+    def _check_format(self) -> None:
         version = self._value("PRAGMA user_version")
         if version > FORMAT:
             raise GalleryFormatError(
                 f"{self.path} has format {version}, this siasearch reads up to {FORMAT}: upgrade it"
             )
+        if version < FORMAT:
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        """Bring an older format to this one, in one transaction."""
+        from siamese_search.schema import migrate
+
+        if not self.writable:
+            raise GalleryFormatError(f"{self.path} has an older format: open it once writable")
+        with self.writing():
+            migrate(self._db)
+            self._db.execute(f"PRAGMA user_version = {FORMAT}")
 
     def close(self) -> None:
         self._db.close()
@@ -96,27 +113,31 @@ class Database:
 
 def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     """Make a database of the newest format; whole or not at all. Keeps one that is there."""
+    from filelock import FileLock
+
     from siamese_search.schema import migrate
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with _mapped(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        db = _connect(temporary, "rwc")
         try:
-            _make_durable(db)
-            db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-            migrate(db)
-            fill(db)
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {FORMAT}")
+            db = _connect(temporary, "rwc")
+            try:
+                _make_durable(db)
+                db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+                migrate(db)
+                fill(db)
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {FORMAT}")
+            finally:
+                db.close()
+            with FileLock(path.with_name(LOCK_NAME)):
+                if not path.exists():
+                    os.replace(temporary, path)
+            sync_folder(path.parent)
         finally:
-            db.close()
-        with suppress(FileExistsError):
-            os.link(temporary, path)  # unlike rename, never replaces a gallery just made
-        for leftover in (temporary, Path(f"{temporary}-journal")):
-            leftover.unlink(missing_ok=True)
-        sync_folder(path.parent)
+            for leftover in (temporary, Path(f"{temporary}-journal")):
+                leftover.unlink(missing_ok=True)
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

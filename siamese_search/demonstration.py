@@ -121,7 +121,7 @@ def write_pictures(folder: Path) -> tuple[Path, Path]:
 
 def _save(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    picture.save(path, compress_level=1)  # PNG: quickly rather than small
 
 
 def demonstrate(gallery: Gallery, pictures: Path) -> Outcome:

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search import images, pipeline
-from siamese_search.errors import EncoderError, ImageError
-from siamese_search.records import Preprocessing, Verification
+from siamese_search.errors import EncoderError, ImageError, UsageError
+from siamese_search.records import RENDERING, Preprocessing, Verification
 from siamese_search.runtimes import Runtime, open_runtime
 
 SHIPPED = Path(__file__).parent / "encoders"
@@ -114,7 +114,9 @@ class Encoder:
     def confidence(self, score: float) -> float:
         """The calibrated probability that a match of this cosine is right."""
         slope, offset = self.record.calibration["slope"], self.record.calibration["offset"]
-        return 1.0 / (1.0 + math.exp(-(slope * score + offset)))
+        return 0.5 + 0.5 * math.tanh(
+            (slope * score + offset) / 2
+        )  # the logistic, never overflowing
 
     def embed(self, images: Iterable[Any]) -> FloatArray:
         """Embed paths, PIL images or uint8 (H, W, 3) arrays.
@@ -134,10 +136,13 @@ class Encoder:
         """Stream (image, float32 (dimension,)) in the order given, or the error of that image.
 
         Decodes in threads beside the runtime; memory is bounded whatever the number of images.
+        Raises UsageError for one image in place of several.
         """
         with pipeline.thread_pool() as pool:
-            pixels = pipeline.parallel_map(pool, self._load, images, ahead=4 * pipeline.BATCH)
-            for batch in pipeline.embed_batches(pixels, self.runtime):
+            pixels = pipeline.parallel_map(
+                pool, self._load, several(images), ahead=4 * pipeline.BATCH
+            )
+            for batch in pipeline.embed_batches(pixels, lambda: self.runtime):
                 yield from batch
 
     def _load(self, image: Any) -> tuple[Any, PixelArray | ImageError]:
@@ -160,6 +165,14 @@ class Encoder:
         return images.decode(data, self.record.preprocessing)
 
 
+def several(images: Iterable[Any]) -> Iterable[Any]:
+    """The same; UsageError for one image, whose characters or rows would pass for images."""
+    one = isinstance(images, (str, bytes, os.PathLike)) or getattr(images, "ndim", 4) < 4
+    if one or not isinstance(images, Iterable):
+        raise UsageError("give a list of images, also where it is only one")
+    return images
+
+
 def shipped() -> list[str]:
     """The names of the encoders that come with the package."""
     return sorted(path.parent.name for path in SHIPPED.glob("*/encoder.json"))
@@ -171,9 +184,11 @@ def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
     if text in shipped():
         return SHIPPED / text
     folder = Path(text).absolute()
-    if (folder / "encoder.json").is_file():
+    if os.path.isfile(folder / "encoder.json"):
         return folder
-    what = "has no encoder.json" if folder.is_dir() else "is neither a folder nor a shipped name"
+    what = (
+        "has no encoder.json" if os.path.isdir(folder) else "is neither a folder nor a shipped name"
+    )
     raise EncoderError(
         f"unknown encoder: {text!r} {what}; shipped encoders: {', '.join(shipped()) or 'none'}"
     )
@@ -189,7 +204,9 @@ def read_record(folder: Path) -> EncoderRecord:
         fingerprint = fields.pop("fingerprint")
         fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
         record = EncoderRecord(**fields)
-        {"slope", "offset"} <= record.calibration.keys() or fields["calibration: slope, offset"]
+        if record.preprocessing.rendering > RENDERING:
+            raise EncoderError(f"{path} needs a newer siasearch: upgrade to use it")
+        float(record.calibration["slope"]), float(record.calibration["offset"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EncoderError(f"{path} is damaged ({error!r}): get the encoder again") from error
     if record.fingerprint != fingerprint:
@@ -235,6 +252,7 @@ def write_encoder(
     files["encoder.json"] = (json.dumps(description, indent=2) + "\n").encode()
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
+    (target / "encoder.json").unlink(missing_ok=True)
     for file, content in files.items():
         temporary = target / f"{file}.tmp"
         temporary.write_bytes(content)

@@ -187,8 +187,10 @@ class Enrolment:
         generation: int,
         *,
         copies: Path | None = None,  # the gallery's folder, where they shall be kept
+        after_commit: Callable[[], None] = lambda: None,
         watch: Watcher = lambda progress: None,
     ) -> None:
+        self._after_commit = after_commit
         self._catalog = catalog
         self._encoder = encoder
         self._generation = generation
@@ -198,8 +200,8 @@ class Enrolment:
         self.added = 0
         self.skipped = 0
         self.rejected: list[Rejection] = []
-        # Seen in this run but not yet committed: identity by content.
-        self._underway: dict[str, str] = {}
+        # Content seen in this run but not yet settled: its identity, and later files with it.
+        self._underway: dict[str, tuple[str, list[ImageFile]]] = {}
         self._moved: dict[int, str] = {}
 
     def run(self, files: Files) -> None:
@@ -208,7 +210,13 @@ class Enrolment:
         vectors: list[FloatArray] = []
         committed = time.monotonic()
         with thread_pool(2) as readers, thread_pool() as decoders:
-            read = parallel_map(readers, self._read, self._regular(files), ahead=8)
+            read = parallel_map(
+                readers,
+                self._read,
+                self._regular(files),
+                ahead=8,
+                cost=lambda file: _size(file.path),
+            )
             decoded = parallel_map(
                 decoders,
                 self._decode,
@@ -216,11 +224,12 @@ class Enrolment:
                 ahead=4 * BATCH,
                 cost=lambda task: len(task.data),
             )
-            for batch in embed_batches(decoded, self._encoder.runtime):
+            for batch in embed_batches(decoded, lambda: self._encoder.runtime):
                 for item, result in batch:
                     if isinstance(result, ImageError):
-                        self._underway.pop(item.content, None)
                         self._reject(item.source or "", str(result))
+                        for twin in self._underway.pop(item.content)[1]:
+                            self._reject(twin.path, str(result))
                     else:
                         items.append(item)
                         vectors.append(result)
@@ -252,22 +261,26 @@ class Enrolment:
             if isinstance(task, Rejection):
                 self.rejected.append(task)
                 continue
-            path, identity = task.file.path, task.file.identity
+            if task.content in self._underway:
+                self._underway[task.content][1].append(task.file)
+                continue
             known = self._catalog.known([task.content]).get(task.content)
-            owner = known[1] if known else self._underway.get(task.content)
-            if owner is None:
-                self._underway[task.content] = identity
-                yield task
-            elif owner != identity:
-                self._reject(
-                    path,
-                    f"the same image is enrolled as {owner!r}: relabel or remove that one first",
-                )
-            else:
-                self.skipped += 1
-                if known and known[2] not in (None, path) and not os.path.exists(known[2]):
-                    self._moved[known[0]] = path
+            if known:
+                self._already(task.file, *known)
                 self._report()
+            else:
+                self._underway[task.content] = task.file.identity, []
+                yield task
+
+    def _already(self, file: ImageFile, number: int, identity: str, source: str | None) -> None:
+        """Account for a file whose content is enrolled."""
+        if identity != file.identity:
+            reason = f"the same image is enrolled as {identity!r}: relabel or remove that one first"
+            self._reject(file.path, reason)
+            return
+        self.skipped += 1
+        if source not in (None, file.path) and not os.path.exists(source):
+            self._moved[number] = file.path
 
     def _decode(self, task: _Read) -> tuple[NewItem, PixelArray | ImageError]:
         file = task.file
@@ -324,17 +337,28 @@ class Enrolment:
                 self._generation,
                 before_commit=lambda numbers: self._publish_copies(items, numbers),
             )
-            added = len(items) - numbers.count(None)
-            self.added += added
-            self.skipped += len(items) - added  # another process was faster
-            for item in items:
-                self._underway.pop(item.content, None)
+            for item, number in zip(items, numbers, strict=True):
+                identity, twins = self._underway.pop(item.content)
+                if number is None:  # another process was faster
+                    owner = self._catalog.known([item.content]).get(item.content)
+                    twins.insert(0, ImageFile(item.source or "", identity))
+                else:
+                    owner = number, identity, item.source
+                    self.added += 1
+                for twin in twins:
+                    if owner:
+                        self._already(twin, *owner)
+                    else:
+                        self._reject(
+                            twin.path, "it was removed while it was enrolled: add it again"
+                        )
             items.clear()
             vectors.clear()
         if self._moved:
             self._catalog.relocate(self._moved)
             self._moved.clear()
         self._report()
+        self._after_commit()
 
     def _reject(self, path: str, reason: str) -> None:
         self.rejected.append(Rejection(printable(path), reason))
@@ -342,3 +366,10 @@ class Enrolment:
     def _report(self) -> None:
         done = self.added + self.skipped + len(self.rejected)
         self._watch(Progress("enrol", done))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

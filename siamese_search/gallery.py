@@ -10,6 +10,7 @@ import difflib
 import itertools
 import logging
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,26 +20,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search import enrolment, scoring
+from siamese_search import enrolment
 from siamese_search.catalog import Catalog
-from siamese_search.encoder import Encoder
+from siamese_search.encoder import Encoder, several
 from siamese_search.errors import (
     EncoderError,
     GalleryMismatch,
     GalleryMissing,
     ImageError,
+    SiaSearchError,
     StorageError,
     UsageError,
 )
-from siamese_search.index import SearchIndex
+from siamese_search.identification import Identifier, require
 from siamese_search.rebuilding import reembed
 from siamese_search.records import (
     EnrollmentReport,
-    Generation,
     Identification,
     ImageFile,
     Item,
-    Match,
     RebuildReport,
     Verification,
 )
@@ -58,17 +58,27 @@ class Gallery:
     Threads may share it; every process opens its own.
     """
 
-    def __init__(self, folder: Path, catalog: Catalog, encoder: Encoder | None) -> None:
+    def __init__(
+        self, folder: Path, catalog: Catalog, encoder: Encoder | None, device: str | None = None
+    ) -> None:
         self.folder = folder
         self._catalog = catalog
         self._encoder = encoder
+        self._device = device
         self._snapshots = Snapshots(folder, catalog)
+        self._identifier = Identifier(catalog, self._snapshots)
         self._lock = threading.RLock()
 
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
-        """Whether there is a gallery in a folder."""
-        return (Path(folder) / DATABASE).is_file()
+        """Whether there is a gallery in a folder. Raises StorageError if that cannot be told."""
+        database = Path(folder) / DATABASE
+        try:
+            return stat.S_ISREG(database.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise StorageError(f"{database}: {error.strerror}") from error
 
     @classmethod
     def open(
@@ -94,26 +104,21 @@ class Gallery:
                     " with --gallery"
                 )
             Catalog.create(database, encoder.fingerprint, encoder.location, encoder.dimension)
-        gallery = cls(folder, Catalog(database), encoder)
-        gallery._device = device
+        gallery = cls(folder, Catalog(database), encoder, device)
         try:
             if encoder is not None:
-                gallery._require(encoder, gallery._catalog.state().generation)
+                gallery._adopt(encoder)
         except BaseException:
             gallery.close()
             raise
         return gallery
 
-    _device: str | None = None
-
-    def _require(self, encoder: Encoder, generation: Generation) -> None:
-        if encoder.fingerprint != generation.fingerprint:
-            raise GalleryMismatch(
-                f"{self.folder} was made by the encoder {generation.encoder!r}"
-                f" ({generation.fingerprint[:12]}), not by {encoder.name!r}"
-                f" ({encoder.fingerprint[:12]}): use that one, or run"
-                f" `siasearch rebuild --encoder {encoder.location}`"
-            )
+    def _adopt(self, encoder: Encoder) -> None:
+        """Make sure that an encoder is the gallery's, and remember where it lies now."""
+        generation = self._catalog.state().generation
+        require(encoder, generation, self.folder)
+        if encoder.location != generation.encoder and self._catalog.writable:
+            self._catalog.generation(encoder.fingerprint, encoder.location, encoder.dimension)
 
     @property
     def encoder(self) -> Encoder:
@@ -127,7 +132,7 @@ class Gallery:
                     raise EncoderError(
                         f"{error}; this gallery needs it: name its folder with --encoder"
                     ) from error
-                self._require(encoder, generation)
+                require(encoder, generation, self.folder)
                 self._encoder = encoder
             return self._encoder
 
@@ -180,10 +185,12 @@ class Gallery:
             self.encoder,
             self._catalog.state().generation.number,
             copies=self.folder if copy else None,
+            after_commit=lambda: self._compact_if_due(underway=True),
             watch=watch,
         )
-        run.run(files)
-        if run.added:
+        try:
+            run.run(files)
+        finally:
             self._compact_if_due()
         identities, items = self._catalog.totals()
         return EnrollmentReport(run.added, run.skipped, tuple(run.rejected), identities, items)
@@ -222,11 +229,13 @@ class Gallery:
         ``threshold`` overrides the encoder's; ``where`` searches only items whose metadata equal
         it. Raises ImageError, naming the file, at the first image that cannot be read.
         """
-        images = list(images)
+        images = list(several(images))
         while True:
             encoder = self.encoder
             with suppress(GalleryMismatch):  # another process has switched encoders just now
-                return self._identify(encoder, encoder.embed(images), k, threshold, where)
+                return self._identifier.identify(
+                    encoder, encoder.embed(images), k, threshold, where
+                )
 
     def identify_each(
         self,
@@ -242,7 +251,10 @@ class Gallery:
                 yield image, result
                 continue
             try:
-                yield image, self._identify(encoder, result[None], k, threshold, where)[0]
+                yield (
+                    image,
+                    self._identifier.identify(encoder, result[None], k, threshold, where)[0],
+                )
             except GalleryMismatch:
                 yield image, self.identify([image], k, threshold, where)[0]
 
@@ -254,50 +266,7 @@ class Gallery:
         where: Mapping[str, str] | None = None,
     ) -> list[Identification]:
         """Identify by embeddings, float32 (n, dimension) of unit length."""
-        return self._identify(self.encoder, embeddings, k, threshold, where)
-
-    def _identify(
-        self,
-        encoder: Encoder,
-        embeddings: FloatArray,
-        k: int,
-        threshold: float | None,
-        where: Mapping[str, str] | None,
-    ) -> list[Identification]:
-        """Identify by embeddings of ``encoder``; GalleryMismatch where it is not the active one."""
-        if k < 1:
-            raise UsageError(f"k is {k}: ask for at least one identity")
-        if threshold is None:
-            threshold = encoder.threshold
-        queries = enrolment.as_embeddings(embeddings, encoder.dimension)
-        with self._snapshots.searching() as index:
-            self._require(encoder, self._catalog.state().generation)
-            allowed = None if where is None else self._catalog.where(where)
-            ranked = self._rank(index, queries, k, allowed)
-        return [scoring.decide(matches, threshold, encoder.confidence) for matches in ranked]
-
-    def _rank(
-        self, index: SearchIndex, queries: FloatArray, k: int, allowed: IntArray | None
-    ) -> list[tuple[Match, ...]]:
-        """The k best identities of each query, or as many as there are.
-
-        Several items may be of one identity, so it widens the search until enough are found.
-        """
-        available = len(index) if allowed is None else len(allowed)
-        k = min(k, self._catalog.totals()[0])
-        ranked: list[tuple[Match, ...]] = [()] * len(queries)
-        wanted, pending = max(4 * k, 64), list(range(len(queries)))
-        while pending and available:
-            found, scores = index.search(queries[pending], wanted, allowed)
-            owners = self._catalog.owners(np.unique(found[found >= 0]).tolist())
-            for query, row, cosines in zip(pending, found.tolist(), scores.tolist(), strict=True):
-                scored = zip(row, cosines, strict=True)
-                ranked[query] = scoring.best_per_identity(scored, owners, k)
-            if wanted >= available:
-                break
-            pending = [query for query in pending if len(ranked[query]) < k]
-            wanted = min(8 * wanted, available)
-        return ranked
+        return self._identifier.identify(self.encoder, embeddings, k, threshold, where)
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """The k nearest items of embeddings, float32 (n, dimension).
@@ -305,7 +274,9 @@ class Gallery:
         Returns items int64 (n, k) and cosines float32 (n, k), best first; padded with -1 and
         -inf where the gallery has fewer.
         """
-        with self._snapshots.searching() as index:
+        if k < 1:
+            raise UsageError(f"k is {k}: ask for at least one item")
+        with self._snapshots.searching() as (index, _):
             return index.search(enrolment.as_embeddings(embeddings, index.dimension), k)
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
@@ -358,7 +329,8 @@ class Gallery:
         name = enrolment.normalised(identity)
         numbers = self._catalog.numbers(name)
         if not numbers:
-            names = [known for known, _ in self._catalog.identities()]
+            few = self._catalog.totals()[0] <= 10_000  # comparing with more takes too long
+            names = [known for known, _ in self._catalog.identities()] if few else []
             close = difflib.get_close_matches(name, names, n=3)
             hint = f"; close to it: {', '.join(close)}" if close else ""
             raise UsageError(f"no identity {name!r} in {self.folder}{hint}")
@@ -370,13 +342,13 @@ class Gallery:
         """Fold what has changed since the last index file into a new one."""
         self._snapshots.compact()
 
-    def _compact_if_due(self) -> None:
+    def _compact_if_due(self, underway: bool = False) -> None:
         """Compact where it pays. The change itself is committed, so failing here loses nothing."""
-        if self._snapshots.is_due():
+        if self._catalog.writable and self._snapshots.is_due(underway):
             try:
                 self._snapshots.compact(wait=False)
             except StorageError as error:
-                log.warning("the index file is left as it was: %s", error)
+                log.info("the index file is left as it was: %s", error)
 
     def rebuild(
         self,
@@ -409,14 +381,15 @@ class Gallery:
 
     def check(self) -> list[str]:
         """Compare files, database and index; every fault in a line, none where all is well."""
-        while True:
+        for _ in range(3):
             version = self._catalog.version()
             faults = list(self._catalog.faults())
             if not faults:
                 faults = [*self._snapshots.differences(), *self._stored_faults()]
             # What others change while it looks can seem a fault.
             if not faults or self._catalog.version() == version:
-                return faults
+                break
+        return faults
 
     def _stored_faults(self) -> Iterator[str]:
         state = self._catalog.state()
@@ -443,10 +416,18 @@ class Gallery:
             "encoder": state.generation.encoder,
             "fingerprint": state.generation.fingerprint,
             "dimension": state.generation.dimension,
+            "threshold": self._threshold(),
             "index": snapshot.file if snapshot else None,
             "indexed": snapshot.items if snapshot else 0,
             "bytes": _bytes_below(self.folder),
         }
+
+    def _threshold(self) -> float | None:
+        """The encoder's, None where the encoder cannot be found."""
+        try:
+            return self.encoder.threshold
+        except SiaSearchError:
+            return None
 
 
 def _bytes_below(folder: Path) -> int:

@@ -46,6 +46,7 @@ DRAFT_RESERVE: Final = 1.4
 _REDUCING_GAP: Final = 3.0
 _LARGE = threading.Lock()
 _CLUTTER: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_GALLERY: Final = "gallery.db"  # a folder below the root that has one is passed over, too
 _RESAMPLING: Final = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -71,7 +72,8 @@ def find_images(root: str) -> Iterator[ImageFile | Rejection]:
 
     An identity is the folder's path relative to ``root`` with ``/`` between its parts. A file
     directly in ``root``, or ``root`` itself if it is a file, is its own identity, named by its
-    stem. Hidden names and operating-system clutter are passed over. What can be no image (a
+    stem. Hidden names, operating-system clutter
+    and galleries are passed over. What can be no image (a
     pipe, a dangling link, a folder that cannot be listed, a link to a folder that contains it, a
     name that is not UTF-8) is a :class:`Rejection`; whether a regular file is an image shows when
     it is decoded. Paths are absolute; links in them are kept. Nothing is opened but folders.
@@ -112,7 +114,8 @@ def _walk(root: str, status: os.stat_result) -> Iterator[ImageFile | Rejection]:
                     yield Rejection(entry.path, reason)
                 else:
                     inner = f"{identity}/{entry.name}" if identity else entry.name
-                    stack.append((_list(entry.path), inner, place))
+                    if not os.path.lexists(os.path.join(entry.path, _GALLERY)):
+                        stack.append((_list(entry.path), inner, place))
 
 
 def _list(folder: str) -> Iterator[os.DirEntry[str] | Rejection]:

@@ -22,10 +22,12 @@ from siamese_search.errors import GalleryError, StorageError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 # Two float32 sums of the same products in another order differ by less than this.
 ROUNDING = 1e-5
 SPARE = 16
+BLOCK_VALUES = 1 << 22  # candidates of a block of queries held at a time
 
 
 @dataclass
@@ -54,6 +56,22 @@ class Segment:
         return positions
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What a segment offers for a block of queries: positions and float32 scores (q, m)."""
+
+    segment: Segment
+    positions: IntArray
+    approximate: FloatArray
+    complete: bool  # nothing else may be found there
+
+    def of(self, row: int) -> tuple[Segment, IntArray, FloatArray, float]:
+        """One query's, with what the rest of the segment scores at most."""
+        approximate = self.approximate[row]
+        rest = -np.inf if self.complete else float(approximate[-1]) + ROUNDING
+        return self.segment, self.positions[row], approximate, rest
+
+
 class SearchIndex:
     """Exact search over a base, a delta and removals. Not thread-safe while being changed."""
 
@@ -70,11 +88,13 @@ class SearchIndex:
         Raises GalleryError for any other kind of index.
         """
         try:
-            owner = faiss.read_index(str(path))
+            # By a reader of ours: FAISS opens no path that is not plain text everywhere.
+            with open(path, "rb") as file:
+                owner = faiss.read_index(faiss.PyCallbackIOReader(file.read, 1 << 20))
             mapped: Any = faiss.downcast_index(owner)
             flat: Any = faiss.downcast_index(mapped.index)
             items = faiss.vector_to_array(mapped.id_map)
-        except (RuntimeError, AttributeError) as error:
+        except (RuntimeError, AttributeError, MemoryError, OSError) as error:
             raise GalleryError(f"{path} is no index of this format") from error
         if (
             not isinstance(flat, faiss.IndexFlatIP)
@@ -90,9 +110,11 @@ class SearchIndex:
         return len(self.base.items) + len(self._delta.items) - len(self._removed)
 
     @property
-    def pending(self) -> int:
-        """How many changes the next index file would fold in."""
-        return len(self._delta.items) + len(self._removed)
+    def items(self) -> IntArray:
+        """The numbers of the items that can be found, ascending."""
+        return np.setdiff1d(
+            np.concatenate([segment.items for segment in self._segments]), self._removed
+        )
 
     def add(self, items: IntArray, vectors: FloatArray) -> None:
         """Append items, whose numbers are above all that are here, with vectors (n, dimension)."""
@@ -122,66 +144,71 @@ class SearchIndex:
         wanted, pending = k + SPARE, np.arange(len(queries))
         while len(pending):
             unsettled = []
-            found = [
-                self._candidates(segment, queries[pending], wanted, allowed)
-                for segment in self._segments
-            ]
-            for row, query in enumerate(pending):
-                best, exact, settled = _merge(queries[query], [part[row] for part in found], k)
-                items[query, : len(best)], scores[query, : len(best)] = best, exact
-                if not settled:
-                    unsettled.append(query)
+            rows = max(1, BLOCK_VALUES // wanted)
+            for block in np.split(pending, range(rows, len(pending), rows)):
+                found = [
+                    self._candidates(segment, queries[block], wanted, allowed)
+                    for segment in self._segments
+                ]
+                for row, query in enumerate(block):
+                    parts = [candidates.of(row) for candidates in found]
+                    best, exact, settled = _merge(queries[query], parts, k)
+                    items[query, : len(best)], scores[query, : len(best)] = best, exact
+                    if not settled:
+                        unsettled.append(query)
             wanted, pending = 4 * wanted, np.array(unsettled, np.int64)
         return items, scores
 
     def _candidates(
         self, segment: Segment, queries: FloatArray, wanted: int, allowed: IntArray | None
-    ) -> list[tuple[IntArray, FloatArray, float]]:
-        """A query's candidates in a segment: items, vectors, and what the rest scores at most."""
+    ) -> Candidates:
+        """The best ``wanted`` of a segment for each query, or all that may be found."""
         selected = self._selected(segment, allowed)
-        count = len(segment.items) if selected is None else len(selected)
-        if count == 0:
-            nothing = segment.items[:0], segment.vectors[:0], -np.inf
-            return [nothing] * len(queries)
+        count = len(segment.items) if selected is None else np.count_nonzero(selected)
         if count <= wanted:  # all of them: no search to run
-            positions = np.arange(count) if selected is None else selected
-            everything = segment.items[positions], segment.vectors[positions], -np.inf
-            return [everything] * len(queries)
+            positions = np.arange(count) if selected is None else np.flatnonzero(selected)
+            approximate = queries @ segment.vectors[positions].T
+            return Candidates(
+                segment, np.broadcast_to(positions, approximate.shape), approximate, complete=True
+            )
         parameters = None
         if selected is not None:
-            bits = np.zeros(len(segment.items), bool)
-            bits[selected] = True
-            packed = np.packbits(bits, bitorder="little")
+            packed = np.packbits(selected, bitorder="little")
             selector = faiss.IDSelectorBitmap(len(packed), faiss.swig_ptr(packed))
             parameters = faiss.SearchParameters(sel=selector)
-        scores, positions = segment.flat.search(queries, wanted, params=parameters)
-        return [
-            (segment.items[row], segment.vectors[row], float(lowest) + ROUNDING)
-            for row, lowest in zip(positions, scores[:, -1], strict=True)
-        ]
+        approximate, positions = segment.flat.search(queries, wanted, params=parameters)
+        return Candidates(segment, positions, approximate, complete=False)
 
-    def _selected(self, segment: Segment, allowed: IntArray | None) -> IntArray | None:
-        """The positions that may be found in a segment, None for all."""
+    def _selected(self, segment: Segment, allowed: IntArray | None) -> BoolArray | None:
+        """Which positions of a segment may be found, None for all."""
         removed = segment.positions(self._removed)
-        if allowed is not None:
-            return np.setdiff1d(segment.positions(allowed), removed)
-        if not len(removed):
+        if allowed is None and not len(removed):
             return None
-        return np.delete(np.arange(len(segment.items)), removed)
+        selected = np.full(len(segment.items), allowed is None)
+        if allowed is not None:
+            selected[segment.positions(allowed)] = True
+        selected[removed] = False
+        return selected
 
 
 def _merge(
-    query: FloatArray, parts: list[tuple[IntArray, FloatArray, float]], k: int
+    query: FloatArray, parts: list[tuple[Segment, IntArray, FloatArray, float]], k: int
 ) -> tuple[IntArray, FloatArray, bool]:
     """The k best of several parts, and whether nothing left behind could be among them."""
-    items = np.concatenate([items for items, _, _ in parts])
+    together = np.concatenate([approximate for _, _, approximate, _ in parts])
+    # Only what can be among the k best is worth scoring exactly.
+    reach = np.partition(together, -k)[-k] - 2 * ROUNDING if len(together) > k else -np.inf
+    near = [
+        (segment, positions[approximate >= reach]) for segment, positions, approximate, _ in parts
+    ]
+    items = np.concatenate([segment.items[positions] for segment, positions in near])
     exact = [
-        np.einsum("ij,j->i", vectors.astype(np.float64), query.astype(np.float64))
-        for _, vectors, _ in parts
+        np.einsum("ij,j->i", segment.vectors[positions].astype(np.float64), query.astype(float))
+        for segment, positions in near
     ]
     scores = np.concatenate(exact).astype(np.float32)
     order = np.lexsort((items, -scores))[:k]
-    rest = max(part[2] for part in parts)
+    rest = max(rest for _, _, _, rest in parts)
     settled = rest == -np.inf or (len(order) == k and float(scores[order[-1]]) > rest)
     return items[order], scores[order], settled
 

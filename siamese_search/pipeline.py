@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 import numpy as np
@@ -67,12 +67,20 @@ def parallel_map(
 
 
 def embed_batches(
-    pixels: Iterable[tuple[T, PixelArray | ImageError]], runtime: Runtime, batch: int = BATCH
+    pixels: Iterable[tuple[T, PixelArray | ImageError]],
+    open_runtime: Callable[[], Runtime],
+    batch: int = BATCH,
 ) -> Iterator[list[tuple[T, FloatArray | ImageError]]]:
     """Embed (key, uint8 (H, W, C)) pairs, in order and batch by batch.
 
     Yields (key, float32 (dimension,)) pairs; an error in place of pixels comes out as it went in.
+    The runtime is opened once there is something to embed.
     """
+    gathered = batches(pixels, batch)
+    first = next(gathered, None)
+    if first is None:
+        return
+    runtime = open_runtime()
 
     def embed(
         pairs: list[tuple[T, PixelArray | ImageError]],
@@ -85,7 +93,7 @@ def embed_batches(
 
     # While these are encoded, the next is gathered.
     with thread_pool(runtime.parallel) as pool:
-        yield from parallel_map(pool, embed, batches(pixels, batch), ahead=runtime.parallel + 1)
+        yield from parallel_map(pool, embed, chain([first], gathered), ahead=runtime.parallel + 1)
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -32,6 +32,7 @@ def reembed(
     # Again as long as others enrol meanwhile: the switch refuses while anything lacks.
     while True:
         total = catalog.totals()[1]
+        before = total - catalog.count_unembedded(target) - embedded
         numbers: list[int] = []
         vectors: list[npt.NDArray[np.float32]] = []
         for item, result in _embed(catalog, folder, target, encoder, set(missing)):
@@ -42,12 +43,14 @@ def reembed(
                 vectors.append(result)
             if len(numbers) == COMMIT_ITEMS:
                 embedded += _commit(catalog, target, numbers, vectors)
-                watch(Progress("embed", embedded + len(missing), total))
+                watch(Progress("embed", before + embedded + len(missing), total))
         embedded += _commit(catalog, target, numbers, vectors)
-        watch(Progress("embed", embedded + len(missing), total))
+        watch(Progress("embed", before + embedded + len(missing), total))
         still = {item.number for item in catalog.items(missing)}
         missing = {number: missing[number] for number in sorted(still)}
         switched = (not missing or skip_missing) and catalog.switch(target, without=missing)
+        if switched:
+            catalog.prune()
         if switched or (missing and not skip_missing):
             items = catalog.totals()[1]
             return RebuildReport(switched, embedded, tuple(missing.values()), items)
@@ -84,7 +87,7 @@ def _embed(
 
     with thread_pool() as pool:
         decoded = parallel_map(pool, load, lacking(), ahead=4 * BATCH, cost=lambda item: item.size)
-        for batch in embed_batches(decoded, encoder.runtime):
+        for batch in embed_batches(decoded, lambda: encoder.runtime):
             yield from batch
 
 

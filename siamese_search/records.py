@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
+RENDERING = 1
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -14,7 +16,9 @@ class Preprocessing:
     ``resize`` is ``crop`` (the largest centred box of the target's aspect, shrunk by
     ``crop_fraction``, is scaled to the target), ``squash`` (the whole picture is scaled,
     whatever its aspect) or ``pad`` (the whole picture is scaled to fit, the rest is white).
-    ``crop_fraction`` 0.875 is "short side to 256, centre crop 224".
+    ``crop_fraction`` 0.875 is "short side to 256, centre crop 224". ``rendering`` is the version
+    of how files become pixels (reduced decoding, colours, transparency), which embeddings
+    depend on as well.
     """
 
     width: int
@@ -23,6 +27,7 @@ class Preprocessing:
     resize: Literal["crop", "squash", "pad"] = "crop"
     crop_fraction: float = 0.875
     interpolation: Literal["bilinear", "bicubic", "lanczos", "box"] = "bilinear"
+    rendering: int = RENDERING
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import os
 import platform
 import shutil
 import sys
-import threading
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -121,15 +121,18 @@ class OpenVINORuntime:
             raise EncoderError(
                 f"{folder / 'encoder.onnx'}: OpenVINO refuses it: {error}"
             ) from error
-        self._requests = threading.local()
+        # An infer request serves one thread at a time.
+        self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        # An infer request serves one thread at a time.
-        request = getattr(self._requests, "request", None)
-        if request is None:
-            request = self._requests.request = self._compiled.create_infer_request()
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._compiled.create_infer_request()
         request.infer([pixels], share_inputs=True)
-        return np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        embeddings = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        self._idle.put(request)
+        return embeddings
 
 
 class TorchRuntime:

@@ -57,7 +57,7 @@ def v001_first_format(db: Database) -> None:
             last_item INTEGER NOT NULL,
             last_removal INTEGER NOT NULL)""",
         # Totals, so that no command has to count a million rows.
-        "INSERT INTO settings VALUES ('items', 0), ('identities', 0)",
+        "INSERT INTO settings VALUES ('items', 0), ('identities', 0), ('epoch', 0), ('prune', 0)",
         *(
             f"""CREATE TRIGGER {table}_{event} AFTER {event} ON {table} BEGIN
                 UPDATE settings SET value = value {step} WHERE key = '{table}'; END"""

@@ -7,6 +7,7 @@ Losing a snapshot costs time, never an answer. Knows nothing of SQL and FAISS th
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import threading
 import time
@@ -17,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from siamese_search.catalog import Catalog, State
-from siamese_search.database import sync_folder
+from siamese_search.database import LOCK_NAME, sync_folder
 from siamese_search.errors import GalleryError, StorageError
 from siamese_search.index import SearchIndex, sha256, write_index
-from siamese_search.records import Snapshot
+from siamese_search.records import Generation, Snapshot
 
 log = logging.getLogger("siasearch")
 
@@ -29,7 +30,13 @@ SMALL_BYTES = 64 << 20
 # Changes to fold in before compaction pays: an eighth of the base keeps its cost per item constant.
 PENDING_AT_LEAST = 256
 PENDING_SHARE = 8
+PENDING_UNDERWAY = 4096
 STALE_SECONDS = 3600.0
+
+# The files that siasearch makes, with their temporary names; nothing else is ever deleted.
+INDEX_NAME = re.compile(r"\.?index-\d+-[0-9a-f]{12}\.faiss")
+DATABASE_NAME = re.compile(r"\.gallery\.db\.[0-9a-f]{8}(-journal)?")
+COPY_NAME = re.compile(r"[0-9a-f]{64}(\.[^.]*)?|\.[0-9a-f]{64}(\.[^.]*)?\.[0-9a-f]{8}")
 
 
 class Snapshots:
@@ -44,26 +51,27 @@ class Snapshots:
         self._lock = threading.RLock()
 
     @contextmanager
-    def searching(self) -> Iterator[SearchIndex]:
-        """The index as of now, inside one read transaction, so that look-ups agree with it."""
+    def searching(self) -> Iterator[tuple[SearchIndex, Generation]]:
+        """The index as of now and its generation, inside a read transaction for look-ups."""
         with self._lock:
             self._catch_up()  # the bulk outside the transaction, which would hold up writers
             with self._catalog.reading():
                 yield self._catch_up()
 
-    def _catch_up(self) -> SearchIndex:
+    def _catch_up(self) -> tuple[SearchIndex, Generation]:
         """Bring the loaded index to what the catalog says now."""
         version = self._catalog.version()
-        if self._index is not None and version == self._version:
-            return self._index
+        if self._index is not None and self._loaded is not None and version == self._version:
+            return self._index, self._loaded.generation
         state = self._catalog.state()
         loaded, index = self._loaded, self._index
         if (
             index is None
             or loaded is None
-            or state.snapshot is None  # only ever briefly, or while there is little to read
-            or (loaded.generation, loaded.snapshot) != (state.generation, state.snapshot)
+            or (loaded.generation, loaded.snapshot, loaded.epoch)
+            != (state.generation, state.snapshot, state.epoch)
         ):
+            self._index = index = None  # not two of them in memory
             index, item, removal = self._open(state)
         else:
             item, removal = loaded.last_item, loaded.last_removal
@@ -72,16 +80,16 @@ class Snapshots:
             index.add(items, vectors)
         index.remove(self._catalog.removed_after(removal))
         self._index, self._loaded, self._version = index, state, version
-        return index
+        return index, state.generation
 
     def _open(self, state: State) -> tuple[SearchIndex, int, int]:
         """The snapshot's index with the item and removal up to which it goes, or an empty one."""
         snapshot = state.snapshot
         if snapshot is not None:
+            path = self._folder / snapshot.file
             fault = self.fault(snapshot)
             if fault is None:
                 try:
-                    path = self._folder / snapshot.file
                     index = SearchIndex.read(path, state.generation.dimension)
                     return index, snapshot.last_item, snapshot.last_removal
                 except GalleryError as error:  # replaced by another process just now
@@ -108,21 +116,26 @@ class Snapshots:
             return f"{path} cannot be read: {error.strerror}"
         return None
 
-    def is_due(self) -> bool:
-        """Whether enough has changed since the last snapshot to write a new one."""
+    def is_due(self, underway: bool = False) -> bool:
+        """Whether enough has changed since the last snapshot to write a new one.
+
+        ``underway`` says that more is to come, so that only what has doubled is worth it.
+        """
         state = self._catalog.state()
-        if state.snapshot is None:
-            return state.last_item > 0
-        pending = state.last_item - state.snapshot.last_item
-        pending += state.last_removal - state.snapshot.last_removal
-        return pending > max(PENDING_AT_LEAST, state.snapshot.items // PENDING_SHARE)
+        snapshot = state.snapshot
+        pending = state.last_item - (snapshot.last_item if snapshot else 0)
+        pending += state.last_removal - (snapshot.last_removal if snapshot else 0)
+        items = snapshot.items if snapshot else 0
+        if underway:
+            return pending > max(PENDING_UNDERWAY, items)
+        return pending > (max(PENDING_AT_LEAST, items // PENDING_SHARE) if snapshot else 0)
 
     @contextmanager
     def maintenance(self, wait: bool) -> Iterator[None]:
         """One process compacts or rebuilds at a time. Raises StorageError where it is another."""
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self._folder / ".maintenance.lock", is_singleton=True)
+        lock = FileLock(self._folder / LOCK_NAME, is_singleton=True)
         try:
             with lock.acquire(timeout=-1 if wait else 0):
                 yield
@@ -134,6 +147,7 @@ class Snapshots:
     def compact(self, wait: bool = True) -> None:
         """Write a snapshot of all that is enrolled, switch to it, and drop what it replaces."""
         with self.maintenance(wait):
+            self._catalog.prune()
             state = self._catalog.state()
             generation = state.generation
             # A name of its own: the file that the database names is never written to.
@@ -156,29 +170,40 @@ class Snapshots:
                 )
             )
             self._sweep()
+            if wait:  # a command of its own, which may take its time
+                self._sweep_copies()
 
     def _sweep(self) -> None:
         """Delete what the database does not name: replaced files, half-written ones."""
         known = self._catalog.snapshot_files()
-        for pattern in ("index-*.faiss", ".index-*"):
-            for path in self._folder.glob(pattern):
-                if path.name not in known:
-                    _delete(path)
-        # Another process may be about to commit these, so only what has been left behind.
-        copies = {self._folder / copy for _, copy, _ in self._catalog.copies()}
-        for path in (*self._folder.glob(".gallery.db.*"), *self._folder.glob("images/*/*")):
-            if path not in copies and self._is_left_behind(path):
+        for path in self._folder.glob("*index-*.faiss"):
+            if INDEX_NAME.fullmatch(path.name) and path.name not in known:
+                _delete(path)
+        for path in self._folder.glob(".gallery.db.*"):
+            if DATABASE_NAME.fullmatch(path.name) and self._is_left_behind(path):
                 _delete(path)
 
-    def _is_left_behind(self, path: Path) -> bool:
+    def _sweep_copies(self) -> None:
+        """Delete copies of images that the database does not name, once they are old.
+
+        Another process may be about to commit young ones. The gallery may share its folder with
+        somebody's pictures, so only names that siasearch makes count.
+        """
+        old = [
+            path
+            for path in self._folder.glob("images/??/*")
+            if COPY_NAME.fullmatch(path.name) and self._is_left_behind(path)
+        ]
+        known = {copy for _, copy, _ in self._catalog.copies()} if old else set()
+        for path in old:
+            if path.relative_to(self._folder).as_posix() not in known:
+                _delete(path)
+
+    @staticmethod
+    def _is_left_behind(path: Path) -> bool:
         """Whether a file that nothing names is from a process that is gone."""
         try:
-            status = path.stat()
-            # A second link to the database, from a kill while it was made, never grows old.
-            return (
-                status.st_ino == self._catalog.path.stat().st_ino
-                or time.time() - status.st_mtime > STALE_SECONDS
-            )
+            return time.time() - path.stat().st_mtime > STALE_SECONDS
         except OSError:
             return False
 
@@ -198,18 +223,18 @@ class Snapshots:
         except GalleryError as error:
             yield str(error)
             return
-        removed = self._catalog.removed_after(snapshot.last_removal)
-        unseen = np.setdiff1d(base.items, removed)
+        seen = np.zeros(len(base.items), bool)
+        seen[base.positions(self._catalog.removed_after(snapshot.last_removal))] = True
         for items, vectors in self._catalog.embeddings(state.generation, upto=snapshot.last_item):
             positions = base.positions(items)
+            seen[positions] = True
             for item in np.setdiff1d(items, base.items[positions]):
                 yield f"{path}: item {item} is missing"
             present = np.isin(items, base.items[positions])
             differing = (base.vectors[positions] != vectors[present]).any(axis=1)
             for item in items[present][differing]:
                 yield f"{path}: item {item} has another embedding than the database"
-            unseen = np.setdiff1d(unseen, items)
-        for item in unseen:
+        for item in base.items[~seen]:
             yield f"{path}: item {item} is not in the database"
 
 

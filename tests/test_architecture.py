@@ -20,6 +20,7 @@ FLOORS = {
     "rebuilding": 3,
     "enrolment": 3,
     "snapshots": 3,
+    "identification": 3,
     "encoder": 2,
     "runtimes": 2,
     "network": 2,

@@ -137,21 +137,46 @@ def test_a_generation_is_switched_to_only_when_complete(catalog: Catalog) -> Non
         catalog.add([new("cat", "c")], vectors(1), 1)
 
 
-def test_what_the_new_generation_lacks_keeps_its_old_embedding(catalog: Catalog) -> None:
+def test_what_the_new_generation_lacks_keeps_its_old_embedding(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siamese_search.catalog.CHUNK", 1)
     catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), 1)
     old = catalog.state().generation
     target = catalog.generation("e" * 64, "other", DIMENSION)
     catalog.store(target, [1], vectors(3))
     assert catalog.switch(target, without=[2])
+    catalog.prune()
     ((items, embeddings),) = catalog.embeddings(old)
     assert (items.tolist(), embeddings.tolist()) == ([2], vectors(2).tolist())
+
+
+def test_an_unfinished_rebuild_is_not_pruned(catalog: Catalog) -> None:
+    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), 1)
+    target = catalog.generation("e" * 64, "other", DIMENSION)
+    catalog.store(target, [1], vectors(3))
+    catalog.prune()
+    assert catalog.unembedded(target) == [2]
+
+
+def test_an_older_format_is_upgraded_on_opening(path: Path) -> None:
+    older = sqlite3.connect(path)
+    older.execute("PRAGMA user_version = 0")
+    older.close()
+    catalog = Catalog(path)
+    assert catalog.totals() == (0, 0)
+    catalog.close()
+    now = sqlite3.connect(path)
+    assert now.execute("PRAGMA user_version").fetchone() == (1,)
+    now.close()
 
 
 def test_creating_twice_keeps_the_first(path: Path, catalog: Catalog) -> None:
     catalog.add([new("cat", "a")], vectors(1), 1)
     Catalog.create(path, "0" * 64, "other", 3)
     assert catalog.totals() == (1, 1)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["gallery.db", "gallery.db-journal"]
+    names = {p.name for p in path.parent.iterdir()}
+    assert names <= {"gallery.db", "gallery.db-journal", ".maintenance.lock"}
 
 
 def test_other_files_and_newer_formats_are_refused(tmp_path: Path, path: Path) -> None:

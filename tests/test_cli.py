@@ -256,3 +256,43 @@ def test_ctrl_c_keeps_what_is_committed_and_says_so(shell: Shell) -> None:
     assert shell.json("check")[0]["ok"]
     (report,) = shell.json("add", "many")
     assert (report["skipped"], report["added"]) == (kept, 12_000 - kept)
+
+
+def test_what_the_system_refuses_is_a_line(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"a": 1})
+    shell("add", folder, "--encoder", shell.encoder)
+    long = "x" * 300
+    assert "File name too long" in shell("info", "--gallery", long, code=2).stderr
+    assert "unknown encoder" in shell("add", folder, "--encoder", long, code=2).stderr
+    command = f"{sys.executable} -m siamese_search list"
+    for tail, code in ((" > /dev/full", 2), (" | true", 0)):
+        result = subprocess.run(
+            command + tail, shell=True, cwd=shell.folder, capture_output=True, text=True
+        )
+        assert result.returncode == code
+        assert "Traceback" not in result.stderr
+
+
+def test_a_piped_manifest_is_read_once(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"a": 2})
+    rows = "path,label\n" + "".join(f"{folder}/a/{n}.png,x\n" for n in range(2))
+    result = subprocess.run(
+        f"{sys.executable} -m siamese_search add --json --manifest /dev/stdin -e {shell.encoder}",
+        shell=True,
+        cwd=shell.folder,
+        input=rows,
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(result.stdout)["added"] == 2
+
+
+def test_a_moved_encoder_is_remembered(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"a": 1})
+    shutil.copytree(shell.encoder, shell.folder / "first")
+    shell("add", folder, "--encoder", "first")
+    shutil.move(shell.folder / "first", shell.folder / "second")
+    probe = str(folder / "a" / "0.png")
+    assert "--encoder" in shell("query", probe, code=2).stderr
+    assert shell.json("query", probe, "--encoder", "second")[0]["identity"] == "a"
+    assert shell.json("query", probe)[0]["identity"] == "a"

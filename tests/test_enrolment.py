@@ -68,6 +68,42 @@ def test_progress_counts_every_file_once(tmp_path: Path, pictures: Pictures, toy
     assert [p.done for p in seen] == sorted(p.done for p in seen)
 
 
+def test_what_others_enrol_meanwhile_is_skipped_or_reported(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures({"a": 2})
+    decode = Encoder.decode
+    done: list[bool] = []
+
+    def slow(self: Encoder, data: bytes) -> npt.NDArray[np.uint8]:
+        if not done:
+            done.append(True)
+            with Gallery.open(tmp_path / "gallery", toy) as other:
+                other.enroll([folder / "a" / "0.png"], label="a")
+                other.enroll([folder / "a" / "1.png"], label="b")
+        return decode(self, data)
+
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        monkeypatch.setattr(Encoder, "decode", slow)
+        report = gallery.enroll([folder])
+        assert (report.added, report.skipped) == (0, 1)
+        (rejection,) = report.rejected
+        assert "enrolled as 'b'" in rejection.reason
+
+
+def test_a_long_enrolment_writes_index_files_on_the_way(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("siamese_search.snapshots.PENDING_UNDERWAY", 50)
+    folder = pictures({"a": 300})
+    indexed: list[int] = []
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([folder], watch=lambda _: indexed.append(gallery.info()["indexed"]))
+        assert len(set(indexed)) >= 3
+        assert gallery.info()["indexed"] > 250
+
+
 def test_an_interruption_keeps_what_was_committed(
     tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,13 +164,32 @@ def test_leftovers_of_killed_runs_are_swept_once_they_are_old(
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll([pictures({"a": 1})], copy=True)
         (copy,) = (tmp_path / "gallery" / "images").rglob("*.png")
-        old, fresh = copy.with_name(".old.png.abcd"), copy.with_name(".fresh.png.abcd")
+        old = copy.with_name(f".{'0' * 64}.png.0123abcd")
+        fresh = copy.with_name(f".{'1' * 64}.png.0123abcd")
         for path in (old, fresh, copy):
             path.touch()
         for path in (old, copy):
             os.utime(path, (time.time() - 7200,) * 2)
         gallery.compact()
         assert (old.exists(), fresh.exists(), copy.exists()) == (False, True, True)
+
+
+def test_a_gallery_never_deletes_the_pictures_it_shares_its_folder_with(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    folder = pictures({"cats": 2, "ab": 2}, folder="images")
+    for name in ("index-old.faiss", "index.faiss", ".gallery.db.mine"):
+        (tmp_path / name).write_text("somebody's")
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    for path in files:
+        os.utime(path, (time.time() - 7200,) * 2)
+    with Gallery.open(tmp_path, toy) as gallery:
+        gallery.enroll([folder])
+        gallery.enroll([folder / "cats" / "0.png"], label="cats", copy=True)
+        gallery.compact()
+        gallery.remove("cats")
+        gallery.compact()
+    assert [path for path in files if not path.exists()] == []
 
 
 @pytest.mark.parametrize("count", [2, 0])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,41 @@ def test_bad_files_are_rejected_and_the_rest_enrolled(
         ]
 
 
+def test_every_one_of_several_equal_bad_files_is_named(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    folder = pictures({"a": 1, "b": 1})
+    for place in ("a/x.png", "a/y.png", "b/z.png"):
+        (folder / place).write_text("no picture")
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        report = gallery.enroll([folder])
+        assert (report.added, report.skipped) == (2, 0)
+        assert sorted(Path(r.path).name for r in report.rejected) == ["x.png", "y.png", "z.png"]
+        assert len({r.reason for r in report.rejected}) == 1
+
+
+def test_the_folder_around_a_gallery_can_be_enrolled_again_and_again(
+    pictures: Pictures, toy: Encoder
+) -> None:
+    folder = pictures({"a": 2})
+    with Gallery.open(folder / "indexes" / "default", toy) as gallery:
+        assert gallery.enroll([folder], copy=True).added == 2
+        again = gallery.enroll([folder], copy=True)
+        assert (again.added, again.skipped, again.rejected) == (0, 2, ())
+
+
+def test_one_image_in_place_of_several_is_refused(tmp_path: Path, toy: Encoder) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        for one in ("x.png", Path("x.png"), np.zeros((9, 9, 3), np.uint8), picture(1)):
+            with pytest.raises(UsageError, match="list of images"):
+                gallery.identify(one)  # type: ignore[arg-type]
+        for threshold in (float("nan"), 2.0):
+            with pytest.raises(UsageError, match="threshold"):
+                gallery.identify([picture(1)], threshold=threshold)
+        with pytest.raises(UsageError, match="k is 0"):
+            gallery.search(toy.embed([picture(1)]), 0)
+
+
 def test_nothing_to_enrol_is_an_error(tmp_path: Path, toy: Encoder) -> None:
     (tmp_path / "empty").mkdir()
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
@@ -144,6 +180,36 @@ def test_the_best_item_of_each_identity_counts_and_k_identities_are_found(
         assert [m.score for m in answer.matches] == sorted(
             (m.score for m in answer.matches), reverse=True
         )
+
+
+def test_identities_with_thousands_of_items_are_told_apart_in_little_memory(
+    tmp_path: Path, toy: Encoder
+) -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(3 * 4000, toy.dimension))
+    for axis in range(3):
+        vectors[axis * 4000 : (axis + 1) * 4000, axis] += 40  # far apart: one crowds the best
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    enrolled = vectors.astype(np.float32)
+    names = [f"id{axis}" for axis in range(3) for _ in range(4000)]
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll_embeddings(enrolled, names)
+        probes = enrolled[::400]
+        answers = gallery.identify_embeddings(probes, k=5)
+        exact = probes @ enrolled.T
+        for answer, row in zip(answers, exact, strict=True):
+            best = {f"id{axis}": row[axis * 4000 : (axis + 1) * 4000].max() for axis in range(3)}
+            assert {m.identity: m.score for m in answer.matches} == pytest.approx(best, abs=1e-6)
+            assert [m.score for m in answer.matches] == sorted(
+                (m.score for m in answer.matches), reverse=True
+            )
+        many = np.repeat(probes, 40, axis=0)
+        gallery.search(probes, 5)
+        tracemalloc.start()
+        gallery.search(many, 100)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 64e6
 
 
 def test_a_filter_finds_k_where_k_exist(tmp_path: Path, pictures: Pictures, toy: Encoder) -> None:

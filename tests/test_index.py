@@ -93,15 +93,6 @@ def test_an_empty_index_answers_with_padding() -> None:
     assert (scores == -np.inf).all()
 
 
-def test_pending_counts_what_a_new_file_would_fold_in(tmp_path: Path) -> None:
-    vectors = unit(np.random.default_rng(0), 4)
-    write_index(tmp_path / "base", 24, [(np.array([1, 2]), vectors[:2])])
-    index = SearchIndex.read(tmp_path / "base", 24)
-    index.add(np.array([3, 4]), vectors[2:])
-    index.remove(np.array([1]))
-    assert (len(index), index.pending) == (3, 3)
-
-
 def test_write_returns_the_checksum_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     vectors = unit(np.random.default_rng(0), 10)
     checksum, count = write_index(

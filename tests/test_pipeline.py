@@ -97,7 +97,9 @@ def test_batches_are_embedded_in_order_and_errors_pass_through() -> None:
         for number in range(70):
             yield number, error if number % 10 == 3 else np.full((2, 2, 3), number, np.uint8)
 
-    results = [pair for batch in embed_batches(pixels(), runtime, batch=32) for pair in batch]
+    results = [
+        pair for batch in embed_batches(pixels(), lambda: runtime, batch=32) for pair in batch
+    ]
     assert [key for key, _ in results] == list(range(70))
     for key, result in results:
         if key % 10 == 3:
@@ -110,10 +112,14 @@ def test_batches_are_embedded_in_order_and_errors_pass_through() -> None:
 
 def test_a_batch_of_errors_alone_needs_no_runtime() -> None:
     runtime = Mean()
-    assert len(next(embed_batches([(1, ImageError("cut"))], runtime))) == 1
+    assert len(next(embed_batches([(1, ImageError("cut"))], lambda: runtime))) == 1
     assert runtime.sizes == []
 
 
 def test_batches_of_nothing_are_none() -> None:
     assert list(batches([], 3)) == []
     assert list(batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_nothing_to_embed_opens_no_runtime() -> None:
+    assert list(embed_batches([], lambda: pytest.fail("opened"))) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -11,6 +10,8 @@ import typer
 from siamese_search import __version__
 from siamese_search.cli import demo, edit, enroll, identify, maintain
 from siamese_search.errors import SiaSearchError
+
+CTRL_C = 130  # what typer makes of a KeyboardInterrupt
 
 app = typer.Typer(
     name="siasearch",
@@ -49,11 +50,11 @@ def main() -> None:
     except SiaSearchError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(1)
-    except BrokenPipeError:
-        # The reader of our output has gone, as with `| head`; keep the interpreter from
-        # complaining about it once more while flushing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except OSError as error:
+        typer.echo(f"error: {error.filename or 'output'}: {error.strerror}", err=True)
+        sys.exit(2)
+    except SystemExit as stop:
+        if stop.code == CTRL_C:
+            typer.echo("interrupted", err=True)
+            sys.exit(1)
+        raise

@@ -44,6 +44,7 @@ ThresholdOption = Annotated[
         "--threshold", "-t", min=-1.0, max=1.0, help="The least cosine; default: the encoder's."
     ),
 ]
+DEFAULT_ENCODER = "general"
 DEFAULT_GALLERY = Path("indexes") / "default"
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from siamese_search.cli.common import DeviceOption, JsonOption, print_json
+from siamese_search.cli.common import DEFAULT_ENCODER, DeviceOption, JsonOption, print_json
 
 
 def demo(
@@ -26,9 +28,10 @@ def demo(
     from siamese_search.demonstration import Row, demonstrate
     from siamese_search.gallery import Gallery
 
-    pictures = gallery.with_name(f"{gallery.name}-pictures")
+    pictures = Path(f"{gallery}-pictures")
+    program = "siasearch" if shutil.which("siasearch") else sys.argv[0]
     start = time.perf_counter()
-    with Gallery.open(gallery, "general", device) as target:
+    with Gallery.open(gallery, DEFAULT_ENCODER, device) as target:
         outcome = demonstrate(target, pictures)
     seconds = time.perf_counter() - start
     if as_json:
@@ -53,8 +56,8 @@ def demo(
         f" {unknown:.0%} were called unknown.\n"
         f"{seconds:.1f} s in all. The gallery is in {gallery}; play with it:\n"
     )
-    typer.echo(f"  siasearch --help\n  siasearch list -g {gallery}")
-    typer.echo(f"  siasearch query -g {gallery} '{pictures}/probes/turned by 12°/chelsea.png'")
+    typer.echo(f"  {program} --help\n  {program} list -g {gallery}")
+    typer.echo(f"  {program} query -g {gallery} '{pictures}/probes/turned by 12°/chelsea.png'")
 
 
 def _counts(row: object) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from siamese_search.cli.common import (
+    DEFAULT_ENCODER,
     DEFAULT_GALLERY,
     DeviceOption,
     EncoderOption,
@@ -55,14 +56,16 @@ def add(
     if label is not None and manifest is not None:
         raise UsageError("--label and --manifest both name identities: use one")
 
+    # Read once: it may be a pipe.
+    listed = list(enrolment.read_manifest(str(manifest))) if manifest else []
+
     def found() -> enrolment.Files:
-        listed = enrolment.read_manifest(str(manifest)) if manifest else ()
         return chain(enrolment.find(paths or (), label), listed)
 
     files = enrolment.not_empty(found(), [*(paths or ()), *([str(manifest)] if manifest else ())])
     # An encoder is named only to make a gallery, or to insist on the one it has.
     if encoder is None and not Gallery.exists(gallery):
-        encoder = "general"
+        encoder = DEFAULT_ENCODER
     with Gallery.open(gallery, encoder, device) as target:
         before = len(target)
         try:

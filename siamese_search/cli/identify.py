@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from siamese_search.cli.common import (
+    DEFAULT_ENCODER,
     DEFAULT_GALLERY,
     DeviceOption,
     EncoderOption,
@@ -105,7 +106,7 @@ def verify(
 ) -> None:
     """Say whether two images show the same identity; exit code 1 where they differ.
 
-    Uses the gallery's encoder where there is a gallery, else the one named, else `general`.
+    Uses the encoder named, else that of the gallery where there is one, else `general`.
     """
     from siamese_search.encoder import Encoder
     from siamese_search.gallery import Gallery
@@ -114,7 +115,7 @@ def verify(
         with Gallery.open(gallery, device=device) as source:
             chosen = source.encoder
     else:
-        chosen = Encoder.open(encoder or "general", device)
+        chosen = Encoder.open(encoder or DEFAULT_ENCODER, device)
     answer = chosen.verify(a, b, threshold)
     if as_json:
         print_json(dataclasses.asdict(answer))
