@@ -136,12 +136,22 @@ class Catalog(Database):
             [(number, vector, crc32(vector)) for number, vector in rows],
         )
 
-    def relocate(self, sources: Mapping[int, str]) -> None:
-        """Note where items' images lie now."""
+    def annotate(
+        self, sources: Mapping[int, str], metadata: Mapping[int, Mapping[str, str]]
+    ) -> None:
+        """Note where items' images lie now, and metadata to add or replace, by item number."""
         with self.writing():
             self._db.executemany(
                 "UPDATE items SET source = ? WHERE id = ?",
                 [(source, number) for number, source in sources.items()],
+            )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO metadata SELECT id, ?, ? FROM items WHERE id = ?",
+                [
+                    (key, value, number)
+                    for number, pairs in metadata.items()
+                    for key, value in pairs.items()
+                ],
             )
 
     def remove(self, numbers: Sequence[int]) -> list[Item]:

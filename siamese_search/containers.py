@@ -133,7 +133,9 @@ def check_pixels(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise ImageError("the picture has no pixels")
     if cap is not None and width * height > cap:
-        raise ImageError(f"too many pixels: {width:,} x {height:,} is more than {cap:,}")
+        raise ImageError(
+            f"too many pixels: {width:,} x {height:,} is more than {cap:,}; scale it down"
+        )
 
 
 def cut_short() -> ImageError:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from siamese_search import images, pipeline
 from siamese_search.errors import EncoderError, ImageError, UsageError
 from siamese_search.records import RENDERING, Preprocessing, Verification
-from siamese_search.runtimes import Runtime, open_runtime
+from siamese_search.runtimes import Runtime, open_runtime, verified_bytes
 
 SHIPPED = Path(__file__).parent / "encoders"
 FORMAT = 1
@@ -110,6 +110,11 @@ class Encoder:
     def runtime(self) -> Runtime:
         """The runtime that runs the graph, opened at first use."""
         return open_runtime(self.folder, self.record, self._device)
+
+    def verify_files(self) -> None:
+        """Raise EncoderError where a file of the encoder is missing or damaged."""
+        for file in self.record.digests:
+            verified_bytes(self.folder, self.record, file)
 
     def confidence(self, score: float) -> float:
         """The calibrated probability that a match of this cosine is right."""

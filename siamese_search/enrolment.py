@@ -202,7 +202,9 @@ class Enrolment:
         self.rejected: list[Rejection] = []
         # Content seen in this run but not yet settled: its identity, and later files with it.
         self._underway: dict[str, tuple[str, list[ImageFile]]] = {}
+        # What to note of items that were enrolled before: where they lie now, new metadata.
         self._moved: dict[int, str] = {}
+        self._described: dict[int, dict[str, str]] = {}
 
     def run(self, files: Files) -> None:
         """Enrol files. An exception, also Ctrl-C, leaves what was committed before it."""
@@ -281,6 +283,10 @@ class Enrolment:
         self.skipped += 1
         if source not in (None, file.path) and not os.path.exists(source):
             self._moved[number] = file.path
+        if file.metadata:
+            (item,) = self._catalog.items([number]) or (None,)
+            if item and item.metadata | file.metadata != item.metadata:
+                self._described[number] = file.metadata
 
     def _decode(self, task: _Read) -> tuple[NewItem, PixelArray | ImageError]:
         file = task.file
@@ -354,9 +360,10 @@ class Enrolment:
                         )
             items.clear()
             vectors.clear()
-        if self._moved:
-            self._catalog.relocate(self._moved)
+        if self._moved or self._described:
+            self._catalog.annotate(self._moved, self._described)
             self._moved.clear()
+            self._described.clear()
         self._report()
         self._after_commit()
 

@@ -392,6 +392,10 @@ class Gallery:
         return faults
 
     def _stored_faults(self) -> Iterator[str]:
+        try:
+            self.encoder.verify_files()
+        except EncoderError as error:
+            yield str(error)
         state = self._catalog.state()
         for number in self._catalog.unembedded(state.generation, limit=2**62):
             yield f"item {number} has no embedding under the encoder {state.generation.encoder!r}"

@@ -176,6 +176,10 @@ def test_a_manifest_labels_and_its_columns_filter(shell: Shell, pictures: Pictur
     (answer,) = shell.json("query", folder / "a" / "1.png", "--where", "shop=north")
     assert [match["identity"] for match in answer["matches"]] == ["Golden Delicious"]
     assert shell.json("list", "Cox")[0]["metadata"] == {"shop": "south"}
+    text = "path,label,shop,year\na/1.png,Cox,west,1\n"
+    (folder / "more.csv").write_text(text, encoding="utf-8")
+    assert shell.json("add", "--manifest", folder / "more.csv")[0]["skipped"] == 1
+    assert shell.json("list", "Cox")[0]["metadata"] == {"shop": "west", "year": "1"}
 
 
 def test_the_gallery_is_chosen_by_option_or_environment(
@@ -296,3 +300,22 @@ def test_a_moved_encoder_is_remembered(shell: Shell, pictures: Pictures) -> None
     assert "--encoder" in shell("query", probe, code=2).stderr
     assert shell.json("query", probe, "--encoder", "second")[0]["identity"] == "a"
     assert shell.json("query", probe)[0]["identity"] == "a"
+
+
+def test_names_print_whatever_the_terminal_knows(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"Ωμέγα": 1})
+    shell("add", folder, "--encoder", shell.encoder)
+    command = [sys.executable, "-m", "siamese_search", "list"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for extra in ([], ["--json"]):
+        output = subprocess.check_output([*command, *extra], cwd=shell.folder, env=ascii_only)
+        assert b"\\u03a9" in output
+
+
+def test_check_names_a_damaged_encoder(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"a": 1})
+    shutil.copytree(shell.encoder, shell.folder / "mine")
+    shell("add", folder, "--encoder", "mine")
+    (shell.folder / "mine" / "encoder.onnx").write_bytes(b"damaged")
+    (report,) = shell.json("check", code=1)
+    assert "wrong checksum" in report["faults"][0]

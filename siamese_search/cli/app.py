@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -45,6 +46,9 @@ for module in (enroll, identify, edit, maintain, demo):
 
 def main() -> None:
     """Run the command line: every expected error is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # no name can fail to print
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except SiaSearchError as error:

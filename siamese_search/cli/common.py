@@ -65,7 +65,8 @@ def near(path: str) -> str:
 
 def print_json(value: Any) -> None:
     """One JSON value on a line."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    plain = sys.stdout.encoding.lower() not in ("utf-8", "utf8")
+    typer.echo(json.dumps(value, ensure_ascii=plain))
 
 
 def note(message: str) -> None:

@@ -1,0 +1,41 @@
+"""Galleries and encoders of every stored format open and answer as on the day they were stored.
+
+``golden/format-N.zip`` holds an encoder, ``toy/``, and a gallery, ``gallery/``: six pictures in
+turn of identities a and b, the last two with copies and not in the index file; then item 1
+removed and item 2 relabelled.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import picture
+
+from siamese_search import Encoder, Gallery
+
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("format-*.zip"))
+
+
+@pytest.mark.parametrize("stored", GOLDEN, ids=lambda path: path.stem)
+def test_a_stored_gallery_opens_and_answers(stored: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(stored) as archive:
+        archive.extractall(tmp_path)
+    with Gallery.open(tmp_path / "gallery", tmp_path / "toy", "cpu") as gallery:
+        assert gallery.check() == []
+        assert gallery.identities() == [("a", 2), ("b", 2), ("Ångström", 1)]
+        answers = gallery.identify([picture(seed) for seed in range(6)])
+        assert [answer.identity for answer in answers] == [None, "Ångström", "a", "b", "a", "b"]
+        assert [answer.matches[0].item for answer in answers[1:]] == [2, 3, 4, 5, 6]
+        (north,) = gallery.identify([picture(5)], where={"shop": "north"})
+        assert {match.item for match in north.matches} == {2, 3}
+        assert gallery.items("Ångström")[0].source == "/pictures/1.png"
+
+
+def test_the_fingerprint_of_a_stored_encoder_never_changes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(GOLDEN[0]) as archive:
+        archive.extractall(tmp_path)
+    assert Encoder.open(tmp_path / "toy").fingerprint == (
+        "e2a7371c565a4446b698321c8e13872c9e831f8ee5541dca89800d1eee01b7b5"
+    )
