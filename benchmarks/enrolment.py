@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -207,7 +208,9 @@ def measure(
         raw = interleaved(tasks, repeats)
     pairs = zip(raw["decode alone"], raw["encode alone"], strict=True)
     raw["limit"] = [1 / (1 / decode + 1 / encode) for decode, encode in pairs]
-    raw["better loop"] = max((raw[f"loop, {n} workers"] for n in LOOP_WORKERS), key=sorted)
+    raw["better loop"] = max(
+        (raw[f"loop, {n} workers"] for n in LOOP_WORKERS), key=statistics.median
+    )
     return raw
 
 

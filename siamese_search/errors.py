@@ -5,6 +5,7 @@
     ├── ImageError            one image cannot be used; says why
     ├── EncoderError          an encoder folder is missing, damaged or unknown
     │   └── RuntimeUnavailable    the device or library asked for is not there
+    ├── TrainingError         a training run cannot begin or go on
     └── GalleryError          a gallery cannot be used as it is
         ├── GalleryMissing        there is none
         ├── GalleryMismatch       it was made by another encoder
@@ -61,3 +62,7 @@ class GalleryDamaged(GalleryError):
 
 class StorageError(GalleryError):
     """The disk is full, a permission is missing, or another process holds the gallery."""
+
+
+class TrainingError(SiaSearchError):
+    """A training run cannot begin or go on."""

@@ -3,7 +3,7 @@
 Only the torch runtime and training import this, since torch takes seconds to import. An
 architecture is the JSON that ``encoder.json`` carries:
 
-    backbone     a timm model name
+    backbone     a timm model name, or siasearch_resnet (backbones.py)
     channels     1 or 3
     mean, std    a number per channel, on the 0 to 255 scale: (pixel - mean) / std
     pooling      a list of parts, each with
@@ -29,6 +29,8 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from siamese_search import backbones  # noqa: F401  registers ours with timm
 
 
 class EmbeddingNetwork(nn.Module):
@@ -66,10 +68,13 @@ class EmbeddingNetwork(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 (n, height, width, channels) to float32 (n, dimension), each row unit length."""
         # Moving the last axis this way leaves the memory as it is: channels_last.
-        images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        maps = self._feature_maps(images)
+        return self.embed(pixels.permute(0, 3, 1, 2).float())
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The same from float32 (n, channels, height, width), 0 to 255, as training has them."""
+        maps = self._feature_maps((images - self.mean) / self.std)
         # Half precision is for the backbone: squares and norms stay in float32.
-        with torch.autocast(pixels.device.type, enabled=False):
+        with torch.autocast(images.device.type, enabled=False):
             pooled = [
                 weight * functional.normalize(pool(maps[source].float()))
                 for pool, source, weight in zip(
@@ -146,7 +151,8 @@ def round_weights(network: nn.Module) -> None:
             continue
         scale = torch.ones(len(layer.weight))
         if isinstance(following, nn.BatchNorm2d) and following.num_features == len(scale):
-            scale = following.weight * torch.rsqrt(following.running_var + following.eps)
+            variance = cast(Tensor, following.running_var)
+            scale = following.weight * torch.rsqrt(variance + following.eps)
             scale[scale.abs() < 1e-6] = 1  # such a channel is nought in any case
         scale = scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
         layer.weight.copy_(((layer.weight * scale).bfloat16().float() / scale).half().float())

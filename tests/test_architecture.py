@@ -15,6 +15,7 @@ PACKAGE = Path(siamese_search.__file__).parent
 FLOORS = {
     "cli": 5,
     "__main__": 5,
+    "training": 4,
     "demonstration": 4,
     "gallery": 3,
     "rebuilding": 3,
@@ -24,6 +25,7 @@ FLOORS = {
     "encoder": 2,
     "runtimes": 2,
     "network": 2,
+    "backbones": 2,
     "pipeline": 2,
     "scoring": 2,
     "images": 1,
@@ -42,8 +44,8 @@ OWNERS = {
     "sqlite_utils": {"schema"},
     "faiss": {"index"},
     "openvino": {"runtimes"},
-    "torch": {"runtimes", "network"},
-    "timm": {"network"},
+    "torch": {"runtimes", "network", "backbones", "training"},
+    "timm": {"network", "backbones", "training"},
     "PIL": {"images", "colour", "containers", "demonstration"},
     "typer": {"cli"},
 }

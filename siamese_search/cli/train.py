@@ -1,0 +1,159 @@
+"""``train``: an encoder of one's own from folders of pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from siamese_search.cli.common import (
+    JsonOption,
+    name_rejections,
+    note,
+    print_json,
+    progress_bar,
+)
+from siamese_search.errors import RuntimeUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from siamese_search.training.loop import Epoch
+
+
+def train(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH]...", help="Folders with a folder of pictures per class."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="The encoder's folder.")
+    ] = Path("encoder"),
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", metavar="CSV", help="Pictures by the columns path and label."),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="E",
+            help="An encoder's name or folder, a timm backbone, or scratch (small grey pictures).",
+        ),
+    ] = "general",
+    augmentation: Annotated[
+        str, typer.Option("--augment", help="photo, glyph, document or none.")
+    ] = "photo",
+    loss: Annotated[
+        str,
+        typer.Option(
+            "--loss",
+            help="multi-similarity, triplet, batch-hard, contrastive, n-pair, angular, supcon,"
+            " proxy-anchor, arcface, subcenter-arcface, prototypical, or self-supervised, which"
+            " needs no classes.",
+        ),
+    ] = "multi-similarity",
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Batches at most.")] = 600,
+    classes: Annotated[int, typer.Option("--classes", min=2, help="Classes in a batch.")] = 16,
+    images: Annotated[int, typer.Option("--images", min=1, help="Pictures of each.")] = 4,
+    rate: Annotated[float | None, typer.Option("--rate", help="The highest learning rate.")] = None,
+    dimension: Annotated[
+        int | None, typer.Option("--dimension", min=2, help="Of a new projection.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", min=16, help="Pixels: height and width.")
+    ] = None,
+    hard_every: Annotated[
+        int, typer.Option("--hard-every", min=0, help="Mine hard classes every so many epochs.")
+    ] = 0,
+    holdout: Annotated[
+        float, typer.Option("--holdout", help="The share of classes that validates.")
+    ] = 0.2,
+    patience: Annotated[
+        int, typer.Option("--patience", min=1, help="Epochs to wait for a better recall@1.")
+    ] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from DIR's checkpoint.")] = False,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="Default: a GPU if any.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train an encoder; then `siasearch rebuild --encoder DIR` puts a gallery under it.
+
+    A part of the classes is held out: the epoch that tells these apart best is kept, since new
+    classes are the point. Pictures are found as by `add`.
+    """
+    from siamese_search import enrolment
+
+    try:
+        from siamese_search.training.run import train as run
+        from siamese_search.training.settings import Settings
+    except ImportError as error:
+        raise RuntimeUnavailable(
+            f"training needs torch: pip install 'siasearch[train]' ({error})"
+        ) from error
+    if not paths and manifest is None:
+        raise UsageError("name folders of pictures, or a --manifest")
+    found: list[Any] = [*(paths or ())]
+    if manifest:
+        found += enrolment.read_manifest(str(manifest))
+    settings = Settings(
+        start=start,
+        loss=loss,
+        augmentation=augmentation,
+        steps=steps,
+        classes=classes,
+        images=images,
+        rate=rate,
+        dimension=dimension,
+        size=size,
+        hard_every=hard_every,
+        holdout=holdout,
+        patience=patience,
+        seed=seed,
+    )
+    try:
+        with progress_bar("training") as watch:
+            report = run(
+                found,
+                out,
+                settings,
+                resume=resume,
+                device=device,
+                watch=watch,
+                tell=_tell,
+                warn=lambda message: note(f"note: {message}"),
+            )
+    except KeyboardInterrupt:
+        note(f"interrupted: the same command with --resume goes on from {out}'s last epoch")
+        raise typer.Exit(1) from None
+    name_rejections(report.rejected)
+    if as_json:
+        print_json(dataclasses.asdict(report))
+    else:
+        typer.echo(
+            f"{report.encoder}: {report.dimension} dimensions, trained {report.steps} steps on"
+            f" {report.pictures} pictures of {report.classes} classes"
+        )
+        if report.recall is not None and report.recall_before is not None:
+            typer.echo(
+                f"recall@1 on held-out {report.held_out}: {report.recall_before:.1%} before,"
+                f" {report.recall:.1%} now"
+            )
+        typer.echo(f"siasearch rebuild --encoder {report.encoder}   puts a gallery under it")
+    if report.rejected:
+        raise typer.Exit(1)
+
+
+def _tell(epoch: Epoch) -> None:
+    recall = "" if epoch.recall is None else f", recall@1 {epoch.recall:.1%}"
+    note(
+        f"epoch {epoch.epoch}, step {epoch.step}: loss {epoch.loss:.3f}{recall},"
+        f" {epoch.images_per_second:.0f} images/s"
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(train)

@@ -1,0 +1,161 @@
+"""Augmentation of whole batches: one affine warp per picture, then its colours.
+
+Every picture of a batch is altered independently, also the two of a pair.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges that alterations are drawn from, evenly; nought leaves a property as it is.
+
+    ``rotation`` and ``shear`` in degrees either way; ``area`` is the share of the picture that is
+    seen, ``stretch`` the greatest ratio between the scales of width and height; ``shift`` in
+    widths of the picture (where ``area`` is below one, the view also moves within what that
+    leaves); ``mirror`` and ``grey`` are probabilities; ``brightness``, ``contrast`` and
+    ``saturation`` are the greatest relative change; ``erase`` is the probability that a box of up
+    to a quarter of the picture is blanked. ``background`` fills what comes in from outside:
+    a value of 0 to 255, or null for the border's own pixels. ``turns`` makes the quarter turns
+    of every class classes of their own.
+    """
+
+    about: str
+    rotation: float = 0.0
+    shear: float = 0.0
+    area: tuple[float, float] = (1.0, 1.0)
+    stretch: float = 1.0
+    shift: float = 0.0
+    mirror: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    grey: float = 0.0
+    erase: float = 0.0
+    background: int | None = None
+    turns: bool = False
+
+
+PRESETS = {
+    "photo": Augmentation(
+        "cut, mirrored, turned a little, other light: for things seen from any side",
+        rotation=12,
+        area=(0.3, 1.0),
+        stretch=1.33,
+        mirror=0.5,
+        brightness=0.3,
+        contrast=0.3,
+        saturation=0.3,
+        grey=0.05,
+        erase=0.2,
+    ),
+    "glyph": Augmentation(
+        "slanted, turned and scaled, never mirrored; quarter turns are classes of their own",
+        rotation=12,
+        shear=15,
+        area=(0.8, 1.5),
+        stretch=1.25,
+        shift=0.08,
+        background=255,
+        turns=True,
+    ),
+    "document": Augmentation(
+        "scanned a little askew, lighter or darker, never mirrored: for signatures and documents",
+        rotation=6,
+        shear=4,
+        area=(0.85, 1.2),
+        stretch=1.1,
+        shift=0.04,
+        brightness=0.2,
+        contrast=0.3,
+        background=255,
+    ),
+    "none": Augmentation("pictures as they are"),
+}
+
+
+def augment(images: Tensor, how: Augmentation, size: tuple[int, int], seed: int) -> Tensor:
+    """Alter a batch: uint8 (n, rows, columns, channels) to float32 (n, channels, *size), 0 to 255.
+
+    The same seed gives the same alterations.
+    """
+    random = torch.Generator().manual_seed(seed)
+    count, channels = len(images), images.shape[3]
+    planes = images.permute(0, 3, 1, 2).float()
+    background = 0.0 if how.background is None else float(how.background)
+    grid = functional.affine_grid(
+        _warps(count, how, random), [count, channels, *size], align_corners=False
+    )
+    padding = "border" if how.background is None else "zeros"
+    views = functional.grid_sample(
+        planes - background, grid, mode="bilinear", padding_mode=padding, align_corners=False
+    )
+    views = _recoloured(views + background, how, random)
+    return _erased(views, how, random)
+
+
+def _uniform(count: int, low: float, high: float, random: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=random)
+
+
+def _warps(count: int, how: Augmentation, random: torch.Generator) -> Tensor:
+    """Affine maps (n, 2, 3) from a view's coordinates, -1 to 1, to the picture's."""
+    angle = _uniform(count, -how.rotation, how.rotation, random) * math.pi / 180
+    slant = torch.tan(_uniform(count, -how.shear, how.shear, random) * math.pi / 180)
+    reach = _uniform(count, *how.area, random).sqrt()  # half width of what is seen
+    stretch = _uniform(count, -math.log(how.stretch), math.log(how.stretch), random).div(2).exp()
+    mirrored = 1 - 2 * (torch.rand(count, generator=random) < how.mirror).float()
+    wide, high = reach * stretch, reach / stretch
+    cos, sin = angle.cos(), angle.sin()
+    first = torch.stack([cos * wide * mirrored, (cos * slant - sin) * high], dim=1)
+    second = torch.stack([sin * wide * mirrored, (sin * slant + cos) * high], dim=1)
+    moves = [
+        _uniform(count, -1, 1, random) * ((1 - extent).clamp(min=0) + 2 * how.shift)
+        for extent in (wide, high)
+    ]
+    return torch.cat([torch.stack([first, second], dim=1), torch.stack(moves, dim=1)[..., None]], 2)
+
+
+def _recoloured(views: Tensor, how: Augmentation, random: torch.Generator) -> Tensor:
+    count = len(views)
+
+    def factors(range_: float) -> Tensor:
+        return _uniform(count, 1 - range_, 1 + range_, random).reshape(-1, 1, 1, 1)
+
+    if how.brightness:
+        views = views * factors(how.brightness)
+    if how.contrast:
+        middle = views.mean(dim=(1, 2, 3), keepdim=True)
+        views = middle + (views - middle) * factors(how.contrast)
+    if views.shape[1] == 3 and (how.saturation or how.grey):
+        grey = (torch.rand(count, generator=random) < how.grey).float().reshape(-1, 1, 1, 1)
+        luma = (views * torch.tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(1, True)
+        views = luma + (views - luma) * factors(how.saturation) * (1 - grey)
+    return views.clamp(0, 255)
+
+
+def _erased(views: Tensor, how: Augmentation, random: torch.Generator) -> Tensor:
+    """Random erasing (Zhong et al. 2020)."""
+    if not how.erase:
+        return views
+    count, _, rows, columns = views.shape
+    chosen = torch.rand(count, generator=random) < how.erase
+    extents = 0.15 + 0.35 * torch.rand(count, 2, generator=random)
+    starts = torch.rand(count, 2, generator=random) * (1 - extents)
+    for n in chosen.nonzero().flatten().tolist():
+        (top, left), (high, wide) = starts[n].tolist(), extents[n].tolist()
+        box = views[
+            n,
+            :,
+            int(top * rows) : int((top + high) * rows),
+            int(left * columns) : int((left + wide) * columns),
+        ]
+        box.fill_(127.0 if how.background is None else float(how.background))
+    return views

@@ -1,0 +1,140 @@
+"""Training data: pictures with identities, decoded once and kept, split by class."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search import images, pipeline
+from siamese_search.errors import ImageError, UsageError
+from siamese_search.records import ImageFile, Preprocessing, Progress, Rejection, printable
+
+IntArray = npt.NDArray[np.int64]
+PixelArray = npt.NDArray[np.uint8]
+Watcher = Callable[[Progress], None]
+
+FEW_CLASSES = 10  # with fewer, none can be spared for validation
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures, uint8 (n, height, width, channels), with their classes."""
+
+    pixels: PixelArray
+    labels: IntArray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which files train and which validate, and how the latter were chosen."""
+
+    training: list[ImageFile]
+    validation: list[ImageFile]
+    how: str  # "classes", "pictures" or "none"
+
+
+def split(files: Sequence[ImageFile], share: float, seed: int) -> Split:
+    """Hold out a share of the classes; with few classes, pictures of each; else nothing.
+
+    Held-out classes show how well new ones will be told apart, which is the point. Raises
+    UsageError where there are fewer than two classes.
+    """
+    classes: dict[str, list[ImageFile]] = defaultdict(list)
+    for file in files:
+        classes[file.identity].append(file)
+    if len(classes) < 2:
+        raise UsageError(
+            f"{len(classes)} class in the training pictures: at least two are needed, each in a"
+            " folder of its own"
+        )
+    random = np.random.default_rng([seed, 2])
+    several = sorted(name for name, members in classes.items() if len(members) > 1)
+    count = round(share * len(classes))
+    if len(several) >= FEW_CLASSES and count >= 2:
+        held = {several[n] for n in random.permutation(len(several))[: min(count, len(several))]}
+        return Split(
+            [file for file in files if file.identity not in held],
+            [file for file in files if file.identity in held],
+            "classes",
+        )
+    validation = []
+    for name in several if share else []:
+        members = classes[name]
+        if len(members) >= 4:
+            chosen = random.permutation(len(members))[: max(2, round(share * len(members)))]
+            validation += [members[n] for n in chosen]
+    held_files = {file.path for file in validation}
+    training = [file for file in files if file.path not in held_files]
+    return Split(training, validation, "pictures" if validation else "none")
+
+
+def decode(
+    files: Sequence[ImageFile],
+    classes: dict[str, int],
+    preprocessing: Preprocessing,
+    limit: int,
+    watch: Watcher = lambda progress: None,
+) -> tuple[Pictures, list[Rejection]]:
+    """Decode files in threads; those that are no pictures are rejected with their reason.
+
+    Up to ``limit`` bytes are held in memory; beyond, in an unnamed temporary file.
+    """
+    shape = (len(files), preprocessing.height, preprocessing.width, preprocessing.channels)
+    pixels: PixelArray
+    if int(np.prod(shape)) <= limit:
+        pixels = np.empty(shape, np.uint8)
+    else:
+        backing = tempfile.TemporaryFile()  # noqa: SIM115  the mapping keeps it
+        pixels = np.memmap(backing, np.uint8, "w+", shape=shape)
+    labels: list[int] = []
+    rejected: list[Rejection] = []
+
+    def load(file: ImageFile) -> tuple[ImageFile, PixelArray | ImageError]:
+        try:
+            return file, images.decode(images.read_file(file.path), preprocessing)
+        except ImageError as error:
+            return file, error
+
+    with pipeline.thread_pool() as pool:
+        for done, (file, result) in enumerate(
+            pipeline.parallel_map(pool, load, files, ahead=64), start=1
+        ):
+            if isinstance(result, ImageError):
+                rejected.append(Rejection(printable(file.path), str(result)))
+            else:
+                pixels[len(labels)] = result
+                labels.append(classes[file.identity])
+            watch(Progress("decoding", done, len(files)))
+    return Pictures(pixels[: len(labels)], np.array(labels, np.int64)), rejected
+
+
+def roomy(preprocessing: Preprocessing) -> Preprocessing:
+    """Preprocessing for training pictures: all that a crop would cut away is still there."""
+    if preprocessing.resize != "crop":
+        return preprocessing
+    grow = 1 / preprocessing.crop_fraction
+    return replace(
+        preprocessing,
+        width=round(grow * preprocessing.width),
+        height=round(grow * preprocessing.height),
+        crop_fraction=1.0,
+    )
+
+
+def regular(found: Iterable[ImageFile | Rejection]) -> tuple[list[ImageFile], list[Rejection]]:
+    """Files and rejections apart, files by path, so that an order of finding changes nothing."""
+    files, rejected = [], []
+    for one in found:
+        if isinstance(one, ImageFile):
+            files.append(one)
+        else:
+            rejected.append(one)
+    return sorted(files, key=lambda file: file.path), rejected

@@ -1,0 +1,367 @@
+"""The training loop: batches through one network, whose weights all pictures share.
+
+Every random choice of a step follows from the seed and the step's number alone, so that a run
+that was stopped goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from siamese_search.errors import TrainingError
+from siamese_search.index import SearchIndex
+from siamese_search.network import EmbeddingNetwork
+from siamese_search.training import augmentation, checkpoint
+from siamese_search.training.data import Pictures
+from siamese_search.training.losses import LOSSES
+from siamese_search.training.sampling import ClassSampler
+from siamese_search.training.settings import Settings
+
+FloatArray = npt.NDArray[np.float32]
+EVALUATION_BATCH = 64
+HARD_NEIGHBOURS = 16
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Metrics of an epoch: what ``metrics.jsonl`` has in a line. Rates are images per second."""
+
+    epoch: int
+    step: int
+    loss: float
+    rate: float
+    recall: float | None  # recall@1 on what is held out, leaving each picture out of its search
+    images_per_second: float
+    seconds: float
+
+
+class Trainer:
+    """One run's state. ``train`` yields after every epoch; in between it can be saved."""
+
+    def __init__(
+        self,
+        network: EmbeddingNetwork,
+        settings: Settings,
+        training: Pictures,
+        validation: Pictures | None,
+        size: tuple[int, int],
+        device: str,
+    ) -> None:
+        self.settings = settings
+        self.augmentation = augmentation.PRESETS[settings.augmentation]
+        self.turns = 4 if self.augmentation.turns else 1
+        self.training, self.validation = training, validation
+        self.size = size
+        self.device = torch.device(device)
+        self.unlabelled = settings.loss == "self-supervised"
+        classes = np.arange(len(training)) if self.unlabelled else training.labels
+        self.labels = (classes[:, None] * self.turns + np.arange(self.turns)).ravel()
+        self.sampler = ClassSampler(self.labels, settings.classes, settings.images, settings.seed)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        torch.manual_seed(settings.seed)
+        make = LOSSES[settings.loss]
+        self.loss = make(int(self.labels.max()) + 1, network.dimension).to(self.device)
+        self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.optimizer = self._optimizer()
+        self.step = 0
+        self.best: tuple[float, dict[str, Tensor]] | None = None
+        self.stale = 0  # epochs since the best
+        self.seconds_in_network = 0.0
+        self._half = _half_precision(self.device)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """AdamW; no decay on biases and norms, the backbone slower, proxies faster."""
+        rate, decay = self.settings.rate or 0.0, self.settings.weight_decay
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.network.named_parameters():
+            factor = self.settings.backbone_rate if name.startswith("backbone.") else 1.0
+            key = (rate * (factor or 0.0), decay if parameter.ndim > 1 else 0.0)
+            groups.setdefault(key, []).append(parameter)
+        proxies = list(self.loss.parameters())
+        if proxies:
+            groups[(30 * rate, 0.0)] = proxies
+        return torch.optim.AdamW(
+            [
+                {"params": parameters, "lr": lr, "peak": lr, "weight_decay": decay}
+                for (lr, decay), parameters in groups.items()
+            ]
+        )
+
+    def train(
+        self, watch: Callable[[int, float], None] = lambda step, loss: None
+    ) -> Iterator[Epoch]:
+        """Train to the last step, or until recall@1 has not grown for ``patience`` epochs.
+
+        Raises TrainingError where the loss is no number any more or memory does not suffice.
+        """
+        while self.step < self.settings.steps and self.stale < self.settings.patience:
+            begun, first, losses = time.perf_counter(), self.step, []
+            self._mine()
+            last = min(self.settings.steps, first + self.settings.epoch_steps)
+            with _out_of_memory_explained(self.settings):
+                while self.step < last:
+                    losses.append(self._train_step())
+                    self.step += 1
+                    watch(self.step, losses[-1])
+            took = time.perf_counter() - begun
+            recall = self.validate()
+            pictures = (self.step - first) * self.sampler.classes * self.sampler.images
+            yield Epoch(
+                epoch=math.ceil(self.step / self.settings.epoch_steps),
+                step=self.step,
+                loss=sum(losses) / len(losses),
+                rate=self.optimizer.param_groups[0]["lr"],
+                recall=recall,
+                images_per_second=pictures / took,
+                seconds=took,
+            )
+
+    def _train_step(self) -> float:
+        positions, classes = self.sampler.batch(self.step)
+        views = self._views(positions)
+        self._set_modes()
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.step)  # for dropout
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * self._schedule()
+        begun = time.perf_counter()
+        with self._precision():
+            embeddings = self.network.embed(views)
+        targets = torch.from_numpy(classes).to(self.device)
+        loss = self.loss(embeddings.float(), targets)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at step {self.step + 1}: the last checkpoint is good; try a"
+                f" learning rate below {self.settings.rate:g}"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        if loss.requires_grad:  # a miner may find nothing to learn from in a batch
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+            self.optimizer.step()
+        self.seconds_in_network += time.perf_counter() - begun
+        self._average()
+        return value
+
+    def _views(self, positions: npt.NDArray[np.int64]) -> Tensor:
+        """The augmented batch, float32 (n, channels, height, width), channels last in memory."""
+        pixels = torch.from_numpy(self.training.pixels[positions // self.turns])
+        if self.turns > 1:
+            turns = positions % self.turns
+            pixels = torch.stack(
+                [torch.rot90(one, int(turn)) for one, turn in zip(pixels, turns, strict=True)]
+            )
+        seed = (self.settings.seed << 32) + self.step
+        views = augmentation.augment(pixels, self.augmentation, self.size, seed)
+        return views.to(self.device, memory_format=torch.channels_last)
+
+    def _set_modes(self) -> None:
+        """Training mode, but for what is frozen."""
+        self.network.train()
+        frozen = self.step < self.settings.freeze
+        for parameter in self.network.backbone.parameters():
+            parameter.requires_grad_(not frozen)
+        if frozen or self.settings.freeze_norm:
+            for module in self.network.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _schedule(self) -> float:
+        """Linear warm-up, then a cosine to nought."""
+        warm = max(1.0, self.settings.warm_up * self.settings.steps)
+        if self.step < warm:
+            return (self.step + 1) / (warm + 1)
+        share = (self.step - warm) / max(1.0, self.settings.steps - warm)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Exponential moving average, faster at first (as in TensorFlow's)."""
+        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        for kept, new in zip(
+            self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True
+        ):
+            if kept.is_floating_point():
+                kept.lerp_(new, 1 - decay)
+            else:
+                kept.copy_(new)
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._half):
+            yield
+
+    # Validation and mining
+
+    @torch.inference_mode()
+    def embed(self, pictures: Pictures) -> FloatArray:
+        """Embeddings of pictures by the averaged weights, float32 (n, dimension)."""
+        parts = []
+        for start in range(0, len(pictures), EVALUATION_BATCH):
+            pixels = torch.from_numpy(pictures.pixels[start : start + EVALUATION_BATCH])
+            with self._precision():
+                parts.append(self.averaged(pixels.to(self.device)).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def validate(self) -> float | None:
+        if self.validation is None:
+            self.best = (0.0, self._weights())
+            return None
+        recall = recall_at_1(self.embed(self.validation), self.validation.labels)
+        self.stale += 1
+        if self.best is None or recall > self.best[0]:
+            self.best, self.stale = (recall, self._weights()), 0
+        return recall
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: t.detach().cpu().clone() for name, t in self.averaged.state_dict().items()}
+
+    def _mine(self) -> None:
+        """Offline: the classes most alike to each, by their nearest pictures of other classes."""
+        every = self.settings.hard_every * self.settings.epoch_steps
+        if not every or self.unlabelled or self.step == 0 or self.step % every:
+            return
+        height, width = self.training.pixels.shape[1:3]
+        top, left = (height - self.size[0]) // 2, (width - self.size[1]) // 2
+        seen = self.training.pixels[:, top : top + self.size[0], left : left + self.size[1]]
+        embeddings = self.embed(Pictures(seen, self.training.labels))
+        self.sampler.neighbours = self._expanded(
+            confusable(embeddings, self.training.labels, HARD_NEIGHBOURS)
+        )
+
+    def _expanded(self, neighbours: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Neighbours among classes and their quarter turns, each with those turned alike."""
+        turns = np.arange(self.turns)
+        grown = neighbours[:, None, :] * self.turns + turns[None, :, None]
+        expanded: npt.NDArray[np.int64] = grown.reshape(-1, neighbours.shape[1])
+        return expanded
+
+    # Checkpoints
+
+    def save(self, path: Path) -> None:
+        """Write all that is needed to go on."""
+        tensors: dict[str, Tensor] = {}
+        modules = {"network": self.network, "averaged": self.averaged, "loss": self.loss}
+        for prefix, module in modules.items():
+            tensors |= {f"{prefix}.{name}": t for name, t in module.state_dict().items()}
+        if self.best is not None:
+            tensors |= {f"best.{name}": tensor for name, tensor in self.best[1].items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": t for name, t in state.items()}
+        if self.sampler.neighbours is not None:
+            tensors["neighbours"] = torch.from_numpy(self.sampler.neighbours)
+        facts = {
+            "settings": asdict(self.settings),
+            "step": self.step,
+            "best": self.best[0] if self.best else None,
+            "stale": self.stale,
+        }
+        checkpoint.write_checkpoint(path, tensors, facts)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint of the same settings. Raises TrainingError for another's."""
+        tensors, facts = checkpoint.read_checkpoint(path)
+        differing = [
+            f"{name} was {facts['settings'].get(name)}, not {value}"
+            for name, value in asdict(self.settings).items()
+            if facts["settings"].get(name) != value and name != "cache_bytes"
+        ]
+        if differing:
+            raise TrainingError(f"{path} is of a run with other settings: {'; '.join(differing)}")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            start = f"{prefix}."
+            return {n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)}
+
+        try:
+            self.network.load_state_dict(part("network"))
+            self.averaged.load_state_dict(part("averaged"))
+            self.loss.load_state_dict(part("loss"))
+        except RuntimeError as error:
+            raise TrainingError(f"{path} is of another architecture or data: {error}") from error
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in part("optimizer").items():
+            number, _, field = name.partition(".")
+            states.setdefault(int(number), {})[field] = tensor
+        self.optimizer.load_state_dict(
+            {"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
+        if "neighbours" in tensors:
+            self.sampler.neighbours = tensors["neighbours"].numpy()
+        self.step, self.stale = facts["step"], facts["stale"]
+        self.best = None if facts["best"] is None else (facts["best"], part("best"))
+
+
+def recall_at_1(embeddings: FloatArray, labels: npt.NDArray[np.int64]) -> float:
+    """The share of pictures whose nearest other picture is of their class."""
+    return float((labels[_nearest_others(embeddings, 1)[:, 0]] == labels).mean())
+
+
+def _nearest_others(embeddings: FloatArray, k: int) -> npt.NDArray[np.int64]:
+    """The k nearest of each embedding but itself, int64 (n, k), nearest first."""
+    numbers = np.arange(len(embeddings))
+    index = SearchIndex(embeddings.shape[1])
+    index.add(numbers, embeddings)
+    found, _ = index.search(embeddings, k + 1)
+    others = found != numbers[:, None]
+    others[others.all(axis=1), -1] = False  # pictures that are the same: it was not among them
+    rest: npt.NDArray[np.int64] = found[others].reshape(len(embeddings), k)
+    return rest
+
+
+def confusable(
+    embeddings: FloatArray, labels: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.int64]:
+    """For each class the ``count`` whose pictures lie nearest to its own, nearest first.
+
+    Returns int64 (number of classes, count); classes are 0 to their number - 1.
+    """
+    number = int(labels.max()) + 1
+    count = min(count, number - 1)
+    index = SearchIndex(embeddings.shape[1])
+    index.add(np.arange(len(labels)), embeddings)
+    found, scores = index.search(embeddings, min(len(labels), 4 * count + 64))
+    alike = np.full((number, number), -np.inf, np.float32)
+    present = found >= 0
+    np.maximum.at(
+        alike,
+        (np.broadcast_to(labels[:, None], found.shape)[present], labels[found[present]]),
+        scores[present],
+    )
+    np.fill_diagonal(alike, -np.inf)
+    nearest: npt.NDArray[np.int64] = np.argsort(-alike, axis=1, kind="stable")[:, :count]
+    return nearest
+
+
+def _half_precision(device: torch.device) -> bool:
+    """Whether the hardware gains from bfloat16: emulating it costs more than it saves."""
+    if device.type == "cpu":
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return device.type == "cuda"
+
+
+@contextmanager
+def _out_of_memory_explained(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        message = str(error)
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and (
+            "not enough memory" not in message and "can't allocate" not in message
+        ):
+            raise
+        raise TrainingError(
+            f"out of memory with batches of {settings.classes} x {settings.images}: try"
+            f" --classes {max(2, settings.classes // 2)}"
+        ) from error

@@ -1,0 +1,107 @@
+"""Starting points: the embedding network that a run begins with."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from siamese_search.backbones import imagenet_weights
+from siamese_search.encoder import Encoder, shipped
+from siamese_search.errors import EncoderError, UsageError
+from siamese_search.network import EmbeddingNetwork
+from siamese_search.records import Preprocessing
+from siamese_search.runtimes import verified_bytes
+from siamese_search.training.settings import Settings
+
+SMALL = 48  # pixels: height and width for a network from scratch
+PHOTO = 224
+
+
+def starting_point(settings: Settings) -> tuple[EmbeddingNetwork, dict[str, Any], Preprocessing]:
+    """The network to train, its architecture, and how pictures become its pixels.
+
+    Raises EncoderError where the weights cannot be had, UsageError for an unknown backbone.
+    """
+    torch.manual_seed(settings.seed)  # for what is new
+    start = settings.start
+    if start in shipped() or os.path.isfile(os.path.join(start, "encoder.json")):
+        return _from_encoder(settings)
+    if start == "scratch":
+        size = settings.size or SMALL
+        architecture = _architecture("siasearch_resnet", 1, [127.5], [127.5], settings)
+        if architecture["projection"] is None:
+            architecture["projection"] = 128
+        how = Preprocessing(size, size, channels=1, resize="pad", crop_fraction=1.0)
+        return EmbeddingNetwork(architecture), architecture, how
+    import timm
+
+    if not timm.is_model(start):
+        raise UsageError(
+            f"unknown starting point {start!r}: take a shipped encoder ({', '.join(shipped())}), an"
+            " encoder's folder, a timm backbone, or scratch"
+        )
+    weights = imagenet_weights(start)
+    settled = timm.get_pretrained_cfg(start)
+    mean, std = ([255.0 * v for v in values] for values in (settled.mean, settled.std))
+    if start.startswith("tf_efficientnet_lite"):
+        mean, std = [127.0] * 3, [128.0] * 3
+    size = settings.size or PHOTO
+    architecture = _architecture(start, 3, mean, std, settings)
+    network = EmbeddingNetwork(architecture)
+    network.backbone.load_state_dict(weights)
+    _project_evenly(network)
+    return network, architecture, Preprocessing(size, size)
+
+
+def _architecture(
+    backbone: str, channels: int, mean: list[float], std: list[float], settings: Settings
+) -> dict[str, Any]:
+    return {
+        "backbone": backbone,
+        "channels": channels,
+        "mean": mean,
+        "std": std,
+        "pooling": [{"source": "features", "power": 1.0, "spread": None, "weight": 1.0}],
+        "dropout": settings.dropout,
+        "projection": settings.dimension,
+    }
+
+
+def _from_encoder(
+    settings: Settings,
+) -> tuple[EmbeddingNetwork, dict[str, Any], Preprocessing]:
+    """The network of an encoder, with a new projection where another dimension is asked for."""
+    encoder = Encoder.open(settings.start, "cpu")
+    architecture = dict(encoder.record.architecture)
+    size = settings.size or encoder.record.preprocessing.height
+    how = encoder.record.preprocessing
+    if size != how.height:
+        how = Preprocessing(size, size, how.channels, how.resize, how.crop_fraction)
+    content = verified_bytes(encoder.folder, encoder.record, "weights.safetensors")
+    weights = {name: tensor.float() for name, tensor in safetensors.torch.load(content).items()}
+    fresh = settings.dimension is not None and settings.dimension != architecture["projection"]
+    architecture["dropout"] = settings.dropout
+    if fresh:
+        architecture["projection"] = settings.dimension
+        weights.pop("projection.weight", None)
+    try:
+        network = EmbeddingNetwork(architecture)
+        network.load_state_dict(weights, strict=not fresh)
+    except (KeyError, RuntimeError) as error:
+        raise EncoderError(f"{encoder.folder} cannot be trained further: {error}") from error
+    if fresh:
+        _project_evenly(network)
+    return network, architecture, how
+
+
+def _project_evenly(network: EmbeddingNetwork) -> None:
+    """Make a new projection a random rotation, which keeps cosines nearly as they were."""
+    weight = getattr(network.projection, "weight", None)
+    if weight is not None:
+        torch.nn.init.orthogonal_(weight)
+        with torch.no_grad():
+            weight.mul_(math.sqrt(max(1.0, weight.shape[1] / weight.shape[0])))

@@ -1,0 +1,373 @@
+"""Training: from folders of pictures to an encoder that a gallery is rebuilt under."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytorch_metric_learning")
+pytest.importorskip("onnxscript")
+
+from conftest import picture  # noqa: E402
+
+from siamese_search import Encoder, Gallery  # noqa: E402
+from siamese_search.errors import (  # noqa: E402
+    EncoderError,
+    StorageError,
+    TrainingError,
+    UsageError,
+)
+from siamese_search.records import ImageFile  # noqa: E402
+from siamese_search.training import checkpoint, loop, outcome  # noqa: E402
+from siamese_search.training.augmentation import PRESETS, Augmentation, augment  # noqa: E402
+from siamese_search.training.data import split  # noqa: E402
+from siamese_search.training.losses import LOSSES, PrototypicalLoss  # noqa: E402
+from siamese_search.training.run import train  # noqa: E402
+from siamese_search.training.sampling import ClassSampler  # noqa: E402
+from siamese_search.training.settings import Settings  # noqa: E402
+
+SMALL = Settings(
+    start="scratch",
+    augmentation="none",
+    size=16,
+    steps=8,
+    epoch_steps=4,
+    classes=4,
+    images=2,
+    dimension=16,
+    patience=10,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve classes with four noisy versions each of a mosaic."""
+    for number in range(12):
+        place = tmp_path / "pictures" / f"class-{number:02}"
+        place.mkdir(parents=True)
+        for version in range(4):
+            noisy = picture(number, noise=20 * (version + 1)).resize((32, 32))
+            noisy.save(place / f"{version}.png")
+    return tmp_path / "pictures"
+
+
+# Losses, against slow loops
+
+
+def batch(seed: int = 0) -> tuple[Any, Any]:
+    vectors = torch.randn(12, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(vectors), torch.arange(4).repeat_interleave(3)
+
+
+def test_contrastive_pulls_similar_pairs_together_and_pushes_others_to_the_margin() -> None:
+    vectors, labels = batch()
+    similar, others = [], []
+    for a in range(12):
+        for b in range(12):
+            distance = float((vectors[a] - vectors[b]).norm())
+            if a != b and labels[a] == labels[b]:
+                similar.append(distance)
+            elif a != b:
+                others.append(max(0.0, 0.8 - distance))
+    expected = sum(similar) / len(similar)  # averaged over those above nought, as are the others
+    pushed = [value for value in others if value > 0]
+    expected += sum(pushed) / len(pushed) if pushed else 0.0
+    assert float(LOSSES["contrastive"](4, 8)(vectors, labels)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_triplet_takes_semi_hard_negatives_only() -> None:
+    vectors, labels = batch()
+    losses = []
+    for a in range(12):
+        for p in range(12):
+            for n in range(12):
+                if a == p or labels[a] != labels[p] or labels[a] == labels[n]:
+                    continue
+                near = float((vectors[a] - vectors[p]).norm())
+                far = float((vectors[a] - vectors[n]).norm())
+                if 0 < far - near <= 0.2:
+                    losses.append(0.2 + near - far)
+    positive = [value for value in losses if value > 0]
+    expected = sum(positive) / len(positive)
+    assert float(LOSSES["triplet"](4, 8)(vectors, labels)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_multi_similarity_weighs_mined_pairs() -> None:
+    vectors, labels = batch()
+    scores = (vectors @ vectors.T).tolist()
+    total = 0.0
+    for a in range(12):
+        positives = [scores[a][b] for b in range(12) if b != a and labels[b] == labels[a]]
+        negatives = [scores[a][b] for b in range(12) if labels[b] != labels[a]]
+        hard_positives = [s for s in positives if s - 0.1 < max(negatives)]
+        hard_negatives = [s for s in negatives if s + 0.1 > min(positives)]
+        total += math.log(1 + sum(math.exp(-2 * (s - 0.5)) for s in hard_positives)) / 2
+        total += math.log(1 + sum(math.exp(40 * (s - 0.5)) for s in hard_negatives)) / 40
+    loss = LOSSES["multi-similarity"](4, 8)(vectors, labels)
+    assert float(loss) == pytest.approx(total / 12, rel=1e-4)
+
+
+def test_prototypical_compares_with_the_mean_of_each_class() -> None:
+    vectors, labels = batch()
+    total = []
+    for label in range(4):
+        for query in vectors[labels == label][1:]:
+            distances = [float((query - vectors[3 * c]).square().sum()) for c in range(4)]
+            weights = [math.exp(-10 * d) for d in distances]
+            total.append(-math.log(weights[label] / sum(weights)))
+    assert float(PrototypicalLoss()(vectors, labels)) == pytest.approx(np.mean(total), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_draws_classes_together(name: str) -> None:
+    torch.manual_seed(0)
+    loss = LOSSES[name](4, 8)
+    start, labels = batch()
+    vectors = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([vectors, *loss.parameters()], lr=0.05)
+    for _ in range(200):
+        value = loss(torch.nn.functional.normalize(vectors), labels)
+        optimizer.zero_grad()
+        if value.requires_grad:
+            value.backward()
+            optimizer.step()
+    after = torch.nn.functional.normalize(vectors.detach()).numpy()
+    before = loop.recall_at_1(start.numpy(), labels.numpy())
+    assert loop.recall_at_1(after, labels.numpy()) > max(before, 0.6)
+
+
+# Sampling, augmentation, splitting
+
+
+def test_a_batch_has_p_classes_with_k_pictures_and_follows_from_its_number() -> None:
+    labels = np.repeat(np.arange(10), 5)
+    sampler = ClassSampler(labels, classes=4, images=3, seed=1)
+    positions, classes = sampler.batch(17)
+    assert [*classes] == [*labels[positions]]
+    assert len(set(positions.tolist())) == 12
+    assert len(set(classes.tolist())) == 4
+    again = ClassSampler(labels, classes=4, images=3, seed=1).batch(17)
+    assert (positions == again[0]).all()
+    assert (positions != ClassSampler(labels, 4, 3, seed=2).batch(17)[0]).any()
+    lap = np.concatenate([sampler.batch(n)[1] for n in range(len(sampler))])
+    assert len(set(lap.tolist())) == 4 * len(sampler)  # no class twice in a pass
+
+
+def test_hard_neighbours_share_batches() -> None:
+    labels = np.repeat(np.arange(20), 2)
+    sampler = ClassSampler(labels, classes=4, images=2, seed=0)
+    sampler.neighbours = (np.arange(20) ^ 1)[:, None]  # 0 and 1 are alike, 2 and 3, ...
+    for number in range(10):
+        classes = set(sampler.batch(number)[1].tolist())
+        assert len(classes) == 4
+        assert sum(c ^ 1 in classes for c in classes) >= 2
+
+
+def test_confusable_classes_are_those_that_lie_closest() -> None:
+    angles = np.array([0.0, 0.1, 1.0, 1.05, 2.5])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert loop.confusable(vectors, np.arange(5), 1)[:, 0].tolist() == [1, 0, 3, 2, 3]
+
+
+def test_no_augmentation_leaves_pixels_as_they_are() -> None:
+    images = torch.randint(0, 256, (3, 20, 20, 3), dtype=torch.uint8)
+    same = augment(images, PRESETS["none"], (20, 20), seed=0)
+    assert torch.allclose(same, images.permute(0, 3, 1, 2).float(), atol=1e-2)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_augmented_pictures_are_in_range_independent_and_repeatable(preset: str) -> None:
+    image = torch.from_numpy(np.asarray(picture(1)).copy())[None].expand(4, -1, -1, -1)
+    views = augment(image, PRESETS[preset], (24, 24), seed=3)
+    assert views.shape == (4, 3, 24, 24)
+    assert float(views.min()) >= 0
+    assert float(views.max()) <= 255
+    assert torch.equal(views, augment(image, PRESETS[preset], (24, 24), seed=3))
+    if preset != "none":
+        assert not torch.equal(views[0], views[1])
+
+
+def test_glyphs_are_never_mirrored_and_photos_are() -> None:
+    assert PRESETS["glyph"].mirror == PRESETS["document"].mirror == 0
+    image = torch.zeros((64, 20, 20, 1), dtype=torch.uint8)
+    image[:, :, 10:] = 255
+    views = augment(image, Augmentation("", mirror=0.5), (20, 20), seed=0)
+    left = (views[:, 0, :, 0].mean(dim=1) > 128).float().mean()
+    assert 0.3 < float(left) < 0.7
+
+
+def files(counts: dict[str, int]) -> list[ImageFile]:
+    return [ImageFile(f"{name}/{n}.png", name) for name, c in counts.items() for n in range(c)]
+
+
+def test_whole_classes_are_held_out_where_there_are_enough() -> None:
+    parts = split(files({f"c{n}": 3 for n in range(20)}), 0.2, seed=0)
+    held = {file.identity for file in parts.validation}
+    assert parts.how == "classes"
+    assert len(held) == 4
+    assert not held & {file.identity for file in parts.training}
+
+
+def test_pictures_are_held_out_where_classes_are_few() -> None:
+    parts = split(files({"a": 10, "b": 10, "c": 1}), 0.2, seed=0)
+    assert parts.how == "pictures"
+    assert len(parts.validation) == 4
+    assert {file.identity for file in parts.training} == {"a", "b", "c"}
+    assert split(files({"a": 2, "b": 2}), 0.2, seed=0).how == "none"
+
+
+def test_one_class_is_too_few() -> None:
+    with pytest.raises(UsageError, match="at least two"):
+        split(files({"a": 5}), 0.2, seed=0)
+
+
+# Runs
+
+
+def test_a_run_leaves_an_encoder_that_a_gallery_is_rebuilt_under(
+    folder: Path, tmp_path: Path, toy_folder: Path
+) -> None:
+    (folder / "class-00" / "broken.png").write_bytes(b"nothing")
+    epochs: list[loop.Epoch] = []
+    report = train([folder], tmp_path / "mine", SMALL, tell=epochs.append)
+    assert [epoch.step for epoch in epochs] == [4, 8]
+    assert [rejection.path for rejection in report.rejected] == [
+        str(folder / "class-00" / "broken.png")
+    ]
+    assert report.held_out == "classes"
+    lines = (tmp_path / "mine" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4, 8]
+    encoder = Encoder.open(tmp_path / "mine", "cpu")
+    assert encoder.dimension == 16
+    assert encoder.record.training["settings"]["steps"] == 8
+    with Gallery.open(tmp_path / "gallery", toy_folder) as gallery:
+        gallery.enroll([folder])
+        assert gallery.rebuild(tmp_path / "mine").switched
+        (answer,) = gallery.identify([folder / "class-03" / "0.png"])
+        assert answer.matches[0].identity == "class-03"
+
+
+def test_training_goes_on_bit_for_bit_after_a_stop(folder: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    settings = replace(SMALL, loss="proxy-anchor", augmentation="photo", dropout=0.2, hard_every=1)
+    train([folder], tmp_path / "whole", settings)
+
+    class Stop(Exception):
+        pass
+
+    def stop(epoch: loop.Epoch) -> None:
+        raise Stop(epoch)
+
+    with pytest.raises(Stop):
+        train([folder], tmp_path / "parts", settings, tell=stop)
+    train([folder], tmp_path / "parts", settings, resume=True)
+    whole, parts = (
+        checkpoint.read_checkpoint(tmp_path / run / checkpoint.NAME) for run in ("whole", "parts")
+    )
+    assert whole[1] == parts[1]
+    assert whole[0].keys() == parts[0].keys()
+    assert all(torch.equal(tensor, parts[0][name]) for name, tensor in whole[0].items())
+    fingerprints = {Encoder.open(tmp_path / run).fingerprint for run in ("whole", "parts")}
+    assert len(fingerprints) == 1
+
+
+def test_training_on_from_an_encoder_keeps_its_preprocessing(folder: Path, tmp_path: Path) -> None:
+    train([folder], tmp_path / "first", SMALL)
+    settings = replace(SMALL, start=str(tmp_path / "first"), dimension=None, steps=4, freeze=2)
+    report = train([folder], tmp_path / "second", settings)
+    assert report.dimension == 16
+    first, second = (Encoder.open(tmp_path / name) for name in ("first", "second"))
+    assert first.record.preprocessing == second.record.preprocessing
+    assert first.record.architecture == second.record.architecture
+
+
+def test_a_folder_without_classes_is_trained_by_two_views_of_each(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = replace(SMALL, loss="self-supervised", augmentation="photo", steps=4)
+    assert train([folder], tmp_path / "out", settings).steps == 4
+
+
+def test_a_loss_that_is_no_number_stops_the_run(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="learning rate below"):
+        train([folder], tmp_path / "out", replace(SMALL, rate=1e30, clip=1e30))
+
+
+def test_an_earlier_run_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    train([folder], tmp_path / "out", SMALL)
+    with pytest.raises(TrainingError, match="--resume"):
+        train([folder], tmp_path / "out", SMALL)
+    with pytest.raises(TrainingError, match="other settings: steps was 8, not 9"):
+        train([folder], tmp_path / "out", replace(SMALL, steps=9), resume=True)
+    with pytest.raises(TrainingError, match="to resume from"):
+        train([folder], tmp_path / "other", SMALL, resume=True)
+    (tmp_path / "out" / checkpoint.NAME).write_bytes(b"\x80\x04pickle")
+    with pytest.raises(TrainingError, match="no checkpoint"):
+        train([folder], tmp_path / "out", SMALL, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"loss": "best"}, UsageError, "unknown loss"),
+        ({"augmentation": "wild"}, UsageError, "unknown augmentation"),
+        ({"start": "nothing_like_it"}, UsageError, "unknown starting point"),
+        ({"start": "resnet18"}, EncoderError, "without a network"),
+        ({"steps": 0}, UsageError, "at least 1"),
+        ({"holdout": 1.0}, UsageError, "holdout"),
+    ],
+)
+def test_what_makes_no_sense_is_a_clear_error(
+    folder: Path,
+    tmp_path: Path,
+    changes: dict[str, object],
+    error: type[Exception],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(error, match=says):
+        train([folder], tmp_path / "out", replace(SMALL, **changes))  # type: ignore[arg-type]
+
+
+def test_a_place_that_cannot_be_written_is_a_clear_error(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"):
+        train([folder], tmp_path / "file" / "out", SMALL)
+
+
+def test_the_threshold_lies_where_right_and_wrong_are_even() -> None:
+    random = np.random.default_rng(0)
+    scores = random.uniform(-1, 1, 20_000)
+    right = random.random(20_000) < 1 / (1 + np.exp(-(8 * scores - 4)))
+    slope, offset = outcome.logistic(scores, right)
+    assert -offset / slope == pytest.approx(0.5, abs=0.02)
+    assert outcome.logistic([0.1, 0.2, 0.8, 0.9], [False, False, True, True])[0] > 0
+
+
+def test_recall_leaves_each_picture_out_of_its_own_search() -> None:
+    vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2, 3]]
+    assert loop.recall_at_1(vectors, np.array([0, 0, 1, 1, 2, 3])) == pytest.approx(4 / 6)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_command_trains_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from siamese_search.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    arguments = "train pictures --out mine --from scratch --size 16 --steps 2 --classes 4 --json"
+    monkeypatch.setattr("sys.argv", ["siasearch", *arguments.split()])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    output = capfd.readouterr()
+    assert stop.value.code == 0, output.err
+    assert json.loads(output.out)["steps"] == 2
