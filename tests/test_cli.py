@@ -224,7 +224,7 @@ def test_every_command_has_help() -> None:
     commands = group.commands  # type: ignore[attr-defined]
     assert set(commands) == {
         "add", "query", "verify", "list", "info", "remove", "relabel",
-        "check", "compact", "rebuild", "demo",
+        "check", "compact", "rebuild", "train", "demo",
     }  # fmt: skip
     for command in commands.values():
         assert command.help
