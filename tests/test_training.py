@@ -25,7 +25,7 @@ from siamese_search.errors import (  # noqa: E402
     UsageError,
 )
 from siamese_search.records import ImageFile  # noqa: E402
-from siamese_search.training import checkpoint, loop, outcome  # noqa: E402
+from siamese_search.training import checkpoint, loop, outcome, plots  # noqa: E402
 from siamese_search.training.augmentation import PRESETS, Augmentation, augment  # noqa: E402
 from siamese_search.training.data import split  # noqa: E402
 from siamese_search.training.losses import LOSSES, PrototypicalLoss  # noqa: E402
@@ -244,6 +244,8 @@ def test_a_run_leaves_an_encoder_that_a_gallery_is_rebuilt_under(
     assert report.held_out == "classes"
     lines = (tmp_path / "mine" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [4, 8]
+    for plot in ("curves", "scores", "map"):
+        assert (tmp_path / "mine" / f"{plot}.png").stat().st_size > 5000
     encoder = Encoder.open(tmp_path / "mine", "cpu")
     assert encoder.dimension == 16
     assert encoder.record.training["settings"]["steps"] == 8
@@ -350,6 +352,31 @@ def test_the_threshold_lies_where_right_and_wrong_are_even() -> None:
     slope, offset = outcome.logistic(scores, right)
     assert -offset / slope == pytest.approx(0.5, abs=0.02)
     assert outcome.logistic([0.1, 0.2, 0.8, 0.9], [False, False, True, True])[0] > 0
+
+
+def test_error_rates_of_pairs_agree_with_counting() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(40, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = np.arange(40) % 8
+    pairs = plots.pair_scores(vectors, labels)
+    genuine: list[float] = []
+    impostor: list[float] = []
+    for a in range(40):
+        for b in range(a):
+            (genuine if labels[a] == labels[b] else impostor).append(float(vectors[a] @ vectors[b]))
+    assert sorted(pairs.genuine) == pytest.approx(sorted(genuine), abs=1e-6)
+    false_match, false_non_match = pairs.rates()
+    thresholds = sorted({*pairs.genuine.tolist(), *pairs.impostor.tolist()})
+    for n in (0, 100, 500):
+        assert false_match[n] == pytest.approx(
+            np.mean([s >= thresholds[n] for s in pairs.impostor])
+        )
+        assert false_non_match[n] == pytest.approx(
+            np.mean([s < thresholds[n] for s in pairs.genuine])
+        )
+    apart = plots.PairScores(np.array([0.8, 0.9], np.float32), np.array([0.1], np.float32))
+    assert apart.equal_error_rate() == 0
 
 
 def test_recall_leaves_each_picture_out_of_its_own_search() -> None:

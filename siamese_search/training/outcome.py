@@ -97,8 +97,10 @@ def export(
     how: Preprocessing,
     judged: Pictures,
     training: dict[str, Any],
-) -> Encoder:
+) -> tuple[Encoder, FloatArray]:
     """Write the encoder folder; ``judged`` are the pictures that calibrate and check it.
+
+    Returns the opened encoder and the embeddings of these pictures.
 
     Raises TrainingError where the exported graph disagrees with torch.
     """
@@ -138,7 +140,7 @@ def export(
             f" {AGREEMENT} is needed; the run's checkpoint is kept"
         )
     write_encoder(folder, **fields)
-    return Encoder.open(folder, "cpu")
+    return Encoder.open(folder, "cpu"), embeddings
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections import Counter
@@ -98,9 +99,10 @@ def train(
         "recall@1 before": before,
         "recall@1": recall,
     }
-    encoder = outcome.export(
+    encoder, embeddings = outcome.export(
         folder, name or folder.resolve().name, trainer.averaged, architecture, how, judged, facts
     )
+    _draw(folder, before, embeddings, judged, encoder.threshold, warn)
     return TrainingReport(
         encoder=str(folder),
         fingerprint=encoder.fingerprint,
@@ -206,6 +208,24 @@ def _metrics(path: Path, step: int) -> Any:
     file = open(path, "w", encoding="utf-8")  # noqa: SIM115  the caller closes it
     file.writelines(f"{line}\n" for line in kept)
     return file
+
+
+def _draw(
+    folder: Path,
+    before: float | None,
+    embeddings: Any,
+    judged: Pictures,
+    threshold: float,
+    warn: Callable[[str], None],
+) -> None:
+    """The plots, where the libraries for them are installed."""
+    if any(importlib.util.find_spec(module) is None for module in ("matplotlib", "sklearn")):
+        warn("no plots: pip install 'siasearch[plot]'")
+        return
+    from siamese_search.training import plots
+
+    epochs = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
+    plots.draw(folder, epochs, before, embeddings, judged.labels, threshold)
 
 
 def _device() -> str:
