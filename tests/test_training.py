@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +280,42 @@ def test_training_goes_on_bit_for_bit_after_a_stop(folder: Path, tmp_path: Path)
     assert all(torch.equal(tensor, parts[0][name]) for name, tensor in whole[0].items())
     fingerprints = {Encoder.open(tmp_path / run).fingerprint for run in ("whole", "parts")}
     assert len(fingerprints) == 1
+
+
+def test_two_processes_train_as_one(folder: Path, tmp_path: Path) -> None:
+    """Without augmentation and batch statistics, halves of a batch give the whole's gradients."""
+    train([folder], tmp_path / "start", replace(SMALL, steps=2))
+    settings = {
+        **asdict(replace(SMALL, start=str(tmp_path / "start"), steps=3, epoch_steps=3)),
+        "rate": 1e-3,
+        "freeze_norm": True,
+        "weight_decay": 0.0,
+        "average": 0.0,
+    }
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, json\n"
+        "from siamese_search.training.run import train\n"
+        "from siamese_search.training.settings import Settings\n"
+        "from siamese_search.training import loop\n"
+        "import torch\n"
+        "torch.set_num_threads(1)\n"
+        "loop._half_precision = lambda device: False\n"
+        f"train([{str(folder)!r}], sys.argv[1], Settings(**json.loads({json.dumps(settings)!r})))\n"
+    )
+    for name, launcher in {
+        "one": [],
+        "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    }.items():
+        command = [sys.executable, *launcher, str(script), str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    one, two = (
+        checkpoint.read_checkpoint(tmp_path / run / checkpoint.NAME)[0] for run in ("one", "two")
+    )
+    for name, tensor in one.items():
+        if name.startswith("network.") and tensor.is_floating_point():
+            assert torch.allclose(tensor, two[name], atol=2e-4), name
 
 
 def test_training_on_from_an_encoder_keeps_its_preprocessing(folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from siamese_search.errors import TrainingError
 from siamese_search.index import SearchIndex
 from siamese_search.network import EmbeddingNetwork
-from siamese_search.training import augmentation, checkpoint
+from siamese_search.training import augmentation, checkpoint, distributed
 from siamese_search.training.data import Pictures
 from siamese_search.training.losses import LOSSES
 from siamese_search.training.sampling import ClassSampler
@@ -44,6 +44,17 @@ class Epoch:
     recall: float | None  # recall@1 on what is held out, leaving each picture out of its search
     images_per_second: float
     seconds: float
+
+
+class _Embedding(nn.Module):
+    """A network's ``embed`` as a forward pass, which is what is made parallel."""
+
+    def __init__(self, network: EmbeddingNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.embed(images)
 
 
 class Trainer:
@@ -72,6 +83,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         make = LOSSES[settings.loss]
         self.loss = make(int(self.labels.max()) + 1, network.dimension).to(self.device)
+        self._embed = distributed.parallel(_Embedding(self.network), settings.freeze > 0)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
         self.step = 0
@@ -129,16 +141,19 @@ class Trainer:
 
     def _train_step(self) -> float:
         positions, classes = self.sampler.batch(self.step)
-        views = self._views(positions)
+        own = distributed.share(len(positions), self.sampler.classes)
+        # No two processes and no two steps draw the same.
+        seed = (self.settings.seed << 40) + self.step * distributed.ranks() + distributed.rank()
+        views = self._views(positions[own], seed)
         self._set_modes()
-        torch.manual_seed(self.settings.seed * 1_000_003 + self.step)  # for dropout
+        torch.manual_seed(seed)  # for dropout
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._schedule()
         begun = time.perf_counter()
         with self._precision():
-            embeddings = self.network.embed(views)
+            embeddings = distributed.gathered(self._embed(views).float())
         targets = torch.from_numpy(classes).to(self.device)
-        loss = self.loss(embeddings.float(), targets)
+        loss = self.loss(embeddings, targets)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
@@ -154,7 +169,7 @@ class Trainer:
         self._average()
         return value
 
-    def _views(self, positions: npt.NDArray[np.int64]) -> Tensor:
+    def _views(self, positions: npt.NDArray[np.int64], seed: int) -> Tensor:
         """The augmented batch, float32 (n, channels, height, width), channels last in memory."""
         pixels = torch.from_numpy(self.training.pixels[positions // self.turns])
         if self.turns > 1:
@@ -162,7 +177,6 @@ class Trainer:
             pixels = torch.stack(
                 [torch.rot90(one, int(turn)) for one, turn in zip(pixels, turns, strict=True)]
             )
-        seed = (self.settings.seed << 32) + self.step
         views = augmentation.augment(pixels, self.augmentation, self.size, seed)
         return views.to(self.device, memory_format=torch.channels_last)
 
@@ -218,7 +232,10 @@ class Trainer:
         if self.validation is None:
             self.best = (0.0, self._weights())
             return None
-        recall = recall_at_1(self.embed(self.validation), self.validation.labels)
+        recall = 0.0
+        if distributed.rank() == 0:
+            recall = recall_at_1(self.embed(self.validation), self.validation.labels)
+        recall = distributed.told(recall)
         self.stale += 1
         if self.best is None or recall > self.best[0]:
             self.best, self.stale = (recall, self._weights()), 0

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from siamese_search import enrolment
 from siamese_search.errors import StorageError, TrainingError
 from siamese_search.records import ImageFile, Preprocessing, Progress, Rejection
-from siamese_search.training import checkpoint, outcome
+from siamese_search.training import checkpoint, distributed, outcome
 from siamese_search.training.augmentation import PRESETS
 from siamese_search.training.data import Pictures, Split, decode, regular, roomy, split
 from siamese_search.training.loop import Epoch, Trainer
@@ -60,24 +60,44 @@ def train(
     ``out/metrics.jsonl``; ``warn`` gets what a user should know of. Raises UsageError,
     TrainingError, EncoderError or StorageError.
     """
-    settings = (settings or Settings()).resolved()
-    folder = Path(out)
-    _prepare(folder, resume)
+    with distributed.joined(device or _device()) as place:
+        return _train(
+            images, Path(out), (settings or Settings()).resolved(), name, resume, place, watch,
+            tell, warn,
+        )  # fmt: skip
+
+
+def _train(
+    images: Iterable[str | os.PathLike[str] | ImageFile],
+    folder: Path,
+    settings: Settings,
+    name: str | None,
+    resume: bool,
+    device: str,
+    watch: Callable[[Progress], None],
+    tell: Callable[[Epoch], None],
+    warn: Callable[[str], None],
+) -> TrainingReport:
+    if distributed.rank() == 0:
+        _prepare(folder, resume)
     network, architecture, how = starting_point(settings)
     files, rejected = _files(images)
     parts = split(files, settings.holdout, settings.seed)
     _advise(parts, settings, warn)
     training, held, more = _decoded(parts, settings, how, watch)
     rejected += more
-    trainer = Trainer(
-        network, settings, training, held, (how.height, how.width), device or _device()
-    )
+    trainer = Trainer(network, settings, training, held, (how.height, how.width), device)
     path = folder / checkpoint.NAME
     before = _begin(trainer, path, resume)
+    steps = trainer.train(
+        lambda step, loss: watch(Progress(f"loss {loss:.3f}", step, settings.steps))
+    )
+    if distributed.rank() > 0:  # the first process writes and tells
+        for _ in steps:
+            pass
+        return distributed.told(cast(TrainingReport, None))
     with _metrics(folder / METRICS, trainer.step) as lines:
-        for epoch in trainer.train(
-            lambda step, loss: watch(Progress(f"loss {loss:.3f}", step, settings.steps))
-        ):
+        for epoch in steps:
             trainer.save(path)
             lines.write(json.dumps(asdict(epoch)) + "\n")
             lines.flush()
@@ -86,11 +106,12 @@ def train(
     trainer.averaged.load_state_dict(trainer.best[1])
     recall = trainer.best[0] if held is not None else None
     judged = held if held is not None else _seen(parts.training, settings, how)
-    facts: dict[str, Any] = {
+    classes = len(set(training.labels.tolist()))
+    facts = {
         "settings": asdict(settings),
         "augmentation": asdict(PRESETS[settings.augmentation]),
         "data": {
-            "classes": len(set(training.labels.tolist())),
+            "classes": classes,
             "pictures": len(training),
             "held out": parts.how,
             "held-out pictures": len(held) if held is not None else 0,
@@ -103,12 +124,12 @@ def train(
         folder, name or folder.resolve().name, trainer.averaged, architecture, how, judged, facts
     )
     _draw(folder, before, embeddings, judged, encoder.threshold, warn)
-    return TrainingReport(
+    report = TrainingReport(
         encoder=str(folder),
         fingerprint=encoder.fingerprint,
         dimension=encoder.dimension,
         steps=trainer.step,
-        classes=facts["data"]["classes"],
+        classes=classes,
         pictures=len(training),
         held_out=parts.how,
         recall_before=before,
@@ -116,6 +137,7 @@ def train(
         threshold=encoder.threshold,
         rejected=tuple(rejected),
     )
+    return distributed.told(report)
 
 
 def _prepare(folder: Path, resume: bool) -> None:
@@ -197,6 +219,7 @@ def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
     before = None
     if trainer.validation is not None:
         before = trainer.validate()
+    if before is not None and distributed.rank() == 0:
         path.with_name("before.json").write_text(json.dumps({"recall@1": before}) + "\n")
     return before
 

@@ -1,0 +1,80 @@
+"""Several processes on one batch, started by ``torchrun``: each embeds its share of the pictures,
+the loss sees them all.
+
+    torchrun --nproc-per-node 2 -m siamese_search train photos/ --out encoder
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_gather
+
+from siamese_search.errors import UsageError
+
+T = TypeVar("T")
+
+
+@contextmanager
+def joined(device: str) -> Iterator[str]:
+    """Join the group that ``torchrun`` tells of, if any; gives this process's device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield device
+        return
+    local = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield local
+    finally:
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """Which of the processes this is; the first one writes, validates and speaks."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def ranks() -> int:
+    """How many processes there are."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def share(count: int, classes: int) -> slice:
+    """This process's part of a batch of ``count`` pictures of so many classes."""
+    if classes % ranks():
+        raise UsageError(f"{classes} classes in a batch cannot be shared by {ranks()} processes")
+    size = count // ranks()
+    return slice(rank() * size, (rank() + 1) * size)
+
+
+def parallel(network: nn.Module, frozen: bool) -> nn.Module:
+    """The network with its gradients averaged over the processes."""
+    if ranks() == 1:
+        return network
+    return nn.parallel.DistributedDataParallel(network, find_unused_parameters=frozen)
+
+
+def gathered(embeddings: Tensor) -> Tensor:
+    """All processes' embeddings, in order of rank; gradients flow back to each.
+
+    Every process then has the same loss; each embedding's gradient is summed over the processes,
+    and averaging the networks' gradients makes it that of one process with the whole batch.
+    """
+    if ranks() == 1:
+        return embeddings
+    return torch.cat(all_gather(embeddings))  # type: ignore[no-untyped-call]
+
+
+def told(value: T) -> T:
+    """What the first process holds."""
+    if ranks() == 1:
+        return value
+    box: list[Any] = [value]
+    distributed.broadcast_object_list(box, src=0)
+    heard: T = box[0]
+    return heard
