@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,6 +85,8 @@ def train(
     A part of the classes is held out: the epoch that tells these apart best is kept, since new
     classes are the point. Pictures are found as by `add`.
     """
+    # Threads that spin while they wait slow a shared machine down many times over.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from siamese_search import enrolment
 
     try:
