@@ -38,6 +38,7 @@ SETTINGS: dict[str, Any] = {
     "images": 4,
     "rate": 4e-3,
     "average": 0.998,
+    "weight_decay": 0.02,
     "holdout": 0.08,
     "patience": 100,
 }

@@ -18,6 +18,7 @@ IntArray = npt.NDArray[np.int64]
 PixelArray = npt.NDArray[np.uint8]
 Watcher = Callable[[Progress], None]
 
+SMALL = 128  # pixels
 FEW_CLASSES = 10  # with fewer, none can be spared for validation
 
 
@@ -117,14 +118,20 @@ def decode(
 
 
 def roomy(preprocessing: Preprocessing) -> Preprocessing:
-    """Preprocessing for training pictures: all that a crop would cut away is still there."""
+    """Preprocessing for training pictures: all that a crop would cut away is still there.
+
+    Small pictures are kept at twice the size, so that warping does not blur them.
+    """
     if preprocessing.resize != "crop":
-        return preprocessing
-    grow = 1 / preprocessing.crop_fraction
+        grow = 2 if max(preprocessing.width, preprocessing.height) <= SMALL else 1
+        return replace(
+            preprocessing, width=grow * preprocessing.width, height=grow * preprocessing.height
+        )
+    share = preprocessing.crop_fraction
     return replace(
         preprocessing,
-        width=round(grow * preprocessing.width),
-        height=round(grow * preprocessing.height),
+        width=round(preprocessing.width / share),
+        height=round(preprocessing.height / share),
         crop_fraction=1.0,
     )
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from siamese_search.errors import TrainingError
 from siamese_search.index import SearchIndex
 from siamese_search.network import EmbeddingNetwork
+from siamese_search.records import Preprocessing
 from siamese_search.training import augmentation, checkpoint, distributed
 from siamese_search.training.data import Pictures
 from siamese_search.training.losses import LOSSES
@@ -66,14 +67,15 @@ class Trainer:
         settings: Settings,
         training: Pictures,
         validation: Pictures | None,
-        size: tuple[int, int],
+        how: Preprocessing,
         device: str,
     ) -> None:
         self.settings = settings
         self.augmentation = augmentation.PRESETS[settings.augmentation]
         self.turns = 4 if self.augmentation.turns else 1
         self.training, self.validation = training, validation
-        self.size = size
+        self.size = how.height, how.width
+        self.share = how.crop_fraction if how.resize == "crop" else 1.0
         self.device = torch.device(device)
         self.unlabelled = settings.loss == "self-supervised"
         classes = np.arange(len(training)) if self.unlabelled else training.labels
@@ -157,7 +159,7 @@ class Trainer:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss is {value} at step {self.step + 1}: the last checkpoint is good; try a"
+                f"the loss is {value} at step {self.step + 1}: what an earlier epoch has saved is good; try a"
                 f" learning rate below {self.settings.rate:g}"
             )
         self.optimizer.zero_grad(set_to_none=True)
@@ -249,13 +251,20 @@ class Trainer:
         every = self.settings.hard_every * self.settings.epoch_steps
         if not every or self.unlabelled or self.step == 0 or self.step % every:
             return
-        height, width = self.training.pixels.shape[1:3]
-        top, left = (height - self.size[0]) // 2, (width - self.size[1]) // 2
-        seen = self.training.pixels[:, top : top + self.size[0], left : left + self.size[1]]
-        embeddings = self.embed(Pictures(seen, self.training.labels))
+        embeddings = self.embed(Pictures(self._unaltered(), self.training.labels))
         self.sampler.neighbours = self._expanded(
             confusable(embeddings, self.training.labels, HARD_NEIGHBOURS)
         )
+
+    def _unaltered(self) -> npt.NDArray[np.uint8]:
+        """The training pictures as queries see them."""
+        how = augmentation.Augmentation("", area=(self.share**2, self.share**2))
+        parts = []
+        for start in range(0, len(self.training), EVALUATION_BATCH):
+            pixels = torch.from_numpy(self.training.pixels[start : start + EVALUATION_BATCH])
+            views = augmentation.augment(pixels, how, self.size, seed=0)
+            parts.append(views.round().byte().permute(0, 2, 3, 1).numpy())
+        return np.concatenate(parts)
 
     def _expanded(self, neighbours: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Neighbours among classes and their quarter turns, each with those turned alike."""

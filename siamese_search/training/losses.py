@@ -76,8 +76,7 @@ LOSSES: dict[str, Callable[[int, int], nn.Module]] = {
     "n-pair": lambda n, d: MinedLoss(losses.NTXentLoss(temperature=0.1, distance=_cosine())),
     "angular": lambda n, d: MinedLoss(losses.AngularLoss(alpha=40)),
     "multi-similarity": lambda n, d: MinedLoss(  # Wang et al. 2019
-        losses.MultiSimilarityLoss(alpha=2, beta=40, base=0.5),
-        miners.MultiSimilarityMiner(epsilon=0.1),
+        losses.MultiSimilarityLoss(alpha=2, beta=40, base=0.5)
     ),
     "supcon": lambda n, d: MinedLoss(losses.SupConLoss(temperature=0.1)),  # Khosla et al. 2020
     "proxy-anchor": lambda n, d: MinedLoss(  # Kim et al. 2020

@@ -24,7 +24,9 @@ AGREEMENT = 0.999  # the least cosine between what torch and the exported graph 
 PACKAGES = ("siasearch", "torch", "timm", "pytorch-metric-learning", "numpy")
 
 
-def best_matches(embeddings: FloatArray, labels: IntArray, draws: int = 20, seed: int = 0) -> Any:
+def best_matches(
+    embeddings: FloatArray, labels: IntArray, draws: int = 20, seed: int = 0
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     """Trials of identification: the best score of each probe, and whether its identity was right.
 
     In each draw half of the classes are enrolled with one to five pictures each; all other

@@ -86,7 +86,7 @@ def _train(
     _advise(parts, settings, warn)
     training, held, more = _decoded(parts, settings, how, watch)
     rejected += more
-    trainer = Trainer(network, settings, training, held, (how.height, how.width), device)
+    trainer = Trainer(network, settings, training, held, how, device)
     path = folder / checkpoint.NAME
     before = _begin(trainer, path, resume)
     steps = trainer.train(
@@ -204,7 +204,7 @@ def _decoded(
 def _seen(files: list[ImageFile], settings: Settings, how: Preprocessing) -> Pictures:
     """Training pictures as queries see them, to calibrate on where nothing else is left."""
     classes = {name: number for number, name in enumerate(sorted({f.identity for f in files}))}
-    return decode(files[:2000], classes, how, settings.cache_bytes)[0]
+    return decode(files[:: 1 + len(files) // 2000], classes, how, settings.cache_bytes)[0]
 
 
 def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
