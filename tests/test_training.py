@@ -334,7 +334,7 @@ def test_a_folder_without_classes_is_trained_by_two_views_of_each(
 
 
 def test_a_loss_that_is_no_number_stops_the_run(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="learning rate below"):
+    with pytest.raises(TrainingError, match="a learning rate below"):
         train([folder], tmp_path / "out", replace(SMALL, rate=1e30, clip=1e30))
 
 

@@ -32,6 +32,7 @@ from siamese_search.training.settings import Settings
 FloatArray = npt.NDArray[np.float32]
 EVALUATION_BATCH = 64
 HARD_NEIGHBOURS = 16
+BLENDS = (0.25, 0.5, 0.75)  # shares of the trained weights
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Trainer:
         self._embed = distributed.parallel(_Embedding(self.network), settings.freeze > 0)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
+        self._start = self._weights()
         self.step = 0
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.stale = 0  # epochs since the best
@@ -159,8 +161,8 @@ class Trainer:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss is {value} at step {self.step + 1}: what an earlier epoch has saved is good; try a"
-                f" learning rate below {self.settings.rate:g}"
+                f"the loss is {value} at step {self.step + 1}: what earlier epochs saved is good;"
+                f" try a learning rate below {self.settings.rate:g}"
             )
         self.optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:  # a miner may find nothing to learn from in a batch
@@ -245,6 +247,25 @@ class Trainer:
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: t.detach().cpu().clone() for name, t in self.averaged.state_dict().items()}
+
+    def blend(self) -> None:
+        """Average the best weights with the starting point's, where that raises recall@1.
+
+        What a network knew before often serves new classes too (Wortsman et al. 2022). It makes
+        no sense from scratch, whose starting weights are noise.
+        """
+        if self.best is None or self.validation is None or self.settings.start == "scratch":
+            return
+        trained = self.best[1]
+        for share in BLENDS:
+            mixed = {
+                name: tensor.lerp(trained[name], share) if tensor.is_floating_point() else tensor
+                for name, tensor in self._start.items()
+            }
+            self.averaged.load_state_dict(mixed)
+            recall = recall_at_1(self.embed(self.validation), self.validation.labels)
+            if recall > self.best[0]:
+                self.best = (recall, mixed)
 
     def _mine(self) -> None:
         """Offline: the classes most alike to each, by their nearest pictures of other classes."""

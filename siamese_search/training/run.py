@@ -102,6 +102,7 @@ def _train(
             lines.write(json.dumps(asdict(epoch)) + "\n")
             lines.flush()
             tell(epoch)
+    trainer.blend()
     assert trainer.best is not None
     trainer.averaged.load_state_dict(trainer.best[1])
     recall = trainer.best[0] if held is not None else None
