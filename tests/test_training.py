@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,38 @@ def test_training_goes_on_bit_for_bit_after_a_stop(folder: Path, tmp_path: Path)
     assert all(torch.equal(tensor, parts[0][name]) for name, tensor in whole[0].items())
     fingerprints = {Encoder.open(tmp_path / run).fingerprint for run in ("whole", "parts")}
     assert len(fingerprints) == 1
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path) -> None:
+    """Kill -9 at any moment loses the epoch at most: a resumed run ends with the same weights."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import torch\n"
+        "from siamese_search.training.run import train\n"
+        "from siamese_search.training.settings import Settings\n"
+        "torch.set_num_threads(1)\n"
+        "out = Path(sys.argv[2])\n"
+        "settings = Settings(start='scratch', augmentation='glyph', size=16, steps=12,"
+        " epoch_steps=2, classes=4, images=2, dimension=16, patience=10)\n"
+        "resume = (out / 'checkpoint.safetensors').exists()\n"
+        "train([sys.argv[1]], out, settings, name='same', resume=resume)\n"
+    )
+    command = [sys.executable, str(script), str(folder)]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    for lines in (1, 3, 4):
+        process = subprocess.Popen([*command, str(tmp_path / "killed")])
+        while process.poll() is None:
+            if metrics.exists() and metrics.read_bytes().count(b"\n") >= lines:
+                process.kill()
+            time.sleep(0.002)
+    subprocess.run([*command, str(tmp_path / "killed")], check=True)
+    ends = [Encoder.open(tmp_path / run).fingerprint for run in ("whole", "killed")]
+    assert ends[0] == ends[1]
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == [2, 4, 6, 8, 10, 12]
 
 
 def test_two_processes_train_as_one(folder: Path, tmp_path: Path) -> None:

@@ -98,9 +98,10 @@ def _train(
         return distributed.told(cast(TrainingReport, None))
     with _metrics(folder / METRICS, trainer.step) as lines:
         for epoch in steps:
-            trainer.save(path)
+            # Metrics first: a line of an epoch that no checkpoint has is dropped on resuming.
             lines.write(json.dumps(asdict(epoch)) + "\n")
             lines.flush()
+            trainer.save(path)
             tell(epoch)
     trainer.blend()
     assert trainer.best is not None
@@ -227,10 +228,15 @@ def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
 
 def _metrics(path: Path, step: int) -> Any:
     """The metrics file, without lines of steps after the checkpoint that is resumed from."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    file = open(path, "w", encoding="utf-8")  # noqa: SIM115  the caller closes it
-    file.writelines(f"{line}\n" for line in kept)
+    content = path.read_bytes() if path.exists() else b""
+    end = 0
+    for line in content.splitlines(keepends=True):
+        # A killed run may leave half a line.
+        if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+            break
+        end += len(line)
+    file = open(path, "a", encoding="utf-8")  # noqa: SIM115  the caller closes it
+    file.truncate(end)
     return file
 
 
