@@ -1,12 +1,13 @@
 """Trains the shipped encoder ``glyph`` on Omniglot's background alphabets, and measures it.
 
-    python benchmarks/train_glyph.py [--seeds 0 1 2 3 4] [--work DIR] [--ship]
+    python benchmarks/train_glyph.py [--seeds 0 1 2 3 4] [--work DIR] [--threads N] [--ship]
 
 Every seed is trained, exported and then measured by what the exported encoder embeds: the error
 in the 400 trials of Lake et al. (2015), and recall@1 over the evaluation alphabets. Validation
 (which epoch is kept) uses background characters that are held out; the evaluation alphabets are
 looked at once a seed, at its end. ``--work`` keeps the runs, from which a stopped one goes on;
-``results/glyph.json`` says which seeds are done. ``--ship`` puts the first seed into the package.
+``results/glyph.json`` says which seeds are done, and two processes with a thread each may share it,
+which is faster than one with two. ``--ship`` puts the first seed into the package.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from common import RESULTS, Bars, data_folder, machine, table
 
 from siamese_search.encoder import SHIPPED, Encoder
@@ -39,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "rate": 4e-3,
     "average": 0.998,
     "weight_decay": 0.02,
+    "dimension": 256,
     "holdout": 0.08,
     "patience": 100,
 }
@@ -80,15 +83,26 @@ def unseen_recall(encoder: Encoder, evaluation: Path) -> float:
     return 100 * hits / len(vectors)
 
 
+def so_far(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The results file, without seeds of other settings."""
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if results.get("settings") != settings:
+        results = {"settings": settings, "machine": machine(), "seeds": {}}
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--work", type=Path, default=Path("runs") / "glyph")
+    parser.add_argument("--threads", type=int, help="default: torch's own choice")
     parser.add_argument("--ship", action="store_true", help="put the first seed into the package")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="try settings")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     changed = {key: json.loads(value) for key, _, value in (o.partition("=") for o in options.set)}
     settings = SETTINGS | changed
     options.work.mkdir(parents=True, exist_ok=True)
@@ -96,9 +110,7 @@ def main() -> None:
     evaluation = unpacked("images_evaluation", options.work)
     runs = unpacked("all_runs", options.work)
     path = options.work / "seeds.json" if changed else RESULTS / "glyph.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
-    if results.get("settings") != settings:
-        results = {"settings": settings, "machine": machine(), "seeds": {}}
+    results = so_far(path, settings)
     for seed in options.seeds:
         folder = options.work / f"seed-{seed}"
         if str(seed) in results["seeds"]:
@@ -115,13 +127,16 @@ def main() -> None:
             )
         minutes = (time.perf_counter() - begun) / 60
         encoder = Encoder.open(folder, "cpu")
-        results["seeds"][str(seed)] = {
+        measured = {
             "omniglot-400 error": one_shot_error(encoder, runs),
             "omniglot-unseen R@1": unseen_recall(encoder, evaluation),
             "held-out R@1": 100 * encoder.record.training["recall@1"],
             "minutes": round(minutes, 1),
+            "threads": torch.get_num_threads(),
             "fingerprint": encoder.fingerprint,
         }
+        results = so_far(path, settings)  # another process may have added a seed
+        results["seeds"][str(seed)] = measured
         path.write_text(json.dumps(results, indent=1) + "\n")
         print(seed, results["seeds"][str(seed)], flush=True)
     bars = Bars()

@@ -160,9 +160,7 @@ def main() -> None:
         warmups=1,
     )
     middle = medians(raw)
-    best = max(
-        (name for name in raw if name.startswith("plain")), key=lambda name: middle[name]
-    )
+    best = max((name for name in raw if name.startswith("plain")), key=lambda name: middle[name])
     pictures = RUN * SETTINGS.classes * SETTINGS.images
     whole = [pictures / (decoding + pictures / rate) for rate in raw["siasearch"]]
     overhead = 100 * (median_ratio(raw["forward + loss + backward"], raw["siasearch"]) - 1)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from siamese_search.errors import SiaSearchError
     from siamese_search.gallery import Gallery
     from siamese_search.records import Identification, Match, Verification
+    from siamese_search.training.run import train
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "SiaSearchError",
     "Verification",
     "__version__",
+    "train",
 ]
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "Match": "records",
     "SiaSearchError": "errors",
     "Verification": "records",
+    "train": "training.run",
 }
 
 
