@@ -9,6 +9,8 @@ architecture is the JSON that ``encoder.json`` carries:
     pooling      a list of parts, each with
         source   "features" (what the backbone's classifier would pool) or a stage number
         power    of the generalised mean (Radenovic et al. 2018); 1 is the plain mean
+        grid     cells along each side that are pooled apart and joined, 1 if absent; more than
+                 one keeps where things are, for pictures that are centred
         spread   standard deviation of a centred Gaussian window, in half widths of the feature
                  map; null is uniform
         weight   length of this part in the concatenation
@@ -52,14 +54,17 @@ class EmbeddingNetwork(nn.Module):
         parts: Sequence[Mapping[str, Any]] = architecture["pooling"]
         self._stages = sorted({part["source"] for part in parts} - {"features"})
         self.pools = nn.ModuleList(
-            WindowedPool(part.get("power", 1.0), part.get("spread")) for part in parts
+            GridPool(part["grid"])
+            if part.get("grid", 1) > 1
+            else WindowedPool(part.get("power", 1.0), part.get("spread"))
+            for part in parts
         )
         self._sources = [part["source"] for part in parts]
         self._weights = [float(part.get("weight", 1.0)) for part in parts]
         for name in ("mean", "std"):
             values = torch.tensor(architecture[name], dtype=torch.float32)
             self.register_buffer(name, values.reshape(1, -1, 1, 1), persistent=False)
-        width = sum(self._channels_of(source) for source in self._sources)
+        width = sum(self._channels_of(p["source"]) * p.get("grid", 1) ** 2 for p in parts)
         projection = architecture.get("projection")
         self.dropout = nn.Dropout(float(architecture.get("dropout", 0.0)))
         self.projection = nn.Linear(width, projection, bias=False) if projection else nn.Identity()
@@ -104,6 +109,18 @@ class EmbeddingNetwork(nn.Module):
         if source == "features":
             return int(backbone.num_features)
         return int(backbone.feature_info[source]["num_chs"])
+
+
+class GridPool(nn.Module):
+    """Means over the cells of a grid on a feature map, all joined."""
+
+    def __init__(self, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """float32 (n, channels, rows, columns) to (n, channels * grid * grid)."""
+        return functional.adaptive_avg_pool2d(maps, self.grid).flatten(1)
 
 
 class WindowedPool(nn.Module):

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+BENDS = 4  # random displacements along each side of an elastic warp
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -19,12 +22,13 @@ class Augmentation:
 
     ``rotation`` and ``shear`` in degrees either way; ``area`` is the share of the picture that is
     seen, ``stretch`` the greatest ratio between the scales of width and height; ``shift`` in
-    widths of the picture (where ``area`` is below one, the view also moves within what that
-    leaves); ``mirror`` and ``grey`` are probabilities; ``brightness``, ``contrast`` and
-    ``saturation`` are the greatest relative change; ``erase`` is the probability that a box of up
-    to a quarter of the picture is blanked. ``background`` fills what comes in from outside:
-    a value of 0 to 255, or null for the border's own pixels. ``turns`` makes the quarter turns
-    of every class classes of their own.
+    widths of the picture (where ``area`` is below one and there is no ``background``, the view
+    also moves within what that leaves); ``mirror`` and ``grey`` are probabilities; ``brightness``,
+    ``contrast`` and ``saturation`` are the greatest relative change; ``erase`` is the probability
+    that a box of up to a quarter of the picture is blanked; ``elastic`` is the standard deviation
+    of smooth displacements, in half widths of the picture. ``background`` fills what comes in from
+    outside: a value of 0 to 255, or null for the border's own pixels. ``turns`` makes the quarter
+    turns of every class classes of their own.
     """
 
     about: str
@@ -39,6 +43,7 @@ class Augmentation:
     saturation: float = 0.0
     grey: float = 0.0
     erase: float = 0.0
+    elastic: float = 0.0
     background: int | None = None
     turns: bool = False
 
@@ -57,13 +62,13 @@ PRESETS = {
         erase=0.2,
     ),
     "glyph": Augmentation(
-        "slanted, turned and scaled a little, never mirrored, for where and how large strokes are"
-        " tells characters apart; quarter turns are classes of their own",
-        rotation=8,
-        shear=8,
-        area=(0.95, 1.1),
-        stretch=1.1,
-        shift=0.02,
+        "slanted, turned, scaled and bent, never mirrored; quarter turns are classes of their own",
+        rotation=15,
+        shear=15,
+        area=(0.64, 1.56),
+        stretch=1.2,
+        shift=0.06,
+        elastic=0.06,
         background=255,
         turns=True,
     ),
@@ -95,11 +100,16 @@ def augment(images: Tensor, how: Augmentation, size: tuple[int, int], seed: int)
         _warps(count, how, random), [count, channels, *size], align_corners=False
     )
     padding = "border" if how.background is None else "zeros"
+    if how.elastic:
+        grid = grid + _bends(count, how.elastic, size, random)
     views = functional.grid_sample(
         planes - background, grid, mode="bilinear", padding_mode=padding, align_corners=False
     )
-    views = _recoloured(views + background, how, random)
-    return _erased(views, how, random)
+    if background:
+        views += background
+    if how.brightness or how.contrast or how.saturation or how.grey:
+        views = _recoloured(views, how, random)
+    return _erased(views.clamp_(0, 255), how, random)
 
 
 def _uniform(count: int, low: float, high: float, random: torch.Generator) -> Tensor:
@@ -117,29 +127,38 @@ def _warps(count: int, how: Augmentation, random: torch.Generator) -> Tensor:
     cos, sin = angle.cos(), angle.sin()
     first = torch.stack([cos * wide * mirrored, (cos * slant - sin) * high], dim=1)
     second = torch.stack([sin * wide * mirrored, (sin * slant + cos) * high], dim=1)
-    moves = [
-        _uniform(count, -1, 1, random) * ((1 - extent).clamp(min=0) + 2 * how.shift)
-        for extent in (wide, high)
-    ]
+    room = [(1 - extent).clamp(min=0) if how.background is None else 0.0 for extent in (wide, high)]
+    moves = [_uniform(count, -1, 1, random) * (free + 2 * how.shift) for free in room]
     return torch.cat([torch.stack([first, second], dim=1), torch.stack(moves, dim=1)[..., None]], 2)
 
 
+def _bends(count: int, strength: float, size: tuple[int, int], random: torch.Generator) -> Tensor:
+    """Smooth random displacements (n, *size, 2), in half widths (Simard et al. 2003)."""
+    coarse = strength * torch.randn(count, 2, BENDS, BENDS, generator=random)
+    fine = functional.interpolate(coarse, size=size, mode="bicubic", align_corners=True)
+    return fine.permute(0, 2, 3, 1)
+
+
 def _recoloured(views: Tensor, how: Augmentation, random: torch.Generator) -> Tensor:
-    count = len(views)
+    """Brightness, contrast and saturation, which together are one affine map of each colour."""
+    count, channels = views.shape[:2]
 
     def factors(range_: float) -> Tensor:
-        return _uniform(count, 1 - range_, 1 + range_, random).reshape(-1, 1, 1, 1)
+        return _uniform(count, 1 - range_, 1 + range_, random).reshape(-1, 1, 1)
 
-    if how.brightness:
-        views = views * factors(how.brightness)
-    if how.contrast:
-        middle = views.mean(dim=(1, 2, 3), keepdim=True)
-        views = middle + (views - middle) * factors(how.contrast)
-    if views.shape[1] == 3 and (how.saturation or how.grey):
-        grey = (torch.rand(count, generator=random) < how.grey).float().reshape(-1, 1, 1, 1)
-        luma = (views * torch.tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(1, True)
-        views = luma + (views - luma) * factors(how.saturation) * (1 - grey)
-    return views.clamp(0, 255)
+    brightness, contrast = factors(how.brightness), factors(how.contrast)
+    matrix = torch.eye(channels).expand(count, -1, -1)
+    if channels == 3:
+        grey = (torch.rand(count, generator=random) < how.grey).float().reshape(-1, 1, 1)
+        saturation = factors(how.saturation) * (1 - grey)
+        matrix = saturation * matrix + (1 - saturation) * torch.tensor(LUMA).expand(3, 3)
+    middle = views.mean(dim=(1, 2, 3)).reshape(-1, 1, 1)
+    colours = torch.baddbmm(
+        (1 - contrast) * brightness * middle,
+        contrast * brightness * matrix,
+        views.flatten(2),
+    )
+    return colours.view_as(views)
 
 
 def _erased(views: Tensor, how: Augmentation, random: torch.Generator) -> Tensor:

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from siamese_search.errors import TrainingError
 from siamese_search.index import SearchIndex
@@ -25,6 +27,7 @@ from siamese_search.network import EmbeddingNetwork
 from siamese_search.records import Preprocessing
 from siamese_search.training import augmentation, checkpoint, distributed
 from siamese_search.training.data import Pictures
+from siamese_search.training.freezing import folded, lower_layers
 from siamese_search.training.losses import LOSSES
 from siamese_search.training.sampling import ClassSampler
 from siamese_search.training.settings import Settings
@@ -51,12 +54,12 @@ class Epoch:
 class _Embedding(nn.Module):
     """A network's ``embed`` as a forward pass, which is what is made parallel."""
 
-    def __init__(self, network: EmbeddingNetwork) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network.embed(images)
+        return cast(EmbeddingNetwork, self.network).embed(images)
 
 
 class Trainer:
@@ -86,7 +89,12 @@ class Trainer:
         torch.manual_seed(settings.seed)
         make = LOSSES[settings.loss]
         self.loss = make(int(self.labels.max()) + 1, network.dimension).to(self.device)
-        self._embed = distributed.parallel(_Embedding(self.network), settings.freeze > 0)
+        for parameter in lower_layers(self.network.backbone, settings.frozen or 0.0):
+            parameter.requires_grad_(False)
+        self._trained = [p for p in self.network.backbone.parameters() if p.requires_grad]
+        probe = torch.rand(2, how.channels, *self.size, device=self.device) * 255
+        self._view = folded(self.network, probe)
+        self._embed = distributed.parallel(_Embedding(self._view), settings.freeze > 0)
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
         self._start = self._weights()
@@ -101,6 +109,8 @@ class Trainer:
         rate, decay = self.settings.rate or 0.0, self.settings.weight_decay
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.network.named_parameters():
+            if not parameter.requires_grad:
+                continue
             factor = self.settings.backbone_rate if name.startswith("backbone.") else 1.0
             key = (rate * (factor or 0.0), decay if parameter.ndim > 1 else 0.0)
             groups.setdefault(key, []).append(parameter)
@@ -186,14 +196,15 @@ class Trainer:
 
     def _set_modes(self) -> None:
         """Training mode, but for what is frozen."""
-        self.network.train()
+        self._view.train()
         frozen = self.step < self.settings.freeze
-        for parameter in self.network.backbone.parameters():
+        for parameter in self._trained:
             parameter.requires_grad_(not frozen)
-        if frozen or self.settings.freeze_norm:
-            for module in self.network.backbone.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in self._view.backbone.modules():
+            if isinstance(module, _BatchNorm) and (
+                self.settings.freeze_norm or not any(p.requires_grad for p in module.parameters())
+            ):
+                module.eval()
 
     def _schedule(self) -> float:
         """Linear warm-up, then a cosine to nought."""

@@ -19,9 +19,10 @@ class Settings:
     rate, the backbone's is ``backbone_rate`` times that; it rises over the share ``warm_up`` of
     the steps and falls to nought as a cosine. ``average`` is the decay of the averaged weights,
     which are what is validated and kept. ``patience`` is how many epochs without a better
-    recall@1 end the run. ``freeze`` is how many steps only the head is trained, ``freeze_norm``
-    keeps batch normalisation's statistics. ``hard_every`` mines the hardest classes for each
-    other every so many epochs, 0 for never.
+    recall@1 end the run. ``frozen`` is the share of the backbone's groups of layers, from
+    the input on, that are never trained. ``freeze`` is how many steps only the head is
+    trained, ``freeze_norm`` keeps batch normalisation's statistics. ``hard_every``
+    mines the hardest classes for each other every so many epochs, 0 for never.
     """
 
     start: str = "general"
@@ -39,6 +40,7 @@ class Settings:
     average: float = 0.99
     dimension: int | None = None
     dropout: float = 0.0
+    frozen: float | None = None
     freeze: int = 0
     freeze_norm: bool | None = None
     hard_every: int = 0
@@ -71,6 +73,7 @@ class Settings:
             "rate": 4e-3 if scratch else 3e-4,
             "backbone_rate": 1.0 if scratch else 0.3,
             "freeze_norm": not scratch,
+            "frozen": 0.0 if scratch else 0.5,
         }
         missing = {
             field: value for field, value in defaults.items() if getattr(self, field) is None

@@ -17,8 +17,9 @@ from siamese_search.records import Preprocessing
 from siamese_search.runtimes import verified_bytes
 from siamese_search.training.settings import Settings
 
-SMALL = 48  # pixels: height and width for a network from scratch
+SMALL = 32  # pixels: height and width for a network from scratch
 PHOTO = 224
+GRID = 2  # where strokes lie tells characters apart: a mean over the whole would lose it
 
 
 def starting_point(settings: Settings) -> tuple[EmbeddingNetwork, dict[str, Any], Preprocessing]:
@@ -32,9 +33,10 @@ def starting_point(settings: Settings) -> tuple[EmbeddingNetwork, dict[str, Any]
         return _from_encoder(settings)
     if start == "scratch":
         size = settings.size or SMALL
-        architecture = _architecture("siasearch_resnet", 1, [127.5], [127.5], settings)
+        architecture = _architecture("siasearch_resnet", 1, [255.0], [64.0], settings)
+        architecture["pooling"][0]["grid"] = GRID
         if architecture["projection"] is None:
-            architecture["projection"] = 128
+            architecture["projection"] = 256
         how = Preprocessing(size, size, channels=1, resize="pad", crop_fraction=1.0)
         return EmbeddingNetwork(architecture), architecture, how
     import timm
