@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "average": 0.998,
     "weight_decay": 0.02,
     "dimension": 256,
-    "holdout": 0.08,
+    "holdout": 0.04,
     "patience": 100,
 }
 

@@ -21,6 +21,7 @@ pytest.importorskip("onnxscript")
 from conftest import picture  # noqa: E402
 
 from siamese_search import Encoder, Gallery  # noqa: E402
+from siamese_search.backbones import SmallResNet  # noqa: E402
 from siamese_search.errors import (  # noqa: E402
     EncoderError,
     StorageError,
@@ -28,13 +29,15 @@ from siamese_search.errors import (  # noqa: E402
     UsageError,
 )
 from siamese_search.records import ImageFile  # noqa: E402
-from siamese_search.training import checkpoint, loop, outcome, plots  # noqa: E402
+from siamese_search.training import augmentation, checkpoint, loop, outcome, plots  # noqa: E402
 from siamese_search.training.augmentation import PRESETS, Augmentation, augment  # noqa: E402
-from siamese_search.training.data import split  # noqa: E402
+from siamese_search.training.data import decode, split  # noqa: E402
+from siamese_search.training.freezing import folded, lower_layers  # noqa: E402
 from siamese_search.training.losses import LOSSES, PrototypicalLoss  # noqa: E402
 from siamese_search.training.run import train  # noqa: E402
 from siamese_search.training.sampling import ClassSampler  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
+from siamese_search.training.starting import starting_point  # noqa: E402
 
 SMALL = Settings(
     start="scratch",
@@ -193,6 +196,31 @@ def test_augmented_pictures_are_in_range_independent_and_repeatable(preset: str)
     assert torch.equal(views, augment(image, PRESETS[preset], (24, 24), seed=3))
     if preset != "none":
         assert not torch.equal(views[0], views[1])
+
+
+def test_an_elastic_warp_bends_lines_but_moves_little() -> None:
+    columns = torch.arange(48).float()
+    ramp = columns.expand(48, 48)[None, ..., None].repeat(64, 1, 1, 1)
+    bent = augment(ramp.byte(), Augmentation("", elastic=0.05), (48, 48), seed=1)
+    moved = (bent[:, 0] - columns)[:, 8:-8, 8:-8]
+    assert 0.6 < float(moved.std()) < 1.5  # about 0.05 half widths of 24 pixels
+    assert float(moved.std(dim=1).mean()) > 0.3  # along a line, not of the line as a whole
+
+
+def test_recolouring_is_what_one_after_the_other_would_be() -> None:
+    how = Augmentation("", brightness=0.3, contrast=0.3, saturation=0.3, grey=0.5)
+    views = 60 + 80 * torch.rand(8, 3, 5, 5, generator=torch.Generator().manual_seed(2))
+    made = augmentation._recoloured(views, how, torch.Generator().manual_seed(7))
+    random = torch.Generator().manual_seed(7)
+    brightness, contrast = (0.7 + 0.6 * torch.rand(8, generator=random) for _ in range(2))
+    grey = torch.rand(8, generator=random) < 0.5
+    saturation = 0.7 + 0.6 * torch.rand(8, generator=random)
+    for n in range(8):
+        image = views[n] * brightness[n]
+        image = image.mean() + (image - image.mean()) * contrast[n]
+        luma = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
+        image = luma + (image - luma) * (0.0 if grey[n] else saturation[n])
+        assert torch.allclose(made[n], image, atol=1e-3)
 
 
 def test_glyphs_are_never_mirrored_and_photos_are() -> None:
@@ -357,6 +385,61 @@ def test_training_on_from_an_encoder_keeps_its_preprocessing(folder: Path, tmp_p
     first, second = (Encoder.open(tmp_path / name) for name in ("first", "second"))
     assert first.record.preprocessing == second.record.preprocessing
     assert first.record.architecture == second.record.architecture
+
+
+def test_frozen_layers_keep_their_weights_and_the_others_do_not(folder: Path) -> None:
+    settings = replace(SMALL, steps=2, epoch_steps=2).resolved()
+    network, _, how = starting_point(settings)
+    frozen = replace(settings, frozen=0.5)
+    first = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    training, _ = decode(
+        [ImageFile(str(path), path.parent.name) for path in sorted(folder.glob("*/*.png"))],
+        {f"class-{n:02}": n for n in range(12)},
+        how,
+        1 << 20,
+    )
+    trainer = loop.Trainer(network, frozen, training, None, how, "cpu")
+    for _ in trainer.train():
+        pass
+    moved = {
+        name.removeprefix("backbone.")[:8]
+        for name, tensor in network.state_dict().items()
+        if not torch.equal(tensor, first[name])
+    }
+    assert moved == {"stages.1", "stages.2", "projecti"}
+
+
+def test_folding_frozen_layers_changes_no_embedding() -> None:
+    network, _, _ = starting_point(SMALL.resolved())
+    for module in network.modules():  # statistics as training would leave them
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -1, 1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 2)
+    for parameter in lower_layers(network.backbone, 0.5):
+        parameter.requires_grad_(False)
+    images = 255 * torch.rand(3, 1, 16, 16)
+    view = folded(network, images)
+    assert view is not network
+    assert isinstance(view.backbone.bn, torch.nn.Identity)
+    assert isinstance(view.backbone.stages[1].bn1, torch.nn.BatchNorm2d)
+    assert view.projection.weight is network.projection.weight
+    with torch.inference_mode():
+        assert torch.allclose(view.eval().embed(images), network.eval().embed(images), atol=1e-4)
+
+
+def test_a_network_whose_layers_run_in_another_order_than_listed_is_not_folded() -> None:
+    class NormFirst(SmallResNet):
+        def forward_features(self, images: Any) -> Any:
+            return self.stages(self.conv(self.bn(images.expand(-1, 32, -1, -1))[:, :1]))
+
+    network, _, _ = starting_point(SMALL.resolved())
+    backbone = network.backbone
+    backbone.__class__ = NormFirst
+    torch.nn.init.uniform_(backbone.bn.running_mean, 1, 2)
+    for parameter in lower_layers(backbone, 0.2):
+        parameter.requires_grad_(False)
+    assert folded(network, 255 * torch.rand(3, 1, 16, 16)) is network
 
 
 def test_a_folder_without_classes_is_trained_by_two_views_of_each(

@@ -64,6 +64,18 @@ def train(
     size: Annotated[
         int | None, typer.Option("--size", min=16, help="Pixels: height and width.")
     ] = None,
+    crop: Annotated[
+        float | None,
+        typer.Option("--crop", help="The share of a photo's short side that is seen, 0 to 1."),
+    ] = None,
+    frozen: Annotated[
+        float | None,
+        typer.Option(
+            "--frozen",
+            help="The share of the backbone's layers, from the input on, that are never trained:"
+            " faster, and over-fits less; default 0.5, or 0 from scratch.",
+        ),
+    ] = None,
     hard_every: Annotated[
         int, typer.Option("--hard-every", min=0, help="Mine hard classes every so many epochs.")
     ] = 0,
@@ -111,6 +123,8 @@ def train(
         rate=rate,
         dimension=dimension,
         size=size,
+        crop=crop,
+        frozen=frozen,
         hard_every=hard_every,
         holdout=holdout,
         patience=patience,

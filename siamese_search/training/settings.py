@@ -22,7 +22,8 @@ class Settings:
     recall@1 end the run. ``frozen`` is the share of the backbone's groups of layers, from
     the input on, that are never trained. ``freeze`` is how many steps only the head is
     trained, ``freeze_norm`` keeps batch normalisation's statistics. ``hard_every``
-    mines the hardest classes for each other every so many epochs, 0 for never.
+    mines the hardest classes for each other every so many epochs, 0 for never. ``size`` is height
+    and width in pixels, ``crop`` the share of a photo's short side that is seen, from its middle.
     """
 
     start: str = "general"
@@ -45,6 +46,7 @@ class Settings:
     freeze_norm: bool | None = None
     hard_every: int = 0
     size: int | None = None
+    crop: float | None = None
     holdout: float = 0.2
     patience: int = 8
     seed: int = 0
@@ -68,6 +70,10 @@ class Settings:
             raise UsageError(
                 f"holdout is {self.holdout}: a share of the classes, from 0 to below 1"
             )
+        for field in ("crop", "frozen"):
+            value = getattr(self, field)
+            if (value is not None and not 0 <= value <= 1) or (field == "crop" and value == 0):
+                raise UsageError(f"{field} is {value}: a share, from 0 to 1")
         scratch = self.start == "scratch"
         defaults: dict[str, Any] = {
             "rate": 4e-3 if scratch else 3e-4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from typing import Any
 
 import safetensors.torch
@@ -20,6 +21,12 @@ from siamese_search.training.settings import Settings
 SMALL = 32  # pixels: height and width for a network from scratch
 PHOTO = 224
 GRID = 2  # where strokes lie tells characters apart: a mean over the whole would lose it
+
+# Why: benchmarks/results/encoder_choice.md. The second part is the last block, before the head.
+PHOTO_POOLING = [
+    {"source": "features", "power": 2.0, "spread": 1.0, "weight": 1.0},
+    {"source": 4, "power": 1.0, "spread": 1.0, "weight": 0.5},
+]
 
 
 def starting_point(settings: Settings) -> tuple[EmbeddingNetwork, dict[str, Any], Preprocessing]:
@@ -53,10 +60,11 @@ def starting_point(settings: Settings) -> tuple[EmbeddingNetwork, dict[str, Any]
         mean, std = [127.0] * 3, [128.0] * 3
     size = settings.size or PHOTO
     architecture = _architecture(start, 3, mean, std, settings)
+    architecture["pooling"] = PHOTO_POOLING[: 2 if start.startswith("tf_efficientnet_lite") else 1]
     network = EmbeddingNetwork(architecture)
     network.backbone.load_state_dict(weights)
     _project_evenly(network)
-    return network, architecture, Preprocessing(size, size)
+    return network, architecture, _seen(Preprocessing(size, size), settings)
 
 
 def _architecture(
@@ -73,16 +81,23 @@ def _architecture(
     }
 
 
+def _seen(how: Preprocessing, settings: Settings) -> Preprocessing:
+    """Preprocessing with the size and the crop that are asked for."""
+    return replace(
+        how,
+        height=settings.size or how.height,
+        width=settings.size or how.width,
+        crop_fraction=settings.crop or how.crop_fraction,
+    )
+
+
 def _from_encoder(
     settings: Settings,
 ) -> tuple[EmbeddingNetwork, dict[str, Any], Preprocessing]:
     """The network of an encoder, with a new projection where another dimension is asked for."""
     encoder = Encoder.open(settings.start, "cpu")
     architecture = dict(encoder.record.architecture)
-    size = settings.size or encoder.record.preprocessing.height
-    how = encoder.record.preprocessing
-    if size != how.height:
-        how = Preprocessing(size, size, how.channels, how.resize, how.crop_fraction)
+    how = _seen(encoder.record.preprocessing, settings)
     content = verified_bytes(encoder.folder, encoder.record, "weights.safetensors")
     weights = {name: tensor.float() for name, tensor in safetensors.torch.load(content).items()}
     fresh = settings.dimension is not None and settings.dimension != architecture["projection"]
