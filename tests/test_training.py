@@ -32,12 +32,12 @@ from siamese_search.records import ImageFile  # noqa: E402
 from siamese_search.training import augmentation, checkpoint, loop, outcome, plots  # noqa: E402
 from siamese_search.training.augmentation import PRESETS, Augmentation, augment  # noqa: E402
 from siamese_search.training.data import decode, split  # noqa: E402
-from siamese_search.training.freezing import folded, lower_layers  # noqa: E402
 from siamese_search.training.losses import LOSSES, PrototypicalLoss  # noqa: E402
 from siamese_search.training.run import train  # noqa: E402
 from siamese_search.training.sampling import ClassSampler  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
 from siamese_search.training.starting import starting_point  # noqa: E402
+from siamese_search.training.views import lower_layers, training_view  # noqa: E402
 
 SMALL = Settings(
     start="scratch",
@@ -419,8 +419,7 @@ def test_folding_frozen_layers_changes_no_embedding() -> None:
     for parameter in lower_layers(network.backbone, 0.5):
         parameter.requires_grad_(False)
     images = 255 * torch.rand(3, 1, 16, 16)
-    view = folded(network, images)
-    assert view is not network
+    view = training_view(network, images)
     assert isinstance(view.backbone.bn, torch.nn.Identity)
     assert isinstance(view.backbone.stages[1].bn1, torch.nn.BatchNorm2d)
     assert view.projection.weight is network.projection.weight
@@ -439,7 +438,9 @@ def test_a_network_whose_layers_run_in_another_order_than_listed_is_not_folded()
     torch.nn.init.uniform_(backbone.bn.running_mean, 1, 2)
     for parameter in lower_layers(backbone, 0.2):
         parameter.requires_grad_(False)
-    assert folded(network, 255 * torch.rand(3, 1, 16, 16)) is network
+    view = training_view(network, 255 * torch.rand(3, 1, 16, 16))
+    assert isinstance(view.backbone.bn, torch.nn.BatchNorm2d)
+    assert view.backbone.bn.weight is backbone.bn.weight
 
 
 def test_a_folder_without_classes_is_trained_by_two_views_of_each(

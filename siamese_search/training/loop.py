@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +26,14 @@ from siamese_search.network import EmbeddingNetwork
 from siamese_search.records import Preprocessing
 from siamese_search.training import augmentation, checkpoint, distributed
 from siamese_search.training.data import Pictures
-from siamese_search.training.freezing import folded, lower_layers
 from siamese_search.training.losses import LOSSES
 from siamese_search.training.sampling import ClassSampler
 from siamese_search.training.settings import Settings
+from siamese_search.training.views import lower_layers, training_view
 
 FloatArray = npt.NDArray[np.float32]
 EVALUATION_BATCH = 64
+PIECE = 16
 HARD_NEIGHBOURS = 16
 BLENDS = (0.25, 0.5, 0.75)  # shares of the trained weights
 
@@ -54,12 +54,14 @@ class Epoch:
 class _Embedding(nn.Module):
     """A network's ``embed`` as a forward pass, which is what is made parallel."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: EmbeddingNetwork, piece: int | None) -> None:
         super().__init__()
         self.network = network
+        self.piece = piece
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(EmbeddingNetwork, self.network).embed(images)
+        pieces = torch.split(images, self.piece or len(images))
+        return torch.cat([self.network.embed(piece) for piece in pieces])
 
 
 class Trainer:
@@ -93,8 +95,12 @@ class Trainer:
             parameter.requires_grad_(False)
         self._trained = [p for p in self.network.backbone.parameters() if p.requires_grad]
         probe = torch.rand(2, how.channels, *self.size, device=self.device) * 255
-        self._view = folded(self.network, probe)
-        self._embed = distributed.parallel(_Embedding(self._view), settings.freeze > 0)
+        self._view = training_view(self.network, probe)
+        # Where no picture depends on another, pieces of a batch stay in a processor's cache.
+        apart = bool(settings.freeze_norm) and self.device.type == "cpu"
+        self._embed = distributed.parallel(
+            _Embedding(self._view, PIECE if apart else None), settings.freeze > 0
+        )
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
         self._start = self._weights()
