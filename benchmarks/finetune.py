@@ -40,7 +40,7 @@ COMMON: dict[str, Any] = {
     "classes": 16,
     "images": 4,
     "rate": 3e-4,
-    "frozen": 0.6,
+    "frozen": 0.4,
     "patience": 4,
 }
 # The suite of protocols.py, its figures that have a bar and an aim, and settings of its own.

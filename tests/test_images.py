@@ -393,7 +393,56 @@ def test_the_srgb_profile_costs_nothing_and_changes_nothing() -> None:
 # ---------------------------------------------------------------------------------- orientation
 
 
-@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+def drawing(
+    size: tuple[int, int], place: tuple[int, int], scale: int, ink: int = 0, paper: int = 255
+) -> Image.Image:
+    """An L of two strokes, ``scale`` pixels wide and twice as high, on a page."""
+    page = np.full((size[1], size[0]), paper, np.uint8)
+    x, y = place
+    page[y : y + 2 * scale, x : x + scale // 4] = ink
+    page[y + 2 * scale - scale // 4 : y + 2 * scale, x : x + scale] = ink
+    return Image.fromarray(page)
+
+
+TRIM = Preprocessing(32, 32, channels=1, resize="trim")
+
+
+def test_trimming_shows_what_is_drawn_wherever_and_however_large_it_is() -> None:
+    usual = images.prepare(drawing((100, 100), (40, 20), 24), TRIM).astype(int)
+    assert usual.min() == 0
+    assert usual[:2].min() > 200  # a margin
+    drawn = np.flatnonzero((usual[..., 0] < 128).any(axis=1))
+    assert 26 <= np.ptp(drawn) + 1 <= 29  # 32 / 1.15
+    for picture in (
+        drawing((100, 100), (70, 50), 24),
+        drawing((100, 100), (0, 0), 24),
+        drawing((300, 200), (50, 60), 48),
+    ):
+        other = images.prepare(picture, TRIM).astype(int)
+        assert np.abs(other - usual).mean() < 12
+    dark = images.prepare(drawing((100, 100), (40, 20), 24, ink=255, paper=0), TRIM).astype(int)
+    assert np.abs(255 - dark - usual).mean() < 2
+
+
+def test_trimming_leaves_a_small_mark_small_and_a_blank_page_whole() -> None:
+    mark = images.prepare(drawing((100, 100), (50, 50), 4), TRIM)
+    assert 0.1 < (mark < 128).any(axis=1).mean() < 0.4
+    blank = images.prepare(Image.new("RGB", (40, 60), (250, 250, 240)), TRIM)
+    assert blank.shape == (32, 32, 1)
+    assert np.ptp(blank.astype(int)) <= 2
+
+
+def test_trimming_reads_files_and_colours() -> None:
+    page = drawing((640, 480), (200, 100), 120).convert("RGB")
+    how = Preprocessing(32, 32, channels=3, resize="trim")
+    for kind in ("PNG", "JPEG"):
+        content = io.BytesIO()
+        page.save(content, kind)
+        decoded = images.decode(content.getvalue(), how).astype(int)
+        assert np.abs(decoded - images.prepare(page, how)).mean() < 6
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad", "trim"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_every_orientation_gives_what_turning_first_gives(kind: str, resize: Any) -> None:
     if kind == "AVIF" and not features.check("avif"):
@@ -464,7 +513,7 @@ def test_pad_keeps_the_whole_picture_on_white() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3), (70, 8000)])
-@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad", "trim"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "box"])
 def test_tiny_and_extreme_pictures(size: tuple[int, int], resize: Any, interpolation: Any) -> None:
     how = Preprocessing(33, 21, resize=resize, interpolation=interpolation)

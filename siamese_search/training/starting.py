@@ -44,7 +44,7 @@ def starting_point(settings: Settings) -> tuple[EmbeddingNetwork, dict[str, Any]
         architecture["pooling"][0]["grid"] = GRID
         if architecture["projection"] is None:
             architecture["projection"] = 256
-        how = Preprocessing(size, size, channels=1, resize="pad", crop_fraction=1.0)
+        how = Preprocessing(size, size, channels=1, resize="trim", crop_fraction=1.0)
         return EmbeddingNetwork(architecture), architecture, how
     import timm
 
