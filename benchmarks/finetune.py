@@ -101,7 +101,7 @@ def main() -> None:
     )
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("runs") / "finetune")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="try settings")

@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
     "start": "scratch",
     "loss": "multi-similarity",
     "augmentation": "glyph",
-    "steps": 2400,
+    "steps": 1800,
     "epoch_steps": 200,
     "classes": 64,
     "images": 4,

@@ -101,6 +101,9 @@ class OpenVINORuntime:
     def __init__(self, folder: Path, record: EncoderRecord) -> None:
         import openvino
 
+        # The first conversion of an array sets up a table that threads dead-lock over if several
+        # of them are the first (one waits for the table, the other for the interpreter).
+        openvino.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018
         content = verified_bytes(folder, record, "encoder.onnx")
         core = openvino.Core()
         fast = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

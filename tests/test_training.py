@@ -29,7 +29,14 @@ from siamese_search.errors import (  # noqa: E402
     UsageError,
 )
 from siamese_search.records import ImageFile  # noqa: E402
-from siamese_search.training import augmentation, checkpoint, loop, outcome, plots  # noqa: E402
+from siamese_search.training import (  # noqa: E402
+    augmentation,
+    checkpoint,
+    compounds,
+    loop,
+    outcome,
+    plots,
+)
 from siamese_search.training.augmentation import PRESETS, Augmentation, augment  # noqa: E402
 from siamese_search.training.data import decode, split  # noqa: E402
 from siamese_search.training.losses import LOSSES, PrototypicalLoss  # noqa: E402
@@ -221,6 +228,43 @@ def test_recolouring_is_what_one_after_the_other_would_be() -> None:
         luma = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
         image = luma + (image - luma) * (0.0 if grey[n] else saturation[n])
         assert torch.allclose(made[n], image, atol=1e-3)
+
+
+def test_a_compound_shows_both_of_its_characters_inside_the_picture() -> None:
+    page = torch.full((40, 64, 64, 1), 255, dtype=torch.uint8)
+    first, second = page.clone(), page.clone()
+    first[:, 8:56, 8:56] = 0  # a large dark square
+    second[:, 8:56, 8:56] = 100  # a large grey one
+    maps = compounds.layouts(40, torch.Generator().manual_seed(0))
+    both = compounds.joined(first, second, maps, 255)
+    assert both.dtype == torch.uint8
+    assert both.shape == page.shape
+    for made in both:
+        assert (made < 20).any()
+        assert ((made > 90) & (made < 110)).any()
+        assert (made[[0, -1]] == 255).all()
+        assert (made[:, [0, -1]] == 255).all()
+    # Every class has a layout of its own.
+    assert len({tuple(layout.flatten().tolist()) for layout in maps}) == 40
+
+
+def test_compounds_are_classes_that_no_character_has(folder: Path) -> None:
+    settings = replace(SMALL, augmentation="glyph").resolved()
+    network, _, how = starting_point(settings)
+    files = [ImageFile(str(path), path.parent.name) for path in sorted(folder.glob("*/*.png"))]
+    names = {f"class-{n:02}": n for n in range(12)}
+    training, _ = decode(files, names, how, 1 << 20)
+    trainer = loop.Trainer(network, settings, training, None, how, "cpu")
+    positions, classes = trainer.sampler.batch(0)
+    partners, maps = trainer._compounds(classes)
+    assert (partners >= 0).tolist() == [True] * 4 + [False] * 4  # half of 4 classes by 2
+    assert classes[:4].tolist() == [48, 48, 49, 49]  # after 12 characters in 4 turns
+    assert classes[4:].max() < 48
+    assert trainer._views(positions, 0, partners, maps).shape == (8, 1, 16, 16)
+    proxies = loop.Trainer(
+        network, replace(settings, loss="proxy-anchor"), training, None, how, "cpu"
+    )
+    assert (proxies._compounds(proxies.sampler.batch(0)[1])[0] == -1).all()
 
 
 def test_glyphs_are_never_mirrored_and_photos_are() -> None:

@@ -28,7 +28,8 @@ class Augmentation:
     that a box of up to a quarter of the picture is blanked; ``elastic`` is the standard deviation
     of smooth displacements, in half widths of the picture. ``background`` fills what comes in from
     outside: a value of 0 to 255, or null for the border's own pixels. ``turns`` makes the quarter
-    turns of every class classes of their own.
+    turns of every class classes of their own; ``compounds`` is the share of a batch's classes
+    that are joined with others to new ones.
     """
 
     about: str
@@ -46,6 +47,7 @@ class Augmentation:
     elastic: float = 0.0
     background: int | None = None
     turns: bool = False
+    compounds: float = 0.0
 
 
 PRESETS = {
@@ -62,7 +64,8 @@ PRESETS = {
         erase=0.2,
     ),
     "glyph": Augmentation(
-        "slanted, turned, scaled and bent, never mirrored; quarter turns are classes of their own",
+        "slanted, turned, scaled and bent, never mirrored; quarter turns are classes of their own,"
+        " and so are two characters joined",
         rotation=15,
         shear=15,
         area=(0.64, 1.56),
@@ -71,6 +74,7 @@ PRESETS = {
         elastic=0.06,
         background=255,
         turns=True,
+        compounds=0.5,
     ),
     "document": Augmentation(
         "scanned a little askew, lighter or darker, never mirrored: for signatures and documents",

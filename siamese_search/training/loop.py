@@ -24,7 +24,7 @@ from siamese_search.errors import TrainingError
 from siamese_search.index import SearchIndex
 from siamese_search.network import EmbeddingNetwork
 from siamese_search.records import Preprocessing
-from siamese_search.training import augmentation, checkpoint, distributed
+from siamese_search.training import augmentation, checkpoint, compounds, distributed
 from siamese_search.training.data import Pictures
 from siamese_search.training.losses import LOSSES
 from siamese_search.training.sampling import ClassSampler
@@ -101,6 +101,7 @@ class Trainer:
         self._embed = distributed.parallel(
             _Embedding(self._view, PIECE if apart else None), settings.freeze > 0
         )
+        self._partners = self._partner_sampler()
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
         self._start = self._weights()
@@ -109,6 +110,13 @@ class Trainer:
         self.stale = 0  # epochs since the best
         self.seconds_in_network = 0.0
         self._half = _half_precision(self.device)
+
+    def _partner_sampler(self) -> ClassSampler | None:
+        """Draws what characters are joined with; none where a loss must know all classes."""
+        count = round(self.augmentation.compounds * self.sampler.classes)
+        if count == 0 or self.unlabelled or any(True for _ in self.loss.parameters()):
+            return None
+        return ClassSampler(self.labels, count, self.settings.images, self.settings.seed + 1)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW; no decay on biases and norms, the backbone slower, proxies faster."""
@@ -161,10 +169,11 @@ class Trainer:
 
     def _train_step(self) -> float:
         positions, classes = self.sampler.batch(self.step)
+        partners, maps = self._compounds(classes)
         own = distributed.share(len(positions), self.sampler.classes)
         # No two processes and no two steps draw the same.
         seed = (self.settings.seed << 40) + self.step * distributed.ranks() + distributed.rank()
-        views = self._views(positions[own], seed)
+        views = self._views(positions[own], seed, partners[own], maps[own])
         self._set_modes()
         torch.manual_seed(seed)  # for dropout
         for group in self.optimizer.param_groups:
@@ -189,16 +198,47 @@ class Trainer:
         self._average()
         return value
 
-    def _views(self, positions: npt.NDArray[np.int64], seed: int) -> Tensor:
+    def _compounds(self, classes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Tensor]:
+        """What each picture of the batch is joined with, -1 for nothing, and how.
+
+        Gives the classes that are joined new numbers, in place.
+        """
+        partners = np.full(len(classes), -1, np.int64)
+        maps = torch.zeros(len(classes), 2, 2, 3)
+        if self._partners is not None:
+            found, _ = self._partners.batch(self.step)
+            partners[: len(found)] = found
+            random = torch.Generator().manual_seed((self.settings.seed << 40) + self.step)
+            ways = compounds.layouts(self._partners.classes, random)
+            maps[: len(found)] = ways.repeat_interleave(self.settings.images, dim=0)
+            new = len(self.sampler.members) + np.arange(self._partners.classes)
+            classes[: len(found)] = new.repeat(self.settings.images)
+        return partners, maps
+
+    def _views(
+        self,
+        positions: npt.NDArray[np.int64],
+        seed: int,
+        partners: npt.NDArray[np.int64] | None = None,
+        maps: Tensor | None = None,
+    ) -> Tensor:
         """The augmented batch, float32 (n, channels, height, width), channels last in memory."""
-        pixels = torch.from_numpy(self.training.pixels[positions // self.turns])
-        if self.turns > 1:
-            turns = positions % self.turns
-            pixels = torch.stack(
-                [torch.rot90(one, int(turn)) for one, turn in zip(pixels, turns, strict=True)]
-            )
+        pixels = self._turned(positions)
+        if partners is not None and maps is not None and (partners >= 0).any():
+            chosen = torch.from_numpy(np.flatnonzero(partners >= 0))
+            background = self.augmentation.background or 0
+            others = self._turned(partners[partners >= 0])
+            pixels[chosen] = compounds.joined(pixels[chosen], others, maps[chosen], background)
         views = augmentation.augment(pixels, self.augmentation, self.size, seed)
         return views.to(self.device, memory_format=torch.channels_last)
+
+    def _turned(self, positions: npt.NDArray[np.int64]) -> Tensor:
+        """Pictures at positions, which count the quarter turns of each; uint8, as decoded."""
+        pixels = torch.from_numpy(self.training.pixels[positions // self.turns])
+        for turn in range(1, self.turns):
+            chosen = torch.from_numpy(np.flatnonzero(positions % self.turns == turn))
+            pixels[chosen] = torch.rot90(pixels[chosen], turn, (1, 2))
+        return pixels
 
     def _set_modes(self) -> None:
         """Training mode, but for what is frozen."""
