@@ -372,7 +372,7 @@ class Enrolment:
 
     def _report(self) -> None:
         done = self.added + self.skipped + len(self.rejected)
-        self._watch(Progress("enrol", done))
+        self._watch(Progress("enrolling", done))
 
 
 def _size(path: str) -> int:

@@ -43,9 +43,9 @@ def reembed(
                 vectors.append(result)
             if len(numbers) == COMMIT_ITEMS:
                 embedded += _commit(catalog, target, numbers, vectors)
-                watch(Progress("embed", before + embedded + len(missing), total))
+                watch(Progress("embedding", before + embedded + len(missing), total))
         embedded += _commit(catalog, target, numbers, vectors)
-        watch(Progress("embed", before + embedded + len(missing), total))
+        watch(Progress("embedding", before + embedded + len(missing), total))
         still = {item.number for item in catalog.items(missing)}
         missing = {number: missing[number] for number in sorted(still)}
         switched = (not missing or skip_missing) and catalog.switch(target, without=missing)

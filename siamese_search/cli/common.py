@@ -108,6 +108,9 @@ def progress_bar(
         def watch(progress: Progress) -> None:
             speed = display.tasks[task].speed
             rate = f"{speed:.0f} images/s" if speed else ""
-            display.update(task, completed=progress.done, total=progress.total or total, rate=rate)
+            whole = progress.total or total
+            if whole != display.tasks[task].total:  # another stage has another pace
+                display.reset(task, total=whole)
+            display.update(task, completed=progress.done, rate=rate, description=progress.stage)
 
         yield watch

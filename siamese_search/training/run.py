@@ -89,9 +89,13 @@ def _train(
     trainer = Trainer(network, settings, training, held, how, device)
     path = folder / checkpoint.NAME
     before = _begin(trainer, path, resume)
-    steps = trainer.train(
-        lambda step, loss: watch(Progress(f"loss {loss:.3f}", step, settings.steps))
-    )
+    batch = trainer.sampler.classes * settings.images
+
+    def count(step: int, loss: float) -> None:
+        recall = f", recall@1 {trainer.best[0]:.1%}" if held is not None and trainer.best else ""
+        watch(Progress(f"loss {loss:.3f}{recall}", step * batch, settings.steps * batch))
+
+    steps = trainer.train(count)
     if distributed.rank() > 0:  # the first process writes and tells
         for _ in steps:
             pass
