@@ -1,6 +1,6 @@
 """What runs an encoder's graph: OpenVINO on CPUs, torch on GPUs.
 
-Both give the same embedding (cosine of 0.999 or more). torch is imported only where a GPU was
+Both give the same embedding (cosine of about 0.999 or more). torch is imported only where a GPU was
 asked for or seen, since importing it takes seconds.
 """
 
@@ -98,7 +98,8 @@ class OpenVINORuntime:
 
     device = "cpu"
 
-    def __init__(self, folder: Path, record: EncoderRecord) -> None:
+    def __init__(self, folder: Path, record: EncoderRecord, exact: bool = False) -> None:
+        """``exact`` computes in float32 whatever the processor has."""
         import openvino
 
         # The first conversion of an array sets up a table that threads dead-lock over if several
@@ -106,7 +107,7 @@ class OpenVINORuntime:
         openvino.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018
         content = verified_bytes(folder, record, "encoder.onnx")
         core = openvino.Core()
-        fast = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        fast = not exact and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         # Streams do not wait for each other: a batch over all cores ends with the slowest, which
         # is the one that decoding has taken meanwhile. Each holds activations, so only a few.
         self.parallel = min(cores(), STREAMS)

@@ -106,8 +106,9 @@ class Trainer:
         self.optimizer = self._optimizer()
         self._start = self._weights()
         self.step = 0
-        self.best: tuple[float, dict[str, Tensor]] | None = None
-        self.stale = 0  # epochs since the best
+        self.best: tuple[float, dict[str, Tensor]] | None = None  # what is kept
+        self.top = 0.0  # the highest recall@1 so far
+        self.stale = 0  # epochs since then
         self.seconds_in_network = 0.0
         self._half = _half_precision(self.device)
 
@@ -298,8 +299,12 @@ class Trainer:
             recall = recall_at_1(self.embed(self.validation), self.validation.labels)
         recall = distributed.told(recall)
         self.stale += 1
-        if self.best is None or recall > self.best[0]:
-            self.best, self.stale = (recall, self._weights()), 0
+        if self.best is None or recall > self.top:
+            self.top, self.stale = recall, 0
+        # What differs by chance alone is no reason to prefer weights of a higher learning rate.
+        chance = math.sqrt(self.top * (1 - self.top) / len(self.validation))
+        if self.best is None or recall >= self.top - chance:
+            self.best = (recall, self._weights())
         return recall
 
     def _weights(self) -> dict[str, Tensor]:
@@ -369,6 +374,7 @@ class Trainer:
             "settings": asdict(self.settings),
             "step": self.step,
             "best": self.best[0] if self.best else None,
+            "top": self.top,
             "stale": self.stale,
         }
         checkpoint.write_checkpoint(path, tensors, facts)
@@ -403,7 +409,7 @@ class Trainer:
         )
         if "neighbours" in tensors:
             self.sampler.neighbours = tensors["neighbours"].numpy()
-        self.step, self.stale = facts["step"], facts["stale"]
+        self.step, self.stale, self.top = facts["step"], facts["stale"], facts["top"]
         self.best = None if facts["best"] is None else (facts["best"], part("best"))
 
 

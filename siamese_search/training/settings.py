@@ -18,7 +18,8 @@ class Settings:
     ``images`` pictures; an epoch is ``epoch_steps`` batches. ``rate`` is AdamW's highest learning
     rate, the backbone's is ``backbone_rate`` times that; it rises over the share ``warm_up`` of
     the steps and falls to nought as a cosine. ``average`` is the decay of the averaged weights,
-    which are what is validated and kept. ``patience`` is how many epochs without a better
+    which are what is validated; of all epochs the last is kept whose recall@1 lies within a
+    standard error of the highest. ``patience`` is how many epochs without a better
     recall@1 end the run. ``frozen`` is the share of the backbone's groups of layers, from
     the input on, that are never trained. ``freeze`` is how many steps only the head is
     trained, ``freeze_norm`` keeps batch normalisation's statistics. ``hard_every``
