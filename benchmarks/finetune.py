@@ -16,7 +16,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +125,6 @@ def main() -> None:
             if str(seed) in done["seeds"]:
                 continue
             folder = options.work / f"{protocol}-{seed}"
-            begun = time.perf_counter()
             report = train(
                 files,
                 folder,
@@ -137,9 +135,12 @@ def main() -> None:
             done["seeds"][str(seed)] = {
                 **measure(str(folder), protocol, options.draws),
                 "held-out R@1": [report.recall_before, report.recall],
-                "minutes": round((time.perf_counter() - begun) / 60, 1),
+                "minutes": round(report.seconds / 60, 1),
             }
-            results = so_far(path) | {protocol: done}
+            others = so_far(path)  # another process may have added seeds
+            if others.get(protocol, {}).get("settings") == settings:
+                done["seeds"] = others[protocol]["seeds"] | done["seeds"]
+            results = others | {protocol: done}
             path.write_text(json.dumps(results, indent=1) + "\n")
             print(protocol, seed, done["seeds"][str(seed)], flush=True)
         for name, before in done["before"].items():

@@ -16,8 +16,8 @@ import argparse
 import json
 import statistics
 import sys
-import time
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,6 @@ def main() -> None:
         folder = options.work / f"seed-{seed}"
         if str(seed) in results["seeds"]:
             continue
-        begun = time.perf_counter()
         if not (folder / "encoder.json").exists():
             train(
                 [background],
@@ -125,13 +124,16 @@ def main() -> None:
                 resume=(folder / NAME).exists(),
                 tell=lambda epoch: print(epoch, file=sys.stderr, flush=True),
             )
-        minutes = (time.perf_counter() - begun) / 60
         encoder = Encoder.open(folder, "cpu")
+        trained = encoder.record.training
+        if asdict(Settings(**settings, seed=seed).resolved()) != trained["settings"]:
+            sys.exit(f"{folder} holds a run with other settings: remove it, or take another --work")
         measured = {
             "omniglot-400 error": one_shot_error(encoder, runs),
             "omniglot-unseen R@1": unseen_recall(encoder, evaluation),
-            "held-out R@1": 100 * encoder.record.training["recall@1"],
-            "minutes": round(minutes, 1),
+            "held-out R@1": 100 * trained["recall@1"],
+            "kept": trained["kept"],
+            "minutes": round(trained["seconds"] / 60, 1),
             "threads": torch.get_num_threads(),
             "fingerprint": encoder.fingerprint,
         }

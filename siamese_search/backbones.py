@@ -109,9 +109,10 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's client raises many kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise EncoderError(
-            f"no ImageNet weights for the backbone {name!r}: {str(error).splitlines()[0]}; without"
-            " a network take --from general, tf_efficientnet_lite0 or scratch"
+            f"no ImageNet weights for the backbone {name!r}: {reason}; without a network take"
+            " --from general, tf_efficientnet_lite0 or scratch"
         ) from error
     downloaded: dict[str, Tensor] = model.state_dict()
     return downloaded

@@ -49,8 +49,8 @@ TRIM_MARGIN: Final = 1.15
 TRIM_LEAST: Final = 0.25
 """The least extent that is taken for what is drawn, in long sides of the picture."""
 
-TRIM_RESERVE: Final = 4
-"""How many times the target's sides a picture that is trimmed keeps before."""
+TRIM_RESERVE: Final = 8
+"""How many times the target's long side a picture that is trimmed keeps before."""
 
 _REDUCING_GAP: Final = 3.0
 _LARGE = threading.Lock()
@@ -333,7 +333,7 @@ def _frame(stored: tuple[int, int], how: Preprocessing, orientation: int) -> _Fr
         return _Frame(whole, (target_width, target_height))
     scale = min(target_width / width, target_height / height)
     if how.resize == "trim":  # enough to find what is drawn and to show it sharp
-        scale = min(1.0, TRIM_RESERVE * max(target_width / width, target_height / height))
+        scale = min(1.0, TRIM_RESERVE * max(target_width, target_height) / max(width, height))
     return _Frame(whole, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 

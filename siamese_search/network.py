@@ -23,6 +23,7 @@ It knows nothing of files, training or galleries.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -38,8 +39,8 @@ from siamese_search import backbones  # noqa: F401  registers ours with timm
 class EmbeddingNetwork(nn.Module):
     """Builds the network that an architecture describes, with random weights.
 
-    ``dimension`` is that of the embeddings. Raises ValueError where the backbone's features
-    are not maps that can be pooled.
+    ``dimension`` is that of the embeddings. Embedding raises ValueError where the backbone's
+    features are not maps that can be pooled.
     """
 
     mean: Tensor
@@ -100,9 +101,24 @@ class EmbeddingNetwork(nn.Module):
             features = backbone.forward_features(images)
         if "features" in self._sources:
             maps["features"] = features
-        if any(features.ndim != 4 for features in maps.values()):
-            raise ValueError("this backbone gives no feature maps: name a stage as the source")
-        return maps
+        return {source: self._as_map(features) for source, features in maps.items()}
+
+    def _as_map(self, features: Tensor) -> Tensor:
+        """What a backbone gives as (n, channels, rows, columns).
+
+        Transformers give tokens (n, count, channels), those of no place first, or channels last.
+        """
+        backbone = cast(Any, self.backbone)
+        if features.ndim == 3:
+            tokens = features[:, int(getattr(backbone, "num_prefix_tokens", 0)) :]
+            count, places, channels = tokens.shape
+            side = math.isqrt(places)
+            return tokens.transpose(1, 2).reshape(count, channels, side, places // side)
+        if features.ndim != 4:
+            raise ValueError("it gives no feature maps")
+        if getattr(backbone, "output_fmt", "NCHW") == "NHWC":
+            return features.permute(0, 3, 1, 2)
+        return features
 
     def _channels_of(self, source: str | int) -> int:
         backbone = cast(Any, self.backbone)

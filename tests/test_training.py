@@ -24,11 +24,13 @@ from siamese_search import Encoder, Gallery  # noqa: E402
 from siamese_search.backbones import SmallResNet  # noqa: E402
 from siamese_search.errors import (  # noqa: E402
     EncoderError,
+    RuntimeUnavailable,
     StorageError,
     TrainingError,
     UsageError,
 )
-from siamese_search.records import ImageFile  # noqa: E402
+from siamese_search.network import EmbeddingNetwork  # noqa: E402
+from siamese_search.records import ImageFile, Rejection  # noqa: E402
 from siamese_search.training import (  # noqa: E402
     augmentation,
     checkpoint,
@@ -42,7 +44,7 @@ from siamese_search.training.data import decode, split  # noqa: E402
 from siamese_search.training.losses import LOSSES, PrototypicalLoss  # noqa: E402
 from siamese_search.training.run import train  # noqa: E402
 from siamese_search.training.sampling import ClassSampler  # noqa: E402
-from siamese_search.training.settings import Settings  # noqa: E402
+from siamese_search.training.settings import Settings, parsed  # noqa: E402
 from siamese_search.training.starting import starting_point  # noqa: E402
 from siamese_search.training.views import lower_layers, training_view  # noqa: E402
 
@@ -86,10 +88,10 @@ def test_contrastive_pulls_similar_pairs_together_and_pushes_others_to_the_margi
         for b in range(12):
             distance = float((vectors[a] - vectors[b]).norm())
             if a != b and labels[a] == labels[b]:
-                similar.append(distance)
+                similar.append(distance**2)
             elif a != b:
-                others.append(max(0.0, 0.8 - distance))
-    expected = sum(similar) / len(similar)  # averaged over those above nought, as are the others
+                others.append(max(0.0, 0.8 - distance) ** 2)
+    expected = sum(similar) / len(similar)
     pushed = [value for value in others if value > 0]
     expected += sum(pushed) / len(pushed) if pushed else 0.0
     assert float(LOSSES["contrastive"](4, 8)(vectors, labels)) == pytest.approx(expected, rel=1e-4)
@@ -257,9 +259,9 @@ def test_compounds_are_classes_that_no_character_has(folder: Path) -> None:
     trainer = loop.Trainer(network, settings, training, None, how, "cpu")
     positions, classes = trainer.sampler.batch(0)
     partners, maps = trainer._compounds(classes)
-    assert (partners >= 0).tolist() == [True] * 4 + [False] * 4  # half of 4 classes by 2
-    assert classes[:4].tolist() == [48, 48, 49, 49]  # after 12 characters in 4 turns
-    assert classes[4:].max() < 48
+    assert (partners >= 0).tolist() == [False] * 4 + [True] * 4  # half of 4 classes by 2
+    assert classes[4:].tolist() == [48, 48, 49, 49]  # after 12 characters in 4 turns
+    assert classes[:4].max() < 48
     assert trainer._views(positions, 0, partners, maps).shape == (8, 1, 16, 16)
     proxies = loop.Trainer(
         network, replace(settings, loss="proxy-anchor"), training, None, how, "cpu"
@@ -294,6 +296,15 @@ def test_pictures_are_held_out_where_classes_are_few() -> None:
     assert len(parts.validation) == 4
     assert {file.identity for file in parts.training} == {"a", "b", "c"}
     assert split(files({"a": 2, "b": 2}), 0.2, seed=0).how == "none"
+
+
+def test_a_split_leaves_two_classes_on_either_side_or_holds_out_nothing() -> None:
+    files = [ImageFile(f"{n}/{k}", str(n)) for n in range(12) for k in range(2)]
+    assert len({file.identity for file in split(files, 0.95, 0).training}) == 2
+    lopsided = [ImageFile(f"a/{n}", "a") for n in range(10)] + [
+        ImageFile(f"b/{n}", "b") for n in (1, 2)
+    ]
+    assert split(lopsided, 0.2, 0).how == "none"
 
 
 def test_one_class_is_too_few() -> None:
@@ -499,6 +510,77 @@ def test_a_loss_that_is_no_number_stops_the_run(folder: Path, tmp_path: Path) ->
         train([folder], tmp_path / "out", replace(SMALL, rate=1e30, clip=1e30))
 
 
+def test_a_run_does_not_train_on_what_it_draws_and_goes_on_with_the_same_pictures_only(
+    folder: Path,
+) -> None:
+    settings = replace(SMALL, steps=4)
+    first = train([folder], folder / "out", settings)
+    assert list((folder / "out").glob("*.png"))
+    report = train([folder], folder / "out", replace(settings), resume=True)
+    assert report.pictures == first.pictures
+    picture(77).save(folder / "class-00" / "more.png")
+    with pytest.raises(TrainingError, match="other pictures"):
+        train([folder], folder / "out", settings, resume=True)
+
+
+def test_rejections_of_a_manifest_are_reported(folder: Path, tmp_path: Path) -> None:
+    rejection = Rejection("list.csv line 3", "no path")
+    report = train([folder, rejection], tmp_path / "out", replace(SMALL, steps=4, seed=20261124))
+    assert report.rejected == (rejection,)
+
+
+def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "weights.pth")
+    with pytest.raises(UsageError, match="pickled weights"):
+        train([folder], tmp_path / "out", replace(SMALL, start=str(tmp_path / "weights.pth")))
+
+
+def test_a_device_that_is_not_there_is_a_clear_error(folder: Path, tmp_path: Path) -> None:
+    for device, says in (("gpu", "unknown device"), ("mps", "sees no mps")):
+        with pytest.raises(RuntimeUnavailable, match=says):
+            train([folder], tmp_path / "out", SMALL, device=device)
+
+
+def test_out_of_memory_names_what_to_try() -> None:
+    for classes, says in ((16, "--classes 8"), (2, "a smaller --size")):
+        with (
+            pytest.raises(TrainingError, match=says),
+            loop.out_of_memory_explained(replace(SMALL, classes=classes)),
+        ):
+            raise RuntimeError("MPS backend out of memory")
+    with pytest.raises(RuntimeError, match="shape"), loop.out_of_memory_explained(SMALL):
+        raise RuntimeError("shape mismatch")
+
+
+@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_transformers_give_feature_maps(backbone: str) -> None:
+    architecture = {
+        "backbone": backbone,
+        "mean": [127.0] * 3,
+        "std": [128.0] * 3,
+        "pooling": [{"source": "features"}],
+    }
+    network = EmbeddingNetwork(architecture).eval()
+    with torch.inference_mode():
+        made = network(torch.zeros(2, 224, 224, 3, dtype=torch.uint8))
+    assert made.shape == (2, network.dimension)
+    assert torch.allclose(made.norm(dim=1), torch.ones(2), atol=1e-4)
+
+
+def test_settings_are_parsed_by_their_types() -> None:
+    given = ["dropout=1", "freeze=50", "loss=triplet", "freeze_norm=true", "rate=null"]
+    assert parsed(given) == {
+        "dropout": 1.0,
+        "freeze": 50,
+        "loss": "triplet",
+        "freeze_norm": True,
+        "rate": None,
+    }
+    for wrong in ("dropout=high", "steps=1.5", "depth=3", "freeze_norm=1"):
+        with pytest.raises(UsageError):
+            parsed([wrong])
+
+
 def test_an_earlier_run_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
     train([folder], tmp_path / "out", SMALL)
     with pytest.raises(TrainingError, match="--resume"):
@@ -520,6 +602,10 @@ def test_an_earlier_run_is_not_overwritten(folder: Path, tmp_path: Path) -> None
         ({"start": "nothing_like_it"}, UsageError, "unknown starting point"),
         ({"start": "resnet18"}, EncoderError, "without a network"),
         ({"steps": 0}, UsageError, "at least 1"),
+        ({"images": 1}, UsageError, "at least 2"),
+        ({"seed": -1}, UsageError, "at least 0"),
+        ({"frozen": 2.0}, UsageError, "a share"),
+        ({"crop": 0.0}, UsageError, "a share"),
         ({"holdout": 1.0}, UsageError, "holdout"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,6 +86,15 @@ def train(
     patience: Annotated[
         int, typer.Option("--patience", min=1, help="Epochs to wait for a better recall@1.")
     ] = 8,
+    more: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting, as `siamese_search.training.settings` names it, such as"
+            " dropout=0.2 or freeze=50; may be given again.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from DIR's checkpoint.")] = False,
     device: Annotated[
@@ -94,8 +104,8 @@ def train(
 ) -> None:
     """Train an encoder; then `siasearch rebuild --encoder DIR` puts a gallery under it.
 
-    A part of the classes is held out: the epoch that tells these apart best is kept, since new
-    classes are the point. Pictures are found as by `add`.
+    A part of the classes is held out, since new classes are the point: of the epochs that tell
+    these apart best, the last is kept. Pictures are found as by `add`.
     """
     # Threads that spin while they wait slow a shared machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -103,7 +113,7 @@ def train(
 
     try:
         from siamese_search.training.run import train as run
-        from siamese_search.training.settings import Settings
+        from siamese_search.training.settings import Settings, parsed
     except ImportError as error:
         raise RuntimeUnavailable(
             f"training needs torch: pip install 'siasearch[train]' ({error})"
@@ -130,8 +140,11 @@ def train(
         patience=patience,
         seed=seed,
     )
+    settings = dataclasses.replace(settings, **parsed(more or ()))
+    # Of several processes on one run, the first one speaks.
+    speaks = os.environ.get("RANK", "0") == "0"
     try:
-        with progress_bar("training") as watch:
+        with progress_bar("training") if speaks else nullcontext(lambda progress: None) as watch:
             report = run(
                 found,
                 out,
@@ -139,12 +152,17 @@ def train(
                 resume=resume,
                 device=device,
                 watch=watch,
-                tell=_tell,
-                warn=lambda message: note(f"note: {message}"),
+                tell=_tell if speaks else lambda epoch: None,
+                warn=lambda message: note(f"note: {message}") if speaks else None,
             )
     except KeyboardInterrupt:
-        note(f"interrupted: the same command with --resume goes on from {out}'s last epoch")
+        if (out / "checkpoint.safetensors").exists():
+            note(f"interrupted: the same command with --resume goes on from {out}'s last epoch")
+        else:
+            note("interrupted in the first epoch: nothing is saved")
         raise typer.Exit(1) from None
+    if not speaks:
+        return
     name_rejections(report.rejected)
     if as_json:
         print_json(dataclasses.asdict(report))
@@ -159,7 +177,7 @@ def train(
                 f" {report.recall:.1%} now"
             )
         typer.echo(f"siasearch rebuild --encoder {report.encoder}   puts a gallery under it")
-    if report.rejected:
+    if report.rejected and "RANK" not in os.environ:  # torchrun would call it a failure
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search import images, pipeline
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.records import ImageFile, Preprocessing, Progress, Rejection, printable
 
 IntArray = npt.NDArray[np.int64]
@@ -58,9 +59,9 @@ def split(files: Sequence[ImageFile], share: float, seed: int) -> Split:
         )
     random = np.random.default_rng([seed, 2])
     several = sorted(name for name, members in classes.items() if len(members) > 1)
-    count = round(share * len(classes))
+    count = min(round(share * len(classes)), len(several), len(classes) - 2)
     if len(several) >= FEW_CLASSES and count >= 2:
-        held = {several[n] for n in random.permutation(len(several))[: min(count, len(several))]}
+        held = {several[n] for n in random.permutation(len(several))[:count]}
         return Split(
             [file for file in files if file.identity not in held],
             [file for file in files if file.identity in held],
@@ -72,6 +73,8 @@ def split(files: Sequence[ImageFile], share: float, seed: int) -> Split:
         if len(members) >= 4:
             chosen = random.permutation(len(members))[: max(2, round(share * len(members)))]
             validation += [members[n] for n in chosen]
+    if len({file.identity for file in validation}) < 2:  # recall@1 would be 100 %, whatever
+        validation = []
     held_files = {file.path for file in validation}
     training = [file for file in files if file.path not in held_files]
     return Split(training, validation, "pictures" if validation else "none")
@@ -89,12 +92,7 @@ def decode(
     Up to ``limit`` bytes are held in memory; beyond, in an unnamed temporary file.
     """
     shape = (len(files), preprocessing.height, preprocessing.width, preprocessing.channels)
-    pixels: PixelArray
-    if int(np.prod(shape)) <= limit:
-        pixels = np.empty(shape, np.uint8)
-    else:
-        backing = tempfile.TemporaryFile()  # noqa: SIM115  the mapping keeps it
-        pixels = np.memmap(backing, np.uint8, "w+", shape=shape)
+    pixels = np.empty(shape, np.uint8) if int(np.prod(shape)) <= limit else _on_disk(shape)
     labels: list[int] = []
     rejected: list[Rejection] = []
 
@@ -115,6 +113,21 @@ def decode(
                 labels.append(classes[file.identity])
             watch(Progress("decoding", done, len(files)))
     return Pictures(pixels[: len(labels)], np.array(labels, np.int64)), rejected
+
+
+def _on_disk(shape: tuple[int, ...]) -> PixelArray:
+    """An array in an unnamed temporary file. Raises StorageError where there is no room."""
+    backing = tempfile.TemporaryFile()  # noqa: SIM115  the mapping keeps it
+    size = int(np.prod(shape))
+    try:
+        if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process later
+            os.posix_fallocate(backing.fileno(), 0, size)
+        return np.memmap(backing, np.uint8, "w+", shape=shape)
+    except OSError as error:
+        raise StorageError(
+            f"{size / 1e9:.1f} GB of decoded pictures find no room in {tempfile.gettempdir()}:"
+            f" {error.strerror}; set TMPDIR to a larger disk, or take a smaller --size"
+        ) from error
 
 
 def roomy(preprocessing: Preprocessing) -> Preprocessing:

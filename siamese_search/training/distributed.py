@@ -26,7 +26,10 @@ def joined(device: str) -> Iterator[str]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield device
         return
-    local = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device
+    local = device
+    if device == "cuda":
+        local = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(local)  # objects are broadcast through it
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield local
@@ -52,11 +55,12 @@ def share(count: int, classes: int) -> slice:
     return slice(rank() * size, (rank() + 1) * size)
 
 
-def parallel(network: nn.Module, frozen: bool) -> nn.Module:
+def parallel(network: nn.Module) -> nn.Module:
     """The network with its gradients averaged over the processes."""
     if ranks() == 1:
         return network
-    return nn.parallel.DistributedDataParallel(network, find_unused_parameters=frozen)
+    # Layers may be frozen for a while, and some backbones have layers that are not used.
+    return nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
 
 
 def gathered(embeddings: Tensor) -> Tensor:

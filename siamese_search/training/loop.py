@@ -34,13 +34,15 @@ from siamese_search.training.views import lower_layers, training_view
 FloatArray = npt.NDArray[np.float32]
 EVALUATION_BATCH = 64
 PIECE = 16
+OUT_OF_MEMORY = ("not enough memory", "can't allocate", "out of memory")
+UNALTERED = augmentation.PRESETS["none"]
 HARD_NEIGHBOURS = 16
 BLENDS = (0.25, 0.5, 0.75)  # shares of the trained weights
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """Metrics of an epoch: what ``metrics.jsonl`` has in a line. Rates are images per second."""
+    """Metrics of an epoch: what ``metrics.jsonl`` has in a line. ``rate`` is AdamW's at its end."""
 
     epoch: int
     step: int
@@ -98,10 +100,13 @@ class Trainer:
         self._view = training_view(self.network, probe)
         # Where no picture depends on another, pieces of a batch stay in a processor's cache.
         apart = bool(settings.freeze_norm) and self.device.type == "cpu"
-        self._embed = distributed.parallel(
-            _Embedding(self._view, PIECE if apart else None), settings.freeze > 0
+        self._embed = distributed.parallel(_Embedding(self._view, PIECE if apart else None))
+        self._joined = self._joined_classes()
+        self._partners = (
+            ClassSampler(self.labels, int(self._joined.sum()), settings.images, settings.seed + 1)
+            if self._joined.any()
+            else None
         )
-        self._partners = self._partner_sampler()
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
         self._start = self._weights()
@@ -109,15 +114,22 @@ class Trainer:
         self.best: tuple[float, dict[str, Tensor]] | None = None  # what is kept
         self.top = 0.0  # the highest recall@1 so far
         self.stale = 0  # epochs since then
-        self.seconds_in_network = 0.0
+        self.kept = {"step": 0, "share of trained weights": 1.0}
+        self.data = ""  # names what is trained on, so that no other run is resumed
         self._half = _half_precision(self.device)
 
-    def _partner_sampler(self) -> ClassSampler | None:
-        """Draws what characters are joined with; none where a loss must know all classes."""
-        count = round(self.augmentation.compounds * self.sampler.classes)
-        if count == 0 or self.unlabelled or any(True for _ in self.loss.parameters()):
-            return None
-        return ClassSampler(self.labels, count, self.settings.images, self.settings.seed + 1)
+    def _joined_classes(self) -> npt.NDArray[np.bool_]:
+        """Which classes of a batch are joined with others; none where a loss must know them all.
+
+        Pairs of neighbours, spread evenly: hard classes stay together, and processes that share a
+        batch have as many each.
+        """
+        pairs = np.arange(self.sampler.classes) // 2
+        share = self.augmentation.compounds
+        if self.unlabelled or any(True for _ in self.loss.parameters()):
+            share = 0.0
+        joined: npt.NDArray[np.bool_] = np.floor((pairs + 1) * share) > np.floor(pairs * share)
+        return joined
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW; no decay on biases and norms, the backbone slower, proxies faster."""
@@ -144,17 +156,16 @@ class Trainer:
     ) -> Iterator[Epoch]:
         """Train to the last step, or until recall@1 has not grown for ``patience`` epochs.
 
-        Raises TrainingError where the loss is no number any more or memory does not suffice.
+        Raises TrainingError where the loss is no number any more.
         """
         while self.step < self.settings.steps and self.stale < self.settings.patience:
             begun, first, losses = time.perf_counter(), self.step, []
             self._mine()
             last = min(self.settings.steps, first + self.settings.epoch_steps)
-            with _out_of_memory_explained(self.settings):
-                while self.step < last:
-                    losses.append(self._train_step())
-                    self.step += 1
-                    watch(self.step, losses[-1])
+            while self.step < last:
+                losses.append(self._train_step())
+                self.step += 1
+                watch(self.step, losses[-1])
             took = time.perf_counter() - begun
             recall = self.validate()
             pictures = (self.step - first) * self.sampler.classes * self.sampler.images
@@ -173,31 +184,38 @@ class Trainer:
         partners, maps = self._compounds(classes)
         own = distributed.share(len(positions), self.sampler.classes)
         # No two processes and no two steps draw the same.
-        seed = (self.settings.seed << 40) + self.step * distributed.ranks() + distributed.rank()
+        seed = seed_of(self.settings.seed, self.step, 1 + distributed.rank())
         views = self._views(positions[own], seed, partners[own], maps[own])
         self._set_modes()
         torch.manual_seed(seed)  # for dropout
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._schedule()
-        begun = time.perf_counter()
         with self._precision():
             embeddings = distributed.gathered(self._embed(views).float())
         targets = torch.from_numpy(classes).to(self.device)
         loss = self.loss(embeddings, targets)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {self.step + 1}: what earlier epochs saved is good;"
-                f" try a learning rate below {self.settings.rate:g}"
-            )
+        self._refuse_unless_finite("loss", value)
         self.optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:  # a miner may find nothing to learn from in a batch
             loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+            self._refuse_unless_finite("gradient's norm", float(norm))
             self.optimizer.step()
-        self.seconds_in_network += time.perf_counter() - begun
         self._average()
         return value
+
+    def _refuse_unless_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            saved = (
+                "; what earlier epochs saved is good"
+                if self.step >= self.settings.epoch_steps
+                else ""
+            )
+            raise TrainingError(
+                f"the {what} is {value} at step {self.step + 1}{saved}: try a learning rate below"
+                f" {self.settings.rate:g}, in another folder"
+            )
 
     def _compounds(self, classes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Tensor]:
         """What each picture of the batch is joined with, -1 for nothing, and how.
@@ -207,13 +225,13 @@ class Trainer:
         partners = np.full(len(classes), -1, np.int64)
         maps = torch.zeros(len(classes), 2, 2, 3)
         if self._partners is not None:
-            found, _ = self._partners.batch(self.step)
-            partners[: len(found)] = found
-            random = torch.Generator().manual_seed((self.settings.seed << 40) + self.step)
+            chosen = self._joined.repeat(self.settings.images)
+            partners[chosen], _ = self._partners.batch(self.step)
+            random = torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, 0))
             ways = compounds.layouts(self._partners.classes, random)
-            maps[: len(found)] = ways.repeat_interleave(self.settings.images, dim=0)
+            maps[chosen] = ways.repeat_interleave(self.settings.images, dim=0)
             new = len(self.sampler.members) + np.arange(self._partners.classes)
-            classes[: len(found)] = new.repeat(self.settings.images)
+            classes[chosen] = new.repeat(self.settings.images)
         return partners, maps
 
     def _views(
@@ -292,7 +310,7 @@ class Trainer:
 
     def validate(self) -> float | None:
         if self.validation is None:
-            self.best = (0.0, self._weights())
+            self._keep(0.0, self._weights())
             return None
         recall = 0.0
         if distributed.rank() == 0:
@@ -304,8 +322,14 @@ class Trainer:
         # What differs by chance alone is no reason to prefer weights of a higher learning rate.
         chance = math.sqrt(self.top * (1 - self.top) / len(self.validation))
         if self.best is None or recall >= self.top - chance:
-            self.best = (recall, self._weights())
+            self._keep(recall, self._weights())
         return recall
+
+    def _keep(self, recall: float, weights: dict[str, Tensor], share: float = 1.0) -> None:
+        self.best = (recall, weights)
+        self.kept = {"step": self.step if share == 1.0 else self.kept["step"]} | {
+            "share of trained weights": share
+        }
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: t.detach().cpu().clone() for name, t in self.averaged.state_dict().items()}
@@ -327,26 +351,34 @@ class Trainer:
             self.averaged.load_state_dict(mixed)
             recall = recall_at_1(self.embed(self.validation), self.validation.labels)
             if recall > self.best[0]:
-                self.best = (recall, mixed)
+                self._keep(recall, mixed, share)
 
     def _mine(self) -> None:
         """Offline: the classes most alike to each, by their nearest pictures of other classes."""
         every = self.settings.hard_every * self.settings.epoch_steps
         if not every or self.unlabelled or self.step == 0 or self.step % every:
             return
-        embeddings = self.embed(Pictures(self._unaltered(), self.training.labels))
-        self.sampler.neighbours = self._expanded(
-            confusable(embeddings, self.training.labels, HARD_NEIGHBOURS)
-        )
+        if distributed.rank() == 0:
+            labels = self.training.labels
+            alike = confusable(self._embed_training(), labels, HARD_NEIGHBOURS)
+            self.sampler.neighbours = self._expanded(alike)
+        self.sampler.neighbours = distributed.told(self.sampler.neighbours)
 
-    def _unaltered(self) -> npt.NDArray[np.uint8]:
-        """The training pictures as queries see them."""
-        how = augmentation.Augmentation("", area=(self.share**2, self.share**2))
+    def _embed_training(self) -> FloatArray:
+        """Embeddings of the training pictures as queries see them."""
         parts = []
         for start in range(0, len(self.training), EVALUATION_BATCH):
-            pixels = torch.from_numpy(self.training.pixels[start : start + EVALUATION_BATCH])
-            views = augmentation.augment(pixels, how, self.size, seed=0)
-            parts.append(views.round().byte().permute(0, 2, 3, 1).numpy())
+            pixels = self.training.pixels[start : start + EVALUATION_BATCH]
+            if self.share < 1:
+                top, left = (
+                    (a - b) // 2 for a, b in zip(pixels.shape[1:3], self.size, strict=True)
+                )
+                pixels = pixels[:, top : top + self.size[0], left : left + self.size[1]]
+            elif pixels.shape[1:3] != self.size:
+                views = augmentation.augment(torch.from_numpy(pixels), UNALTERED, self.size, seed=0)
+                pixels = views.round().byte().permute(0, 2, 3, 1).numpy()
+            labels = self.training.labels[start : start + EVALUATION_BATCH]
+            parts.append(self.embed(Pictures(pixels, labels)))
         return np.concatenate(parts)
 
     def _expanded(self, neighbours: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -375,6 +407,8 @@ class Trainer:
             "step": self.step,
             "best": self.best[0] if self.best else None,
             "top": self.top,
+            "kept": self.kept,
+            "data": self.data,
             "stale": self.stale,
         }
         checkpoint.write_checkpoint(path, tensors, facts)
@@ -390,6 +424,12 @@ class Trainer:
         if differing:
             raise TrainingError(f"{path} is of a run with other settings: {'; '.join(differing)}")
 
+        if facts.get("data") != self.data:
+            raise TrainingError(
+                f"{path} is of a run with other pictures or another start: put them back, or train"
+                " in another folder"
+            )
+
         def part(prefix: str) -> dict[str, Tensor]:
             start = f"{prefix}."
             return {n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)}
@@ -399,7 +439,10 @@ class Trainer:
             self.averaged.load_state_dict(part("averaged"))
             self.loss.load_state_dict(part("loss"))
         except RuntimeError as error:
-            raise TrainingError(f"{path} is of another architecture or data: {error}") from error
+            raise TrainingError(
+                f"{path} is of another architecture or of other classes:"
+                f" {str(error).splitlines()[-1].strip()}"
+            ) from error
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in part("optimizer").items():
             number, _, field = name.partition(".")
@@ -410,7 +453,13 @@ class Trainer:
         if "neighbours" in tensors:
             self.sampler.neighbours = tensors["neighbours"].numpy()
         self.step, self.stale, self.top = facts["step"], facts["stale"], facts["top"]
+        self.kept = facts["kept"]
         self.best = None if facts["best"] is None else (facts["best"], part("best"))
+
+
+def seed_of(*path: int) -> int:
+    """A seed that differs wherever one of the numbers does."""
+    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def recall_at_1(embeddings: FloatArray, labels: npt.NDArray[np.int64]) -> float:
@@ -462,16 +511,19 @@ def _half_precision(device: torch.device) -> bool:
 
 
 @contextmanager
-def _out_of_memory_explained(settings: Settings) -> Iterator[None]:
+def out_of_memory_explained(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         message = str(error)
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and (
-            "not enough memory" not in message and "can't allocate" not in message
+            all(sign not in message for sign in OUT_OF_MEMORY)
         ):
             raise
+        smaller = (
+            f"--classes {settings.classes // 2}" if settings.classes > 3 else "a smaller --size"
+        )
         raise TrainingError(
-            f"out of memory with batches of {settings.classes} x {settings.images}: try"
-            f" --classes {max(2, settings.classes // 2)}"
+            f"out of memory with batches of {settings.classes} x {settings.images}: try {smaller},"
+            " in another folder"
         ) from error

@@ -28,6 +28,25 @@ class MinedLoss(nn.Module):
         return value
 
 
+class ContrastiveLoss(nn.Module):
+    """Similar pairs by their squared distance, others by the square of what they lack to the margin
+    (Hadsell et al. 2006), each the mean over pairs that are not there yet.
+    """
+
+    def __init__(self, margin: float = 0.8) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, embeddings: Tensor, classes: Tensor) -> Tensor:
+        similar = torch.triu(classes[:, None] == classes[None], diagonal=1)
+        others = torch.triu(classes[:, None] != classes[None], diagonal=1)
+        squared = (2 - 2 * embeddings @ embeddings.T).clamp(min=1e-8)
+        lacking = (self.margin - squared.sqrt()).clamp(min=0).square()
+        pulled, pushed = squared[similar], lacking[others & (lacking > 0)]
+        terms = [term.mean() for term in (pulled, pushed) if len(term)]
+        return torch.stack(terms).sum() if terms else embeddings.sum() * 0
+
+
 class PrototypicalLoss(nn.Module):
     """Episodes (Snell et al. 2017): half of each class's pictures make its prototype, the others
     are to be nearest to their own. Expects the classes in runs of equal length.
@@ -61,10 +80,7 @@ def _euclidean() -> Any:
 
 # Each by (number of classes, dimension).
 LOSSES: dict[str, Callable[[int, int], nn.Module]] = {
-    # Similar pairs are pulled to distance 0, others pushed out to the margin (Hadsell et al. 2006).
-    "contrastive": lambda n, d: MinedLoss(
-        losses.ContrastiveLoss(pos_margin=0.0, neg_margin=0.8, distance=_euclidean())
-    ),
+    "contrastive": lambda n, d: ContrastiveLoss(),
     "triplet": lambda n, d: MinedLoss(  # semi-hard (Schroff et al. 2015)
         losses.TripletMarginLoss(margin=0.2, distance=_euclidean()),
         miners.TripletMarginMiner(margin=0.2, type_of_triplets="semihard", distance=_euclidean()),
@@ -73,6 +89,7 @@ LOSSES: dict[str, Callable[[int, int], nn.Module]] = {
         losses.TripletMarginLoss(margin=0.2, distance=_euclidean()),
         miners.BatchHardMiner(distance=_euclidean()),
     ),
+    # Sohn 2016, of unit vectors and with a temperature, so that norms need no penalty.
     "n-pair": lambda n, d: MinedLoss(losses.NTXentLoss(temperature=0.1, distance=_cosine())),
     "angular": lambda n, d: MinedLoss(losses.AngularLoss(alpha=40)),
     "multi-similarity": lambda n, d: MinedLoss(  # Wang et al. 2019

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from siamese_search import enrolment
-from siamese_search.errors import StorageError, TrainingError
+from siamese_search.errors import RuntimeUnavailable, StorageError, TrainingError
+from siamese_search.network import EmbeddingNetwork
 from siamese_search.records import ImageFile, Preprocessing, Progress, Rejection
+from siamese_search.runtimes import DEVICES
 from siamese_search.training import checkpoint, distributed, outcome
 from siamese_search.training.augmentation import PRESETS
 from siamese_search.training.data import Pictures, Split, decode, regular, roomy, split
-from siamese_search.training.loop import Epoch, Trainer
+from siamese_search.training.loop import Epoch, Trainer, out_of_memory_explained
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import starting_point
 
 METRICS = "metrics.jsonl"
+SEEN_AT_MOST = 2000
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class TrainingReport:
     fingerprint: str
     dimension: int
     steps: int
+    seconds: float
     classes: int
     pictures: int
     held_out: str
@@ -42,7 +49,7 @@ class TrainingReport:
 
 
 def train(
-    images: Iterable[str | os.PathLike[str] | ImageFile],
+    images: Iterable[str | os.PathLike[str] | ImageFile | Rejection],
     out: str | os.PathLike[str],
     settings: Settings | None = None,
     *,
@@ -55,20 +62,19 @@ def train(
 ) -> TrainingReport:
     """Train an encoder on folders of pictures and write it to the folder ``out``.
 
-    Identities are found as in ``Gallery.enroll``. ``resume`` goes on from the checkpoint in
+    Identities are found as in ``Gallery.enroll``; rejections, as a manifest may give them, are
+    reported. ``resume`` goes on from the checkpoint in
     ``out``, bit for bit on one thread. ``tell`` gets every epoch's metrics, which also go to
     ``out/metrics.jsonl``; ``warn`` gets what a user should know of. Raises UsageError,
     TrainingError, EncoderError or StorageError.
     """
-    with distributed.joined(device or _device()) as place:
-        return _train(
-            images, Path(out), (settings or Settings()).resolved(), name, resume, place, watch,
-            tell, warn,
-        )  # fmt: skip
+    asked = (settings or Settings()).resolved()
+    with distributed.joined(_device(device)) as place, out_of_memory_explained(asked):
+        return _train(images, Path(out), asked, name, resume, place, watch, tell, warn)
 
 
 def _train(
-    images: Iterable[str | os.PathLike[str] | ImageFile],
+    images: Iterable[str | os.PathLike[str] | ImageFile | Rejection],
     folder: Path,
     settings: Settings,
     name: str | None,
@@ -81,13 +87,16 @@ def _train(
     if distributed.rank() == 0:
         _prepare(folder, resume)
     network, architecture, how = starting_point(settings)
-    files, rejected = _files(images)
+    files, rejected = _files(images, folder)
+    if settings.loss == "self-supervised" and len({file.identity for file in files}) < 2:
+        files = [replace(file, identity=file.path) for file in files]
     parts = split(files, settings.holdout, settings.seed)
     _advise(parts, settings, warn)
     training, held, more = _decoded(parts, settings, how, watch)
     rejected += more
     trainer = Trainer(network, settings, training, held, how, device)
     path = folder / checkpoint.NAME
+    trainer.data = _digest(parts, network)
     before = _begin(trainer, path, resume)
     batch = trainer.sampler.classes * settings.images
 
@@ -112,6 +121,7 @@ def _train(
     trainer.averaged.load_state_dict(trainer.best[1])
     recall = trainer.best[0] if held is not None else None
     judged = held if held is not None else _seen(parts.training, settings, how)
+    epochs = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
     classes = len(set(training.labels.tolist()))
     facts = {
         "settings": asdict(settings),
@@ -125,16 +135,20 @@ def _train(
         "steps": trainer.step,
         "recall@1 before": before,
         "recall@1": recall,
+        "kept": trainer.kept,
+        "seconds": round(sum(epoch["seconds"] for epoch in epochs)),
+        "curves": {name: [epoch[name] for epoch in epochs] for name in ("step", "loss", "recall")},
     }
     encoder, embeddings = outcome.export(
         folder, name or folder.resolve().name, trainer.averaged, architecture, how, judged, facts
     )
-    _draw(folder, before, embeddings, judged, encoder.threshold, warn)
+    _draw(folder, epochs, before, embeddings, judged, encoder.threshold, warn)
     report = TrainingReport(
         encoder=str(folder),
         fingerprint=encoder.fingerprint,
         dimension=encoder.dimension,
         steps=trainer.step,
+        seconds=sum(epoch["seconds"] for epoch in epochs),
         classes=classes,
         pictures=len(training),
         held_out=parts.how,
@@ -163,15 +177,18 @@ def _prepare(folder: Path, resume: bool) -> None:
 
 
 def _files(
-    images: Iterable[str | os.PathLike[str] | ImageFile],
+    images: Iterable[str | os.PathLike[str] | ImageFile | Rejection], out: Path
 ) -> tuple[list[ImageFile], list[Rejection]]:
+    """Pictures to train on, without what an earlier run drew into ``out``."""
     found: list[ImageFile | Rejection] = []
     for one in [images] if isinstance(images, (str, os.PathLike)) else images:
-        if isinstance(one, ImageFile):
+        if isinstance(one, ImageFile | Rejection):
             found.append(one)
         else:
             found += enrolment.not_empty(enrolment.find([os.fspath(one)]), [os.fspath(one)])
-    return regular(found)
+    files, rejected = regular(found)
+    inside = os.path.join(os.path.realpath(out), "")
+    return [f for f in files if not os.path.realpath(f.path).startswith(inside)], rejected
 
 
 def _advise(parts: Split, settings: Settings, warn: Callable[[str], None]) -> None:
@@ -192,12 +209,10 @@ def _decoded(
     }
     training, rejected = decode(parts.training, classes, roomy(how), settings.cache_bytes, watch)
     # A class may have lost all of its pictures: numbers run on without gaps.
-    kept = sorted(set(training.labels.tolist()))
+    kept, labels = np.unique(training.labels, return_inverse=True)
     if len(kept) < 2:
         raise TrainingError("fewer than two classes are left once damaged pictures are rejected")
-    renumbered = {label: number for number, label in enumerate(kept)}
-    for position, label in enumerate(training.labels.tolist()):
-        training.labels[position] = renumbered[label]
+    training = replace(training, labels=labels.astype(np.int64))
     if not parts.validation:
         return training, None, rejected
     names = {
@@ -207,10 +222,30 @@ def _decoded(
     return training, held if len(held) > 1 else None, rejected + more
 
 
+def _digest(parts: Split, network: EmbeddingNetwork) -> str:
+    """SHA-256 of what a run goes on with only unchanged: its pictures and where it began."""
+    digest = hashlib.sha256()
+    for group in (parts.training, parts.validation):
+        for file in group:
+            digest.update(
+                f"{file.identity}\0{os.path.basename(file.path)}\0".encode(errors="replace")
+            )
+        digest.update(b"\1")
+    for tensor in network.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _seen(files: list[ImageFile], settings: Settings, how: Preprocessing) -> Pictures:
-    """Training pictures as queries see them, to calibrate on where nothing else is left."""
-    classes = {name: number for number, name in enumerate(sorted({f.identity for f in files}))}
-    return decode(files[:: 1 + len(files) // 2000], classes, how, settings.cache_bytes)[0]
+    """Training pictures as queries see them, to calibrate on where nothing else is left.
+
+    Whole classes, so that there are genuine pairs, of about 2,000 pictures in all.
+    """
+    names = sorted({file.identity for file in files})
+    every = -(-len(files) // SEEN_AT_MOST)
+    classes = {name: number for number, name in enumerate(names[::every])}
+    chosen = [file for file in files if file.identity in classes]
+    return decode(chosen, classes, how, settings.cache_bytes)[0]
 
 
 def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
@@ -246,6 +281,7 @@ def _metrics(path: Path, step: int) -> Any:
 
 def _draw(
     folder: Path,
+    epochs: list[dict[str, Any]],
     before: float | None,
     embeddings: Any,
     judged: Pictures,
@@ -258,13 +294,22 @@ def _draw(
         return
     from siamese_search.training import plots
 
-    epochs = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
     plots.draw(folder, epochs, before, embeddings, judged.labels, threshold)
 
 
-def _device() -> str:
+def _device(asked: str | None) -> str:
+    """What to train on: as asked, by the option or SIASEARCH_DEVICE, else a GPU if torch sees one.
+
+    Raises RuntimeUnavailable for a device that is not there.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = asked or os.environ.get("SIASEARCH_DEVICE") or "auto"
+    if device == "auto":
+        return next((name for name in there if there[name]), "cpu")
+    if device not in DEVICES:
+        raise RuntimeUnavailable(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+    if not there.get(device, True):
+        raise RuntimeUnavailable(f"torch sees no {device} here: leave out --device to use the CPU")
+    return device

@@ -48,12 +48,14 @@ class ClassSampler:
         return np.concatenate(picked), chosen.repeat(self.images)
 
     def _with_neighbours(self, chosen: IntArray, random: np.random.Generator) -> IntArray:
+        """Half of the classes, each followed by one that is alike."""
         assert self.neighbours is not None
-        kept = list(chosen[: (len(chosen) + 1) // 2])
-        spare = list(chosen[len(kept) :])
-        for one in list(kept):
-            if len(kept) == len(chosen):
-                break
-            others = [c for c in random.permutation(self.neighbours[one]) if c not in kept]
-            kept.append(others[0] if others else spare.pop())
-        return np.array(kept, np.int64)
+        kept, spare = np.split(chosen, [(len(chosen) + 1) // 2])
+        taken, pairs = set(kept.tolist()), []
+        for number, one in enumerate(kept):
+            pairs.append(one)
+            if number < len(spare):
+                others = [*random.permutation(self.neighbours[one]), *spare]
+                pairs.append(next(c for c in others if c not in taken))
+                taken.add(pairs[-1])
+        return np.array(pairs, np.int64)

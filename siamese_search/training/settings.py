@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from siamese_search.errors import UsageError
@@ -63,7 +65,8 @@ class Settings:
         ):
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r}: choose one of {', '.join(known)}")
-        bounds = {"steps": 1, "epoch_steps": 1, "classes": 2, "images": 1, "patience": 1}
+        bounds = {"steps": 1, "epoch_steps": 1, "classes": 2, "patience": 1, "seed": 0}
+        bounds["images"] = 1 if self.loss == "self-supervised" else 2
         for field, least in bounds.items():
             if getattr(self, field) < least:
                 raise UsageError(f"{field} is {getattr(self, field)}: at least {least}")
@@ -86,3 +89,24 @@ class Settings:
             field: value for field, value in defaults.items() if getattr(self, field) is None
         }
         return replace(self, **missing)
+
+
+def parsed(assignments: Iterable[str]) -> dict[str, Any]:
+    """Settings given as NAME=VALUE, values as in JSON. Raises UsageError, naming what is there."""
+    types = {field.name: str(field.type) for field in fields(Settings)}
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        if name not in types:
+            raise UsageError(f"there is no setting {name!r}: choose of {', '.join(types)}")
+        try:
+            value = text if "str" in types[name] else json.loads(text)
+        except ValueError:
+            raise UsageError(f"{assignment}: {name} takes {types[name]}, not {text!r}") from None
+        if isinstance(value, int) and "float" in types[name] and not isinstance(value, bool):
+            value = float(value)
+        known = {"str": str, "int": int, "float": float, "bool": bool, "None": type(None)}
+        if type(value) not in [known[part.strip()] for part in types[name].split("|")]:
+            raise UsageError(f"{assignment}: {name} takes {types[name]}, not {text!r}")
+        values[name] = value
+    return values

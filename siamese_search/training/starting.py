@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
@@ -46,6 +47,11 @@ def starting_point(settings: Settings) -> tuple[EmbeddingNetwork, dict[str, Any]
             architecture["projection"] = 256
         how = Preprocessing(size, size, channels=1, resize="trim", crop_fraction=1.0)
         return EmbeddingNetwork(architecture), architecture, how
+    if os.path.isfile(start):
+        raise UsageError(
+            f"{start} is a file: a start is an encoder's folder, whose weights are safetensors;"
+            " pickled weights (.pt, .pth) are not read"
+        )
     import timm
 
     if not timm.is_model(start):
@@ -53,18 +59,31 @@ def starting_point(settings: Settings) -> tuple[EmbeddingNetwork, dict[str, Any]
             f"unknown starting point {start!r}: take a shipped encoder ({', '.join(shipped())}), an"
             " encoder's folder, a timm backbone, or scratch"
         )
-    weights = imagenet_weights(start)
     settled = timm.get_pretrained_cfg(start)
     mean, std = ([255.0 * v for v in values] for values in (settled.mean, settled.std))
     if start.startswith("tf_efficientnet_lite"):
         mean, std = [127.0] * 3, [128.0] * 3
     size = settings.size or PHOTO
     architecture = _architecture(start, 3, mean, std, settings)
-    architecture["pooling"] = PHOTO_POOLING[: 2 if start.startswith("tf_efficientnet_lite") else 1]
+    if start.startswith("tf_efficientnet_lite"):
+        architecture["pooling"] = PHOTO_POOLING
     network = EmbeddingNetwork(architecture)
-    network.backbone.load_state_dict(weights)
+    _try(network, start, size)
+    network.backbone.load_state_dict(imagenet_weights(start))
     _project_evenly(network)
     return network, architecture, _seen(Preprocessing(size, size), settings)
+
+
+def _try(network: EmbeddingNetwork, start: str, size: int) -> None:
+    """Raise UsageError for a backbone whose features cannot be pooled, before weights are had."""
+    try:
+        with torch.inference_mode():
+            made = network.eval()(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"the backbone {start!r} cannot be used at {size} pixels: {str(error).splitlines()[0]}"
+        ) from error
+    assert made.shape == (1, network.dimension)
 
 
 def _architecture(
@@ -99,7 +118,11 @@ def _from_encoder(
     architecture = dict(encoder.record.architecture)
     how = _seen(encoder.record.preprocessing, settings)
     content = verified_bytes(encoder.folder, encoder.record, "weights.safetensors")
-    weights = {name: tensor.float() for name, tensor in safetensors.torch.load(content).items()}
+    try:
+        loaded = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise EncoderError(f"{encoder.folder}'s weights are no safetensors: {error}") from error
+    weights = {name: tensor.float() for name, tensor in loaded.items()}
     fresh = settings.dimension is not None and settings.dimension != architecture["projection"]
     architecture["dropout"] = settings.dropout
     if fresh:
@@ -109,7 +132,9 @@ def _from_encoder(
         network = EmbeddingNetwork(architecture)
         network.load_state_dict(weights, strict=not fresh)
     except (KeyError, RuntimeError) as error:
-        raise EncoderError(f"{encoder.folder} cannot be trained further: {error}") from error
+        raise EncoderError(
+            f"{encoder.folder} cannot be trained further: {str(error).splitlines()[0]}"
+        ) from error
     if fresh:
         _project_evenly(network)
     return network, architecture, how
