@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from build_general import COMMON, write_untuned
 from common import RESULTS, Bars, Photo, cub_classes, grocery_split, machine, table
 from protocols import SUITES, Pictures
 
@@ -29,20 +30,6 @@ from siamese_search.training.checkpoint import NAME
 from siamese_search.training.run import train
 from siamese_search.training.settings import Settings
 
-COMMON: dict[str, Any] = {
-    "start": "general",
-    "augmentation": "photo",
-    "loss": "multi-similarity",
-    "dimension": 512,
-    "steps": 200,
-    "epoch_steps": 40,
-    "holdout": 0.1,
-    "classes": 16,
-    "images": 4,
-    "rate": 3e-4,
-    "frozen": 0.4,
-    "patience": 4,
-}
 # The suite of protocols.py, its figures that have a bar and an aim, and settings of its own.
 PROTOCOLS: dict[str, tuple[str, dict[str, tuple[float, float]], dict[str, Any]]] = {
     "cub-unseen": ("cub", {"cub-unseen R@1": (65.0, 70.0)}, {}),
@@ -116,10 +103,15 @@ def main() -> None:
     for protocol in options.protocol:
         _, wanted, own = PROTOCOLS[protocol]
         settings = COMMON | own | changed
+        start = settings["start"]
+        if start == "untuned":
+            start = str(options.work / "untuned")
+            if not (Path(start) / "encoder.json").exists():
+                write_untuned(Path(start))
         files = [ImageFile(photo.path, photo.fine) for photo in training_photos(protocol)]
         done = so_far(path).get(protocol, {})
         if done.get("settings") != settings:
-            before = measure(settings["start"], protocol, options.draws)
+            before = measure(start, protocol, options.draws)
             done = {"settings": settings, "machine": machine(), "before": before, "seeds": {}}
         for seed in options.seeds:
             if str(seed) in done["seeds"]:
@@ -128,7 +120,7 @@ def main() -> None:
             report = train(
                 files,
                 folder,
-                Settings(**settings, seed=seed),
+                Settings(**settings | {"start": start}, seed=seed),
                 resume=(folder / NAME).exists(),
                 tell=lambda epoch: print(epoch, file=sys.stderr, flush=True),
             )
