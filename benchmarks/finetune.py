@@ -2,7 +2,8 @@
 
     python benchmarks/finetune.py [--protocol cub-unseen grocery-unseen] [--seeds 0 1 2 3 4]
 
-Trains on the protocol's training classes, each seed anew, and measures the encoder before and after
+Trains on the protocol's training classes, each seed anew, birds from the untuned encoder, groceries
+from ``general`` (which has seen the training birds), and measures the encoder before and after
 by ``protocols.py``'s figures of that data set, and of the other one, of which it has seen nothing.
 What is kept is chosen on classes that are held out of the training classes; the protocol's probes
 are looked at once a seed, at its end. grocery-gallery, whose classes are all enrolled, trains on
@@ -39,12 +40,19 @@ PROTOCOLS: dict[str, tuple[str, dict[str, tuple[float, float]], dict[str, Any]]]
             "grocery-unseen iconic 1-shot": (48.0, 55.0),
             "grocery-unseen full gallery": (85.0, 88.0),
         },
-        {"crop": 0.75, "steps": 75, "epoch_steps": 15},
+        {"start": "general", "crop": 0.75, "steps": 75, "epoch_steps": 15},
     ),
     "grocery-gallery": (
         "grocery",
         {"grocery-gallery top-1 fine": (89.0, 92.0)},
-        {"crop": 0.75, "holdout": 0.0, "steps": 200, "rate": 6e-4, "epoch_steps": 50},
+        {
+            "start": "general",
+            "crop": 0.75,
+            "holdout": 0.0,
+            "steps": 200,
+            "rate": 6e-4,
+            "epoch_steps": 50,
+        },
     ),
 }
 # What an encoder makes of a domain that it has not seen, to be compared with the starting point.
