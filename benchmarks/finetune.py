@@ -2,9 +2,9 @@
 
     python benchmarks/finetune.py [--protocol cub-unseen grocery-unseen] [--seeds 0 1 2 3 4]
 
-Trains on the protocol's training classes, each seed anew, birds from the untuned encoder, groceries
-from ``general`` (which has seen the training birds), and measures the encoder before and after
-by ``protocols.py``'s figures of that data set, and of the other one, of which it has seen nothing.
+Trains on the protocol's training classes, each seed anew: birds from the untuned encoder, groceries
+from ``general``, which has seen the training birds. Measures the encoder before and after by
+``protocols.py``'s figures of that data set, and of the other, of which this training saw nothing.
 What is kept is chosen on classes that are held out of the training classes; the protocol's probes
 are looked at once a seed, at its end. grocery-gallery, whose classes are all enrolled, trains on
 all of them for a fixed number of steps. ``results/finetune.json`` says which seeds are done;

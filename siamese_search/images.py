@@ -378,7 +378,8 @@ def _trimmed(image: Image.Image, how: Preprocessing) -> Image.Image:
     """A square around what is drawn, with a margin, scaled to the target; else the whole picture.
 
     Drawn is what differs from the border's median by half as much as anything does, and by an
-    eighth of the range at least. Small marks keep some of their surroundings.
+    eighth of the range at least. Small marks keep some of their surroundings. Grey drawings on
+    dark paper are turned dark on light.
     """
     pixels = np.asarray(image, np.int16).reshape(image.height, image.width, -1)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -393,6 +394,8 @@ def _trimmed(image: Image.Image, how: Preprocessing) -> Image.Image:
     left = (columns[0] + columns[-1] + 1 - side) / 2
     top = (rows[0] + rows[-1] + 1 - side) / 2
     room = math.ceil(max(0.0, -left, -top, left + side - image.width, top + side - image.height))
+    if how.channels == 1 and background[0] < 128:
+        image, background = ImageOps.invert(image), 255 - background
     paper = tuple(round(float(value)) for value in background)
     canvas = ImageOps.expand(image, room, paper if len(paper) > 1 else paper[0])
     box = (left + room, top + room, left + room + side, top + room + side)

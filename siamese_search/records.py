@@ -17,7 +17,8 @@ class Preprocessing:
     ``crop_fraction``, is scaled to the target), ``squash`` (the whole picture is scaled,
     whatever its aspect), ``pad`` (the whole picture is scaled to fit, the rest is white) or
     ``trim`` (a square around what is drawn, by its difference from the border, is scaled to fit:
-    for characters and symbols, wherever and however large they stand on the page).
+    for characters and symbols, wherever and however large they stand on the page; in grey, light on
+    dark becomes dark on light).
     ``crop_fraction`` 0.875 is "short side to 256, centre crop 224". ``rendering`` is the version
     of how files become pixels (reduced decoding, colours, transparency), which embeddings
     depend on as well.

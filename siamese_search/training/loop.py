@@ -266,10 +266,10 @@ class Trainer:
         for parameter in self._trained:
             parameter.requires_grad_(not frozen)
         for module in self._view.backbone.modules():
-            if isinstance(module, _BatchNorm) and (
-                self.settings.freeze_norm or not any(p.requires_grad for p in module.parameters())
-            ):
-                module.eval()
+            if isinstance(module, _BatchNorm):
+                still = [p.requires_grad for p in module.parameters()]
+                if self.settings.freeze_norm or (still and not any(still)):
+                    module.eval()
 
     def _schedule(self) -> float:
         """Linear warm-up, then a cosine to nought."""
