@@ -245,10 +245,11 @@ def test_ctrl_c_keeps_what_is_committed_and_says_so(shell: Shell) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    database = shell.folder / "indexes" / "default" / "gallery.db"
-    for _ in range(3000):
-        time.sleep(0.01)
-        if database.exists() and database.stat().st_size > 500_000:
+    place = shell.folder / "indexes" / "default"
+    for _ in range(15000):
+        time.sleep(0.002)
+        # SQLite writes to gallery.db-wal first.
+        if sum(file.stat().st_size for file in place.glob("gallery.db*")) > 500_000:
             break
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
