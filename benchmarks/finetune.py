@@ -49,7 +49,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, tuple[float, float]], dict[str, Any]]]
             "start": "general",
             "crop": 0.75,
             "holdout": 0.0,
-            "steps": 200,
+            "steps": 350,
             "rate": 6e-4,
             "epoch_steps": 50,
         },
