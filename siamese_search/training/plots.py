@@ -89,6 +89,7 @@ def draw(
         left.hist(scores, bins, density=True, alpha=0.6, label=name)
     left.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}")
     left.set(xlabel="cosine", ylabel="density", title="pairs of held-out pictures")
+    left.set_xticks([-1, -0.5, 0, 0.5, 1])
     left.legend()
     if len(pairs.genuine) and len(pairs.impostor):
         false_match, false_non_match = pairs.rates()
