@@ -32,6 +32,7 @@ from siamese_search.training.checkpoint import NAME
 from siamese_search.training.outcome import calibration
 from siamese_search.training.run import train
 from siamese_search.training.settings import Settings
+from siamese_search.training.starting import PHOTO_POOLING
 
 PREPROCESSING = Preprocessing(width=224, height=224, channels=3, resize="crop", crop_fraction=0.875)
 
@@ -40,10 +41,7 @@ ARCHITECTURE: dict[str, Any] = {
     "channels": 3,
     "mean": [127.0, 127.0, 127.0],
     "std": [128.0, 128.0, 128.0],
-    "pooling": [
-        {"source": "features", "power": 2.0, "spread": 1.0, "weight": 1.0},
-        {"source": 4, "power": 1.0, "spread": 1.0, "weight": 0.5},
-    ],
+    "pooling": PHOTO_POOLING,
     "dropout": 0.0,
     "projection": None,
 }

@@ -112,6 +112,7 @@ def train(
     from siamese_search import enrolment
 
     try:
+        from siamese_search.training.checkpoint import NAME
         from siamese_search.training.run import train as run
         from siamese_search.training.settings import Settings, parsed
     except ImportError as error:
@@ -156,7 +157,7 @@ def train(
                 warn=lambda message: note(f"note: {message}") if speaks else None,
             )
     except KeyboardInterrupt:
-        if (out / "checkpoint.safetensors").exists():
+        if (out / NAME).exists():
             note(f"interrupted: the same command with --resume goes on from {out}'s last epoch")
         else:
             note("interrupted in the first epoch: nothing is saved")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from siamese_search.errors import TrainingError
+from siamese_search.errors import TrainingError, UsageError
 from siamese_search.index import SearchIndex
 from siamese_search.network import EmbeddingNetwork
 from siamese_search.records import Preprocessing
@@ -141,6 +141,8 @@ class Trainer:
             factor = self.settings.backbone_rate if name.startswith("backbone.") else 1.0
             key = (rate * (factor or 0.0), decay if parameter.ndim > 1 else 0.0)
             groups.setdefault(key, []).append(parameter)
+        if not groups:
+            raise UsageError("nothing is left to train: take a smaller --frozen, or a --dimension")
         proxies = list(self.loss.parameters())
         if proxies:
             groups[(30 * rate, 0.0)] = proxies

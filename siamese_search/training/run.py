@@ -242,7 +242,7 @@ def _seen(files: list[ImageFile], settings: Settings, how: Preprocessing) -> Pic
     Whole classes, so that there are genuine pairs, of about 2,000 pictures in all.
     """
     names = sorted({file.identity for file in files})
-    every = -(-len(files) // SEEN_AT_MOST)
+    every = max(1, min(-(-len(files) // SEEN_AT_MOST), len(names) // 2))  # two classes at least
     classes = {name: number for number, name in enumerate(names[::every])}
     chosen = [file for file in files if file.identity in classes]
     return decode(chosen, classes, how, settings.cache_bytes)[0]

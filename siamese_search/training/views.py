@@ -61,7 +61,7 @@ def _shared_copy(network: EmbeddingNetwork) -> EmbeddingNetwork:
 
 
 def _in_full_precision(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """On CPUs the gradient of a depthwise convolution takes up to 11 times longer in bfloat16."""
+    """On CPUs the gradient of a depthwise convolution takes several times longer in bfloat16."""
 
     def run(images: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
