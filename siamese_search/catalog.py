@@ -236,6 +236,20 @@ class Catalog(Database):
             )
             return [number for (number,) in rows]
 
+    def members(self, identities: Iterable[str]) -> dict[str, IntArray]:
+        """The numbers of the items of identities, by name, ascending."""
+        wanted = json.dumps(list(identities))
+        found: dict[str, list[int]] = {}
+        with self._guard():
+            for name, number in self._db.execute(
+                "SELECT name, items.id FROM items JOIN identities"
+                " ON identities.id = items.identity"
+                " WHERE name IN (SELECT value FROM json_each(?)) ORDER BY items.id",
+                (wanted,),
+            ):
+                found.setdefault(name, []).append(number)
+        return {name: np.array(numbers, np.int64) for name, numbers in found.items()}
+
     def identities(self) -> list[tuple[str, int]]:
         """Every identity with its number of items, by name."""
         with self._guard():

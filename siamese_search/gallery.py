@@ -231,6 +231,7 @@ class Gallery:
         k: int = 5,
         threshold: float | None = None,
         where: Mapping[str, str] | None = None,
+        rule: str | None = None,
     ) -> list[Identification]:
         """Identify paths, PIL images or uint8 (H, W, 3) arrays: the k best identities of each.
 
@@ -242,7 +243,7 @@ class Gallery:
             encoder = self.encoder
             with suppress(GalleryMismatch):  # another process has switched encoders just now
                 return self._identifier.identify(
-                    encoder, encoder.embed(images), k, threshold, where
+                    encoder, encoder.embed(images), k, threshold, where, rule
                 )
 
     def identify_each(
@@ -251,6 +252,7 @@ class Gallery:
         k: int = 5,
         threshold: float | None = None,
         where: Mapping[str, str] | None = None,
+        rule: str | None = None,
     ) -> Iterator[tuple[Any, Identification | ImageError]]:
         """Stream (image, identification) in the order given, or the error of that image."""
         encoder = self.encoder
@@ -261,10 +263,10 @@ class Gallery:
             try:
                 yield (
                     image,
-                    self._identifier.identify(encoder, result[None], k, threshold, where)[0],
+                    self._identifier.identify(encoder, result[None], k, threshold, where, rule)[0],
                 )
             except GalleryMismatch:
-                yield image, self.identify([image], k, threshold, where)[0]
+                yield image, self.identify([image], k, threshold, where, rule)[0]
 
     def identify_embeddings(
         self,
@@ -272,9 +274,10 @@ class Gallery:
         k: int = 5,
         threshold: float | None = None,
         where: Mapping[str, str] | None = None,
+        rule: str | None = None,
     ) -> list[Identification]:
         """Identify by embeddings, float32 (n, dimension) of unit length."""
-        return self._identifier.identify(self.encoder, embeddings, k, threshold, where)
+        return self._identifier.identify(self.encoder, embeddings, k, threshold, where, rule)
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """The k nearest items of embeddings, float32 (n, dimension).

@@ -159,6 +159,12 @@ class SearchIndex:
             wanted, pending = 4 * wanted, np.array(unsettled, np.int64)
         return items, scores
 
+    def vectors(self, items: IntArray) -> FloatArray:
+        """The vectors of items, ascending, that can be found: float32 (n, dimension)."""
+        items = np.setdiff1d(items, self._removed)
+        parts = [segment.vectors[segment.positions(items)] for segment in self._segments]
+        return np.concatenate(parts)
+
     def _candidates(
         self, segment: Segment, queries: FloatArray, wanted: int, allowed: IntArray | None
     ) -> Candidates:

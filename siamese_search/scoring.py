@@ -1,29 +1,135 @@
-"""From scored items to identities: aggregation and the decision. Scores are cosines."""
+"""From scored items to identities: scoring rules and the decision. Scores are cosines.
+
+A rule makes one score of the items of an identity. With one item each, all rules agree.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
 
 from siamese_search.records import Identification, Match
 
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
 
-def best_per_identity(
-    scored: Iterable[tuple[int, float]], owners: Mapping[int, tuple[str, str | None]], k: int
-) -> tuple[Match, ...]:
-    """The k best identities, each with its best item.
+READ = 4096  # vectors held at a time for a prototype
+NEAREST = 3  # items whose mean ``mean-of-best`` takes
+OUTLYING = 3.0  # median absolute deviations below the median, where ``trimmed`` cuts
+
+
+class Members:
+    """The items of one identity, as the rules see them.
+
+    ``read`` gives the unit vectors (n, dimension) of items' numbers; nothing is kept of it but
+    prototypes, since an identity may have many items.
+    """
+
+    def __init__(self, numbers: IntArray, read: Callable[[IntArray], FloatArray]) -> None:
+        self._numbers = numbers
+        self._read = read
+
+    @property
+    def vectors(self) -> FloatArray:
+        return self._read(self._numbers)
+
+    @cached_property
+    def prototype(self) -> FloatArray:
+        """The normalised mean (Snell et al. 2017), (dimension,)."""
+        blocks = range(0, len(self._numbers), READ)
+        totals = [_total(self._read(self._numbers[start : start + READ])) for start in blocks]
+        return unit(np.sum(totals, axis=0))
+
+    @cached_property
+    def trimmed(self) -> FloatArray:
+        """The prototype without items that lie far from the others, (dimension,)."""
+        vectors = self.vectors
+        return unit(_total(vectors[~outlying(vectors)]))
+
+
+def unit(total: npt.NDArray[np.float64]) -> FloatArray:
+    """A vector (dimension,) scaled to length 1, float32; nought where it is as good as nought."""
+    length = float(np.linalg.norm(total))
+    scaled: FloatArray = (total / length if length > 1e-6 else 0 * total).astype(np.float32)
+    return scaled
+
+
+def _total(vectors: FloatArray) -> npt.NDArray[np.float64]:
+    total: npt.NDArray[np.float64] = vectors.sum(axis=0, dtype=np.float64)
+    return total
+
+
+def outlying(vectors: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which of four items or more are much farther from the mean than most are (n,)."""
+    if len(vectors) < 4:
+        return np.zeros(len(vectors), bool)
+    closeness = vectors @ unit(_total(vectors))
+    middle = np.median(closeness)
+    spread = np.median(np.abs(closeness - middle))
+    far: npt.NDArray[np.bool_] = closeness < middle - OUTLYING * spread - 1e-6
+    return far
+
+
+# Rules: scores (c,) of c identities for a query (dimension,), given each one's best item's score.
+
+Rule = Callable[[FloatArray, FloatArray, Sequence[Members]], FloatArray]
+
+
+def _best(query: FloatArray, best: FloatArray, members: Sequence[Members]) -> FloatArray:
+    del query, members
+    return best
+
+
+def _mean_of_best(query: FloatArray, best: FloatArray, members: Sequence[Members]) -> FloatArray:
+    del best
+    nearest = [np.sort(own.vectors @ query)[-NEAREST:].mean() for own in members]
+    return np.array(nearest, np.float32)
+
+
+def _prototype(query: FloatArray, best: FloatArray, members: Sequence[Members]) -> FloatArray:
+    del best
+    scores: FloatArray = np.stack([own.prototype for own in members]) @ query
+    return scores
+
+
+def _trimmed(query: FloatArray, best: FloatArray, members: Sequence[Members]) -> FloatArray:
+    del best
+    scores: FloatArray = np.stack([own.trimmed for own in members]) @ query
+    return scores
+
+
+def _balanced(query: FloatArray, best: FloatArray, members: Sequence[Members]) -> FloatArray:
+    scores: FloatArray = (best + _prototype(query, best, members)) * np.float32(0.5)
+    return scores
+
+
+RULES: dict[str, Rule] = {
+    "balanced": _balanced,  # the mean of the best item's score and the prototype's
+    "best": _best,
+    "mean-of-best": _mean_of_best,
+    "prototype": _prototype,
+    "trimmed": _trimmed,
+}
+DEFAULT_RULE = "balanced"  # why: benchmarks/results/rules.md
+
+
+def best_items(
+    scored: Iterable[tuple[int, float]], owners: Mapping[int, tuple[str, str | None]]
+) -> dict[str, Match]:
+    """Each identity's best item, best first.
 
     ``scored`` are (item, cosine), best first; ``owners`` give (identity, path) of the items.
     """
     matches: dict[str, Match] = {}
     for item, score in scored:
-        if item not in owners:
-            continue
-        identity, path = owners[item]
-        if identity not in matches:
-            matches[identity] = Match(identity, score, item, path)
-            if len(matches) == k:
-                break
-    return tuple(matches.values())
+        if item in owners:
+            identity, path = owners[item]
+            if identity not in matches:
+                matches[identity] = Match(identity, score, item, path)
+    return matches
 
 
 def decide(

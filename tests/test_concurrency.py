@@ -105,7 +105,7 @@ def look(folder: Path, paths: list[Path], seconds: float) -> tuple[int, int]:
     dimensions = set()
     with Gallery.open(folder) as gallery:
         while time.monotonic() < deadline:
-            found = gallery.identify(probes, k=20)
+            found = gallery.identify(probes, k=20, rule="best")
             looks += 1
             for path, answer in zip(probes[:-1], found[:-1], strict=True):
                 assert answer.identity == path.stem, (path, answer)

@@ -19,6 +19,7 @@ from siamese_search.errors import (
     UsageError,
 )
 from siamese_search.records import ImageFile, Progress
+from siamese_search.scoring import RULES
 
 Pictures = Callable[..., Path]
 
@@ -153,8 +154,29 @@ def test_nothing_to_enrol_is_an_error(tmp_path: Path, toy: Encoder) -> None:
             gallery.enroll([tmp_path / "nowhere"])
 
 
-def test_the_best_item_of_each_identity_counts_and_k_identities_are_found(
-    tmp_path: Path, toy: Encoder
+def by_hand(rule: str, vectors: npt.NDArray[np.float32], probe: npt.NDArray[np.float32]) -> float:
+    """An identity's score, the obvious way."""
+    cosines = sorted((float(vector @ probe) for vector in vectors), reverse=True)
+    mean = vectors.mean(axis=0)
+    prototype = float(mean @ probe) / float(np.linalg.norm(mean))
+    if rule == "trimmed" and len(vectors) >= 4:
+        closeness = [float(vector @ mean) / float(np.linalg.norm(mean)) for vector in vectors]
+        middle = float(np.median(closeness))
+        spread = float(np.median([abs(value - middle) for value in closeness]))
+        pairs = zip(vectors, closeness, strict=True)
+        mean = np.mean([v for v, value in pairs if value >= middle - 3 * spread - 1e-6], axis=0)
+    return {
+        "best": cosines[0],
+        "mean-of-best": float(np.mean(cosines[:3])),
+        "prototype": prototype,
+        "balanced": (cosines[0] + prototype) / 2,
+        "trimmed": float(mean @ probe) / float(np.linalg.norm(mean)),
+    }[rule]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_scores_as_by_hand_and_k_identities_are_found(
+    tmp_path: Path, toy: Encoder, rule: str
 ) -> None:
     random = np.random.default_rng(0)
 
@@ -165,21 +187,40 @@ def test_the_best_item_of_each_identity_counts_and_k_identities_are_found(
         return vectors.astype(np.float32)
 
     # 500 items of one identity crowd around the probe; the others lie farther out.
-    crowd, others = near(0, 0.01, 500), np.concatenate([near(axis, 0.01, 3) for axis in (1, 2)])
+    groups = {"crowd": near(0, 0.01, 500), "one": near(1, 0.05, 5), "two": near(2, 0.05, 1)}
+    groups["one"][0] = near(2, 0.05, 1)[0]  # an outlier
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
-        gallery.enroll_embeddings(crowd, ["crowd"] * 500)
-        gallery.enroll_embeddings(others, ["one"] * 3 + ["two"] * 3)
-        probe = near(0, 0.01, 1)
-        (answer,) = gallery.identify_embeddings(probe, k=5)
-        expected = {
-            "crowd": (crowd @ probe[0]).max(),
-            "one": (others[:3] @ probe[0]).max(),
-            "two": (others[3:] @ probe[0]).max(),
-        }
-        assert {m.identity: m.score for m in answer.matches} == pytest.approx(expected, abs=1e-6)
-        assert [m.score for m in answer.matches] == sorted(
-            (m.score for m in answer.matches), reverse=True
-        )
+        for name, vectors in groups.items():
+            gallery.enroll_embeddings(vectors, [name] * len(vectors))
+        for probe in near(0, 0.01, 1)[0], near(1, 0.05, 1)[0]:
+            expected = {name: by_hand(rule, vectors, probe) for name, vectors in groups.items()}
+            for _ in range(2):  # also with what the first answer has left in memory
+                (answer,) = gallery.identify_embeddings(probe[None], k=5, rule=rule)
+                found = {match.identity: match.score for match in answer.matches}
+                assert found == pytest.approx(expected, abs=2e-6)
+                assert list(found.values()) == sorted(found.values(), reverse=True)
+            ((nearest,), _) = gallery.search(probe[None], 1)
+            assert answer.matches[0].item == nearest[0]
+        gallery.remove("two")
+        gallery.remove(item=2)
+        left = np.delete(groups["crowd"], 1, axis=0)
+        (answer,) = gallery.identify_embeddings(probe[None], k=5, rule=rule)
+        scores = {match.identity: match.score for match in answer.matches}
+        assert scores["crowd"] == pytest.approx(by_hand(rule, left, probe), abs=2e-6)
+        with pytest.raises(UsageError, match="unknown rule 'worst'"):
+            gallery.identify_embeddings(probe[None], rule="worst")
+
+
+def test_a_filter_holds_for_prototypes_too(tmp_path: Path, toy: Encoder) -> None:
+    vectors = np.eye(4, toy.dimension, dtype=np.float32)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        shops = [{"shop": "north"}, {"shop": "south"}, {"shop": "north"}, {"shop": "south"}]
+        gallery.enroll_embeddings(vectors, ["a", "a", "b", "b"], shops)
+        probe = np.float32([[0.8, 0.6] + [0] * (toy.dimension - 2)])
+        (everywhere,) = gallery.identify_embeddings(probe, rule="prototype")
+        (north,) = gallery.identify_embeddings(probe, where={"shop": "north"}, rule="prototype")
+    assert everywhere.matches[0].score == pytest.approx(1.4 / 2**0.5, abs=1e-6)
+    assert north.matches[0].score == pytest.approx(0.8, abs=1e-6)
 
 
 def test_identities_with_thousands_of_items_are_told_apart_in_little_memory(
@@ -195,7 +236,7 @@ def test_identities_with_thousands_of_items_are_told_apart_in_little_memory(
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll_embeddings(enrolled, names)
         probes = enrolled[::400]
-        answers = gallery.identify_embeddings(probes, k=5)
+        answers = gallery.identify_embeddings(probes, k=5, rule="best")
         exact = probes @ enrolled.T
         for answer, row in zip(answers, exact, strict=True):
             best = {f"id{axis}": row[axis * 4000 : (axis + 1) * 4000].max() for axis in range(3)}
@@ -242,18 +283,18 @@ def test_removed_stays_removed_and_relabelled_stays_relabelled(
     folder = pictures({"a": 2, "b": 2})
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll([folder])
-        assert gallery.identify([picture(1)])[0].identity == "a"
+        assert gallery.identify([picture(1)], rule="best")[0].identity == "a"
         assert gallery.remove("a") == 2
         assert gallery.relabel("b", "bee") == 2
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         for _ in range(2):
-            assert gallery.identify([picture(1)])[0].identity is None
-            assert gallery.identify([picture(2)])[0].identity == "bee"
+            assert gallery.identify([picture(1)], rule="best")[0].identity is None
+            assert gallery.identify([picture(2)], rule="best")[0].identity == "bee"
             assert gallery.check() == []
             gallery.compact()
         item = gallery.items("bee")[0]
         assert gallery.relabel(None, "wasp", item=item.number) == 1
-        assert gallery.identify([picture(2)])[0].identity == "wasp"
+        assert gallery.identify([picture(2)], rule="best")[0].identity == "wasp"
         assert gallery.remove(item=item.number) == 1
         with pytest.raises(UsageError, match=r"no identity 'be'.*close to it: bee"):
             gallery.remove("be")
@@ -272,7 +313,7 @@ def test_copies_let_a_gallery_be_rebuilt_without_the_sources(
         shutil.rmtree(folder)
         report = gallery.rebuild(coarse)
         assert (report.switched, report.embedded, report.missing) == (True, 3, ())
-        assert gallery.identify([picture(2)])[0].identity == "b"
+        assert gallery.identify([picture(2)], rule="best")[0].identity == "b"
         assert gallery.check() == []
         gallery.remove("a")
         assert len(list((tmp_path / "gallery" / "images").rglob("*.png"))) == 1
@@ -291,7 +332,7 @@ def test_rebuild_under_another_encoder_keeps_numbers_labels_and_metadata(
         assert gallery.rebuild(coarse_folder).switched
         assert gallery.encoder.name == "coarse"
         assert [gallery.items(name) for name, _ in gallery.identities()] == before
-        assert gallery.identify([picture(3)])[0].identity == "b"
+        assert gallery.identify([picture(3)], rule="best")[0].identity == "b"
         assert gallery.search(gallery.encoder.embed([picture(3)]), 1)[0].tolist() == [[4]]
     with Gallery.open(tmp_path / "gallery") as gallery:
         assert gallery.encoder.name == "coarse"
@@ -313,13 +354,15 @@ def test_missing_images_stop_the_switch_and_a_later_rebuild_resumes(
         assert report.embedded == 2
         assert [Path(r.path).name for r in report.missing] == ["0.png", "1.png"]
         assert gallery.encoder is toy
-        assert gallery.identify([picture(3)])[0].identity == "b"  # the old generation answers
+        assert (
+            gallery.identify([picture(3)], rule="best")[0].identity == "b"
+        )  # the old generation answers
         assert gallery.enroll([moved], label="b").skipped == 1  # tells where it lies now
         report = gallery.rebuild(coarse, skip_missing=True)
         assert report.switched
         assert report.embedded == 1
         assert len(report.missing) == 1
-        assert gallery.identify([picture(3)])[0].identity == "b"
+        assert gallery.identify([picture(3)], rule="best")[0].identity == "b"
         assert len(gallery) == 4
         assert "item 3 has no embedding" in gallery.check()[0]
         picture(2).save(folder / "b" / "0.png")
@@ -346,7 +389,7 @@ def test_images_enrolled_during_a_rebuild_are_part_of_it(
 
         report = gallery.rebuild(coarse, watch=enrol_late)
         assert (report.switched, report.embedded, report.items) == (True, 5, 5)
-        assert gallery.identify([picture(11)])[0].identity == "late/late"[5:]
+        assert gallery.identify([picture(11)], rule="best")[0].identity == "late/late"[5:]
 
 
 def test_enrolled_embeddings_are_found_and_bad_ones_refused(tmp_path: Path, toy: Encoder) -> None:
@@ -356,7 +399,10 @@ def test_enrolled_embeddings_are_found_and_bad_ones_refused(tmp_path: Path, toy:
         items, scores = gallery.search(vectors, 3)
         assert items.tolist() == [[numbers[0], numbers[1], -1], [numbers[1], numbers[0], -1]]
         assert scores[:, 0] == pytest.approx([1, 1], abs=1e-6)
-        assert gallery.identify([picture(2)], where={"shop": "x"})[0].matches[0].identity == "a"
+        assert (
+            gallery.identify([picture(2)], where={"shop": "x"}, rule="best")[0].matches[0].identity
+            == "a"
+        )
         other = toy.embed([picture(3)])
         nan = np.full_like(other, np.nan)
         for bad in (other[:, :5], other * 2, nan, other[None]):

@@ -39,6 +39,14 @@ def query(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Search only items with this metadata; repeatable."),
     ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="What the score of an identity with several items is: balanced (the mean of its"
+            " best item's and its prototype's), best, mean-of-best, prototype or trimmed.",
+        ),
+    ] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -60,7 +68,7 @@ def query(
                 rejected.append(found)
 
     with open_gallery(gallery, encoder, device) as source:
-        answers = source.identify_each(readable(), k, threshold, conditions)
+        answers = source.identify_each(readable(), k, threshold, conditions, rule)
         for image, answer in answers:
             if isinstance(answer, ImageError):
                 rejected.append(Rejection(printable(image), str(answer)))
