@@ -214,11 +214,16 @@ def cub(pictures: Pictures, draws: int) -> Figures:
     return {"cub-unseen R@1": [recall], "cub-unseen 1-shot": shots}
 
 
+def drawings() -> tuple[list[str], Iterator[Image.Image]]:
+    """Names, alphabet/character/picture, and pictures of the evaluation alphabets."""
+    archive = zipfile.ZipFile(data_folder() / "omniglot" / "images_evaluation.zip")
+    names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+    return names, (Image.open(BytesIO(archive.read(name))) for name in names)
+
+
 def omniglot(pictures: Pictures, draws: int) -> Figures:  # noqa: ARG001
-    with zipfile.ZipFile(data_folder() / "omniglot" / "images_evaluation.zip") as archive:
-        names = sorted(name for name in archive.namelist() if name.endswith(".png"))
-        drawings = (Image.open(BytesIO(archive.read(name))) for name in names)
-        vectors = pictures.encoder.embed(drawings)
+    names, drawn = drawings()
+    vectors = pictures.encoder.embed(drawn)
     characters = [name.rpartition("/")[0] for name in names]
     return {"omniglot-unseen R@1": [leave_one_out(pictures.encoder, vectors, characters)]}
 

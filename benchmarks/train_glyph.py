@@ -32,6 +32,7 @@ from siamese_search.training.settings import Settings
 
 SETTINGS: dict[str, Any] = {
     "start": "scratch",
+    "size": 48,
     "loss": "multi-similarity",
     "augmentation": "glyph",
     "steps": 1800,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from zlib import crc32
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from siamese_search.database import Database, create
 from siamese_search.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
-from siamese_search.records import Generation, Item, NewItem, Snapshot
+from siamese_search.records import Calibration, Generation, Item, NewItem, Snapshot
 
 CHUNK = 4096
 
@@ -89,12 +89,14 @@ class Catalog(Database):
         embeddings: FloatArray,
         generation: int,
         before_commit: Callable[[Sequence[int | None]], None] = lambda numbers: None,
+        *,
+        distractor: bool = False,
     ) -> list[int | None]:
         """Enrol items with their embeddings (n, dimension) in one transaction.
 
         Returns their numbers, None for content that is enrolled already. ``before_commit`` gets
-        them while no other process can write. Raises GalleryMismatch where the gallery has moved
-        to another generation.
+        them while no other process can write. New identities are distractors where that is said.
+        Raises GalleryMismatch where the gallery has moved to another generation.
         """
         added = datetime.now(UTC).isoformat(timespec="seconds")
         vectors = np.ascontiguousarray(embeddings, "<f4")
@@ -109,7 +111,7 @@ class Catalog(Database):
                 if self._value("SELECT id FROM items WHERE content = ?", (content,)):
                     numbers.append(None)
                     continue
-                identity = self._identity(item.identity)
+                identity = self._identity(item.identity, distractor)
                 number = self._db.execute(
                     "INSERT INTO items (identity, content, source, copy, size, added)"
                     " VALUES (?, ?, ?, ?, ?, ?)",
@@ -125,8 +127,11 @@ class Catalog(Database):
             before_commit(numbers)
         return numbers
 
-    def _identity(self, name: str) -> int:
-        self._db.execute("INSERT INTO identities (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+    def _identity(self, name: str, distractor: bool = False) -> int:
+        self._db.execute(
+            "INSERT INTO identities (name, distractor) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (name, distractor),
+        )
         return self._value("SELECT id FROM identities WHERE name = ?", (name,))
 
     def _store(self, generation: int, rows: Iterable[tuple[int, bytes]]) -> None:
@@ -182,6 +187,56 @@ class Catalog(Database):
             " AND NOT EXISTS (SELECT 1 FROM items WHERE identity = identities.id)",
             [(name,) for name in names],
         )
+
+    # Calibration and distractors
+
+    def set_calibration(self, generation: Generation, calibration: Calibration) -> None:
+        """Keep how a generation decides."""
+        content = json.dumps(asdict(calibration))
+        with self.writing():
+            self._db.execute(
+                "INSERT OR REPLACE INTO calibrations VALUES (?, ?)", (generation.number, content)
+            )
+
+    def calibration(self, generation: Generation) -> Calibration | None:
+        """How a generation decides, None where it has not been calibrated."""
+        with self._guard():
+            row = self._db.execute(
+                "SELECT content FROM calibrations WHERE generation = ?", (generation.number,)
+            ).fetchone()
+        if row is None:
+            return None
+        try:
+            fields = json.loads(row[0])
+            fields["thresholds"] = {float(r): float(t) for r, t in fields["thresholds"].items()}
+            return Calibration(**fields)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise GalleryDamaged(
+                f"{self.path}: the calibration is damaged ({error}): run `siasearch calibrate`"
+            ) from error
+
+    def is_distractor(self, identity: str) -> bool | None:
+        """Whether an identity must never be named; None where there is no such identity."""
+        with self._guard():
+            row = self._db.execute(
+                "SELECT distractor FROM identities WHERE name = ?", (identity,)
+            ).fetchone()
+        return None if row is None else bool(row[0])
+
+    def count_distractors(self) -> int:
+        """How many identities must never be named."""
+        with self._guard():
+            return self._value("SELECT count(*) FROM identities WHERE distractor")
+
+    def distractors(self, identities: Iterable[str]) -> set[str]:
+        """Which of these must never be named."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT name FROM identities WHERE distractor AND name IN"
+                " (SELECT value FROM json_each(?))",
+                (json.dumps(list(identities)),),
+            )
+            return {name for (name,) in rows}
 
     # Look-ups
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search import images, pipeline
+from siamese_search.calibration import probability
 from siamese_search.errors import EncoderError, ImageError, UsageError
 from siamese_search.records import RENDERING, Preprocessing, Verification
 from siamese_search.runtimes import Runtime, open_runtime, verified_bytes
@@ -117,11 +117,9 @@ class Encoder:
             verified_bytes(self.folder, self.record, file)
 
     def confidence(self, score: float) -> float:
-        """The calibrated probability that a match of this cosine is right."""
-        slope, offset = self.record.calibration["slope"], self.record.calibration["offset"]
-        return 0.5 + 0.5 * math.tanh(
-            (slope * score + offset) / 2
-        )  # the logistic, never overflowing
+        """The probability that a match of this score is right, where half are strangers."""
+        fitted = self.record.calibration
+        return probability(fitted["slope"] * score + fitted["offset"])
 
     def embed(self, images: Iterable[Any]) -> FloatArray:
         """Embed paths, PIL images or uint8 (H, W, 3) arrays.

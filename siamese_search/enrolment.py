@@ -187,6 +187,7 @@ class Enrolment:
         generation: int,
         *,
         copies: Path | None = None,  # the gallery's folder, where they shall be kept
+        distractor: bool = False,  # identities that must never be named
         after_commit: Callable[[], None] = lambda: None,
         watch: Watcher = lambda progress: None,
     ) -> None:
@@ -195,6 +196,8 @@ class Enrolment:
         self._encoder = encoder
         self._generation = generation
         self._copies = copies
+        self._distractor = distractor
+        self._kinds: dict[str, bool] = {}  # whether an identity is a distractor
         self._run = secrets.token_hex(4)
         self._watch = watch
         self.added = 0
@@ -246,9 +249,18 @@ class Enrolment:
                 self.rejected.append(file)
                 continue
             try:
-                yield replace(file, identity=normalised(file.identity))
+                name = normalised(file.identity)
             except UsageError as error:
                 self._reject(file.path, str(error))
+                continue
+            if name not in self._kinds:
+                kind = self._catalog.is_distractor(name)
+                self._kinds[name] = self._distractor if kind is None else kind
+            if self._kinds[name] != self._distractor:
+                reason = "not as a distractor" if self._distractor else "as a distractor"
+                self._reject(file.path, f"{name!r} is enrolled {reason}: use another name")
+                continue
+            yield replace(file, identity=name)
 
     def _read(self, file: ImageFile) -> _Read | Rejection:
         try:
@@ -342,6 +354,7 @@ class Enrolment:
                 np.stack(vectors),
                 self._generation,
                 before_commit=lambda numbers: self._publish_copies(items, numbers),
+                distractor=self._distractor,
             )
             for item, number in zip(items, numbers, strict=True):
                 identity, twins = self._underway.pop(item.content)

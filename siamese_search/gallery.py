@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search import enrolment
+from siamese_search import calibration, enrolment, scoring
 from siamese_search.catalog import Catalog
 from siamese_search.encoder import Encoder, several
 from siamese_search.errors import (
@@ -35,10 +35,13 @@ from siamese_search.errors import (
 from siamese_search.identification import Identifier, require
 from siamese_search.rebuilding import reembed
 from siamese_search.records import (
+    Audit,
+    Calibration,
     EnrollmentReport,
     Identification,
     ImageFile,
     Item,
+    Progress,
     RebuildReport,
     Verification,
 )
@@ -47,6 +50,9 @@ from siamese_search.snapshots import Snapshots
 log = logging.getLogger("siasearch")
 
 DATABASE = "gallery.db"
+SAMPLE = 4000  # items that calibration looks at
+DUPLICATE = 0.98
+CHANGED = 0.2  # of identities or items, from which on a calibration is stale
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -165,12 +171,14 @@ class Gallery:
         label: str | None = None,
         *,
         copy: bool = False,
+        distractor: bool = False,
         watch: enrolment.Watcher = lambda progress: None,
     ) -> EnrollmentReport:
         """Enrol files and folders of images; see ``add`` for how places become identities.
 
-        ``copy`` keeps the images in the gallery. Returns what was added, skipped (enrolled
-        already) and rejected, with reasons. Raises UsageError where there is no image at all.
+        ``copy`` keeps the images in the gallery; a ``distractor`` is never named. Returns what was
+        added, skipped (enrolled already) and rejected, with reasons. Raises UsageError where there
+        is no image at all.
         """
         paths = list(paths) if not isinstance(paths, (str, os.PathLike)) else [paths]
         records = [path for path in paths if isinstance(path, ImageFile)]
@@ -178,13 +186,14 @@ class Gallery:
         files = enrolment.not_empty(
             itertools.chain(records, enrolment.find(named, label)), named or ["an empty list"]
         )
-        return self.enroll_found(files, copy=copy, watch=watch)
+        return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
 
     def enroll_found(
         self,
         files: enrolment.Files,
         *,
         copy: bool = False,
+        distractor: bool = False,
         watch: enrolment.Watcher = lambda progress: None,
     ) -> EnrollmentReport:
         """Enrol a stream of images found before; rejections pass through to the report."""
@@ -193,6 +202,7 @@ class Gallery:
             self.encoder,
             self._catalog.state().generation.number,
             copies=self.folder if copy else None,
+            distractor=distractor,
             after_commit=lambda: self._compact_if_due(underway=True),
             watch=watch,
         )
@@ -232,18 +242,21 @@ class Gallery:
         threshold: float | None = None,
         where: Mapping[str, str] | None = None,
         rule: str | None = None,
+        fpir: float | None = None,
     ) -> list[Identification]:
         """Identify paths, PIL images or uint8 (H, W, 3) arrays: the k best identities of each.
 
-        ``threshold`` overrides the encoder's; ``where`` searches only items whose metadata equal
-        it. Raises ImageError, naming the file, at the first image that cannot be read.
+        ``threshold`` is for all probes; without one, a calibrated gallery decides at ``fpir`` or
+        the rate it was calibrated for, any other by the encoder's threshold. ``where`` searches
+        only items whose metadata equal it; ``rule`` is one of ``scoring.RULES``. Raises ImageError,
+        naming the file, at the first image that cannot be read.
         """
         images = list(several(images))
         while True:
             encoder = self.encoder
             with suppress(GalleryMismatch):  # another process has switched encoders just now
                 return self._identifier.identify(
-                    encoder, encoder.embed(images), k, threshold, where, rule
+                    encoder, encoder.embed(images), k, threshold, where, rule, fpir
                 )
 
     def identify_each(
@@ -253,6 +266,7 @@ class Gallery:
         threshold: float | None = None,
         where: Mapping[str, str] | None = None,
         rule: str | None = None,
+        fpir: float | None = None,
     ) -> Iterator[tuple[Any, Identification | ImageError]]:
         """Stream (image, identification) in the order given, or the error of that image."""
         encoder = self.encoder
@@ -263,10 +277,12 @@ class Gallery:
             try:
                 yield (
                     image,
-                    self._identifier.identify(encoder, result[None], k, threshold, where, rule)[0],
+                    self._identifier.identify(
+                        encoder, result[None], k, threshold, where, rule, fpir
+                    )[0],
                 )
             except GalleryMismatch:
-                yield image, self.identify([image], k, threshold, where, rule)[0]
+                yield image, self.identify([image], k, threshold, where, rule, fpir)[0]
 
     def identify_embeddings(
         self,
@@ -275,9 +291,10 @@ class Gallery:
         threshold: float | None = None,
         where: Mapping[str, str] | None = None,
         rule: str | None = None,
+        fpir: float | None = None,
     ) -> list[Identification]:
         """Identify by embeddings, float32 (n, dimension) of unit length."""
-        return self._identifier.identify(self.encoder, embeddings, k, threshold, where, rule)
+        return self._identifier.identify(self.encoder, embeddings, k, threshold, where, rule, fpir)
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """The k nearest items of embeddings, float32 (n, dimension).
@@ -294,6 +311,94 @@ class Gallery:
         """Whether two images show the same identity."""
         return self.encoder.verify(a, b, threshold)
 
+    # Calibration
+
+    def calibrate(
+        self,
+        fpir: float = 0.01,
+        *,
+        rule: str = scoring.DEFAULT_RULE,
+        strangers: Iterable[str | os.PathLike[str]] | None = None,
+    ) -> Calibration:
+        """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
+
+        By the gallery's own items, each as a stranger to the other identities; or by pictures of
+        things that are not enrolled, files or folders, which is better where probes look unlike
+        what is enrolled. Raises UsageError where there are too few to tell.
+        """
+        if rule not in scoring.RULES:
+            raise UsageError(f"unknown rule {rule!r}: choose one of {', '.join(scoring.RULES)}")
+        encoder, generation = self.encoder, self._catalog.state().generation
+        require(encoder, generation, self.folder)
+        left_out = list(self._identifier.left_out(rule, SAMPLE))
+        values, genuine, right = calibration.self_test(left_out)
+        groups = [one.identity for one in left_out]
+        source = "gallery"
+        if strangers is not None:
+            values, groups = self._evidence_of(strangers, rule)
+            source = "strangers"
+        found = calibration.fit(
+            values,
+            groups,
+            genuine,
+            right,
+            calibration.Reference.of(encoder.record.calibration),
+            fpir,
+            rule,
+            self._catalog.totals(),
+            source,
+        )
+        self._catalog.set_calibration(generation, found)
+        return found
+
+    def _evidence_of(
+        self, places: Iterable[str | os.PathLike[str]], rule: str
+    ) -> tuple[npt.NDArray[np.float64], list[str]]:
+        """Evidence of pictures of things that are not enrolled, with what they show."""
+        named = [os.fspath(place) for place in places]
+        files = list(enrolment.not_empty(enrolment.find(named), named))
+        pictures = [file for file in files if isinstance(file, ImageFile)]
+        values, groups = [], []
+        answers = self.identify_each([file.path for file in pictures], 2, rule=rule)
+        for file, (_, answer) in zip(pictures, answers, strict=True):
+            if isinstance(answer, ImageError):
+                log.warning("%s: %s", file.path, answer)
+                continue
+            scores = [match.score for match in answer.matches] + [0.0, 0.0]
+            values.append(float(calibration.evidence(scores[0], scores[1])))
+            groups.append(file.identity)
+        return np.array(values), groups
+
+    def audit(
+        self,
+        *,
+        duplicate: float = DUPLICATE,
+        rule: str = scoring.DEFAULT_RULE,
+        watch: enrolment.Watcher = lambda progress: None,
+    ) -> Audit:
+        """Search every item without itself: what is likely wrong, double, or not told apart.
+
+        ``duplicate`` is the cosine from which on two items count as the same picture.
+        """
+        found, total = [], len(self)
+        for one in self._identifier.left_out(rule):
+            found.append(one)
+            watch(Progress("auditing", len(found), total))
+        return calibration.audited(found, duplicate)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """How the gallery decides, None where it has not been calibrated."""
+        return self._catalog.calibration(self._catalog.state().generation)
+
+    def is_stale(self, found: Calibration) -> bool:
+        """Whether the gallery has changed so much since that it should be calibrated again."""
+        identities, items = self._catalog.totals()
+        return (
+            abs(identities - found.identities) > CHANGED * found.identities
+            or abs(items - found.items) > CHANGED * found.items
+        )
+
     # Edits
 
     def identities(self) -> list[tuple[str, int]]:
@@ -303,6 +408,10 @@ class Gallery:
     def items(self, identity: str) -> list[Item]:
         """The items of an identity. Raises UsageError where there is no such identity."""
         return self._catalog.items(self._numbers(identity, None))
+
+    def items_by_number(self, numbers: Iterable[int]) -> list[Item]:
+        """Items by their numbers; those that are not there are left out."""
+        return self._catalog.items(numbers)
 
     def remove(self, identity: str | None = None, item: int | None = None) -> int:
         """Remove an identity or one item; returns how many items went.
@@ -381,6 +490,7 @@ class Gallery:
             return RebuildReport(True, 0, (), len(self))
         if not isinstance(target, Encoder):
             target = Encoder.open(target, self._device)
+        before = self.calibration
         with self._snapshots.maintenance(wait=False):
             report = reembed(
                 self._catalog, self.folder, target, skip_missing=skip_missing, watch=watch
@@ -388,7 +498,16 @@ class Gallery:
             if report.switched:
                 self._encoder = target
                 self._snapshots.compact()
+        if report.switched and before is not None:
+            self._calibrate_again(before)
         return report
+
+    def _calibrate_again(self, before: Calibration) -> None:
+        """As before, by the gallery's own items, which is all that is at hand."""
+        try:
+            self.calibrate(before.fpir, rule=before.rule)
+        except UsageError as error:
+            log.warning("the gallery is not calibrated any more: %s", error)
 
     def check(self) -> list[str]:
         """Compare files, database and index; every fault in a line, none where all is well."""
@@ -432,10 +551,19 @@ class Gallery:
             "fingerprint": state.generation.fingerprint,
             "dimension": state.generation.dimension,
             "threshold": self._threshold(),
+            "calibration": self._calibration_in_words(),
+            "distractors": self._catalog.count_distractors(),
             "index": snapshot.file if snapshot else None,
             "indexed": snapshot.items if snapshot else 0,
             "bytes": _bytes_below(self.folder),
         }
+
+    def _calibration_in_words(self) -> str | None:
+        found = self.calibration
+        if found is None:
+            return None
+        stale = "; stale: run `siasearch calibrate`" if self.is_stale(found) else ""
+        return f"FPIR {found.fpir:.3g}, rule {found.rule}{stale}"
 
     def _threshold(self) -> float | None:
         """The encoder's, None where the encoder cannot be found."""

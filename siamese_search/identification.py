@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from siamese_search.encoder import Encoder
 from siamese_search.enrolment import as_embeddings
 from siamese_search.errors import GalleryMismatch, UsageError
 from siamese_search.index import SearchIndex
-from siamese_search.records import Generation, Identification, Match
+from siamese_search.records import Calibration, Generation, Identification, LeftOut, Match
 from siamese_search.snapshots import Snapshots
 
 CANDIDATES = 64  # items looked at first; nearly always they hold the k best identities
@@ -45,6 +45,7 @@ class Identifier:
         threshold: float | None,
         where: Mapping[str, str] | None,
         rule: str | None = None,
+        fpir: float | None = None,
     ) -> list[Identification]:
         """Identify by embeddings of ``encoder``, float32 (n, dimension) of unit length.
 
@@ -52,21 +53,54 @@ class Identifier:
         """
         if k < 1:
             raise UsageError(f"k is {k}: ask for at least one identity")
-        threshold = encoder.threshold if threshold is None else threshold
-        if not -1 <= threshold <= 1:
+        if threshold is not None and not -1 <= threshold <= 1:
             raise UsageError(f"the threshold is {threshold}: a cosine lies between -1 and 1")
-        rule = rule or scoring.DEFAULT_RULE
-        if rule not in scoring.RULES:
+        if rule is not None and rule not in scoring.RULES:
             raise UsageError(f"unknown rule {rule!r}: choose one of {', '.join(scoring.RULES)}")
         queries = as_embeddings(embeddings, encoder.dimension)
-        ranked: list[tuple[Match, ...]] = []
+        answers: list[Identification] = []
         # Block by block, since others cannot commit while one is searched.
-        for start in range(0, len(queries), BLOCK):
+        for start in range(0, max(1, len(queries)), BLOCK):
+            block = queries[start : start + BLOCK]
             with self._snapshots.searching() as (index, generation):
                 require(encoder, generation, self._catalog.path.parent)
                 allowed = None if where is None else self._catalog.where(where)
-                ranked += self._rank(index, queries[start : start + BLOCK], k, allowed, rule)
-        return [scoring.decide(matches, threshold, encoder.confidence) for matches in ranked]
+                calibration = self._catalog.calibration(generation)
+                chosen = rule or (calibration.rule if calibration else scoring.DEFAULT_RULE)
+                judge = _judge(calibration, encoder, threshold, chosen, fpir)
+                ranked = self._rank(index, block, max(k, 2), allowed, chosen)
+            answers += [scoring.decide(matches, k, judge) for matches in ranked]
+        return answers
+
+    def left_out(self, rule: str, limit: int | None = None, seed: int = 0) -> Iterator[LeftOut]:
+        """The gallery's own items, each searched without itself; ``limit`` of them at random.
+
+        What others change meanwhile may be seen in one item and not in another.
+        """
+        with self._snapshots.searching() as (index, _):
+            items = index.items
+        if limit is not None and len(items) > limit:
+            items = np.sort(np.random.default_rng(seed).choice(items, limit, replace=False))
+        for start in range(0, len(items), BLOCK):
+            with self._snapshots.searching() as (index, _):
+                found = list(self._left_out(index, items[start : start + BLOCK], rule))
+            yield from found
+
+    def _left_out(self, index: SearchIndex, items: IntArray, rule: str) -> Iterator[LeftOut]:
+        items = items[np.isin(items, index.items)]
+        vectors = index.vectors(items)
+        owners = self._catalog.owners(items.tolist())
+        members = self._members(index, None)
+        members.load({owner for owner, _ in owners.values()})
+        ranked = self._rank(index, vectors, 3, None, rule)
+        near, cosines = index.search(vectors, 2)
+        for row, item in enumerate(items.tolist()):
+            own, path = owners[item]
+            others = [match for match in ranked[row] if match.identity != own][:2]
+            score = _without(members[own], item, vectors[row], scoring.RULES[rule])
+            place = int(near[row, 0] == item)  # itself, or an equal one before it
+            twin = int(near[row, place]), float(cosines[row, place])
+            yield LeftOut(item, own, path, score, tuple(others), *twin)
 
     def _rank(
         self,
@@ -100,7 +134,14 @@ class Identifier:
                 _rescored(query, found, scoring.RULES[rule], members)
                 for query, found in zip(queries, candidates, strict=True)
             ]
-        return [tuple(itertools.islice(found.values(), k)) for found in candidates]
+        ranked = [list(itertools.islice(found.values(), k)) for found in candidates]
+        never = self._catalog.distractors({m.identity for found in ranked for m in found})
+        return [
+            tuple(dataclasses.replace(m, distractor=m.identity in never) for m in found)
+            if never
+            else tuple(found)
+            for found in ranked
+        ]
 
     def _nearest(
         self, index: SearchIndex, queries: FloatArray, wanted: int, allowed: IntArray | None
@@ -163,6 +204,34 @@ class MembersOf:
 
     def __getitem__(self, identity: str) -> scoring.Members:
         return self._members[identity]
+
+
+def _judge(
+    calibration: Calibration | None,
+    encoder: Encoder,
+    threshold: float | None,
+    rule: str,
+    fpir: float | None,
+) -> scoring.Judge:
+    """How probes are decided. Raises UsageError for a rate where nothing is calibrated for it."""
+    if calibration is not None and calibration.rule == rule:
+        return scoring.calibrated(calibration, fpir, threshold)
+    if fpir is not None:
+        raise UsageError(
+            f"the gallery is not calibrated for the rule {rule}: run `siasearch calibrate`"
+        )
+    return scoring.fixed(encoder.threshold if threshold is None else threshold, encoder.confidence)
+
+
+def _without(
+    members: scoring.Members, item: int, vector: FloatArray, rule: scoring.Rule
+) -> float | None:
+    """An identity's score for one of its items by the others, None where there are none."""
+    others = members.without(item)
+    if others is None:
+        return None
+    best = np.array([(others.vectors @ vector).max()], np.float32)
+    return float(rule(vector, best, [others])[0])
 
 
 def _rescored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Literal
@@ -123,12 +124,16 @@ class EnrollmentReport:
 
 @dataclass(frozen=True)
 class Match:
-    """An identity's best item for a probe. ``score`` is the cosine, higher is closer."""
+    """An identity and its best item for a probe. ``score`` is a cosine, higher is closer.
+
+    A ``distractor`` is never named.
+    """
 
     identity: str
     score: float
     item: int
     path: str | None
+    distractor: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,74 @@ class Verification:
     score: float
     confidence: float
     threshold: float
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An enrolled item as a probe for the rest of its gallery.
+
+    ``own`` is the score of its identity's other items, None where there are none; ``others`` the
+    two best other identities; ``nearest`` the item most like it, -1 for none, with its cosine.
+    """
+
+    item: int
+    identity: str
+    path: str | None
+    own: float | None
+    others: tuple[Match, ...]
+    nearest: int
+    cosine: float
+
+    @property
+    def doubt(self) -> float:
+        """By how much another identity fits better than its own; -inf where that cannot be told."""
+        if self.own is None or not self.others:
+            return -math.inf
+        return self.others[0].score - self.own
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What in a gallery a person should look at.
+
+    ``suspects`` are the items whose identity may be wrong, most doubtful first; ``duplicates``
+    pairs of items that are nearly the same picture, with their cosines; ``confusable`` pairs of
+    identities with how many of their items the other fits better, and how many items they have.
+    """
+
+    suspects: tuple[LeftOut, ...]
+    duplicates: tuple[tuple[int, int, float], ...]
+    confusable: tuple[tuple[str, str, int, int], ...]
+    items: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a gallery decides: what strangers' evidence is like (see ``calibration.py``).
+
+    ``thresholds`` are what evidence must reach, by false positive identification rate (FPIR);
+    ``fpir`` is the one that was asked for. The log-odds that the best identity is right are
+    ``slope`` times the evidence, in ``scale``s from ``location``, plus ``offset``. ``lower`` and
+    ``upper`` bound the true FPIR nine times in ten. ``extrapolated`` tells that there were too few
+    strangers for this rate, ``fitted`` that the confidence is the gallery's own. ``identities`` and
+    ``items`` were the gallery's totals.
+    """
+
+    fpir: float
+    rule: str
+    thresholds: dict[float, float]
+    location: float
+    scale: float
+    slope: float
+    offset: float
+    lower: float
+    upper: float
+    strangers: int
+    extrapolated: bool
+    fitted: bool
+    identities: int
+    items: int
+    source: str
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,19 @@ def v001_first_format(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def v002_calibration(db: Database) -> None:
+    for statement in (
+        # What a generation's threshold was chosen by; a distractor is never named.
+        """CREATE TABLE calibrations (
+            generation INTEGER PRIMARY KEY REFERENCES generations(id) ON DELETE CASCADE,
+            content TEXT NOT NULL)""",
+        "ALTER TABLE identities ADD COLUMN distractor INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX distractors ON identities(id) WHERE distractor",
+    ):
+        db.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a database to the newest format."""
     migrations.apply(Database(connection, execute_plugins=False))

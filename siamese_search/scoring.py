@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.records import Identification, Match
+from siamese_search.calibration import MARGIN, probability, threshold_at
+from siamese_search.records import Calibration, Identification, Match
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -35,6 +36,11 @@ class Members:
     @property
     def vectors(self) -> FloatArray:
         return self._read(self._numbers)
+
+    def without(self, item: int) -> Members | None:
+        """The others, None where there are none."""
+        others = self._numbers[self._numbers != item]
+        return Members(others, self._read) if len(others) else None
 
     @cached_property
     def prototype(self) -> FloatArray:
@@ -132,12 +138,39 @@ def best_items(
     return matches
 
 
-def decide(
-    matches: tuple[Match, ...], threshold: float, confidence: Callable[[float], float]
-) -> Identification:
-    """The best identity if its score reaches the threshold, else *unknown*."""
+Judge = Callable[[Sequence[Match]], tuple[float, float]]
+"""The threshold and the confidence for a probe's identities, best first."""
+
+
+def decide(matches: tuple[Match, ...], k: int, judge: Judge) -> Identification:
+    """The best identity if its score reaches the threshold and it may be named, else *unknown*.
+
+    ``matches`` are two identities or more, where there are so many; ``k`` of them are shown.
+    """
+    threshold, confidence = judge(matches)
     if not matches:
-        return Identification(None, None, 0.0, threshold, matches)
+        return Identification(None, None, confidence, threshold, matches)
     best = matches[0]
-    identity = best.identity if best.score >= threshold else None
-    return Identification(identity, best.score, confidence(best.score), threshold, matches)
+    named = best.score >= threshold and not best.distractor
+    identity = best.identity if named else None
+    return Identification(identity, best.score, confidence, threshold, matches[:k])
+
+
+def fixed(threshold: float, confidence: Callable[[float], float]) -> Judge:
+    """One threshold for every probe."""
+    return lambda matches: (threshold, confidence(matches[0].score) if matches else 0.0)
+
+
+def calibrated(calibration: Calibration, fpir: float | None, threshold: float | None) -> Judge:
+    """What lets evidence pass at the rate asked for; a given threshold is for all probes."""
+    needed = threshold_at(fpir or calibration.fpir, calibration.thresholds)
+
+    def judge(matches: Sequence[Match]) -> tuple[float, float]:
+        second = max(matches[1].score, 0.0) if len(matches) > 1 else 0.0
+        least = needed + MARGIN * second if threshold is None else threshold
+        if not matches:
+            return least, 0.0
+        standard = (matches[0].score - MARGIN * second - calibration.location) / calibration.scale
+        return least, probability(calibration.slope * standard + calibration.offset)
+
+    return judge

@@ -28,6 +28,7 @@ FLOORS = {
     "backbones": 2,
     "pipeline": 2,
     "scoring": 2,
+    "calibration": 2,
     "images": 1,
     "colour": 1,
     "containers": 1,

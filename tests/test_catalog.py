@@ -161,13 +161,20 @@ def test_an_unfinished_rebuild_is_not_pruned(catalog: Catalog) -> None:
 
 def test_an_older_format_is_upgraded_on_opening(path: Path) -> None:
     older = sqlite3.connect(path)
-    older.execute("PRAGMA user_version = 0")
+    # As format 1 was.
+    older.execute("DROP TABLE calibrations")
+    older.execute("DROP INDEX distractors")
+    older.execute("ALTER TABLE identities DROP COLUMN distractor")
+    older.execute("DELETE FROM _sqlite_migrations WHERE name = 'v002_calibration'")
+    older.execute("PRAGMA user_version = 1")
+    older.commit()
     older.close()
     catalog = Catalog(path)
     assert catalog.totals() == (0, 0)
+    assert catalog.count_distractors() == 0
     catalog.close()
     now = sqlite3.connect(path)
-    assert now.execute("PRAGMA user_version").fetchone() == (1,)
+    assert now.execute("PRAGMA user_version").fetchone() == (2,)
     now.close()
 
 

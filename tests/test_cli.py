@@ -66,7 +66,7 @@ def test_enrol_query_edit_check_from_start_to_end(
     assert answer.keys() == {"image", "identity", "score", "confidence", "threshold", "matches"}
     assert (answer["image"], answer["identity"]) == (str(probe), "Greek/beta")
     assert [match.keys() for match in answer["matches"]] == [
-        {"identity", "score", "item", "path"}
+        {"identity", "score", "item", "path", "distractor"}
     ] * 2
     assert answer["matches"][0]["path"] == str(folder / "Greek" / "beta" / "0.png")
     assert shell.json("query", "probe.png")[0]["image"] == "probe.png"
@@ -224,7 +224,7 @@ def test_every_command_has_help() -> None:
     commands = group.commands  # type: ignore[attr-defined]
     assert set(commands) == {
         "add", "query", "verify", "list", "info", "remove", "relabel",
-        "check", "compact", "rebuild", "train", "demo",
+        "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
     }  # fmt: skip
     for command in commands.values():
         assert command.help

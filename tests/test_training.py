@@ -20,7 +20,7 @@ pytest.importorskip("onnxscript")
 
 from conftest import picture  # noqa: E402
 
-from siamese_search import Encoder, Gallery  # noqa: E402
+from siamese_search import Encoder, Gallery, calibration  # noqa: E402
 from siamese_search.backbones import SmallResNet  # noqa: E402
 from siamese_search.errors import (  # noqa: E402
     EncoderError,
@@ -36,7 +36,6 @@ from siamese_search.training import (  # noqa: E402
     checkpoint,
     compounds,
     loop,
-    outcome,
     plots,
 )
 from siamese_search.training.augmentation import PRESETS, Augmentation, augment  # noqa: E402
@@ -632,9 +631,9 @@ def test_the_threshold_lies_where_right_and_wrong_are_even() -> None:
     random = np.random.default_rng(0)
     scores = random.uniform(-1, 1, 20_000)
     right = random.random(20_000) < 1 / (1 + np.exp(-(8 * scores - 4)))
-    slope, offset = outcome.logistic(scores, right)
+    slope, offset = calibration.logistic(scores, right)
     assert -offset / slope == pytest.approx(0.5, abs=0.02)
-    assert outcome.logistic([0.1, 0.2, 0.8, 0.9], [False, False, True, True])[0] > 0
+    assert calibration.logistic([0.1, 0.2, 0.8, 0.9], [False, False, True, True])[0] > 0
 
 
 def test_error_rates_of_pairs_agree_with_counting() -> None:

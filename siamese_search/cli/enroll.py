@@ -39,6 +39,10 @@ def add(
     copy: Annotated[
         bool, typer.Option("--copy", help="Keep a copy of every image in the gallery.")
     ] = False,
+    distractor: Annotated[
+        bool,
+        typer.Option("--distractor", help="What looks like these is never named: it is unknown."),
+    ] = False,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,7 +74,7 @@ def add(
         before = len(target)
         try:
             with progress_bar("enrolling", lambda: sum(1 for _ in found())) as watch:
-                report = target.enroll_found(files, copy=copy, watch=watch)
+                report = target.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
         except KeyboardInterrupt:
             note(
                 f"interrupted: the {len(target) - before} images enrolled so far are kept;"

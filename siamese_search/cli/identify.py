@@ -19,6 +19,7 @@ from siamese_search.cli.common import (
     ThresholdOption,
     name_rejections,
     near,
+    note,
     open_gallery,
     print_json,
 )
@@ -47,6 +48,10 @@ def query(
             " best item's and its prototype's), best, mean-of-best, prototype or trimmed.",
         ),
     ] = None,
+    fpir: Annotated[
+        float | None,
+        typer.Option(help="Let about this share of strangers pass; needs a calibrated gallery."),
+    ] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -67,8 +72,13 @@ def query(
             else:
                 rejected.append(found)
 
+    if fpir is not None and threshold is not None:
+        raise UsageError("--fpir chooses a threshold: leave out --threshold")
     with open_gallery(gallery, encoder, device) as source:
-        answers = source.identify_each(readable(), k, threshold, conditions, rule)
+        known = source.calibration
+        if known is not None and source.is_stale(known):
+            note("the gallery has changed much since it was calibrated: run `siasearch calibrate`")
+        answers = source.identify_each(readable(), k, threshold, conditions, rule, fpir)
         for image, answer in answers:
             if isinstance(answer, ImageError):
                 rejected.append(Rejection(printable(image), str(answer)))
@@ -98,6 +108,7 @@ def _described(image: str, answer: Identification) -> str:
     width = max(len(match.identity) for match in answer.matches)
     for rank, match in enumerate(answer.matches, start=1):
         below = "" if match.score >= answer.threshold else "  below threshold"
+        below = "  distractor" if match.distractor else below
         place = near(match.path) if match.path else f"item {match.item}"
         lines.append(f"  {rank:>2}  {match.score:6.3f}  {match.identity:<{width}}  {place}{below}")
     return "\n".join(lines)

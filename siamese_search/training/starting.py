@@ -19,9 +19,9 @@ from siamese_search.records import Preprocessing
 from siamese_search.runtimes import verified_bytes
 from siamese_search.training.settings import Settings
 
-SMALL = 32  # pixels: height and width for a network from scratch
+SMALL = 48  # pixels: height and width for a network from scratch
 PHOTO = 224
-GRID = 2  # where strokes lie tells characters apart: a mean over the whole would lose it
+GRID = 3  # where strokes lie tells characters apart: a mean over the whole would lose it
 
 # Why: benchmarks/results/encoder_choice.md. The second part is the last block, before the head.
 PHOTO_POOLING = [

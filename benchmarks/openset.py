@@ -1,0 +1,214 @@
+"""Does a calibrated gallery keep the error rate that was asked for, and mean its confidence?
+
+    python benchmarks/openset.py [--repeats 10] [--set grocery cub omniglot]
+
+Some classes are enrolled with one or five pictures each, ``Gallery.calibrate`` sees nothing but
+those, and then come probes: other pictures of the same classes, and strangers. grocery: the even
+classes by photos of train.txt (or their iconic picture), probed with test.txt; cub: some of the
+last 100 kinds; omniglot: some of the 659 evaluation characters, under ``glyph``. Measured against
+the FPIR that was asked for: the share of strangers that got a name. TPIR: the share of the others
+that got the right one. ECE: the expected calibration error of the confidence in ten bins (Guo et
+al. 2017), strangers weighing half, over all draws together. *Global* is what other tools do: the
+best item's cosine against one threshold, the one that gives 1 % FPIR on another set (cub's for
+grocery, grocery's for the others). *At best*: TPIR where each statistic's own threshold lets
+exactly 1 % of the strangers pass.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from common import Bars, grocery_iconic, parser, table, write_results
+from rules import SETS, Set
+
+from siamese_search import Encoder, Gallery
+from siamese_search.calibration import evidence
+
+FloatArray = npt.NDArray[np.float64]
+RATES = (0.01, 0.05)
+SIZES = {"grocery": (41,), "cub": (20, 50), "omniglot": (20, 100, 600)}
+PROBES = 2500
+
+
+def drawn(
+    name: str, data: Set, shots: int, identities: int, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions of what is enrolled and of the probes."""
+    chance = np.random.default_rng(seed)
+    names: list[str] = np.unique(data.classes).tolist()
+    even = [n for n in names if int(n) % 2 == 0] if name == "grocery" else []
+    names = even or chance.permutation(names).tolist()
+    chosen = [
+        chance.permutation(np.flatnonzero(data.classes == n))[:shots] for n in names[:identities]
+    ]
+    enrolled = np.concatenate(chosen)
+    probes = np.arange(len(data.truth))
+    if not data.apart:
+        probes = np.setdiff1d(probes, enrolled)
+    return enrolled, chance.permutation(probes)[:PROBES]
+
+
+def measure(
+    encoder: Encoder,
+    enrolled: tuple[npt.NDArray[np.float32], npt.NDArray[Any]],
+    probes: npt.NDArray[np.float32],
+    truth: npt.NDArray[Any],
+) -> dict[str, Any]:
+    """One draw: rates, and the raw scores that pooled figures need."""
+    known = np.isin(truth, enrolled[1])
+    figures: dict[str, Any] = {"known": known}
+    with tempfile.TemporaryDirectory() as folder, Gallery.open(folder, encoder) as gallery:
+        gallery.enroll_embeddings(enrolled[0], enrolled[1].tolist())
+        figures["interval"] = {}
+        for rate in RATES:
+            found = gallery.calibrate(rate)
+            answers = gallery.identify_embeddings(probes, k=2)
+            named = np.array([answer.identity is not None for answer in answers])
+            best = np.array([answer.matches[0].identity for answer in answers])
+            figures[f"FPIR {rate:.0%}"] = float(named[~known].mean())
+            figures[f"TPIR {rate:.0%}"] = float((named & (best == truth))[known].mean())
+            figures["interval"][rate] = found.lower, found.upper
+        figures["confidence"] = np.array([answer.confidence for answer in answers])
+        figures["right"] = best == truth
+        first, second = (
+            np.array([answer.matches[n].score for answer in answers]) for n in range(2)
+        )
+        figures["evidence"] = evidence(first, second)
+        plain = gallery.identify_embeddings(probes, k=1, rule="best", threshold=0.0)
+        figures["best"] = np.array([answer.matches[0].score for answer in plain])
+        figures["best right"] = np.array([a.matches[0].identity for a in plain]) == truth
+    return figures
+
+
+def calibration_error(draws: list[dict[str, Any]], bins: int = 10) -> float:
+    """The expected calibration error over draws, strangers weighing half."""
+    confidence = np.concatenate([draw["confidence"] for draw in draws])
+    right = np.concatenate([draw["right"] for draw in draws])
+    weights = np.concatenate([
+        np.where(d["known"], 0.5 / d["known"].mean(), 0.5 / (1 - d["known"].mean()))
+        for d in draws
+    ])  # fmt: skip
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    total = 0.0
+    for number in range(bins):
+        inside = place == number
+        if inside.any():
+            share = weights[inside]
+            total += abs((share * confidence[inside]).sum() - (share * right[inside]).sum())
+    return float(total / weights.sum())
+
+
+def at_best(
+    scores: FloatArray, right: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]
+) -> float:
+    """TPIR where 1 % of these strangers pass."""
+    threshold = np.quantile(scores[~known], 0.99)
+    return float((right & (scores > threshold))[known].mean())
+
+
+def main() -> None:
+    arguments = parser(__doc__, repeats=10)
+    arguments.add_argument("--set", nargs="+", choices=SETS, default=list(SETS))
+    options = arguments.parse_args()
+    measured: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name in options.set:
+        data = SETS[name]()
+        settings = [(shots, size) for size in SIZES[name] for shots in (1, 5)]
+        for shots, size in settings:
+            for seed in range(options.repeats):
+                enrolled, probes = drawn(name, data, shots, size, seed)
+                measured[f"{name}, {shots} of {size}"].append(
+                    measure(
+                        data.encoder,
+                        (data.vectors[enrolled], data.classes[enrolled]),
+                        data.probes[probes],
+                        data.truth[probes],
+                    )
+                )
+            print(name, shots, size, flush=True)
+        if name == "grocery":
+            icons = [photo for photo in grocery_iconic() if int(photo.fine) % 2 == 0]
+            vectors = data.encoder.embed([photo.path for photo in icons])
+            labels = np.array([photo.fine for photo in icons])
+            figures = measure(data.encoder, (vectors, labels), data.probes, data.truth)
+            measured["grocery, iconic of 41"].append(figures)
+    summary = summarised(measured)
+    show(summary, options.repeats)
+    bars = Bars()
+    for setting, figures in summary.items():
+        if "iconic" in setting:
+            continue
+        for rate in RATES:
+            off = figures[f"FPIR {rate:.0%}"] / rate
+            bars.at_most(f"{setting}: off {rate:.0%} by factor", max(off, 1 / max(off, 1e-9)), 2.0)
+        bars.at_most(f"{setting}: ECE", figures["ECE"], 0.05)
+    bars.show()
+    write_results(
+        "openset", "general", {"draws": options.repeats, "raw": summary, "bars": bars.rows}
+    )
+
+
+def summarised(measured: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Means over draws, by setting."""
+    # The global threshold: 1 % of another set's strangers reach it by their best item.
+    strangers = {
+        setting: np.quantile(np.concatenate([d["best"][~d["known"]] for d in draws]), 0.99)
+        for setting, draws in measured.items()
+    }
+    summary = {}
+    for setting, draws in measured.items():
+        shots = setting.split(", ")[1][0]
+        other = f"cub, {shots} of 50" if "grocery" in setting else f"grocery, {shots} of 41"
+        figures: dict[str, float] = {}
+        for rate in RATES:
+            for kind in ("FPIR", "TPIR"):
+                values = [draw[f"{kind} {rate:.0%}"] for draw in draws]
+                figures[f"{kind} {rate:.0%}"] = statistics.mean(values)
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                figures[f"{kind} {rate:.0%} s.d."] = spread
+        figures["ECE"] = calibration_error(draws)
+        figures["at best"] = statistics.mean(
+            at_best(d["evidence"], d["right"], d["known"]) for d in draws
+        )
+        figures["at best, best item"] = statistics.mean(
+            at_best(d["best"], d["best right"], d["known"]) for d in draws
+        )
+        if other in strangers:
+            threshold = strangers[other]
+            figures["global FPIR"] = statistics.mean(
+                float((d["best"][~d["known"]] > threshold).mean()) for d in draws
+            )
+            figures["global TPIR"] = statistics.mean(
+                float((d["best right"] & (d["best"] > threshold))[d["known"]].mean()) for d in draws
+            )
+        summary[setting] = figures
+    return summary
+
+
+def show(summary: dict[str, dict[str, float]], repeats: int) -> None:
+    """Print the table."""
+    rows = []
+    for setting, f in summary.items():
+        rates = [
+            f"{100 * f[f'{kind} {rate:.0%}']:.1f} ± {100 * f[f'{kind} {rate:.0%} s.d.']:.1f}"
+            for rate in RATES
+            for kind in ("FPIR", "TPIR")
+        ]
+        other = [
+            f"{100 * f[key]:.1f}" if key in f else ""
+            for key in ("global FPIR", "global TPIR", "at best", "at best, best item")
+        ]
+        rows.append((setting, *rates, *other, f"{f['ECE']:.3f}"))
+    asked = [f"{kind} {rate:.0%}" for rate in RATES for kind in ("FPIR", "TPIR")]
+    others = ["global FPIR", "global TPIR", "at best", "best item", "ECE"]
+    header = ("items of identities", *asked, *others)
+    table(f"Per cent, {repeats} draws", header, rows)
+
+
+if __name__ == "__main__":
+    main()

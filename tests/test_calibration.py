@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from conftest import picture
+
+from siamese_search import Encoder, Gallery
+from siamese_search.calibration import (
+    Reference,
+    evidence,
+    fit,
+    logistic,
+    rate_at,
+    record,
+    self_test,
+    student,
+    threshold_at,
+)
+from siamese_search.errors import GalleryDamaged, UsageError
+from siamese_search.records import Calibration
+from siamese_search.scoring import DEFAULT_RULE
+
+Pictures = Callable[..., Path]
+FloatArray = npt.NDArray[np.float32]
+
+NORMAL = Reference.of({})
+
+
+def fitted(
+    strangers: npt.ArrayLike, groups: npt.ArrayLike, fpir: float, reference: Reference = NORMAL
+) -> Calibration:
+    return fit(strangers, groups, [], [], reference, fpir, DEFAULT_RULE, (9, 9), "gallery")
+
+
+def clustered(
+    seed: int, dimension: int, identities: int, each: int, spread: float = 0.5
+) -> tuple[FloatArray, list[str]]:
+    """Unit vectors around a centre for each identity."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(identities, dimension)).repeat(each, axis=0)
+    vectors = centres + spread * random.normal(size=centres.shape)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32), [f"{seed}-{n // each}" for n in range(len(vectors))]
+
+
+def test_many_strangers_give_their_own_quantile() -> None:
+    values = np.random.default_rng(0).gamma(2.0, 0.05, 50_000)
+    found = fitted(values, np.arange(50_000), 0.01)
+    assert (values >= threshold_at(0.01, found.thresholds)).mean() == pytest.approx(0.01, rel=0.05)
+    assert not found.extrapolated
+    assert found.lower <= 0.01 <= found.upper
+    assert found.upper < 0.0125
+
+
+@pytest.mark.parametrize("each", [1, 5])
+def test_twenty_identities_keep_the_rate_on_average_and_say_how_vague_it_is(each: int) -> None:
+    random = np.random.default_rng(1)
+    scale = Reference(0.05, NORMAL.tail, 1.0, 0.0)
+    rates, inside = [], 0
+    for _ in range(60):
+        # What items of one identity share is half of the variance.
+        shared = random.normal(0.4, 0.05 / 2**0.5, 20).repeat(each)
+        values = shared + random.normal(0, 0.05 / 2**0.5, 20 * each)
+        found = fitted(values, np.arange(20).repeat(each), 0.01, scale)
+        strangers = random.normal(0.4, 0.05, 100_000)
+        rate = float((strangers >= threshold_at(0.01, found.thresholds)).mean())
+        rates.append(rate)
+        inside += found.lower <= rate <= found.upper
+        assert found.extrapolated
+    assert 0.005 <= np.mean(rates) <= 0.02
+    assert inside >= 30  # of 60: so few identities vouch for their own bounds only roughly
+
+
+def test_rates_and_thresholds_are_each_others_inverse() -> None:
+    values = np.random.default_rng(0).normal(size=3000)
+    thresholds = fitted(values, np.arange(3000), 0.03).thresholds
+    assert list(thresholds) == sorted(thresholds)
+    assert list(thresholds.values()) == sorted(thresholds.values(), reverse=True)
+    for rate in (0.001, 0.004, 0.03, 0.2):
+        assert rate_at(threshold_at(rate, thresholds), thresholds) == pytest.approx(rate, rel=1e-6)
+
+
+@pytest.mark.parametrize(("rate", "freedom", "known"), [(2.326, 11, 2.764), (1.645, 31, 1.697)])
+def test_students_quantile_is_near_the_table(rate: float, freedom: int, known: float) -> None:
+    assert student(rate, freedom) == pytest.approx(known, abs=0.01)
+
+
+def test_too_little_is_refused() -> None:
+    with pytest.raises(UsageError, match="4 identities cannot tell"):
+        fitted([0.1] * 8, [0, 0, 1, 1, 2, 2, 3, 3], 0.01)
+    with pytest.raises(UsageError, match="cannot tell"):
+        fitted([], [], 0.01)
+    for fpir in (0.0, 1.0, -1.0):
+        with pytest.raises(UsageError, match="between 0 and 1"):
+            fitted(np.arange(10.0), np.arange(10), fpir)
+
+
+def test_strangers_that_all_score_alike_are_no_trouble() -> None:
+    found = fitted([0.5] * 10, range(10), 0.01)
+    assert threshold_at(0.01, found.thresholds) > 0.5
+
+
+def test_the_logistic_lies_where_right_and_wrong_are_even_and_weighs() -> None:
+    random = np.random.default_rng(0)
+    scores = random.uniform(-1, 1, 20_000)
+    right = random.random(20_000) < 1 / (1 + np.exp(-(8 * scores - 4)))
+    slope, offset = logistic(scores, right)
+    assert -offset / slope == pytest.approx(0.5, abs=0.02)
+    assert logistic([0.1, 0.2, 0.8, 0.9], [False, False, True, True])[0] > 0
+    twice = np.concatenate([scores, scores[right]])
+    counted = logistic(twice, np.concatenate([right, right[right]]))
+    assert logistic(scores, right, np.where(right, 2.0, 1.0)) == pytest.approx(counted, rel=1e-3)
+
+
+def test_the_record_of_an_encoder_tells_what_held_out_classes_are_like() -> None:
+    vectors, names = clustered(0, 64, 40, 8)
+    threshold, fields = record(vectors, np.unique(names, return_inverse=True)[1])
+    assert 0 < threshold < 1
+    assert fields["strangers"]["scale"] > 0
+    reference = Reference.of(fields)
+    assert reference.exceeded(0.01) > reference.exceeded(0.1) > 0
+    assert reference.slope > 0
+    _, alone = record(vectors[:8], np.zeros(8, np.int64))  # one class: nothing to tell
+    assert "strangers" not in alone
+
+
+def gallery_of(folder: Path, encoder: Encoder, vectors: FloatArray, names: list[str]) -> Gallery:
+    gallery = Gallery.open(folder, encoder)
+    gallery.enroll_embeddings(vectors, names)
+    return gallery
+
+
+@pytest.mark.parametrize("each", [1, 4])
+@pytest.mark.parametrize("fpir", [0.02, 0.1])
+def test_strangers_pass_at_the_rate_that_was_asked(
+    tmp_path: Path, toy: Encoder, each: int, fpir: float
+) -> None:
+    vectors, names = clustered(0, toy.dimension, 150, each)
+    strangers, _ = clustered(1, toy.dimension, 2000, 1)
+    with gallery_of(tmp_path / "gallery", toy, vectors, names) as gallery:
+        found = gallery.calibrate(fpir)
+        assert gallery.calibration == found
+        answers = gallery.identify_embeddings(strangers, k=1)
+        rate = np.mean([answer.identity is not None for answer in answers])
+        assert fpir / 2 <= rate <= 2 * fpir
+        assert all((a.identity is None) == (a.score < a.threshold) for a in answers if a.score)
+        assert all(len(answer.matches) == 1 for answer in answers)
+        laxer = gallery.identify_embeddings(strangers, fpir=3 * fpir)
+        assert np.mean([answer.identity is not None for answer in laxer]) > rate
+        fixed = gallery.identify_embeddings(strangers[:9], threshold=0.7)
+        assert {answer.threshold for answer in fixed} == {0.7}
+        assert found.fitted == (each > 1)
+
+
+def test_the_self_test_is_what_asking_without_the_item_gives(tmp_path: Path, toy: Encoder) -> None:
+    vectors, names = clustered(3, toy.dimension, 8, 3, spread=1.5)
+    with gallery_of(tmp_path / "gallery", toy, vectors, names) as gallery:
+        left_out = list(gallery._identifier.left_out(DEFAULT_RULE))
+    assert [one.identity for one in left_out] == names
+    strangers, genuine, right = self_test(left_out)
+    for item in range(len(vectors)):
+        rest = np.array([name != names[item] for name in names])
+        others = np.arange(len(names)) != item
+        for number, (left, found) in enumerate([(rest, strangers), (others, genuine)]):
+            place = tmp_path / f"{item}-{number}"
+            kept = [name for name, stays in zip(names, left, strict=True) if stays]
+            with gallery_of(place, toy, vectors[left], kept) as gallery:
+                (answer,) = gallery.identify_embeddings(vectors[item : item + 1], k=2)
+            first, second = answer.matches
+            expected = evidence(first.score, second.score)
+            assert found[item] == pytest.approx(float(expected), abs=1e-5)
+            if number == 1:
+                assert right[item] == (first.identity == names[item])
+
+
+def test_an_uncalibrated_gallery_has_no_rates(tmp_path: Path, toy: Encoder) -> None:
+    vectors, names = clustered(0, toy.dimension, 6, 1)
+    with gallery_of(tmp_path / "gallery", toy, vectors, names) as gallery:
+        assert gallery.calibration is None
+        with pytest.raises(UsageError, match="siasearch calibrate"):
+            gallery.identify_embeddings(vectors, fpir=0.01)
+        gallery.calibrate(0.1)
+        with pytest.raises(UsageError, match="not calibrated for the rule best"):
+            gallery.identify_embeddings(vectors, fpir=0.01, rule="best")
+        with pytest.raises(UsageError, match="between 0 and 1"):
+            gallery.identify_embeddings(vectors, fpir=2.0)
+        with pytest.raises(UsageError, match="unknown rule"):
+            gallery.calibrate(rule="worst")
+
+
+def test_a_calibration_grows_stale_and_a_rebuild_renews_it(
+    tmp_path: Path, toy: Encoder, coarse: Encoder, pictures: Pictures
+) -> None:
+    folder = pictures({f"id{n}": 2 for n in range(8)})
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([folder])
+        found = gallery.calibrate(0.05)
+        assert not gallery.is_stale(found)
+        assert gallery.info()["calibration"] == f"FPIR 0.05, rule {DEFAULT_RULE}"
+        gallery.enroll([pictures({"new": 6}, "more", first_seed=50)])
+        assert gallery.is_stale(found)
+        assert "stale" in gallery.info()["calibration"]
+        assert gallery.rebuild(coarse).switched
+        renewed = gallery.calibration
+        assert renewed is not None
+        assert (renewed.fpir, renewed.items) == (0.05, 22)
+        assert renewed.thresholds != found.thresholds
+
+
+def test_pictures_of_strangers_can_be_named(
+    tmp_path: Path, toy: Encoder, pictures: Pictures
+) -> None:
+    folder = pictures({f"id{n}": 1 for n in range(3)})  # too few to tell by themselves
+    strange = pictures({f"other{n}": 1 for n in range(12)}, "strangers", first_seed=100)
+    (strange / "broken.png").write_text("no picture")
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([folder])
+        with pytest.raises(UsageError, match="--strangers"):
+            gallery.calibrate(0.1)
+        found = gallery.calibrate(0.1, strangers=[strange])
+        assert (found.strangers, found.source) == (12, "strangers")
+
+
+def test_a_damaged_calibration_is_named(tmp_path: Path, toy: Encoder) -> None:
+    vectors, names = clustered(0, toy.dimension, 6, 1)
+    with gallery_of(tmp_path / "gallery", toy, vectors, names) as gallery:
+        gallery.calibrate(0.1)
+    with sqlite3.connect(tmp_path / "gallery" / "gallery.db") as db:
+        db.execute("UPDATE calibrations SET content = '{\"fpir\": 1}'")
+    db.close()
+    with (
+        Gallery.open(tmp_path / "gallery", toy) as gallery,
+        pytest.raises(GalleryDamaged, match="run `siasearch calibrate`"),
+    ):
+        gallery.identify_embeddings(vectors)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.calibrate(0.1)
+        gallery.identify_embeddings(vectors)
+
+
+def test_a_distractor_is_never_named(tmp_path: Path, toy: Encoder, pictures: Pictures) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([pictures({"cat": 1, "dog": 1})])
+        shown = pictures({"poster": 1}, "not these", first_seed=7)
+        assert gallery.enroll([shown], distractor=True).added == 1
+        (answer,) = gallery.identify([picture(7)], threshold=-1)
+        assert answer.identity is None
+        assert answer.matches[0].identity == "poster"
+        assert [match.distractor for match in answer.matches] == [True, False, False]
+        assert gallery.identify([picture(0, noise=5)])[0].identity == "cat"
+        assert gallery.info()["distractors"] == 1
+        # A name is one or the other.
+        more = pictures({"cat": 1, "poster": 1}, "more", first_seed=20)
+        (refused,) = gallery.enroll([more], distractor=True).rejected
+        assert "'cat' is enrolled not as a distractor" in refused.reason
+        report = gallery.enroll([more])
+        assert ["as a distractor" in r.reason for r in report.rejected] == [True]
+        # A correction from use: what was taken for a cat was none.
+        gallery.relabel("cat", "poster")
+        assert gallery.identify([picture(0)], threshold=-1)[0].identity is None
+
+
+def test_an_audit_finds_wrong_labels_doubles_and_what_is_not_told_apart(
+    tmp_path: Path, toy: Encoder
+) -> None:
+    vectors, names = clustered(0, toy.dimension, 20, 6, spread=0.3)
+    double = vectors[:1] + np.float32(1e-3)
+    vectors = np.concatenate([vectors, double / np.linalg.norm(double)])
+    names = [*names, names[0]]
+    names[40], names[70] = names[100], names[3]  # two wrong labels
+    names[17] = "alone"
+    with gallery_of(tmp_path / "gallery", toy, vectors, names) as gallery:
+        found = gallery.audit()
+        assert found.items == len(names)
+        assert {one.item for one in found.suspects[:2]} == {41, 71}
+        assert len(found.suspects) == len(names) - 1  # nothing to compare the lonely one with
+        assert found.suspects[0].others[0].identity in ("0-6", "0-11")
+        assert found.suspects == tuple(sorted(found.suspects, key=lambda one: -one.doubt))
+        assert [pair[:2] for pair in found.duplicates if pair[2] > 0.999] == [(1, len(names))]
+        assert {pair[:2] for pair in found.confusable} >= {("0-16", "0-6")}
+        assert gallery.audit(duplicate=1.01).duplicates == ()
+
+
+def test_an_audit_of_next_to_nothing_is_empty(tmp_path: Path, toy: Encoder) -> None:
+    vectors, _ = clustered(0, toy.dimension, 1, 2)
+    with gallery_of(tmp_path / "one", toy, vectors[:1], ["a"]) as gallery:
+        assert gallery.audit().suspects == ()
+    with gallery_of(tmp_path / "two", toy, vectors, ["a", "a"]) as gallery:
+        found = gallery.audit(duplicate=2.0)
+        assert [one.others for one in found.suspects] == [(), ()]
+        assert (found.duplicates, found.confusable) == ((), ())
