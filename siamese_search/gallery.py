@@ -307,6 +307,20 @@ class Gallery:
         with self._snapshots.searching() as (index, _):
             return index.search(enrolment.as_embeddings(embeddings, index.dimension), k)
 
+    def scores(
+        self, embeddings: FloatArray, rule: str | None = None
+    ) -> tuple[list[str], FloatArray]:
+        """The score of every identity for embeddings, float32 (n, dimension).
+
+        Returns the identities (m,) and the scores float32 (n, m). It reads every embedding: to
+        measure, not to identify.
+        """
+        found = self.calibration
+        chosen = rule or (found.rule if found else scoring.DEFAULT_RULE)
+        if chosen not in scoring.RULES:
+            raise UsageError(f"unknown rule {rule!r}: choose one of {', '.join(scoring.RULES)}")
+        return self._identifier.all_scores(self.encoder, embeddings, chosen)
+
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
         """Whether two images show the same identity."""
         return self.encoder.verify(a, b, threshold)

@@ -102,6 +102,25 @@ class Identifier:
             twin = int(near[row, place]), float(cosines[row, place])
             yield LeftOut(item, own, path, score, tuple(others), *twin)
 
+    def all_scores(
+        self, encoder: Encoder, embeddings: FloatArray, rule: str
+    ) -> tuple[list[str], FloatArray]:
+        """Every identity's score: names (m,) and float32 (n, m), for embeddings (n, dimension)."""
+        queries = as_embeddings(embeddings, encoder.dimension)
+        with self._snapshots.searching() as (index, generation):
+            require(encoder, generation, self._catalog.path.parent)
+            members = MembersOf(self._catalog, index)
+            names = [name for name, _ in self._catalog.identities()]
+            members.load(set(names))
+            names = [name for name in names if len(members[name].vectors)]
+            columns = [(members[name].vectors @ queries.T).max(axis=0) for name in names]
+            best = np.stack(columns, axis=1) if columns else np.empty((len(queries), 0), np.float32)
+            if rule == "best" or not names:
+                return names, best
+            owned = [members[name] for name in names]
+            rows = [scoring.RULES[rule](q, b, owned) for q, b in zip(queries, best, strict=True)]
+            return names, np.stack(rows) if rows else best
+
     def _rank(
         self,
         index: SearchIndex,

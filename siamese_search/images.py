@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import math
 import os
 import stat
@@ -296,6 +297,17 @@ def prepare(
         raise
     except Exception as error:
         raise _image_error(error, "the picture cannot be used") from error
+
+
+def thumbnail(path: str, side: int) -> bytes:
+    """A picture as a JPEG of at most ``side`` pixels each way, padded with white.
+
+    Raises ImageError as ``decode`` does.
+    """
+    pixels = decode(read_file(path), Preprocessing(side, side, resize="pad", crop_fraction=1.0))
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="JPEG", quality=80)
+    return content.getvalue()
 
 
 def _image_error(error: Exception, what: str) -> ImageError:

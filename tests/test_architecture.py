@@ -16,6 +16,7 @@ FLOORS = {
     "cli": 5,
     "__main__": 5,
     "training": 4,
+    "evaluation": 4,
     "demonstration": 4,
     "gallery": 3,
     "rebuilding": 3,

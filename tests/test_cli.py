@@ -225,6 +225,7 @@ def test_every_command_has_help() -> None:
     assert set(commands) == {
         "add", "query", "verify", "list", "info", "remove", "relabel",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
+        "benchmark",
     }  # fmt: skip
     for command in commands.values():
         assert command.help

@@ -1,23 +1,29 @@
-"""``calibrate`` and ``audit``: thresholds, error rates, and what looks wrong."""
+"""``calibrate``, ``benchmark`` and ``audit``: error rates, and what looks wrong."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from siamese_search.cli.common import (
+    DEFAULT_ENCODER,
     DEFAULT_GALLERY,
     DeviceOption,
     EncoderOption,
     GalleryOption,
     JsonOption,
+    name_rejections,
     near,
     open_gallery,
     print_json,
     progress_bar,
 )
+from siamese_search.errors import UsageError
 
 if TYPE_CHECKING:
     from siamese_search.records import Calibration, Item
@@ -76,6 +82,101 @@ def _described(found: Calibration) -> str:
             " find them"
         )
     return "\n".join(lines)
+
+
+def benchmark(
+    probes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PROBES...",
+            help="Folders of labelled pictures: a folder's name is the identity, as for `add`;"
+            " those that are not enrolled are strangers.",
+        ),
+    ] = None,
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Instead of a gallery: enrol some pictures of some of its classes, ask about all"
+            " others, and do it again with another draw.",
+        ),
+    ] = None,
+    shots: Annotated[int, typer.Option(min=1, help="With --split: pictures to enrol each.")] = 1,
+    strangers: Annotated[
+        float, typer.Option(help="With --split: the share of classes that is not enrolled.")
+    ] = 0.5,
+    seeds: Annotated[int, typer.Option(min=1, help="With --split: how many draws.")] = 5,
+    fpir: Annotated[float, typer.Option(help="With --split: what to calibrate for.")] = 0.01,
+    rule: Annotated[
+        str | None, typer.Option(metavar="RULE", help="The scoring rule, as for `query`.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="Write a report with plots and mistakes.")
+    ] = None,
+    encoder: EncoderOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how well it works on your own labelled pictures, and where it fails."""
+    from siamese_search import enrolment
+    from siamese_search.encoder import Encoder
+    from siamese_search.evaluation.evaluate import evaluate, evaluate_splits
+    from siamese_search.evaluation.report import write_report
+    from siamese_search.records import ImageFile, Rejection
+
+    if bool(probes) == (split is not None):
+        raise UsageError("name labelled PROBES for the gallery, or a folder to --split")
+    places = probes or [str(split)]
+    found = list(enrolment.not_empty(enrolment.find(places), places))
+    files = [file for file in found if isinstance(file, ImageFile)]
+    rejected = [file for file in found if isinstance(file, Rejection)]
+    if split is not None:
+        opened = Encoder.open(encoder or DEFAULT_ENCODER, device)
+        made, unread = evaluate_splits(opened, files, shots, strangers, seeds, fpir, rule)
+        title = f"{split}: {shots} enrolled of each class, {seeds} draws"
+    else:
+        with open_gallery(gallery, encoder, device) as source:
+            made = [evaluate(source, files, rule)]
+        unread = list(made[0].rejected)
+        title = f"{gallery}, asked about {', '.join(places)}"
+    rejected += unread
+    if report is not None:
+        write_report(report, title, made[0])
+    if as_json:
+        print_json(
+            {
+                "draws": [_numbers(one.figures) for one in made],
+                "per_identity": [list(row) for row in made[0].per_identity],
+                "confusions": [list(row) for row in made[0].confusions],
+                "mistakes": [dataclasses.asdict(one) for one in made[0].mistakes],
+                "curves": made[0].curves,
+            }
+        )
+    else:
+        _print_figures(title, [one.figures for one in made])
+        for own, named, count in made[0].confusions[:10]:
+            typer.echo(f"  {count} of {own} taken for {named}")
+    name_rejections(rejected)
+    if rejected:
+        raise typer.Exit(1)
+
+
+def _numbers(figures: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
+def _print_figures(title: str, draws: list[dict[str, float]]) -> None:
+    from siamese_search.evaluation.report import shown
+
+    typer.echo(title)
+    for name in draws[0]:
+        values = [draw[name] for draw in draws]
+        line = f"  {name:<20}{shown(name, statistics.fmean(values)):>9}"
+        if len(values) > 1 and not any(math.isnan(value) for value in values):
+            line += f"  ± {shown(name, statistics.stdev(values))}"
+        typer.echo(line)
 
 
 def audit(
@@ -147,4 +248,5 @@ def _named(item: Item) -> str:
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(calibrate)
+    app.command()(benchmark)
     app.command()(audit)

@@ -1,0 +1,149 @@
+"""Metrics of identification, retrieval and verification, from scores. Higher scores are closer.
+
+Identification (ISO/IEC 19795-1): probes against enrolled identities, some probes' identities not
+among them (strangers). Verification: pairs, genuine or impostor. Retrieval: items ranked for a
+probe. All are shares between 0 and 1; NaN where there is nothing to measure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+def ranks(scores: npt.ArrayLike, own: npt.ArrayLike) -> IntArray:
+    """The rank, from 1, of each probe's own identity: scores (n, identities), own (n,) columns.
+
+    Of identities that score alike, the own one comes last.
+    """
+    values, columns = np.asarray(scores, np.float64), np.asarray(own, np.int64)
+    mine = values[np.arange(len(values)), columns]
+    found: IntArray = (values >= mine[:, None]).sum(axis=1).astype(np.int64)
+    return found
+
+
+def recall_at(own_ranks: npt.ArrayLike, k: int) -> float:
+    """How many probes have their own identity among the k best; over k, this is the CMC curve."""
+    values = np.asarray(own_ranks)
+    return float((values <= k).mean()) if len(values) else math.nan
+
+
+def reciprocal_rank(own_ranks: npt.ArrayLike) -> float:
+    """The mean reciprocal rank (MRR) of the own identity."""
+    values = np.asarray(own_ranks, np.float64)
+    return float((1 / values).mean()) if len(values) else math.nan
+
+
+def precision_at(relevant: npt.ArrayLike, k: int) -> float:
+    """The mean share of relevant items among the k best: relevant (n, at least k), best first."""
+    values = np.asarray(relevant, bool)
+    return float(values[:, :k].mean()) if values.size else math.nan
+
+
+def map_at_r(relevant: npt.ArrayLike, wanted: npt.ArrayLike) -> float:
+    """Mean average precision at R (Musgrave et al. 2020), R being how many items are wanted.
+
+    ``relevant`` (n, at least the largest R) tells which items are wanted, best first; ``wanted``
+    (n,) how many there are. Probes with none are left out.
+    """
+    values, counts = np.asarray(relevant, bool), np.asarray(wanted, np.int64)
+    averages = []
+    for row, count in zip(values, counts, strict=True):
+        if count:
+            hits = row[:count]
+            precision = np.cumsum(hits) / np.arange(1, count + 1)
+            averages.append(float((precision * hits).sum() / count))
+    return float(np.mean(averages)) if averages else math.nan
+
+
+def tpir_at_fpir(
+    scores: npt.ArrayLike, right: npt.ArrayLike, enrolled: npt.ArrayLike, fpir: float
+) -> tuple[float, float]:
+    """TPIR and threshold where at most a share ``fpir`` of the strangers pass.
+
+    ``scores`` (n,) are what is compared with the threshold, ``right`` whether the best identity is
+    the own one, ``enrolled`` whether there is one.
+    """
+    values, hits, known = (np.asarray(a) for a in (scores, right, enrolled))
+    strangers = np.sort(values[~known])[::-1]
+    if not len(strangers) or not known.any():
+        return math.nan, math.nan
+    # Just above the first stranger that must not pass any more.
+    threshold = float(np.nextafter(strangers[int(fpir * len(strangers))], np.inf))
+    return float((hits & (values >= threshold))[known].mean()), threshold
+
+
+def area_under_curve(genuine: npt.ArrayLike, impostor: npt.ArrayLike) -> float:
+    """The area under the ROC: how often a genuine score is above an impostor's, ties half."""
+    good, bad = np.asarray(genuine, np.float64), np.sort(np.asarray(impostor, np.float64))
+    if not len(good) or not len(bad):
+        return math.nan
+    below = np.searchsorted(bad, good, "left") + np.searchsorted(bad, good, "right")
+    return float(below.mean() / 2 / len(bad))
+
+
+def error_rates(
+    genuine: npt.ArrayLike, impostor: npt.ArrayLike
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Thresholds (m,), the FMR (m,) and the FNMR (m,) at each: the DET curve.
+
+    A pair matches where its score is at the threshold or above.
+    """
+    good, bad = (np.sort(np.asarray(a, np.float64)) for a in (genuine, impostor))
+    thresholds = np.unique(np.concatenate([good, bad, [np.inf]]))
+    fmr = 1 - np.searchsorted(bad, thresholds, "left") / max(len(bad), 1)
+    fnmr = np.searchsorted(good, thresholds, "left") / max(len(good), 1)
+    return thresholds, fmr, fnmr
+
+
+def equal_error_rate(genuine: npt.ArrayLike, impostor: npt.ArrayLike) -> float:
+    """The EER: where as many genuine pairs are refused as impostors pass, the mean of the two at
+    the threshold where they differ least.
+    """
+    if not len(np.asarray(genuine)) or not len(np.asarray(impostor)):
+        return math.nan
+    _, fmr, fnmr = error_rates(genuine, impostor)
+    place = int(np.abs(fmr - fnmr).argmin())
+    return float((fmr[place] + fnmr[place]) / 2)
+
+
+def fnmr_at_fmr(genuine: npt.ArrayLike, impostor: npt.ArrayLike, fmr: float) -> float:
+    """The least share of genuine pairs refused where at most ``fmr`` of the impostors match."""
+    if not len(np.asarray(genuine)) or not len(np.asarray(impostor)):
+        return math.nan
+    _, matched, refused = error_rates(genuine, impostor)
+    return float(refused[matched <= fmr].min())
+
+
+def calibration_error(
+    confidence: npt.ArrayLike,
+    right: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+    bins: int = 10,
+) -> float:
+    """The expected calibration error (Guo et al. 2017) in bins of equal width."""
+    chances, hits = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    shares = np.ones(len(chances)) if weights is None else np.asarray(weights, np.float64)
+    if not len(chances):
+        return math.nan
+    place = np.minimum((chances * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, shares * (chances - hits), minlength=bins)
+    return float(np.abs(gaps).sum() / shares.sum())
+
+
+def confusions(
+    named: Sequence[str], truth: Sequence[str], most: int = 20
+) -> list[tuple[str, str, int]]:
+    """(what it was, what it was taken for, how often), most often first."""
+    from collections import Counter
+
+    wrong = Counter((own, found) for own, found in zip(truth, named, strict=True) if own != found)
+    ranked = sorted(wrong.items(), key=lambda pair: (-pair[1], pair[0]))
+    return [(own, found, count) for (own, found), count in ranked[:most]]

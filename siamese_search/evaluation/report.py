@@ -1,0 +1,126 @@
+"""The HTML report of an evaluation: one file, with its plots and pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from siamese_search.errors import ImageError, StorageError
+from siamese_search.evaluation.evaluate import Evaluation, Mistake
+from siamese_search.images import thumbnail
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}
+table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:left;
+border-bottom:1px solid #ddd}td.n{text-align:right}figure{display:inline-block;margin:.5em;
+vertical-align:top;width:12em;font-size:13px}img.t{height:7em;margin-right:2px}"""
+SIDE = 160  # pixels of a thumbnail
+IDENTITIES = 200
+
+
+def write_report(path: Path, title: str, evaluation: Evaluation) -> None:
+    """Write the report to a file, replacing it. Raises StorageError."""
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        _table(
+            ("figure", "value"),
+            [(name, shown(name, value)) for name, value in evaluation.figures.items()],
+        ),
+        *_plots(evaluation),
+        "<h2>Worst mistakes</h2><p>The probe, and what it was taken for.</p>",
+        *(_mistake(mistake) for mistake in evaluation.mistakes),
+        "<h2>Taken for each other</h2>",
+        _table(
+            ("what it was", "taken for", "times"),
+            [(own, found, str(count)) for own, found, count in evaluation.confusions],
+        ),
+        "<h2>Identities</h2>",
+        _table(
+            ("identity", "probes", "best right", "named right"),
+            [
+                (name, str(count), f"{best / count:.0%}", f"{named / count:.0%}")
+                for name, count, best, named in evaluation.per_identity[:IDENTITIES]
+            ],
+        ),
+    ]
+    hidden = len(evaluation.per_identity) - IDENTITIES
+    if hidden > 0:
+        parts.append(f"<p>{hidden} more, which did better.</p>")
+    if evaluation.rejected:
+        rows = [(one.path, one.reason) for one in evaluation.rejected]
+        parts += ["<h2>Not read</h2>", _table(("file", "why"), rows)]
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+        f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>"
+    )
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+
+
+def shown(name: str, value: float) -> str:
+    """A figure for people."""
+    if math.isnan(value):
+        return "-"
+    if name in ("probes", "strangers", "identities", "items"):
+        return f"{value:.0f}"
+    if name == "probes per second":
+        return f"{value:.1f}"
+    return f"{value:.3f}" if name in ("AUC", "MRR", "calibration error") else f"{value:.1%}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _mistake(mistake: Mistake) -> str:
+    pictures = "".join(_picture(place) for place in (mistake.path, mistake.nearest) if place)
+    truth = "a stranger" if mistake.identity is None else mistake.identity
+    named = "unknown" if mistake.named is None else mistake.named
+    said = f"{truth}, called {named} ({mistake.score:.3f}, {mistake.confidence:.0%} sure)"
+    return f"<figure>{pictures}<figcaption>{html.escape(said)}</figcaption></figure>"
+
+
+def _picture(place: str) -> str:
+    try:
+        data = thumbnail(place, SIDE)
+    except ImageError:
+        return ""
+    encoded = base64.b64encode(data).decode()
+    return f'<img class=t alt="" src="data:image/jpeg;base64,{encoded}">'
+
+
+def _plots(evaluation: Evaluation) -> list[str]:
+    """CMC, DET and scores, where matplotlib is installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return ["<p>For plots: pip install 'siasearch[plot]'</p>"]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    cmc, det, scores = figure.subplots(1, 3)
+    if evaluation.curves["cmc"]:
+        cmc.plot(*zip(*evaluation.curves["cmc"], strict=True))
+    cmc.set(xlabel="k", ylabel="recall@k", title="identified among the k best", ylim=(0, 1.02))
+    points = [(a, b) for a, b in evaluation.curves["det"] if a > 0 and b > 0]
+    if points:
+        det.loglog(*zip(*points, strict=True))
+    det.set(xlabel="FMR", ylabel="FNMR", title="detection error trade-off")
+    scores.hist(evaluation.genuine, bins=50, alpha=0.6, density=True, label="own identity")
+    scores.hist(evaluation.impostor, bins=50, alpha=0.6, density=True, label="best other")
+    scores.set(xlabel="score", title="scores")
+    scores.legend()
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=90)
+    encoded = base64.b64encode(content.getvalue()).decode()
+    return [f'<img alt="CMC, DET and score plots" src="data:image/png;base64,{encoded}">']

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture
+
+from siamese_search import Encoder, Gallery
+from siamese_search.errors import StorageError, UsageError
+from siamese_search.evaluation.evaluate import evaluate, evaluate_splits
+from siamese_search.evaluation.report import shown, write_report
+from siamese_search.records import ImageFile
+
+Pictures = Callable[..., Path]
+
+
+def files_of(folder: Path) -> list[ImageFile]:
+    return [ImageFile(str(path), path.parent.name) for path in sorted(folder.glob("*/*.png"))]
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, toy: Encoder, pictures: Pictures) -> Gallery:
+    gallery = Gallery.open(tmp_path / "gallery", toy)
+    gallery.enroll([pictures({"a": 1, "b": 1, "c": 1})])  # seeds 0, 1, 2
+    return gallery
+
+
+def test_labelled_probes_tell_how_well_a_gallery_works(gallery: Gallery, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1), ("c", 1), ("nobody", 50), ("nobody", 2)):
+        (tmp_path / "probes" / name).mkdir(parents=True, exist_ok=True)
+        picture(seed, noise=4).save(tmp_path / "probes" / name / f"{seed}.png")
+    (tmp_path / "probes" / "a" / "broken.png").write_text("no picture")
+    found = evaluate(gallery, files_of(tmp_path / "probes"))
+    figures = found.figures
+    assert (figures["probes"], figures["strangers"], figures["identities"]) == (5, 2, 3)
+    # b's double under c is wrong; of the strangers one is c's double.
+    assert figures["recall@1"] == pytest.approx(2 / 3)
+    assert figures["TPIR"] == pytest.approx(2 / 3)
+    assert figures["FPIR"] == pytest.approx(1 / 2)
+    assert figures["mAP@R"] == pytest.approx(2 / 3)
+    assert figures["recall@5"] == 1
+    assert 0.5 < figures["AUC"] < 1
+    assert found.confusions == (("c", "b", 1),)
+    assert found.per_identity[0] == ("c", 1, 0, 0)
+    assert [(one.identity, one.named) for one in found.mistakes] in (
+        [("c", "b"), (None, "c")],
+        [(None, "c"), ("c", "b")],
+    )
+    (rejection,) = found.rejected
+    assert rejection.path.endswith("broken.png")
+    write_report(tmp_path / "report.html", "a < b", found)
+    page = (tmp_path / "report.html").read_text()
+    assert "a &lt; b" in page
+    assert page.count("data:image/jpeg") == 4  # two mistakes, each beside what it was taken for
+    assert "broken.png" in page
+    assert "http" not in page
+    with pytest.raises(StorageError):
+        write_report(tmp_path / "nowhere" / "report.html", "", found)
+
+
+def test_scores_of_all_identities_are_those_of_identification(gallery: Gallery) -> None:
+    probes = gallery.encoder.embed([picture(seed) for seed in range(4)])
+    names, scores = gallery.scores(probes)
+    assert names == ["a", "b", "c"]
+    for row, answer in zip(scores, gallery.identify_embeddings(probes, k=3), strict=True):
+        ranked = {match.identity: match.score for match in answer.matches}
+        assert dict(zip(names, row.tolist(), strict=True)) == pytest.approx(ranked, abs=1e-6)
+
+
+def test_without_strangers_or_known_probes_what_cannot_be_told_is_nan(
+    gallery: Gallery, tmp_path: Path
+) -> None:
+    probe = tmp_path / "probe.png"
+    picture(0, noise=4).save(probe)
+    known = evaluate(gallery, [ImageFile(str(probe), "a")]).figures
+    assert math.isnan(known["FPIR"])
+    assert known["recall@1"] == 1
+    strange = evaluate(gallery, [ImageFile(str(probe), "z")]).figures
+    assert math.isnan(strange["recall@1"])
+    assert math.isnan(strange["EER"])
+    assert shown("EER", strange["EER"]) == "-"
+
+
+def test_nothing_to_measure_is_a_clear_error(
+    gallery: Gallery, tmp_path: Path, toy: Encoder
+) -> None:
+    (tmp_path / "broken.png").write_text("no picture")
+    with pytest.raises(UsageError, match="none of the probes could be read"):
+        evaluate(gallery, [ImageFile(str(tmp_path / "broken.png"), "a")])
+    picture(0).save(tmp_path / "probe.png")
+    with (
+        Gallery.open(tmp_path / "empty", toy) as empty,
+        pytest.raises(UsageError, match="nothing is enrolled"),
+    ):
+        evaluate(empty, [ImageFile(str(tmp_path / "probe.png"), "a")])
+
+
+def test_splits_of_a_folder_are_disjoint_and_repeat(tmp_path: Path, toy: Encoder) -> None:
+    for seed in range(12):
+        folder = tmp_path / "photos" / f"class {seed}"
+        folder.mkdir(parents=True)
+        for number in range(4):
+            picture(seed, noise=8 * number).save(folder / f"{number}.png")
+    (tmp_path / "photos" / "single").mkdir()
+    picture(77).save(tmp_path / "photos" / "single" / "0.png")
+    picture(77).save(tmp_path / "photos" / "single" / "double.png")
+    files = files_of(tmp_path / "photos")
+    made, rejected = evaluate_splits(toy, files, shots=2, seeds=3)
+    assert ["the same picture as" in one.reason for one in rejected] == [True]
+    again, _ = evaluate_splits(toy, files, shots=2, seeds=3)
+    assert [one.figures for one in made] == [one.figures for one in again]
+    assert len({tuple(one.per_identity) for one in made}) > 1
+    for one in made:
+        assert one.figures["identities"] == 6
+        assert one.figures["items"] == 12
+        assert one.figures["strangers"] == 6 * 4 + 1
+        assert one.figures["probes"] == 12 * 4 + 1 - 12
+        assert one.figures["recall@1"] == 1
+    with pytest.raises(UsageError, match="0 classes have more than 4 pictures"):
+        evaluate_splits(toy, files, shots=4)
+    with pytest.raises(UsageError, match="a share of the classes"):
+        evaluate_splits(toy, files, strangers=1.0)
+    everybody, _ = evaluate_splits(toy, files, strangers=0.0, seeds=1)
+    assert everybody[0].figures["strangers"] == 1
+    assert np.isfinite(everybody[0].figures["EER"])
