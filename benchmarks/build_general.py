@@ -147,13 +147,16 @@ def trained(work: Path, threads: int | None) -> Path:
 def recalibrated(description: dict[str, Any], run: Path) -> dict[str, Any]:
     """The encoder's description with threshold and confidence for a domain it has not seen.
 
-    Of Grocery's classes only the even ones, so that the odd ones stay strangers in its protocols.
+    How strangers score is measured on the even classes alone, so that the odd ones can be strangers
+    in Grocery's open-set protocol, which calibrates by it.
     """
-    photos = [photo for photo in grocery_split("train") if int(photo.fine) % 2 == 0]
+    photos = grocery_split("train")
     embeddings = Encoder.open(run, "cpu").embed([photo.path for photo in photos])
-    labels = np.unique([photo.fine for photo in photos], return_inverse=True)[1]
+    labels = np.unique([int(photo.fine) for photo in photos], return_inverse=True)[1]
+    even = np.array([int(photo.fine) % 2 == 0 for photo in photos])
     threshold, fitted = calibration.record(embeddings, labels)
     fitted["data"] = fitted["data"].replace("held-out pictures", "Grocery training photos")
+    fitted["strangers"] = calibration.record(embeddings[even], labels[even])[1]["strangers"]
     training = description["training"] | {"start": "EfficientNet-Lite0, ImageNet-1k"}
     training["settings"]["start"] = "untuned"
     return description | {"threshold": threshold, "calibration": fitted, "training": training}

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from common import Bars, cub_classes, grocery_split, parser, table, write_results
-from protocols import drawings
+from protocols import distinct, drawings
 
 from siamese_search import Encoder, Gallery
 from siamese_search.scoring import DEFAULT_RULE, RULES
@@ -82,7 +82,9 @@ def cub() -> Set:
 def omniglot() -> Set:
     encoder = Encoder.open("glyph")
     names, pictures = drawings()
-    return Set(encoder, (encoder.embed(pictures), [name.rpartition("/")[0] for name in names]))
+    return Set(
+        encoder, (distinct(encoder.embed(pictures)), [name.rpartition("/")[0] for name in names])
+    )
 
 
 SETS = {"grocery": grocery, "cub": cub, "omniglot": omniglot}
