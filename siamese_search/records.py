@@ -203,7 +203,7 @@ class Calibration:
     ``thresholds`` are what evidence must reach, by false positive identification rate (FPIR);
     ``fpir`` is the one that was asked for. The log-odds that the best identity is right are
     ``slope`` times the evidence, in ``scale``s from ``location``, plus ``offset``. ``lower`` and
-    ``upper`` bound the true FPIR nine times in ten. ``extrapolated`` tells that there were too few
+    ``upper`` bound the true FPIR, roughly. ``extrapolated`` tells that there were too few
     strangers for this rate, ``fitted`` that the confidence is the gallery's own. ``identities`` and
     ``items`` were the gallery's totals.
     """

@@ -73,7 +73,7 @@ def test_twenty_identities_keep_the_rate_on_average_and_say_how_vague_it_is(each
         inside += found.lower <= rate <= found.upper
         assert found.extrapolated
     assert 0.005 <= np.mean(rates) <= 0.02
-    assert inside >= 30  # of 60: so few identities vouch for their own bounds only roughly
+    assert inside >= 35  # of 60: so few identities vouch for their own bounds only roughly
 
 
 def test_rates_and_thresholds_are_each_others_inverse() -> None:

@@ -67,8 +67,8 @@ def calibrate(
 def _described(found: Calibration) -> str:
     lines = [
         f"calibrated for an FPIR of {found.fpir:.3g} with {found.identities} identities"
-        f" (rule {found.rule}): the true rate lies between {found.lower:.2g} and"
-        f" {found.upper:.2g}, nine times in ten"
+        f" (rule {found.rule}): the true rate likely lies between {found.lower:.2g}"
+        f" and {found.upper:.2g}"
     ]
     what = "pictures of strangers" if found.source == "strangers" else "of the gallery's own items"
     if found.extrapolated:
