@@ -78,8 +78,8 @@ def _described(found: Calibration) -> str:
         )
     if not found.fitted:
         lines.append(
-            "confidence is the encoder's: fewer than 10 items have others of their identity that"
-            " find them"
+            "confidence rests on what is known of the encoder, too: too few identities have"
+            " several items that find each other"
         )
     return "\n".join(lines)
 
