@@ -321,3 +321,45 @@ def test_check_names_a_damaged_encoder(shell: Shell, pictures: Pictures) -> None
     (shell.folder / "mine" / "encoder.onnx").write_bytes(b"damaged")
     (report,) = shell.json("check", code=1)
     assert "wrong checksum" in report["faults"][0]
+
+
+def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({f"id{number}": 2 for number in range(8)})
+    shell("add", folder, "--encoder", shell.encoder)
+    assert shell("query", folder, "--fpir", "0.1", code=2).stderr.count("siasearch calibrate") == 1
+    (found,) = shell.json("calibrate", "--fpir", "0.1")
+    assert (found["fpir"], found["identities"], found["items"]) == (0.1, 8, 16)
+    assert "true rate likely lies between" in shell("calibrate").stdout
+    assert "FPIR 0.01" in shell("info").stdout
+    (strict,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "0.001")
+    (lax,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "0.3")
+    assert strict["threshold"] > lax["threshold"]
+    both = ("--fpir", "0.1", "--threshold", "0.5")
+    assert "leave out --threshold" in shell("query", folder, *both, code=2).stderr
+
+    (report,) = shell.json("benchmark", folder, "--report", "report.html")
+    assert report["draws"][0]["recall@1"] == 1
+    assert report["draws"][0]["FPIR"] is None
+    assert (shell.folder / "report.html").stat().st_size > 1000
+    printed = shell("benchmark", "--split", folder, "--encoder", shell.encoder, "--seeds", "2")
+    assert "recall@1" in printed.stdout
+    assert "±" in printed.stdout
+    assert "name labelled PROBES" in shell("benchmark", code=2).stderr
+    assert "name labelled PROBES" in shell("benchmark", folder, "--split", folder, code=2).stderr
+    few = ("--split", folder, "--shots", "2", "--encoder", shell.encoder)
+    assert "more than 2 pictures" in shell("benchmark", *few, code=2).stderr
+
+    (found,) = shell.json("audit")
+    assert found["items"] == 16
+    assert len(found["suspects"]) == 16
+    assert found["suspects"][0].keys() >= {"item", "identity", "score", "better", "better_score"}
+    assert "items look more like another identity" in shell("audit").stdout
+
+    strange = pictures({"not this": 1}, "strange", first_seed=60)
+    shell("add", strange, "--distractor")
+    (answer,) = shell.json("query", strange / "not this" / "0.png", "--threshold", "-1")
+    assert answer["identity"] is None
+    assert answer["matches"][0]["distractor"] is True
+    assert "distractor" in shell("query", strange, "--threshold", "-1").stdout
+    shell("add", pictures({"more": 8}, "more", first_seed=80))
+    assert "changed much" in shell("query", strange).stderr
