@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from siamese_search.encoder import Encoder
     from siamese_search.errors import SiaSearchError
+    from siamese_search.evaluation.evaluate import evaluate
     from siamese_search.gallery import Gallery
     from siamese_search.records import Identification, Match, Verification
     from siamese_search.training.run import train
@@ -29,6 +30,7 @@ __all__ = [
     "SiaSearchError",
     "Verification",
     "__version__",
+    "evaluate",
     "train",
 ]
 
@@ -39,6 +41,7 @@ _HOMES = {
     "Match": "records",
     "SiaSearchError": "errors",
     "Verification": "records",
+    "evaluate": "evaluation.evaluate",
     "train": "training.run",
 }
 

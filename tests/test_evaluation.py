@@ -49,6 +49,8 @@ def test_labelled_probes_tell_how_well_a_gallery_works(gallery: Gallery, tmp_pat
         [("c", "b"), (None, "c")],
         [(None, "c"), ("c", "b")],
     )
+    again = evaluate(gallery, [tmp_path / "probes"])
+    assert again.figures | {"probes per second": 0} == figures | {"probes per second": 0}
     (rejection,) = found.rejected
     assert rejection.path.endswith("broken.png")
     write_report(tmp_path / "report.html", "a < b", found)

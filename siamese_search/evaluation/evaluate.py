@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from siamese_search.encoder import Encoder
+from siamese_search.enrolment import find
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import metrics
 from siamese_search.gallery import Gallery
@@ -53,16 +55,25 @@ class Evaluation:
     curves: dict[str, list[list[float]]]  # cmc: k, recall; det: FMR, FNMR
     genuine: tuple[float, ...] = ()
     impostor: tuple[float, ...] = ()  # the best wrong identity's score of each probe
-    rejected: tuple[Rejection, ...] = field(default=())
+    rejected: tuple[Rejection, ...] = ()
 
 
-def evaluate(gallery: Gallery, probes: Iterable[ImageFile], rule: str | None = None) -> Evaluation:
+def evaluate(
+    gallery: Gallery,
+    probes: Iterable[ImageFile | str | os.PathLike[str]],
+    rule: str | None = None,
+) -> Evaluation:
     """Identify labelled probes; identities that are not enrolled make strangers.
 
-    Pictures that cannot be read are left out and named. Raises UsageError where none is left.
+    Probes are files with their identities, or folders, whose pictures are named as ``add`` names
+    them. Pictures that cannot be read are left out and named. Raises UsageError where none is left.
     """
-    files, vectors, rejected = [], [], []
-    wanted = list(probes)
+    files, vectors = [], []
+    given = list(probes)
+    wanted = [file for file in given if isinstance(file, ImageFile)]
+    found = list(find([os.fspath(p) for p in given if not isinstance(p, ImageFile)]))
+    wanted += [file for file in found if isinstance(file, ImageFile)]
+    rejected = [file for file in found if isinstance(file, Rejection)]
     begun = time.perf_counter()
     embedded = gallery.encoder.embed_each([file.path for file in wanted])
     for file, (_, result) in zip(wanted, embedded, strict=True):
@@ -76,11 +87,11 @@ def evaluate(gallery: Gallery, probes: Iterable[ImageFile], rule: str | None = N
     answers = gallery.identify_embeddings(np.stack(vectors), k=1, rule=rule)
     rate = len(files) / (time.perf_counter() - begun)
     truth = [file.identity for file in files]
-    found = evaluate_embeddings(
+    measured = evaluate_embeddings(
         gallery, np.stack(vectors), truth, rule, answers, [printable(file.path) for file in files]
     )
-    found.figures["probes per second"] = rate
-    return Evaluation(**(vars(found) | {"rejected": tuple(rejected)}))
+    measured.figures["probes per second"] = rate
+    return replace(measured, rejected=tuple(rejected))
 
 
 def evaluate_embeddings(
