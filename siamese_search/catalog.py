@@ -238,6 +238,47 @@ class Catalog(Database):
             )
             return {name for (name,) in rows}
 
+    # Unknowns
+
+    def keep_unknown(
+        self, content: str, source: str, generation: Generation, vector: FloatArray
+    ) -> None:
+        """Keep a probe that nobody fitted; its place and embedding are brought up to date.
+
+        Raises GalleryMismatch where the embedding is not of the active generation.
+        """
+        added = datetime.now(UTC).isoformat(timespec="seconds")
+        stored = np.ascontiguousarray(vector, "<f4").tobytes()
+        with self.writing():
+            if self._setting("generation") != generation.number:
+                raise GalleryMismatch(f"{self.path.parent} was rebuilt meanwhile: ask again")
+            self._db.execute(
+                "INSERT INTO unknowns (content, source, added, generation, vector)"
+                " VALUES (?, ?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET"
+                " source = excluded.source, generation = excluded.generation,"
+                " vector = excluded.vector",
+                (bytes.fromhex(content), source, added, generation.number, stored),
+            )
+
+    def unknowns(self) -> list[tuple[int, str, str, int, FloatArray]]:
+        """(number, content hash, source, generation, embedding) of the probes that were kept."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT id, content, source, generation, vector FROM unknowns ORDER BY id"
+            ).fetchall()
+        return [
+            (number, content.hex(), source, generation, np.frombuffer(vector, "<f4"))
+            for number, content, source, generation, vector in rows
+        ]
+
+    def drop_unknowns(self, numbers: Iterable[int]) -> int:
+        """Forget kept probes; returns how many there were."""
+        with self.writing():
+            return self._db.execute(
+                "DELETE FROM unknowns WHERE id IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(numbers)),),
+            ).rowcount
+
     # Look-ups
 
     def known(self, contents: Iterable[str]) -> dict[str, tuple[int, str, str | None]]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search import calibration, enrolment, scoring
+from siamese_search import calibration, enrolment, scoring, unknowns
 from siamese_search.catalog import Catalog
 from siamese_search.encoder import Encoder, several
 from siamese_search.errors import (
@@ -43,7 +43,9 @@ from siamese_search.records import (
     Item,
     Progress,
     RebuildReport,
+    UnknownGroup,
     Verification,
+    printable,
 )
 from siamese_search.snapshots import Snapshots
 
@@ -267,22 +269,28 @@ class Gallery:
         where: Mapping[str, str] | None = None,
         rule: str | None = None,
         fpir: float | None = None,
+        *,
+        keep_unknown: bool = False,
     ) -> Iterator[tuple[Any, Identification | ImageError]]:
-        """Stream (image, identification) in the order given, or the error of that image."""
+        """Stream (image, identification) in the order given, or the error of that image.
+
+        ``keep_unknown`` keeps the files that nobody fits, see ``unknowns``.
+        """
         encoder = self.encoder
         for image, result in encoder.embed_each(images):
             if isinstance(result, ImageError):
                 yield image, result
                 continue
             try:
-                yield (
-                    image,
-                    self._identifier.identify(
-                        encoder, result[None], k, threshold, where, rule, fpir
-                    )[0],
+                (answer,) = self._identifier.identify(
+                    encoder, result[None], k, threshold, where, rule, fpir
                 )
+                strange = answer.identity is None and not answer.distracted
+                if keep_unknown and strange and isinstance(image, (str, os.PathLike)):
+                    unknowns.keep(self._catalog, os.fspath(image), result)
             except GalleryMismatch:
-                yield image, self.identify([image], k, threshold, where, rule, fpir)[0]
+                answer = self.identify([image], k, threshold, where, rule, fpir)[0]
+            yield image, answer
 
     def identify_embeddings(
         self,
@@ -412,6 +420,40 @@ class Gallery:
             abs(identities - found.identities) > CHANGED * found.identities
             or abs(items - found.items) > CHANGED * found.items
         )
+
+    # Unknowns
+
+    def unknowns(self) -> list[UnknownGroup]:
+        """Probes that were kept because nobody fitted, grouped by resemblance, largest first."""
+        return unknowns.groups(self._catalog, self.encoder, self._identifier)
+
+    def enroll_unknowns(self, number: int, label: str) -> EnrollmentReport:
+        """Enrol the group of that number as ``label``; what was enrolled is kept no more.
+
+        Raises UsageError where there is no such group.
+        """
+        group = self._group(number)
+        report = self.enroll_found([ImageFile(path, label) for path in group.paths])
+        refused = {rejection.path for rejection in report.rejected}
+        done = [
+            member
+            for member, path in zip(group.members, group.paths, strict=True)
+            if printable(path) not in refused
+        ]
+        self._catalog.drop_unknowns(done)
+        return report
+
+    def drop_unknowns(self, number: int | None = None) -> int:
+        """Forget the group of that number, or all kept probes; returns how many there were."""
+        if number is not None:
+            return self._catalog.drop_unknowns(self._group(number).members)
+        return self._catalog.drop_unknowns(row[0] for row in self._catalog.unknowns())
+
+    def _group(self, number: int) -> UnknownGroup:
+        for group in self.unknowns():
+            if group.number == number:
+                return group
+        raise UsageError(f"no group {number} of unknowns in {self.folder}")
 
     # Edits
 

@@ -146,6 +146,11 @@ class Identification:
     threshold: float
     matches: tuple[Match, ...]
 
+    @property
+    def distracted(self) -> bool:
+        """Whether what fitted best is never named."""
+        return bool(self.matches) and self.matches[0].distractor
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -223,6 +228,20 @@ class Calibration:
     identities: int
     items: int
     source: str
+
+
+@dataclass(frozen=True)
+class UnknownGroup:
+    """Probes that nobody fitted and that resemble each other: perhaps one identity.
+
+    ``number`` names the group as long as its first probe is kept; ``paths`` begin with the one most
+    like the others; ``nearest`` is the best identity for the group, with its score.
+    """
+
+    number: int
+    members: tuple[int, ...]
+    paths: tuple[str, ...]
+    nearest: Match | None
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def v001_first_format(db: Database) -> None:
 
 
 @migrations()
-def v002_calibration(db: Database) -> None:
+def v002_calibration_and_unknowns(db: Database) -> None:
     for statement in (
         # What a generation's threshold was chosen by; a distractor is never named.
         """CREATE TABLE calibrations (
@@ -77,6 +77,14 @@ def v002_calibration(db: Database) -> None:
             content TEXT NOT NULL)""",
         "ALTER TABLE identities ADD COLUMN distractor INTEGER NOT NULL DEFAULT 0",
         "CREATE INDEX distractors ON identities(id) WHERE distractor",
+        # Probes that were kept because nobody fitted, until somebody looks at them.
+        """CREATE TABLE unknowns (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            content BLOB NOT NULL UNIQUE,
+            source TEXT NOT NULL,
+            added TEXT NOT NULL,
+            generation INTEGER NOT NULL,
+            vector BLOB NOT NULL)""",
     ):
         db.execute(statement)
 

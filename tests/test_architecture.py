@@ -23,6 +23,7 @@ FLOORS = {
     "enrolment": 3,
     "snapshots": 3,
     "identification": 3,
+    "unknowns": 3,
     "encoder": 2,
     "runtimes": 2,
     "network": 2,

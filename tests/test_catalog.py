@@ -163,9 +163,10 @@ def test_an_older_format_is_upgraded_on_opening(path: Path) -> None:
     older = sqlite3.connect(path)
     # As format 1 was.
     older.execute("DROP TABLE calibrations")
+    older.execute("DROP TABLE unknowns")
     older.execute("DROP INDEX distractors")
     older.execute("ALTER TABLE identities DROP COLUMN distractor")
-    older.execute("DELETE FROM _sqlite_migrations WHERE name = 'v002_calibration'")
+    older.execute("DELETE FROM _sqlite_migrations WHERE name = 'v002_calibration_and_unknowns'")
     older.execute("PRAGMA user_version = 1")
     older.commit()
     older.close()

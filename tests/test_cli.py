@@ -225,7 +225,7 @@ def test_every_command_has_help() -> None:
     assert set(commands) == {
         "add", "query", "verify", "list", "info", "remove", "relabel",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
-        "benchmark",
+        "benchmark", "unknowns",
     }  # fmt: skip
     for command in commands.values():
         assert command.help
@@ -363,3 +363,22 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     assert "distractor" in shell("query", strange, "--threshold", "-1").stdout
     shell("add", pictures({"more": 8}, "more", first_seed=80))
     assert "changed much" in shell("query", strange).stderr
+
+
+def test_unknowns_are_kept_shown_and_enrolled(shell: Shell, pictures: Pictures) -> None:
+    shell("add", pictures({"a": 1, "b": 1}), "--encoder", shell.encoder)
+    assert "nothing is kept" in shell("unknowns").stdout
+    strange = pictures({"x": 2}, "strange", first_seed=50)
+    shell("query", strange, "--keep-unknown")
+    printed = shell("unknowns", "--page", "unknowns.html").stdout
+    assert "group 1: 1 images, most like" in printed
+    assert "data:image/jpeg" in (shell.folder / "unknowns.html").read_text()
+    assert "0.png" in shell("unknowns", "--show", "1").stdout
+    groups = shell.json("unknowns")
+    assert [group["number"] for group in groups] == [1, 2]
+    (report,) = shell.json("unknowns", "--enroll", "1", "--label", "x")
+    assert report["added"] == 1
+    assert "1 images forgotten" in shell("unknowns", "--drop", "2").stdout
+    assert shell.json("unknowns", "--clear") == [{"dropped": 0}]
+    assert "no group 7" in shell("unknowns", "--show", "7", code=2).stderr
+    assert "use one of" in shell("unknowns", "--enroll", "7", code=2).stderr

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,11 +17,16 @@ from siamese_search.cli.common import (
     GalleryOption,
     JsonOption,
     name_rejections,
+    near,
     note,
+    open_gallery,
     print_json,
     progress_bar,
 )
 from siamese_search.errors import UsageError
+
+if TYPE_CHECKING:
+    from siamese_search.records import EnrollmentReport
 
 
 def add(
@@ -81,6 +87,11 @@ def add(
                 " run the same command again to go on"
             )
             raise typer.Exit(1) from None
+    print_report(report, gallery, as_json)
+
+
+def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None:
+    """Print what an enrolment did; exit code 1 where something was rejected."""
     name_rejections(report.rejected)
     if as_json:
         print_json(
@@ -102,6 +113,65 @@ def add(
         raise typer.Exit(1)
 
 
+def unknowns(
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    show: Annotated[
+        int | None, typer.Option(metavar="N", help="List the images of this group.")
+    ] = None,
+    enroll: Annotated[
+        int | None, typer.Option(metavar="N", help="Enrol this group, with --label.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", "-l", help="The identity to enrol a group as.")
+    ] = None,
+    drop: Annotated[int | None, typer.Option(metavar="N", help="Forget this group.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Forget all of them.")] = False,
+    page: Annotated[
+        Path | None, typer.Option(metavar="HTML", help="Write a page that shows the groups.")
+    ] = None,
+    encoder: EncoderOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the images that `query --keep-unknown` kept, in groups; enrol a group under a name."""
+    chosen = [option for option in (show, enroll, drop) if option is not None]
+    if len(chosen) + clear > 1 or (enroll is None) != (label is None):
+        raise UsageError("use one of --show N, --enroll N --label NAME, --drop N, --clear")
+    with open_gallery(gallery, encoder, device) as target:
+        if enroll is not None and label is not None:
+            print_report(target.enroll_unknowns(enroll, label), gallery, as_json)
+            return
+        if drop is not None or clear:
+            dropped = target.drop_unknowns(drop)
+            if as_json:
+                print_json({"dropped": dropped})
+            else:
+                typer.echo(f"{dropped} images forgotten; their files stay")
+            return
+        groups = target.unknowns()
+    if show is not None:
+        groups = [group for group in groups if group.number == show]
+        if not groups:
+            raise UsageError(f"no group {show} of unknowns in {gallery}")
+    if page is not None:
+        from siamese_search.evaluation.report import write_groups
+
+        write_groups(page, f"Unknown to {gallery}", groups)
+    for group in groups:
+        if as_json:
+            print_json(dataclasses.asdict(group))
+            continue
+        like = ""
+        if group.nearest is not None:
+            like = f", most like {group.nearest.identity} ({group.nearest.score:.3f})"
+        typer.echo(f"group {group.number}: {len(group.paths)} images{like}")
+        for path in group.paths if show is not None else group.paths[:1]:
+            typer.echo(f"  {near(path)}")
+    if not groups and not as_json:
+        typer.echo("nothing is kept: `query --keep-unknown` keeps what nobody fits")
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(add)
+    app.command()(unknowns)

@@ -52,6 +52,10 @@ def query(
         float | None,
         typer.Option(help="Let about this share of strangers pass; needs a calibrated gallery."),
     ] = None,
+    keep_unknown: Annotated[
+        bool,
+        typer.Option("--keep-unknown", help="Keep images that nobody fits, for `unknowns`."),
+    ] = False,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -78,7 +82,9 @@ def query(
         known = source.calibration
         if known is not None and source.is_stale(known):
             note("the gallery has changed much since it was calibrated: run `siasearch calibrate`")
-        answers = source.identify_each(readable(), k, threshold, conditions, rule, fpir)
+        answers = source.identify_each(
+            readable(), k, threshold, conditions, rule, fpir, keep_unknown=keep_unknown
+        )
         for image, answer in answers:
             if isinstance(answer, ImageError):
                 rejected.append(Rejection(printable(image), str(answer)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from siamese_search.errors import ImageError, StorageError
 from siamese_search.evaluation.evaluate import Evaluation, Mistake
 from siamese_search.images import thumbnail
+from siamese_search.records import UnknownGroup
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:left;
@@ -20,6 +21,7 @@ border-bottom:1px solid #ddd}td.n{text-align:right}figure{display:inline-block;m
 vertical-align:top;width:12em;font-size:13px}img.t{height:7em;margin-right:2px}"""
 SIDE = 160  # pixels of a thumbnail
 IDENTITIES = 200
+SHOWN = 30  # pictures of a group
 
 
 def write_report(path: Path, title: str, evaluation: Evaluation) -> None:
@@ -53,6 +55,23 @@ def write_report(path: Path, title: str, evaluation: Evaluation) -> None:
     if evaluation.rejected:
         rows = [(one.path, one.reason) for one in evaluation.rejected]
         parts += ["<h2>Not read</h2>", _table(("file", "why"), rows)]
+    _write(path, title, parts)
+
+
+def write_groups(path: Path, title: str, groups: Sequence[UnknownGroup]) -> None:
+    """Write a page with the pictures of groups of unknowns. Raises StorageError."""
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    for group in groups:
+        parts.append(f"<h2>Group {group.number}: {len(group.paths)} images</h2>")
+        parts += [_picture(place) for place in group.paths[:SHOWN]]
+        if group.nearest is not None:
+            like = f"{group.nearest.identity} ({group.nearest.score:.3f})"
+            picture = _picture(group.nearest.path) if group.nearest.path else ""
+            parts.append(f"<p>Most like {html.escape(like)} {picture}</p>")
+    _write(path, title, parts)
+
+
+def _write(path: Path, title: str, parts: Sequence[str]) -> None:
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>"

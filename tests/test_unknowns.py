@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture
+
+from siamese_search import Encoder, Gallery
+from siamese_search.errors import UsageError
+from siamese_search.unknowns import linked
+
+Pictures = Callable[..., Path]
+
+
+def test_linkage_is_that_of_the_slow_way() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(40, 6))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors.astype(np.float32)
+    groups = [[n] for n in range(40)]
+    while True:
+        pairs = [
+            (float((vectors[a] @ vectors[b].T).mean()), i, j)
+            for i, a in enumerate(groups)
+            for j, b in enumerate(groups)
+            if i < j
+        ]
+        mean, i, j = max(pairs)
+        if mean < 0.6:
+            break
+        groups[i] += groups.pop(j)
+    assert {frozenset(g) for g in linked(vectors, 0.6)} == {frozenset(g) for g in groups}
+    assert linked(vectors[:1], 0.5) == [[0]]
+    assert len(linked(vectors, 2.0)) == 40
+    assert len(linked(vectors, -2.0)) == 1
+
+
+@pytest.fixture
+def asked(tmp_path: Path, toy: Encoder, pictures: Pictures) -> Gallery:
+    """Three views of a stranger, one of another, and one of somebody who is enrolled."""
+    gallery = Gallery.open(tmp_path / "gallery", toy)
+    gallery.enroll([pictures({"a": 1, "b": 1})])
+    for seed, view in ((50, 0), (50, 1), (50, 2), (60, 0), (0, 1)):
+        image = picture(seed, noise=3.0 * view)
+        image.save(tmp_path / f"{seed}-{view}.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    answers = dict(gallery.identify_each(paths, keep_unknown=True))
+    assert [a.identity for a in answers.values() if not isinstance(a, Exception)].count("a") == 1
+    list(gallery.identify_each(paths, keep_unknown=True))  # again keeps nothing twice
+    list(gallery.identify_each([picture(70)], keep_unknown=True))  # no file
+    return gallery
+
+
+def test_what_nobody_fits_is_grouped_and_enrolled_under_a_name(
+    asked: Gallery, tmp_path: Path
+) -> None:
+    group, single = asked.unknowns()
+    assert [Path(path).name[:2] for path in group.paths] == ["50"] * 3
+    assert [Path(path).name for path in single.paths] == ["60-0.png"]
+    assert group.nearest is not None
+    assert group.nearest.identity in "ab"
+    (tmp_path / "50-2.png").unlink()
+    report = asked.enroll_unknowns(group.number, "newcomer")
+    assert report.added == 2
+    assert [rejection.path for rejection in report.rejected] == [str(tmp_path / "50-2.png")]
+    assert asked.identify([picture(50, noise=4)])[0].identity == "newcomer"
+    assert sorted(len(one.paths) for one in asked.unknowns()) == [1, 1]  # the lost one stays
+    with pytest.raises(UsageError, match="no group 99"):
+        asked.enroll_unknowns(99, "x")
+    assert asked.drop_unknowns(single.number) == 1
+    assert asked.drop_unknowns() == 1
+    assert asked.unknowns() == []
+
+
+def test_a_rebuild_embeds_them_again(asked: Gallery, coarse: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "60-0.png").unlink()
+    assert asked.rebuild(coarse).switched
+    (group,) = asked.unknowns()  # the other's file is gone
+    assert len(group.paths) == 3
+    (again,) = asked.unknowns()
+    assert again == group
+
+
+def test_what_looks_like_a_distractor_is_not_kept(asked: Gallery, pictures: Pictures) -> None:
+    strange = pictures({"poster": 1}, "strange", first_seed=80)
+    asked.enroll([strange], distractor=True)
+    before = asked.unknowns()
+    list(asked.identify_each([strange / "poster" / "0.png"], keep_unknown=True))
+    assert asked.unknowns() == before
