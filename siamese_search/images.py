@@ -310,6 +310,16 @@ def thumbnail(path: str, side: int) -> bytes:
     return content.getvalue()
 
 
+def save_png(pixels: npt.NDArray[np.uint8], path: os.PathLike[str]) -> None:
+    """Write uint8 (height, width, 3) as a PNG, whole or not at all. Raises OSError."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG")
+    temporary = f"{os.fspath(path)}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content.getvalue())
+    os.replace(temporary, path)
+
+
 def _image_error(error: Exception, what: str) -> ImageError:
     # Pillow answers damage with whatever its parsers stumble over: OSError, SyntaxError,
     # ValueError, struct.error, EOFError, IndexError, KeyError, TypeError, zlib.error and more.

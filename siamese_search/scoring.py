@@ -18,6 +18,7 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 READ = 4096  # vectors held at a time for a prototype
+OTHERS = 1000  # that an item is compared with, when it is searched without itself
 NEAREST = 3  # items whose mean ``mean-of-best`` takes
 OUTLYING = 3.0  # median absolute deviations below the median, where ``trimmed`` cuts
 
@@ -38,8 +39,10 @@ class Members:
         return self._read(self._numbers)
 
     def without(self, item: int) -> Members | None:
-        """The others, None where there are none."""
+        """The others, a thousand of them where there are more; None where there are none."""
         others = self._numbers[self._numbers != item]
+        if len(others) > OTHERS:
+            others = others[np.linspace(0, len(others) - 1, OTHERS).astype(np.int64)]
         return Members(others, self._read) if len(others) else None
 
     @cached_property

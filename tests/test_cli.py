@@ -225,7 +225,7 @@ def test_every_command_has_help() -> None:
     assert set(commands) == {
         "add", "query", "verify", "list", "info", "remove", "relabel",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
-        "benchmark", "unknowns",
+        "benchmark", "unknowns", "explain",
     }  # fmt: skip
     for command in commands.values():
         assert command.help

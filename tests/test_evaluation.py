@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import picture
+from PIL import Image
 
 from siamese_search import Encoder, Gallery
-from siamese_search.errors import StorageError, UsageError
+from siamese_search.errors import ImageError, StorageError, UsageError
+from siamese_search.evaluation import explain
 from siamese_search.evaluation.evaluate import evaluate, evaluate_splits
 from siamese_search.evaluation.report import shown, write_report
 from siamese_search.records import ImageFile
@@ -128,3 +130,24 @@ def test_splits_of_a_folder_are_disjoint_and_repeat(tmp_path: Path, toy: Encoder
     everybody, _ = evaluate_splits(toy, files, strangers=0.0, seeds=1)
     assert everybody[0].figures["strangers"] == 1
     assert np.isfinite(everybody[0].figures["EER"])
+
+
+def test_an_explanation_marks_what_two_pictures_share(tmp_path: Path, toy: Encoder) -> None:
+    shared = np.asarray(picture(0)).copy()
+    other = np.asarray(picture(1)).copy()
+    other[:, :16] = shared[:, :16]  # the left halves are the same
+    for name, pixels in (("a", shared), ("b", other)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    found = explain.explain(toy, tmp_path / "a.png", tmp_path / "b.png")
+    for region in found.regions:
+        assert region.shape == (16, 16)
+        assert region[:, :6].mean() > region[:, 10:].mean()
+    assert 0 < found.score < 1
+    explain.draw(found, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as drawn:
+        assert drawn.size == (320 + 8 + 320, 320)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ImageError, match=r"text\.png"):
+        explain.explain(toy, tmp_path / "a.png", tmp_path / "text.png")
+    with pytest.raises(StorageError):
+        explain.draw(found, tmp_path / "nowhere" / "out.png")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from siamese_search.encoder import Encoder
     from siamese_search.gallery import Gallery
     from siamese_search.records import Progress, Rejection
 
@@ -55,6 +56,17 @@ def open_gallery(folder: Path, encoder: str | None = None, device: str | None = 
     if not Gallery.exists(folder):
         return Gallery.open(folder)  # raises, also where an encoder is named
     return Gallery.open(folder, encoder, device)
+
+
+def encoder_for(gallery: Path, encoder: str | None, device: str | None) -> Encoder:
+    """The encoder named, else that of the gallery where there is one, else the default."""
+    from siamese_search.encoder import Encoder
+    from siamese_search.gallery import Gallery
+
+    if encoder is None and Gallery.exists(gallery):
+        with Gallery.open(gallery, device=device) as source:
+            return source.encoder
+    return Encoder.open(encoder or DEFAULT_ENCODER, device)
 
 
 def near(path: str) -> str:

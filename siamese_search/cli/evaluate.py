@@ -17,6 +17,7 @@ from siamese_search.cli.common import (
     EncoderOption,
     GalleryOption,
     JsonOption,
+    encoder_for,
     name_rejections,
     near,
     open_gallery,
@@ -245,8 +246,34 @@ def _named(item: Item) -> str:
     return f"item {item.number}, {item.identity}: {place}"
 
 
+def explain(
+    a: Annotated[str, typer.Argument(metavar="A", help="One image.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another image.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="PNG", help="Where to draw it.")
+    ] = Path("explanation.png"),
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    encoder: EncoderOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw which regions make two images similar: red speaks for it, blue against it.
+
+    Uses the encoder named, else that of the gallery where there is one, else `general`.
+    """
+    from siamese_search.evaluation import explain as explaining
+
+    found = explaining.explain(encoder_for(gallery, encoder, device), a, b)
+    explaining.draw(found, out)
+    if as_json:
+        print_json({"score": found.score, "drawn": str(out)})
+    else:
+        typer.echo(f"score {found.score:.3f}; drawn in {out}")
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(calibrate)
     app.command()(benchmark)
     app.command()(audit)
+    app.command()(explain)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from siamese_search.cli.common import (
-    DEFAULT_ENCODER,
     DEFAULT_GALLERY,
     DeviceOption,
     EncoderOption,
     GalleryOption,
     JsonOption,
     ThresholdOption,
+    encoder_for,
     name_rejections,
     near,
     note,
@@ -133,15 +133,7 @@ def verify(
 
     Uses the encoder named, else that of the gallery where there is one, else `general`.
     """
-    from siamese_search.encoder import Encoder
-    from siamese_search.gallery import Gallery
-
-    if encoder is None and Gallery.exists(gallery):
-        with Gallery.open(gallery, device=device) as source:
-            chosen = source.encoder
-    else:
-        chosen = Encoder.open(encoder or DEFAULT_ENCODER, device)
-    answer = chosen.verify(a, b, threshold)
+    answer = encoder_for(gallery, encoder, device).verify(a, b, threshold)
     if as_json:
         print_json(dataclasses.asdict(answer))
     else:
