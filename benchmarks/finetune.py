@@ -101,6 +101,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("runs") / "finetune")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
+    parser.add_argument(
+        "--again", action="store_true", help="measure what is trained already anew, too"
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="try settings")
     options = parser.parse_args()
     if options.threads:
@@ -122,10 +125,16 @@ def main() -> None:
         if done.get("settings") != settings:
             before = measure(start, protocol, options.draws)
             done = {"settings": settings, "machine": machine(), "before": before, "seeds": {}}
+        if options.again:
+            done["before"] = measure(start, protocol, options.draws)
         for seed in options.seeds:
-            if str(seed) in done["seeds"]:
-                continue
             folder = options.work / f"{protocol}-{seed}"
+            if str(seed) in done["seeds"]:
+                if options.again:
+                    done["seeds"][str(seed)] |= measure(str(folder), protocol, options.draws)
+                    path.write_text(json.dumps(so_far(path) | {protocol: done}, indent=1) + "\n")
+                    print(protocol, seed, done["seeds"][str(seed)], flush=True)
+                continue
             report = train(
                 files,
                 folder,
