@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.metadata
 import json
 import os
@@ -14,20 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from siamese_search.evaluation import suites
+from siamese_search.evaluation.suites import Photo
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # What the figures depend on; those that are not installed are left out.
 PACKAGES = ("siasearch", "faiss-cpu", "numpy", "openvino", "pillow", "timm", "torch", "torchvision")
-
-
-class Photo(NamedTuple):
-    """A picture of a protocol, with its labels."""
-
-    path: str
-    fine: str
-    coarse: str = ""
 
 
 def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
@@ -52,30 +46,18 @@ def data_folder() -> Path:
 
 
 def grocery_split(split: str) -> list[Photo]:
-    """``train``, ``val`` or ``test`` of the Grocery Store Dataset, as its list says."""
-    folder = data_folder() / "grocery"
-    with open(folder / f"{split}.txt", encoding="utf-8") as file:
-        rows = [[field.strip() for field in line.split(",")] for line in file if line.strip()]
-    return [Photo(str(folder / path), fine, coarse) for path, fine, coarse in rows]
+    """``train``, ``val`` or ``test`` of the Grocery Store Dataset."""
+    return suites.grocery_split(data_folder(), split)
 
 
 def grocery_iconic() -> list[Photo]:
     """The catalogue picture of each of the 81 fine classes."""
-    folder = data_folder() / "grocery"
-    with open(folder / "classes.csv", newline="", encoding="utf-8") as file:
-        return [
-            Photo(str(folder / path.lstrip("/")), fine, coarse)
-            for _, fine, _, coarse, path, _ in list(csv.reader(file))[1:]
-        ]
+    return suites.grocery_iconic(data_folder())
 
 
 def cub_classes() -> list[list[Photo]]:
     """The photos of each bird, birds in name order."""
-    folders = sorted((data_folder() / "cub-2010" / "images").iterdir())
-    return [
-        [Photo(str(path), folder.name) for path in sorted(folder.glob("*.jpg"))]
-        for folder in folders
-    ]
+    return suites.cub_classes(data_folder())
 
 
 # Measuring

@@ -24,7 +24,6 @@ import torch
 from build_general import CALIBRATION, PREPROCESSING, THRESHOLD, build_network, published_weights
 from common import (
     RESULTS,
-    Photo,
     cub_classes,
     grocery_iconic,
     grocery_split,
@@ -35,6 +34,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
 from siamese_search import images
+from siamese_search.evaluation.suites import Photo
 from siamese_search.network import EmbeddingNetwork, WindowedPool
 from siamese_search.pipeline import batches, parallel_map, thread_pool
 from siamese_search.records import Preprocessing

@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 from build_general import COMMON, write_untuned
-from common import RESULTS, Bars, Photo, cub_classes, grocery_split, machine, table
-from protocols import SUITES, Pictures
+from common import RESULTS, Bars, cub_classes, data_folder, grocery_split, machine, table
 
 from siamese_search.encoder import Encoder
+from siamese_search.evaluation.suites import SUITES, Photo, Pictures
 from siamese_search.records import ImageFile
 from siamese_search.training.checkpoint import NAME
 from siamese_search.training.run import train
@@ -76,10 +76,10 @@ def training_photos(protocol: str) -> list[Photo]:
 def measure(folder: str, protocol: str, draws: int) -> dict[str, float]:
     """An encoder's figures in its own domain and in another, in per cent."""
     pictures = Pictures(Encoder.open(folder, "cpu"))
-    figures = SUITES[PROTOCOLS[protocol][0]](pictures, draws)
+    figures = SUITES[PROTOCOLS[protocol][0]](pictures, data_folder(), draws)
     if protocol in ELSEWHERE:
         other, wanted = ELSEWHERE[protocol]
-        elsewhere = SUITES[other](pictures, draws)
+        elsewhere = SUITES[other](pictures, data_folder(), draws)
         figures |= {f"elsewhere: {name}": elsewhere[name] for name in wanted}
     return {
         name: statistics.mean(values) for name, values in figures.items() if "openset" not in name

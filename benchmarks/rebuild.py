@@ -17,9 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import Photo, grocery_split, parser, run, siasearch, table, write_results
+from common import grocery_split, parser, run, siasearch, table, write_results
 
 from siamese_search import Encoder
+from siamese_search.evaluation.suites import Photo
 
 
 def enrolled(gallery: Path, photos: list[Photo], encoder: str) -> float:

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from common import Bars, cub_classes, grocery_split, parser, table, write_results
-from protocols import distinct, drawings
+from common import Bars, cub_classes, data_folder, grocery_split, parser, table, write_results
 
 from siamese_search import Encoder, Gallery
+from siamese_search.evaluation.suites import distinct, drawings
 from siamese_search.scoring import DEFAULT_RULE, RULES
 
 FloatArray = npt.NDArray[np.float32]
@@ -81,7 +81,7 @@ def cub() -> Set:
 
 def omniglot() -> Set:
     encoder = Encoder.open("glyph")
-    names, pictures = drawings()
+    names, pictures = drawings(data_folder())
     return Set(
         encoder, (distinct(encoder.embed(pictures)), [name.rpartition("/")[0] for name in names])
     )

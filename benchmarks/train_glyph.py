@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from common import RESULTS, Bars, data_folder, machine, table
 from PIL import Image
-from protocols import leave_one_out
 
 from siamese_search import calibration
 from siamese_search.encoder import SHIPPED, Encoder
+from siamese_search.evaluation.suites import leave_one_out, one_shot_error
 from siamese_search.images import find_images
 from siamese_search.records import ImageFile
 from siamese_search.training.checkpoint import NAME
@@ -62,20 +62,6 @@ def unpacked(name: str, work: Path) -> Path:
         with zipfile.ZipFile(data_folder() / "omniglot" / f"{name}.zip") as archive:
             archive.extractall(folder)
     return folder
-
-
-def one_shot_error(encoder: Encoder, runs: Path) -> float:
-    """omniglot-400: the error in per cent, nearest neighbour among the 20 training pictures."""
-    wrong = trials = 0
-    for run in sorted(path for path in runs.iterdir() if path.is_dir()):
-        pairs = [line.split() for line in (run / "class_labels.txt").read_text().splitlines()]
-        shown = sorted({second for _, second in pairs})
-        probes = encoder.embed([runs / first for first, _ in pairs])
-        enrolled = encoder.embed([runs / name for name in shown])
-        nearest = (probes @ enrolled.T).argmax(axis=1)
-        wrong += sum(shown[n] != own for n, (_, own) in zip(nearest, pairs, strict=True))
-        trials += len(pairs)
-    return 100 * wrong / trials
 
 
 def unseen_recall(encoder: Encoder, evaluation: Path) -> tuple[float, float]:
@@ -127,7 +113,6 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     background = unpacked("images_background", options.work) / "images_background"
     evaluation = unpacked("images_evaluation", options.work)
-    runs = unpacked("all_runs", options.work)
     path = options.work / "seeds.json" if changed else RESULTS / "glyph.json"
     results = so_far(path, settings)
     for seed in options.seeds:
@@ -149,7 +134,7 @@ def main() -> None:
             sys.exit(f"{folder} holds a run with other settings: remove it, or take another --work")
         recall, identified = unseen_recall(encoder, evaluation)
         measured = {
-            "omniglot-400 error": one_shot_error(encoder, runs),
+            "omniglot-400 error": one_shot_error(encoder, data_folder()),
             "omniglot-unseen R@1": recall,
             "omniglot-unseen identified": identified,
             "held-out R@1": 100 * trained["recall@1"],

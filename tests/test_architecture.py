@@ -49,7 +49,7 @@ OWNERS = {
     "openvino": {"runtimes"},
     "torch": {"runtimes", "network", "backbones", "training"},
     "timm": {"network", "backbones", "training"},
-    "PIL": {"images", "colour", "containers", "demonstration"},
+    "PIL": {"images", "colour", "containers", "demonstration", "evaluation"},
     "typer": {"cli"},
 }
 

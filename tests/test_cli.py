@@ -345,6 +345,10 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     assert "recall@1" in printed.stdout
     assert "±" in printed.stdout
     assert "name labelled PROBES" in shell("benchmark", code=2).stderr
+    assert "unknown suite" in shell("benchmark", "--suite", "x", code=2).stderr
+    assert "--data" in shell("benchmark", "--suite", "cub", code=2).stderr
+    nowhere = ("--suite", "cub", "--data", folder, "--encoder", shell.encoder)
+    assert "name the folder that has" in shell("benchmark", *nowhere, code=2).stderr
     assert "name labelled PROBES" in shell("benchmark", folder, "--split", folder, code=2).stderr
     few = ("--split", folder, "--shots", "2", "--encoder", shell.encoder)
     assert "more than 2 pictures" in shell("benchmark", *few, code=2).stderr

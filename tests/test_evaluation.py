@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import ImageError, StorageError, UsageError
-from siamese_search.evaluation import explain
+from siamese_search.evaluation import explain, suites
 from siamese_search.evaluation.evaluate import evaluate, evaluate_splits
 from siamese_search.evaluation.report import shown, write_report
 from siamese_search.records import ImageFile
@@ -151,3 +153,56 @@ def test_an_explanation_marks_what_two_pictures_share(tmp_path: Path, toy: Encod
         explain.explain(toy, tmp_path / "a.png", tmp_path / "text.png")
     with pytest.raises(StorageError):
         explain.draw(found, tmp_path / "nowhere" / "out.png")
+
+
+def test_the_published_protocols_run_on_a_tiny_copy_of_their_layout(
+    tmp_path: Path, toy: Encoder
+) -> None:
+    rows: dict[str, list[str]] = {"train": [], "test": []}
+    classes = ["Class Name,Class ID,Coarse Name,Coarse ID,Iconic,Description"]
+    for fine in range(12):
+        for split, count in (("train", 6), ("test", 2)):
+            for number in range(count):
+                place = tmp_path / "grocery" / split / f"{fine}-{number}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                noise = 6.0 * (number + (split == "test") * 6 + 1)
+                picture(fine, noise=noise).save(place)
+                rows[split].append(f"{split}/{place.name}, {fine}, {fine // 2}")
+        icon = tmp_path / "grocery" / f"icon-{fine}.png"
+        picture(fine).save(icon)
+        classes.append(f"name,{fine},coarse,{fine // 2},/{icon.name},")
+        bird = tmp_path / "cub-2010" / "images" / f"{fine:03}.bird"
+        bird.mkdir(parents=True)
+        for number in range(3):
+            picture(fine, noise=5.0 * number).convert("RGB").save(bird / f"{number}.jpg")
+    for split, lines in rows.items():
+        (tmp_path / "grocery" / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "grocery" / "classes.csv").write_text("\n".join(classes) + "\n")
+    (tmp_path / "omniglot").mkdir()
+    with zipfile.ZipFile(tmp_path / "omniglot" / "images_evaluation.zip", "w") as archive:
+        for seed in range(4):
+            for number in range(3):
+                content = BytesIO()
+                picture(seed, noise=4.0 * number).save(content, format="PNG")
+                archive.writestr(f"x/A/character{seed}/{number}.png", content.getvalue())
+    with zipfile.ZipFile(tmp_path / "omniglot" / "all_runs.zip", "w") as archive:
+        lines = []
+        for seed in range(4):
+            for kind, noise in (("training", 0.0), ("test", 9.0)):
+                content = BytesIO()
+                picture(seed, noise=noise).save(content, format="PNG")
+                archive.writestr(f"all_runs/run01/{kind}/{seed}.png", content.getvalue())
+            lines.append(f"run01/test/{seed}.png run01/training/{seed if seed else 1}.png")
+        archive.writestr("all_runs/run01/class_labels.txt", "\n".join(lines) + "\n")
+    pictures = suites.Pictures(toy)
+    grocery = suites.SUITES["grocery"](pictures, tmp_path, 2)
+    assert grocery["grocery-iconic top-1"] == [100.0]
+    assert len(grocery["grocery-unseen natural 5-shot"]) == 2
+    birds = suites.SUITES["cub"](pictures, tmp_path, 2)
+    assert birds["cub-unseen R@1"] == [100.0]
+    assert birds["cub-unseen identified"] == [100.0]
+    letters = suites.SUITES["omniglot"](pictures, tmp_path, 1)
+    assert letters["omniglot-unseen R@1"] == [100.0]
+    assert letters["omniglot-400 error"] == [25.0]  # one of four is said to be another
+    with pytest.raises(UsageError, match="name the folder"):
+        suites.grocery_split(tmp_path / "nowhere", "train")

@@ -103,6 +103,16 @@ def benchmark(
             " others, and do it again with another draw.",
         ),
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="grocery|cub|omniglot", help="Instead: the protocols of a published data set."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --suite: the folder that has the data sets."),
+    ] = None,
     shots: Annotated[int, typer.Option(min=1, help="With --split: pictures to enrol each.")] = 1,
     strangers: Annotated[
         float, typer.Option(help="With --split: the share of classes that is not enrolled.")
@@ -126,8 +136,11 @@ def benchmark(
     from siamese_search.evaluation.report import write_report
     from siamese_search.records import ImageFile, Rejection
 
-    if bool(probes) == (split is not None):
-        raise UsageError("name labelled PROBES for the gallery, or a folder to --split")
+    if [bool(probes), split is not None, suite is not None].count(True) != 1:
+        raise UsageError("name labelled PROBES for the gallery, a folder to --split, or a --suite")
+    if suite is not None:
+        _run_suite(suite, data, encoder, device, rule, seeds, as_json)
+        return
     places = probes or [str(split)]
     found = list(enrolment.not_empty(enrolment.find(places), places))
     files = [file for file in found if isinstance(file, ImageFile)]
@@ -161,6 +174,33 @@ def benchmark(
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)
+
+
+def _run_suite(
+    suite: str,
+    data: Path | None,
+    encoder: str | None,
+    device: str | None,
+    rule: str | None,
+    draws: int,
+    as_json: bool,
+) -> None:
+    from siamese_search.encoder import Encoder
+    from siamese_search.evaluation.suites import SUITES, Pictures
+
+    if suite not in SUITES:
+        raise UsageError(f"unknown suite {suite!r}: choose one of {', '.join(SUITES)}")
+    if data is None:
+        raise UsageError("--suite measures on a published data set: name its folder by --data")
+    opened = Encoder.open(encoder or DEFAULT_ENCODER, device)
+    figures = SUITES[suite](Pictures(opened, rule), data, draws)
+    if as_json:
+        print_json(figures)
+        return
+    typer.echo(f"{suite}, encoder {opened.name}, per cent")
+    for name, values in figures.items():
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        typer.echo(f"  {name:<62}{statistics.fmean(values):6.1f}{spread}")
 
 
 def _numbers(figures: dict[str, float]) -> dict[str, float | None]:
