@@ -4,7 +4,7 @@
 
 What ``siasearch benchmark --suite`` measures, against reference points, with bars. Protocols,
 splits and reference points are those of the README in the data folder; all figures are per cent.
-Rows of draws give mean and standard deviation over ``--repeats`` seeded draws of the photos to enrol.
+Rows of draws give mean and standard deviation over ``--repeats`` draws of the photos to enrol.
 """
 
 from __future__ import annotations
