@@ -122,7 +122,7 @@ RULES: dict[str, Rule] = {
     "prototype": _prototype,
     "trimmed": _trimmed,
 }
-DEFAULT_RULE = "balanced"  # why: benchmarks/results/rules.md
+DEFAULT_RULE = "balanced"  # why: benchmarks/rules.py
 
 
 def best_items(
