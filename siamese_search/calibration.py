@@ -35,7 +35,7 @@ FEWEST = 5  # identities without which nothing can be said
 KNOWN = 3  # strangers above a threshold that is read off rather than extrapolated
 WEIGHT = 10.0  # identities that the encoder's own scale counts for
 FREEDOM = 0.7  # independent strangers that an identity counts for
-OWN_FIT = 10  # identities with several items from which on confidence is fitted on the gallery
+OWN_FIT = 10  # identities whose items find each other, for confidence to be the gallery's own
 RESAMPLES = 200
 RESAMPLED = 0.4  # of the identities
 
@@ -81,6 +81,7 @@ def fit(
     groups: npt.ArrayLike,
     genuine: npt.ArrayLike,
     right: npt.ArrayLike,
+    owners: Sequence[str],
     reference: Reference,
     fpir: float,
     rule: str,
@@ -90,11 +91,11 @@ def fit(
     """Calibrate by evidence of strangers (n,) with their groups, and of enrolled probes (m,).
 
     ``groups`` number what belongs together (an identity's items), which says less than as many
-    strangers; ``right`` tells whether a genuine probe's best identity was its own; ``totals`` are
-    the identities and items of the gallery. Raises UsageError where there is too little.
+    strangers; ``owners`` are the genuine probes' identities; ``right`` tells whether a genuine
+    probe's best identity was its own; ``totals`` are the identities and items of the gallery.
+    Raises UsageError where there is too little.
     """
-    if not 0 < fpir < 1:
-        raise UsageError(f"the FPIR is {fpir}: a share between 0 and 1, like 0.01")
+    _require_rate(fpir)
     values, members = np.asarray(strangers, np.float64), np.asarray(groups)
     _, members = np.unique(members, return_inverse=True)
     count = int(members.max()) + 1 if len(members) else 0
@@ -111,7 +112,7 @@ def fit(
     lower, upper = _interval(model, members, fpir, thresholds)
     hits = np.asarray(right, bool)
     slope, offset, fitted = reference.slope, reference.offset, False
-    if hits.sum() >= OWN_FIT:
+    if len({owner for owner, hit in zip(owners, hits, strict=True) if hit}) >= OWN_FIT:
         scores = np.concatenate([values, np.asarray(genuine, np.float64)])
         truth = np.concatenate([np.zeros(len(values), bool), hits])
         share = np.where(np.arange(len(scores)) < len(values), 0.5 / len(values), 0.5 / len(hits))
@@ -137,14 +138,16 @@ def fit(
     )
 
 
-def self_test(left_out: Sequence[LeftOut]) -> tuple[FloatArray, FloatArray, BoolArray]:
+def self_test(
+    left_out: Sequence[LeftOut],
+) -> tuple[FloatArray, FloatArray, BoolArray, list[str]]:
     """What a gallery's own items say of it, each searched without itself.
 
     Returns the evidence (n,) of each once its own identity is left out, as a stranger; and the
     evidence (m,) of those whose identity has others, as genuine probes, with whether their own
-    identity was the best.
+    identity was the best, and their identities.
     """
-    strangers, genuine, right = [], [], []
+    strangers, genuine, right, owners = [], [], [], []
     for one in left_out:
         first, second = ([match.score for match in one.others] + [0.0, 0.0])[:2]
         strangers.append(evidence(first, second))
@@ -152,7 +155,8 @@ def self_test(left_out: Sequence[LeftOut]) -> tuple[FloatArray, FloatArray, Bool
             best, next_best = sorted([one.own, first, second], reverse=True)[:2]
             genuine.append(evidence(best, next_best))
             right.append(one.own >= first)
-    return np.array(strangers, float), np.array(genuine, float), np.array(right, bool)
+            owners.append(one.identity)
+    return np.array(strangers, float), np.array(genuine, float), np.array(right, bool), owners
 
 
 def audited(left_out: Sequence[LeftOut], duplicate: float) -> Audit:
@@ -175,6 +179,13 @@ def audited(left_out: Sequence[LeftOut], duplicate: float) -> Audit:
         tuple(sorted(confusable, key=lambda pair: (-pair[2] / pair[3], pair))),
         len(left_out),
     )
+
+
+def _require_rate(fpir: float) -> None:
+    if not RATES[0] - 1e-9 <= fpir <= RATES[-1] + 1e-9:
+        raise UsageError(
+            f"the FPIR is {fpir:g}: a share from {RATES[0]:g} to {RATES[-1]:g}, like 0.01"
+        )
 
 
 class _Strangers:
@@ -228,8 +239,7 @@ def rate_at(threshold: float, thresholds: Mapping[float, float]) -> float:
 
 def threshold_at(fpir: float, thresholds: Mapping[float, float]) -> float:
     """The threshold that belongs to a rate, between the rates that are known."""
-    if not 0 < fpir < 1:
-        raise UsageError(f"the FPIR is {fpir}: a share between 0 and 1, like 0.01")
+    _require_rate(fpir)
     rates = sorted(thresholds)
     values = [thresholds[rate] for rate in rates]
     return float(np.interp(math.log(fpir), np.log(rates), values))

@@ -170,10 +170,14 @@ class Catalog(Database):
         return removed
 
     def relabel(self, numbers: Sequence[int], new: str) -> int:
-        """Give items another identity, merging with it where it exists. Returns how many."""
+        """Give items another identity, merging with it where it exists. Returns how many.
+
+        A new name for distractors alone is a distractor; one that exists stays what it is.
+        """
         with self.writing():
             relabelled = list(self.items(numbers))
-            identity = self._identity(new)
+            old = {item.identity for item in relabelled}
+            identity = self._identity(new, distractor=self.distractors(old) == old)
             self._db.executemany(
                 "UPDATE items SET identity = ? WHERE id = ?",
                 [(identity, item.number) for item in relabelled],
@@ -194,6 +198,10 @@ class Catalog(Database):
         """Keep how a generation decides."""
         content = json.dumps(asdict(calibration))
         with self.writing():
+            if self._setting("generation") != generation.number:
+                raise GalleryMismatch(
+                    f"{self.path.parent} was rebuilt under another encoder meanwhile: try again"
+                )
             self._db.execute(
                 "INSERT OR REPLACE INTO calibrations VALUES (?, ?)", (generation.number, content)
             )
@@ -228,14 +236,17 @@ class Catalog(Database):
         with self._guard():
             return self._value("SELECT count(*) FROM identities WHERE distractor")
 
-    def distractors(self, identities: Iterable[str]) -> set[str]:
-        """Which of these must never be named."""
+    def distractors(self, identities: Iterable[str] | None) -> set[str]:
+        """Which of these, or of all, must never be named."""
         with self._guard():
-            rows = self._db.execute(
-                "SELECT name FROM identities WHERE distractor AND name IN"
-                " (SELECT value FROM json_each(?))",
-                (json.dumps(list(identities)),),
-            )
+            if identities is None:
+                rows = self._db.execute("SELECT name FROM identities WHERE distractor")
+            else:
+                rows = self._db.execute(
+                    "SELECT name FROM identities WHERE distractor AND name IN"
+                    " (SELECT value FROM json_each(?))",
+                    (json.dumps(list(identities)),),
+                )
             return {name for (name,) in rows}
 
     # Unknowns

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search import calibration, enrolment, scoring, unknowns
+from siamese_search import calibration, enrolment, images, scoring, unknowns
 from siamese_search.catalog import Catalog
 from siamese_search.encoder import Encoder, several
 from siamese_search.errors import (
@@ -43,6 +43,7 @@ from siamese_search.records import (
     Item,
     Progress,
     RebuildReport,
+    Rejection,
     UnknownGroup,
     Verification,
     printable,
@@ -277,6 +278,7 @@ class Gallery:
         ``keep_unknown`` keeps the files that nobody fits, see ``unknowns``.
         """
         encoder = self.encoder
+        generation = self._catalog.state().generation
         for image, result in encoder.embed_each(images):
             if isinstance(result, ImageError):
                 yield image, result
@@ -287,9 +289,12 @@ class Gallery:
                 )
                 strange = answer.identity is None and not answer.distracted
                 if keep_unknown and strange and isinstance(image, (str, os.PathLike)):
-                    unknowns.keep(self._catalog, os.fspath(image), result)
-            except GalleryMismatch:
+                    unknowns.keep(self._catalog, os.fspath(image), result, generation)
+            except GalleryMismatch:  # another process has switched encoders meanwhile
                 answer = self.identify([image], k, threshold, where, rule, fpir)[0]
+            except ImageError as error:  # gone before it could be kept
+                yield image, error
+                continue
             yield image, answer
 
     def identify_embeddings(
@@ -352,8 +357,10 @@ class Gallery:
             raise UsageError(f"unknown rule {rule!r}: choose one of {', '.join(scoring.RULES)}")
         encoder, generation = self.encoder, self._catalog.state().generation
         require(encoder, generation, self.folder)
+        if not len(self):
+            raise UsageError(f"nothing is enrolled in {self.folder}: enrol first, then calibrate")
         left_out = list(self._identifier.left_out(rule, SAMPLE))
-        values, genuine, right = calibration.self_test(left_out)
+        values, genuine, right, owners = calibration.self_test(left_out)
         groups = [one.identity for one in left_out]
         source = "gallery"
         if strangers is not None:
@@ -364,6 +371,7 @@ class Gallery:
             groups,
             genuine,
             right,
+            owners,
             calibration.Reference.of(encoder.record.calibration),
             fpir,
             rule,
@@ -377,9 +385,16 @@ class Gallery:
         self, places: Iterable[str | os.PathLike[str]], rule: str
     ) -> tuple[npt.NDArray[np.float64], list[str]]:
         """Evidence of pictures of things that are not enrolled, with what they show."""
+        places = [places] if isinstance(places, (str, os.PathLike)) else places
         named = [os.fspath(place) for place in places]
-        files = list(enrolment.not_empty(enrolment.find(named), named))
-        pictures = [file for file in files if isinstance(file, ImageFile)]
+        pictures = []
+        for file in enrolment.not_empty(enrolment.find(named), named):
+            if isinstance(file, Rejection):
+                log.warning("%s: %s", file.path, file.reason)
+            elif self._is_enrolled(file.path):
+                log.warning("%s is enrolled, and so no stranger: left out", file.path)
+            else:
+                pictures.append(file)
         values, groups = [], []
         answers = self.identify_each([file.path for file in pictures], 2, rule=rule)
         for file, (_, answer) in zip(pictures, answers, strict=True):
@@ -408,6 +423,13 @@ class Gallery:
             watch(Progress("auditing", len(found), total))
         return calibration.audited(found, duplicate)
 
+    def _is_enrolled(self, path: str) -> bool:
+        try:
+            content = images.content_hash(images.read_file(path))
+        except ImageError:
+            return False
+        return bool(self._catalog.known([content]))
+
     @property
     def calibration(self) -> Calibration | None:
         """How the gallery decides, None where it has not been calibrated."""
@@ -433,14 +455,20 @@ class Gallery:
         Raises UsageError where there is no such group.
         """
         group = self._group(number)
-        report = self.enroll_found([ImageFile(path, label) for path in group.paths])
+        contents = {row[0]: row[1] for row in self._catalog.unknowns()}
+        files: list[ImageFile | Rejection] = []
+        for member, path in zip(group.members, group.paths, strict=True):
+            if unknowns.is_there(path, contents.get(member, "")):
+                files.append(ImageFile(path, label))
+            else:
+                files.append(Rejection(printable(path), "it is not there as it was kept any more"))
+        report = self.enroll_found(files)
         refused = {rejection.path for rejection in report.rejected}
-        done = [
+        self._catalog.drop_unknowns(
             member
             for member, path in zip(group.members, group.paths, strict=True)
             if printable(path) not in refused
-        ]
-        self._catalog.drop_unknowns(done)
+        )
         return report
 
     def drop_unknowns(self, number: int | None = None) -> int:
@@ -460,6 +488,10 @@ class Gallery:
     def identities(self) -> list[tuple[str, int]]:
         """Every identity with its number of items, by name."""
         return self._catalog.identities()
+
+    def distractors(self) -> set[str]:
+        """The identities that are never named."""
+        return self._catalog.distractors(None)
 
     def items(self, identity: str) -> list[Item]:
         """The items of an identity. Raises UsageError where there is no such identity."""
@@ -560,6 +592,11 @@ class Gallery:
 
     def _calibrate_again(self, before: Calibration) -> None:
         """As before, by the gallery's own items, which is all that is at hand."""
+        if before.source == "strangers":
+            log.warning(
+                "the gallery was calibrated by strangers, and is now by its own items: run"
+                " `siasearch calibrate --strangers` again"
+            )
         try:
             self.calibrate(before.fpir, rule=before.rule)
         except UsageError as error:

@@ -69,18 +69,32 @@ class Identifier:
                 chosen = rule or (calibration.rule if calibration else scoring.DEFAULT_RULE)
                 judge = _judge(calibration, encoder, threshold, chosen, fpir)
                 ranked = self._rank(index, block, max(k, 2), allowed, chosen)
-            answers += [scoring.decide(matches, k, judge) for matches in ranked]
+                # A filter leaves out rivals that the rate was calibrated with.
+                filtered = allowed is not None and calibration is not None
+                rivals = self._rank(index, block, 3, None, chosen) if filtered else ranked
+            answers += [
+                scoring.decide(matches, k, judge, others)
+                for matches, others in zip(ranked, rivals, strict=True)
+            ]
         return answers
 
     def left_out(self, rule: str, limit: int | None = None, seed: int = 0) -> Iterator[LeftOut]:
-        """The gallery's own items, each searched without itself; ``limit`` of them at random.
+        """The gallery's own items, each searched without itself.
 
-        What others change meanwhile may be seen in one item and not in another.
+        With a ``limit``, about as many of them, identities having as many each where they can. What
+        others change meanwhile may be seen in one item and not in another.
         """
         with self._snapshots.searching() as (index, _):
             items = index.items
-        if limit is not None and len(items) > limit:
-            items = np.sort(np.random.default_rng(seed).choice(items, limit, replace=False))
+            if limit is not None and len(items) > limit:
+                random = np.random.default_rng(seed)
+                names = [name for name, _ in self._catalog.identities()]
+                if len(names) > limit:
+                    names = random.choice(names, limit, replace=False).tolist()
+                each = max(1, limit // len(names))
+                members = self._catalog.members(names)
+                chosen = [random.permutation(members[name])[:each] for name in sorted(members)]
+                items = np.sort(np.concatenate(chosen))
         for start in range(0, len(items), BLOCK):
             with self._snapshots.searching() as (index, _):
                 found = list(self._left_out(index, items[start : start + BLOCK], rule))
@@ -90,9 +104,9 @@ class Identifier:
         items = items[np.isin(items, index.items)]
         vectors = index.vectors(items)
         owners = self._catalog.owners(items.tolist())
+        ranked = self._rank(index, vectors, 3, None, rule)
         members = self._members(index, None)
         members.load({owner for owner, _ in owners.values()})
-        ranked = self._rank(index, vectors, 3, None, rule)
         near, cosines = index.search(vectors, 2)
         for row, item in enumerate(items.tolist()):
             own, path = owners[item]
@@ -218,7 +232,9 @@ class MembersOf:
         missing = identities - self._members.keys()
         for identity, numbers in self._catalog.members(missing).items():
             if self._allowed is not None:
-                numbers = np.intersect1d(numbers, self._allowed)
+                place = np.searchsorted(self._allowed, numbers)
+                place[place == len(self._allowed)] = 0  # beyond the last: compared in vain
+                numbers = numbers[self._allowed[place] == numbers]
             self._members[identity] = scoring.Members(numbers, self.index.vectors)
 
     def __getitem__(self, identity: str) -> scoring.Members:
@@ -234,7 +250,7 @@ def _judge(
 ) -> scoring.Judge:
     """How probes are decided. Raises UsageError for a rate where nothing is calibrated for it."""
     if calibration is not None and calibration.rule == rule:
-        return scoring.calibrated(calibration, fpir, threshold)
+        return scoring.calibrated(calibration, fpir, threshold, encoder.threshold)
     if fpir is not None:
         raise UsageError(
             f"the gallery is not calibrated for the rule {rule}: run `siasearch calibrate`"

@@ -141,16 +141,19 @@ def best_items(
     return matches
 
 
-Judge = Callable[[Sequence[Match]], tuple[float, float]]
-"""The threshold and the confidence for a probe's identities, best first."""
+Judge = Callable[[Sequence[Match], Sequence[Match]], tuple[float, float]]
+"""The threshold and the confidence for a probe's identities, best first, and for its rivals, which
+are the best identities whatever the filter."""
 
 
-def decide(matches: tuple[Match, ...], k: int, judge: Judge) -> Identification:
+def decide(
+    matches: tuple[Match, ...], k: int, judge: Judge, rivals: Sequence[Match] | None = None
+) -> Identification:
     """The best identity if its score reaches the threshold and it may be named, else *unknown*.
 
     ``matches`` are two identities or more, where there are so many; ``k`` of them are shown.
     """
-    threshold, confidence = judge(matches)
+    threshold, confidence = judge(matches, matches if rivals is None else rivals)
     if not matches:
         return Identification(None, None, confidence, threshold, matches)
     best = matches[0]
@@ -161,19 +164,30 @@ def decide(matches: tuple[Match, ...], k: int, judge: Judge) -> Identification:
 
 def fixed(threshold: float, confidence: Callable[[float], float]) -> Judge:
     """One threshold for every probe."""
-    return lambda matches: (threshold, confidence(matches[0].score) if matches else 0.0)
+    return lambda matches, _: (threshold, confidence(matches[0].score) if matches else 0.0)
 
 
-def calibrated(calibration: Calibration, fpir: float | None, threshold: float | None) -> Judge:
-    """What lets evidence pass at the rate asked for; a given threshold is for all probes."""
-    needed = threshold_at(fpir or calibration.fpir, calibration.thresholds)
+def calibrated(
+    calibration: Calibration, fpir: float | None, threshold: float | None, alone: float
+) -> Judge:
+    """What lets evidence pass at the rate asked for; a given threshold is for all probes.
 
-    def judge(matches: Sequence[Match]) -> tuple[float, float]:
-        second = max(matches[1].score, 0.0) if len(matches) > 1 else 0.0
-        least = needed + MARGIN * second if threshold is None else threshold
+    Where there is no rival to stand out from, the score must reach ``alone`` at least.
+    """
+    rate = calibration.fpir if fpir is None else fpir
+    needed = threshold_at(rate, calibration.thresholds)
+
+    def judge(matches: Sequence[Match], rivals: Sequence[Match]) -> tuple[float, float]:
         if not matches:
-            return least, 0.0
-        standard = (matches[0].score - MARGIN * second - calibration.location) / calibration.scale
-        return least, probability(calibration.slope * standard + calibration.offset)
+            return needed if threshold is None else threshold, 0.0
+        best = matches[0]
+        others = [match.score for match in rivals if match.identity != best.identity]
+        second = max(others[0], 0.0) if others else 0.0
+        least = needed + MARGIN * second if others else max(needed, alone)
+        standard = (best.score - MARGIN * second - calibration.location) / calibration.scale
+        return (
+            least if threshold is None else threshold,
+            probability(calibration.slope * standard + calibration.offset),
+        )
 
     return judge

@@ -15,32 +15,48 @@ from siamese_search import images
 from siamese_search.catalog import Catalog
 from siamese_search.encoder import Encoder
 from siamese_search.errors import ImageError
-from siamese_search.identification import Identifier
-from siamese_search.records import UnknownGroup
+from siamese_search.identification import Identifier, require
+from siamese_search.records import Generation, UnknownGroup
 
 FloatArray = npt.NDArray[np.float32]
 
 MOST = 2000  # that are grouped, the latest ones: linkage takes their square in memory
 
 
-def keep(catalog: Catalog, path: str, vector: FloatArray) -> None:
-    """Keep a probe, a file, with its embedding (dimension,) of the active generation."""
-    content = images.content_hash(images.read_file(path))
-    place = os.path.abspath(path)
-    catalog.keep_unknown(content, place, catalog.state().generation, vector)
+def keep(
+    catalog: Catalog, path: str, vector: FloatArray, generation: Generation, content: str = ""
+) -> None:
+    """Keep a probe, a file, with its embedding (dimension,) in a generation.
+
+    Raises ImageError where the file is gone, GalleryMismatch where the generation is not active.
+    """
+    content = content or images.content_hash(images.read_file(path))
+    catalog.keep_unknown(content, os.path.abspath(path), generation, vector)
+
+
+def is_there(path: str, content: str) -> bool:
+    """Whether a file still is what was kept; a camera may have written another in its place."""
+    try:
+        return images.content_hash(images.read_file(path)) == content
+    except ImageError:
+        return False
 
 
 def groups(catalog: Catalog, encoder: Encoder, identifier: Identifier) -> list[UnknownGroup]:
     """The kept probes in groups, the largest first."""
     generation = catalog.state().generation
     numbers, paths, vectors = [], [], []
-    for number, _, path, made, vector in catalog.unknowns()[-MOST:]:
+    require(encoder, generation, catalog.path.parent)
+    for number, content, path, made, vector in catalog.unknowns()[-MOST:]:
         if made != generation.number:
+            # It cannot be compared, nor enrolled, while its file is gone.
+            if not is_there(path, content):
+                continue
             try:
                 (vector,) = encoder.embed([path])
-            except ImageError:  # it cannot be compared, nor enrolled, while its file is gone
+            except ImageError:
                 continue
-            keep(catalog, path, vector)
+            keep(catalog, path, vector, generation, content)
         numbers.append(number)
         paths.append(path)
         vectors.append(vector)

@@ -34,7 +34,7 @@ NORMAL = Reference.of({})
 def fitted(
     strangers: npt.ArrayLike, groups: npt.ArrayLike, fpir: float, reference: Reference = NORMAL
 ) -> Calibration:
-    return fit(strangers, groups, [], [], reference, fpir, DEFAULT_RULE, (9, 9), "gallery")
+    return fit(strangers, groups, [], [], [], reference, fpir, DEFAULT_RULE, (9, 9), "gallery")
 
 
 def clustered(
@@ -95,8 +95,8 @@ def test_too_little_is_refused() -> None:
         fitted([0.1] * 8, [0, 0, 1, 1, 2, 2, 3, 3], 0.01)
     with pytest.raises(UsageError, match="cannot tell"):
         fitted([], [], 0.01)
-    for fpir in (0.0, 1.0, -1.0):
-        with pytest.raises(UsageError, match="between 0 and 1"):
+    for fpir in (0.0, 1.0, -1.0, 0.5, 1e-9, float("nan")):
+        with pytest.raises(UsageError, match=r"from 0\.001 to 0\.3"):
             fitted(np.arange(10.0), np.arange(10), fpir)
 
 
@@ -162,7 +162,7 @@ def test_the_self_test_is_what_asking_without_the_item_gives(tmp_path: Path, toy
     with gallery_of(tmp_path / "gallery", toy, vectors, names) as gallery:
         left_out = list(gallery._identifier.left_out(DEFAULT_RULE))
     assert [one.identity for one in left_out] == names
-    strangers, genuine, right = self_test(left_out)
+    strangers, genuine, right, _ = self_test(left_out)
     for item in range(len(vectors)):
         rest = np.array([name != names[item] for name in names])
         others = np.arange(len(names)) != item
@@ -187,7 +187,7 @@ def test_an_uncalibrated_gallery_has_no_rates(tmp_path: Path, toy: Encoder) -> N
         gallery.calibrate(0.1)
         with pytest.raises(UsageError, match="not calibrated for the rule best"):
             gallery.identify_embeddings(vectors, fpir=0.01, rule="best")
-        with pytest.raises(UsageError, match="between 0 and 1"):
+        with pytest.raises(UsageError, match="a share from"):
             gallery.identify_embeddings(vectors, fpir=2.0)
         with pytest.raises(UsageError, match="unknown rule"):
             gallery.calibrate(rule="worst")
@@ -294,3 +294,55 @@ def test_an_audit_of_next_to_nothing_is_empty(tmp_path: Path, toy: Encoder) -> N
         found = gallery.audit(duplicate=2.0)
         assert [one.others for one in found.suspects] == [(), ()]
         assert (found.duplicates, found.confusable) == ((), ())
+
+
+def test_a_filter_or_a_lonely_identity_lets_no_more_strangers_pass(
+    tmp_path: Path, toy: Encoder
+) -> None:
+    vectors, names = clustered(0, toy.dimension, 100, 1)
+    strangers, _ = clustered(1, toy.dimension, 500, 1)
+    with gallery_of(tmp_path / "gallery", toy, vectors[:99], names[:99]) as gallery:
+        gallery.enroll_embeddings(vectors[99:], names[99:], [{"shop": "north"}])
+        gallery.calibrate(0.02)
+        north = gallery.identify_embeddings(strangers, where={"shop": "north"})
+        assert sum(answer.identity is not None for answer in north) <= 10
+        (own,) = gallery.identify_embeddings(vectors[99:], where={"shop": "north"})
+        assert own.identity == names[99]
+        for name in names[:99]:
+            gallery.remove(name)
+        alone = gallery.identify_embeddings(strangers)
+        assert all(answer.threshold >= toy.threshold for answer in alone)
+
+
+def test_one_large_identity_does_not_hide_the_others(
+    tmp_path: Path, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siamese_search.gallery.SAMPLE", 60)
+    large, _ = clustered(0, toy.dimension, 1, 1000)
+    vectors, names = clustered(1, toy.dimension, 12, 1)
+    with gallery_of(tmp_path / "gallery", toy, large, ["big"] * 1000) as gallery:
+        gallery.enroll_embeddings(vectors, names)
+        found = gallery.calibrate(0.1)
+        assert found.strangers == 12 + 60 // 13
+        assert not found.fitted  # one identity is no ground for a confidence
+
+
+def test_a_new_name_for_a_distractor_is_one(tmp_path: Path, toy: Encoder) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        picture(7).save(tmp_path / "noise.png")
+        gallery.enroll([tmp_path / "noise.png"], distractor=True)
+        gallery.relabel("noise", "background")
+        assert gallery.distractors() == {"background"}
+        assert gallery.identify([picture(7)])[0].identity is None
+
+
+def test_strangers_that_are_enrolled_do_not_count(
+    tmp_path: Path, toy: Encoder, pictures: Pictures
+) -> None:
+    folder = pictures({f"id{n}": 1 for n in range(12)})
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        with pytest.raises(UsageError, match="nothing is enrolled"):
+            gallery.calibrate()
+        gallery.enroll([folder])
+        with pytest.raises(UsageError, match="0 identities cannot tell"):
+            gallery.calibrate(strangers=folder)

@@ -206,3 +206,19 @@ def test_the_published_protocols_run_on_a_tiny_copy_of_their_layout(
     assert letters["omniglot-400 error"] == [25.0]  # one of four is said to be another
     with pytest.raises(UsageError, match="name the folder"):
         suites.grocery_split(tmp_path / "nowhere", "train")
+
+
+def test_names_are_compared_as_they_are_enrolled_and_distractors_are_strangers(
+    tmp_path: Path, toy: Encoder
+) -> None:
+    for number, name in enumerate(("Cafe\u0301", " padded", "plain")):
+        place = tmp_path / "photos" / name
+        place.mkdir(parents=True)
+        picture(number).save(place / "0.png")
+    picture(9).save(tmp_path / "poster.png")
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([tmp_path / "photos"])
+        gallery.enroll([tmp_path / "poster.png"], distractor=True)
+        found = evaluate(gallery, [tmp_path / "photos", tmp_path / "poster.png"])
+    assert (found.figures["strangers"], found.figures["TPIR"], found.figures["FPIR"]) == (1, 1, 0)
+    assert found.mistakes == ()

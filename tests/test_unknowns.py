@@ -89,3 +89,19 @@ def test_what_looks_like_a_distractor_is_not_kept(asked: Gallery, pictures: Pict
     before = asked.unknowns()
     list(asked.identify_each([strange / "poster" / "0.png"], keep_unknown=True))
     assert asked.unknowns() == before
+
+
+def test_a_file_that_was_written_over_is_not_enrolled_for_another(
+    tmp_path: Path, toy: Encoder, pictures: Pictures
+) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([pictures({"a": 1})])
+        for seed in (50, 60):  # a camera that always writes to the same file
+            picture(seed).save(tmp_path / "snapshot.png")
+            list(gallery.identify_each([tmp_path / "snapshot.png"], keep_unknown=True))
+        first, second = sorted(gallery.unknowns(), key=lambda group: group.number)
+        report = gallery.enroll_unknowns(first.number, "anna")
+        assert report.added == 0
+        assert "as it was kept" in report.rejected[0].reason
+        assert gallery.enroll_unknowns(second.number, "berta").added == 1
+        assert gallery.identify([picture(60)])[0].identity == "berta"

@@ -31,11 +31,12 @@ def list_(
     """List the identities, or the items of one."""
     with open_gallery(gallery) as source:
         if identity is None:
+            never = source.distractors()
             for name, items in source.identities():
                 if as_json:
-                    print_json({"identity": name, "items": items})
+                    print_json({"identity": name, "items": items, "distractor": name in never})
                 else:
-                    typer.echo(f"{items:>8}  {name}")
+                    typer.echo(f"{items:>8}  {name}{'  (distractor)' if name in never else ''}")
             return
         for item in source.items(identity):
             if as_json:

@@ -155,8 +155,6 @@ def benchmark(
         unread = list(made[0].rejected)
         title = f"{gallery}, asked about {', '.join(places)}"
     rejected += unread
-    if report is not None:
-        write_report(report, title, made[0])
     if as_json:
         print_json(
             {
@@ -172,6 +170,9 @@ def benchmark(
         for own, named, count in made[0].confusions[:10]:
             typer.echo(f"  {count} of {own} taken for {named}")
     name_rejections(rejected)
+    if report is not None:
+        first = "" if split is None else " (what follows is the first draw)"
+        write_report(report, title + first, made[0])
     if rejected:
         raise typer.Exit(1)
 

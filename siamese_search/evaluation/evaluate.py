@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.encoder import Encoder
-from siamese_search.enrolment import find
+from siamese_search.enrolment import find, normalised
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import metrics
 from siamese_search.gallery import Gallery
@@ -86,7 +86,7 @@ def evaluate(
         raise UsageError("none of the probes could be read: nothing is measured")
     answers = gallery.identify_embeddings(np.stack(vectors), k=1, rule=rule)
     rate = len(files) / (time.perf_counter() - begun)
-    truth = [file.identity for file in files]
+    truth = [normalised(file.identity) for file in files]
     measured = evaluate_embeddings(
         gallery, np.stack(vectors), truth, rule, answers, [printable(file.path) for file in files]
     )
@@ -108,8 +108,12 @@ def evaluate_embeddings(
     answers = answers or gallery.identify_embeddings(embeddings, k=1, rule=rule)
     places = paths or [f"probe {number}" for number in range(len(truth))]
     names, scores = gallery.scores(embeddings, rule)
+    if not names:
+        raise UsageError(f"no item of {gallery.folder} can be found: run `siasearch rebuild`")
     columns = {name: column for column, name in enumerate(names)}
-    known = np.array([identity in columns for identity in truth])
+    # A distractor is not to be named, as a stranger is not.
+    never = gallery.distractors()
+    known = np.array([identity in columns and identity not in never for identity in truth])
     own = np.array([columns.get(identity, 0) for identity in truth], np.int64)
     best = [answer.matches[0].identity for answer in answers]
     right = np.array([a == b for a, b in zip(best, truth, strict=True)])
@@ -133,9 +137,10 @@ def evaluate_embeddings(
     )
     figures["TPIR"] = float((named & right)[known].mean()) if known.any() else math.nan
     figures["FPIR"] = float(named[~known].mean()) if not known.all() else math.nan
-    ranked = np.sort(scores, axis=1)[:, ::-1]
+    shown = np.array([name not in never for name in best])
+    strength = np.where(shown, _evidence(np.sort(scores, axis=1)[:, ::-1]), -np.inf)
     for fpir in FPIRS:
-        tpir, _ = metrics.tpir_at_fpir(_evidence(ranked), right, known, fpir)
+        tpir, _ = metrics.tpir_at_fpir(strength, right, known, fpir)
         figures[f"TPIR at FPIR {fpir:g}"] = tpir
     figures["EER"] = metrics.equal_error_rate(genuine, impostor)
     figures["AUC"] = metrics.area_under_curve(genuine, impostor)
@@ -155,7 +160,9 @@ def evaluate_embeddings(
         ),
         mistakes=_mistakes(answers, truth, known, places),
         curves={
-            "cmc": [[k, metrics.recall_at(ranks, k)] for k in range(1, min(50, len(names)) + 1)],
+            "cmc": [[k, metrics.recall_at(ranks, k)] for k in range(1, min(50, len(names)) + 1)]
+            if len(ranks)
+            else [],
             "det": [[float(fmr[step]), float(fnmr[step])] for step in steps],
         },
         genuine=tuple(genuine.tolist()),
@@ -256,7 +263,7 @@ def evaluate_splits(
     """
     if not 0 <= strangers < 1:
         raise UsageError(f"strangers is {strangers}: a share of the classes, from 0 to below 1")
-    vectors, labels, rejected = [], [], []
+    vectors, labels, places, rejected = [], [], [], []
     seen: dict[bytes, str] = {}
     embedded = encoder.embed_each([file.path for file in files])
     for file, (_, result) in zip(files, embedded, strict=True):
@@ -268,7 +275,8 @@ def evaluate_splits(
                 rejected.append(Rejection(printable(file.path), f"the same picture as {first}"))
                 continue
             vectors.append(result)
-            labels.append(file.identity)
+            labels.append(normalised(file.identity))
+            places.append(printable(file.path))
     members = {name: np.flatnonzero(np.array(labels) == name) for name in sorted(set(labels))}
     enough = [name for name, own in members.items() if len(own) > shots]
     if len(enough) < 2:
@@ -292,6 +300,12 @@ def evaluate_splits(
             if len(enrolled) >= 5:
                 gallery.calibrate(fpir, **({"rule": rule} if rule else {}))
             made.append(
-                evaluate_embeddings(gallery, stacked[probes], [labels[n] for n in probes], rule)
+                evaluate_embeddings(
+                    gallery,
+                    stacked[probes],
+                    [labels[n] for n in probes],
+                    rule,
+                    paths=[places[n] for n in probes],
+                )
             )
     return made, rejected

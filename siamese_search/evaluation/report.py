@@ -7,6 +7,7 @@ import html
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -76,11 +77,15 @@ def _write(path: Path, title: str, parts: Sequence[str]) -> None:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>"
     )
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder: name a file to write, like {path / 'report.html'}")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StorageError(f"{path}: {error.strerror}") from error
 
 
@@ -135,10 +140,11 @@ def _plots(evaluation: Evaluation) -> list[str]:
     if points:
         det.loglog(*zip(*points, strict=True))
     det.set(xlabel="FMR", ylabel="FNMR", title="detection error trade-off")
-    scores.hist(evaluation.genuine, bins=50, alpha=0.6, density=True, label="own identity")
-    scores.hist(evaluation.impostor, bins=50, alpha=0.6, density=True, label="best other")
+    for name, found in (("own identity", evaluation.genuine), ("best other", evaluation.impostor)):
+        if found:
+            scores.hist(found, bins=50, alpha=0.6, density=True, label=name)
+            scores.legend()
     scores.set(xlabel="score", title="scores")
-    scores.legend()
     content = BytesIO()
     figure.savefig(content, format="png", dpi=90)
     encoded = base64.b64encode(content.getvalue()).decode()
