@@ -42,7 +42,11 @@ JsonOption = Annotated[
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
-        "--threshold", "-t", min=-1.0, max=1.0, help="The least cosine; default: the encoder's."
+        "--threshold",
+        "-t",
+        min=-1.0,
+        max=1.0,
+        help="The least score, whatever the calibration; default: by that, else the encoder's.",
     ),
 ]
 DEFAULT_ENCODER = "general"
