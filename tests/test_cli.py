@@ -237,12 +237,12 @@ def test_every_command_has_help() -> None:
 def test_ctrl_c_keeps_what_is_committed_and_says_so(shell: Shell) -> None:
     random = np.random.default_rng(0)
     (shell.folder / "many" / "a").mkdir(parents=True)
-    for number in range(12_000):
+    for number in range(20_000):
         pixels = random.integers(0, 256, 16 * 16 * 3, np.uint8).tobytes()
         path = shell.folder / "many" / "a" / f"{number}.ppm"
         path.write_bytes(b"P6 16 16 255 " + pixels)
     place = shell.folder / "indexes" / "default"
-    for _ in range(5):  # on a busy machine it may be over before it is interrupted
+    for _ in range(8):  # it may be over before it is interrupted, or have committed nothing yet
         process = subprocess.Popen(
             [sys.executable, "-m", "siamese_search", "add", "many", "--encoder", shell.encoder],
             cwd=shell.folder,
@@ -257,17 +257,17 @@ def test_ctrl_c_keeps_what_is_committed_and_says_so(shell: Shell) -> None:
                 break
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-        if process.returncode:
+        if process.returncode and "the 0 images" not in errors:
             break
         shutil.rmtree(place)
     assert process.returncode == 1, errors
     assert "Traceback" not in errors
     kept = int(errors.split("interrupted: the ")[1].split()[0])
-    assert 0 < kept < 12_000
+    assert 0 < kept < 20_000
     assert shell.json("info")[0]["items"] == kept
     assert shell.json("check")[0]["ok"]
     (report,) = shell.json("add", "many")
-    assert (report["skipped"], report["added"]) == (kept, 12_000 - kept)
+    assert (report["skipped"], report["added"]) == (kept, 20_000 - kept)
 
 
 def test_what_the_system_refuses_is_a_line(shell: Shell, pictures: Pictures) -> None:
