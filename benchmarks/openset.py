@@ -17,7 +17,6 @@ exactly 1 % of the strangers pass.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections import defaultdict
@@ -25,34 +24,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from common import RESULTS, Bars, grocery_iconic, grocery_split, parser, table, write_results
-from rules import SETS, Set
+from common import Bars, grocery_iconic, grocery_split, parser, table, write_results
+from rules import SETS
 
 from siamese_search import Encoder, Gallery
-from siamese_search.calibration import evidence
+from siamese_search.evaluation import metrics
+from siamese_search.reference import evidence
 
-FloatArray = npt.NDArray[np.float64]
 RATES = (0.01, 0.05)
 SIZES = {"grocery": (41,), "cub": (20, 50), "omniglot": (20, 100, 600)}
 PROBES = 2500
-
-
-def drawn(
-    name: str, data: Set, shots: int, identities: int, seed: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Positions of what is enrolled and of the probes."""
-    chance = np.random.default_rng(seed)
-    names: list[str] = np.unique(data.classes).tolist()
-    even = [n for n in names if int(n) % 2 == 0] if name == "grocery" else []
-    names = even or chance.permutation(names).tolist()
-    chosen = [
-        chance.permutation(np.flatnonzero(data.classes == n))[:shots] for n in names[:identities]
-    ]
-    enrolled = np.concatenate(chosen)
-    probes = np.arange(len(data.truth))
-    if not data.apart:
-        probes = np.setdiff1d(probes, enrolled)
-    return enrolled, chance.permutation(probes)[:PROBES]
 
 
 def measure(
@@ -67,15 +48,13 @@ def measure(
     figures: dict[str, Any] = {"known": known}
     with tempfile.TemporaryDirectory() as folder, Gallery.open(folder, encoder) as gallery:
         gallery.enroll_embeddings(enrolled[0], enrolled[1].tolist())
-        figures["interval"] = {}
         for rate in RATES:
-            found = gallery.calibrate(rate, strangers=strangers)
+            gallery.calibrate(rate, strangers=strangers)
             answers = gallery.identify_embeddings(probes, k=2)
             named = np.array([answer.identity is not None for answer in answers])
             best = np.array([answer.matches[0].identity for answer in answers])
             figures[f"FPIR {rate:.0%}"] = float(named[~known].mean())
             figures[f"TPIR {rate:.0%}"] = float((named & (best == truth))[known].mean())
-            figures["interval"][rate] = found.lower, found.upper
         figures["confidence"] = np.array([answer.confidence for answer in answers])
         figures["right"] = best == truth
         first, second = (
@@ -88,30 +67,13 @@ def measure(
     return figures
 
 
-def calibration_error(draws: list[dict[str, Any]], bins: int = 10) -> float:
+def calibration_error(draws: list[dict[str, Any]]) -> float:
     """The expected calibration error over draws, strangers weighing half."""
-    confidence = np.concatenate([draw["confidence"] for draw in draws])
-    right = np.concatenate([draw["right"] for draw in draws])
-    weights = np.concatenate([
-        np.where(d["known"], 0.5 / d["known"].mean(), 0.5 / (1 - d["known"].mean()))
-        for d in draws
-    ])  # fmt: skip
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    total = 0.0
-    for number in range(bins):
-        inside = place == number
-        if inside.any():
-            share = weights[inside]
-            total += abs((share * confidence[inside]).sum() - (share * right[inside]).sum())
-    return float(total / weights.sum())
-
-
-def at_best(
-    scores: FloatArray, right: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]
-) -> float:
-    """TPIR where 1 % of these strangers pass."""
-    threshold = np.quantile(scores[~known], 0.99)
-    return float((right & (scores > threshold))[known].mean())
+    weights = [
+        np.where(d["known"], 0.5 / d["known"].mean(), 0.5 / (1 - d["known"].mean())) for d in draws
+    ]
+    confidence, right = (np.concatenate([d[key] for d in draws]) for key in ("confidence", "right"))
+    return metrics.calibration_error(confidence, right, np.concatenate(weights))
 
 
 def main() -> None:
@@ -122,9 +84,11 @@ def main() -> None:
     for name in options.set:
         data = SETS[name]()
         settings = [(shots, size) for size in SIZES[name] for shots in (1, 5)]
+        even = [n for n in np.unique(data.classes) if int(n) % 2 == 0] if data.apart else None
         for shots, size in settings:
             for seed in range(options.repeats):
-                enrolled, probes = drawn(name, data, shots, size, seed)
+                enrolled, probes = data.draw(shots, size, seed, among=even)
+                probes = probes[:PROBES]
                 measured[f"{name}, {shots} of {size}"].append(
                     measure(
                         data.encoder,
@@ -144,7 +108,7 @@ def main() -> None:
                     data.encoder, (vectors, labels), data.probes, data.truth, strangers
                 )
                 measured[f"grocery, {title} of 41"].append(figures)
-    summary = earlier(options.repeats) | summarised(measured)
+    summary = summarised(measured)
     show(summary, options.repeats)
     bars = Bars()
     for setting, figures in summary.items():
@@ -158,14 +122,6 @@ def main() -> None:
     write_results(
         "openset", "general", {"draws": options.repeats, "raw": summary, "bars": bars.rows}
     )
-
-
-def earlier(repeats: int) -> dict[str, dict[str, float]]:
-    """The other sets' figures of an earlier run with as many draws."""
-    path = RESULTS / "openset.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    figures: dict[str, dict[str, float]] = known.get("raw", {})
-    return figures if known.get("draws") == repeats else {}
 
 
 def summarised(measured: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
@@ -187,12 +143,13 @@ def summarised(measured: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str,
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
                 figures[f"{kind} {rate:.0%} s.d."] = spread
         figures["ECE"] = calibration_error(draws)
-        figures["at best"] = statistics.mean(
-            at_best(d["evidence"], d["right"], d["known"]) for d in draws
-        )
-        figures["at best, best item"] = statistics.mean(
-            at_best(d["best"], d["best right"], d["known"]) for d in draws
-        )
+        for title, score, right in (
+            ("at best", "evidence", "right"),
+            ("at best, best item", "best", "best right"),
+        ):
+            figures[title] = statistics.mean(
+                metrics.tpir_at_fpir(d[score], d[right], d["known"], 0.01)[0] for d in draws
+            )
         if other in strangers:
             threshold = strangers[other]
             figures["global FPIR"] = statistics.mean(

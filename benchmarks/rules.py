@@ -47,20 +47,22 @@ class Set:
         self.truth = np.array(truth)
 
     def draw(
-        self, shots: int, share: float, seed: int
+        self, shots: int, identities: int, seed: int, among: Sequence[str] | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Positions of what is enrolled and of the probes."""
+        """Positions of what is enrolled and of the probes; identities at random or the first of
+        ``among``.
+        """
         chance = np.random.default_rng(seed)
-        names = chance.permutation(np.unique(self.classes))
+        names = chance.permutation(np.unique(self.classes)) if among is None else among
         chosen = [
             chance.permutation(np.flatnonzero(self.classes == name))[:shots]
-            for name in names[: round(share * len(names))]
+            for name in names[:identities]
         ]
         enrolled = np.concatenate(chosen)
         probes = np.arange(len(self.truth))
         if not self.apart:
             probes = np.setdiff1d(probes, enrolled)
-        return enrolled, chance.permutation(probes)[:PROBES]
+        return enrolled, chance.permutation(probes)
 
 
 def grocery() -> Set:
@@ -92,7 +94,9 @@ SETS = {"grocery": grocery, "cub": cub, "omniglot": omniglot}
 
 def measure(data: Set, shots: int, share: float, seed: int) -> dict[str, float]:
     """Per cent by rule: identification rate, closed set for ``share`` 1, else at 1 % FPIR."""
-    enrolled, probes = data.draw(shots, share, seed)
+    identities = round(share * len(np.unique(data.classes)))
+    enrolled, probes = data.draw(shots, identities, seed)
+    probes = probes[:PROBES]
     truth = data.truth[probes]
     known = np.isin(truth, data.classes[enrolled])
     rates = {}

@@ -27,9 +27,9 @@ import torch
 from common import RESULTS, Bars, data_folder, machine, table
 from PIL import Image
 
-from siamese_search import calibration
+from siamese_search import reference
 from siamese_search.encoder import SHIPPED, Encoder
-from siamese_search.evaluation.suites import leave_one_out, one_shot_error
+from siamese_search.evaluation.suites import SUITES, Pictures
 from siamese_search.images import find_images
 from siamese_search.records import ImageFile
 from siamese_search.training.checkpoint import NAME
@@ -55,19 +55,13 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def unpacked(name: str, work: Path) -> Path:
-    """The folder of an archive of the data set."""
-    folder = work / name
+def background_alphabets(work: Path) -> Path:
+    """The folder of the background alphabets, unpacked."""
+    folder = work / "images_background"
     if not folder.is_dir():
-        with zipfile.ZipFile(data_folder() / "omniglot" / f"{name}.zip") as archive:
+        with zipfile.ZipFile(data_folder() / "omniglot" / "images_background.zip") as archive:
             archive.extractall(folder)
-    return folder
-
-
-def unseen_recall(encoder: Encoder, evaluation: Path) -> tuple[float, float]:
-    """omniglot-unseen: recall@1 and identification rate in per cent, over all pictures."""
-    files = sorted(evaluation.glob("*/*/*/*.png"))
-    return leave_one_out(encoder, encoder.embed(files), [str(path.parent) for path in files])
+    return folder / "images_background"
 
 
 def so_far(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +85,7 @@ def recalibrated(folder: Path, background: Path, seed: int) -> dict[str, Any]:
         vectors.append(encoder.embed(turned))
         labels += [f"{file.identity} {turn}" for file in held]
     classes = np.unique(labels, return_inverse=True)[1]
-    threshold, fitted = calibration.record(np.concatenate(vectors), classes)
+    threshold, fitted = reference.record(np.concatenate(vectors), classes)
     description: dict[str, Any] = json.loads((folder / "encoder.json").read_text())
     return description | {"threshold": threshold, "calibration": fitted}
 
@@ -111,8 +105,7 @@ def main() -> None:
     changed = {key: json.loads(value) for key, _, value in (o.partition("=") for o in options.set)}
     settings = SETTINGS | changed
     options.work.mkdir(parents=True, exist_ok=True)
-    background = unpacked("images_background", options.work) / "images_background"
-    evaluation = unpacked("images_evaluation", options.work)
+    background = background_alphabets(options.work)
     path = options.work / "seeds.json" if changed else RESULTS / "glyph.json"
     results = so_far(path, settings)
     for seed in options.seeds:
@@ -132,11 +125,8 @@ def main() -> None:
         trained = encoder.record.training
         if asdict(Settings(**settings, seed=seed).resolved()) != trained["settings"]:
             sys.exit(f"{folder} holds a run with other settings: remove it, or take another --work")
-        recall, identified = unseen_recall(encoder, evaluation)
-        measured = {
-            "omniglot-400 error": one_shot_error(encoder, data_folder()),
-            "omniglot-unseen R@1": recall,
-            "omniglot-unseen identified": identified,
+        figures = SUITES["omniglot"](Pictures(encoder), data_folder(), 1)
+        measured = {name: value for name, (value,) in figures.items()} | {
             "held-out R@1": 100 * trained["recall@1"],
             "kept": trained["kept"],
             "minutes": round(trained["seconds"] / 60, 1),

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search import images, pipeline
-from siamese_search.calibration import probability
 from siamese_search.errors import EncoderError, ImageError, UsageError
 from siamese_search.records import RENDERING, Preprocessing, Verification
+from siamese_search.reference import probability
 from siamese_search.runtimes import Runtime, open_runtime, verified_bytes
 
 SHIPPED = Path(__file__).parent / "encoders"

@@ -159,13 +159,13 @@ def as_embeddings(embeddings: npt.ArrayLike, dimension: int) -> FloatArray:
     return vectors
 
 
-def copy_fault(path: Path, content: str) -> str | None:
-    """What is wrong with a copy kept in the gallery, None where it is as enrolled."""
+def file_fault(path: str | os.PathLike[str], content: str) -> str | None:
+    """What is wrong with a file that had this content, None where it still has."""
     try:
-        same = images.content_hash(images.read_file(str(path))) == content
+        same = images.content_hash(images.read_file(os.fspath(path))) == content
     except ImageError as error:
         return f"{path}: {error}"
-    return None if same else f"{path} has other content than when it was enrolled"
+    return None if same else f"{path} has other content than before"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ found and kept; not how pixels become vectors, nor SQL, nor FAISS.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import itertools
 import logging
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search import calibration, enrolment, images, scoring, unknowns
+from siamese_search.auditing import audited
 from siamese_search.catalog import Catalog
 from siamese_search.encoder import Encoder, several
 from siamese_search.errors import (
@@ -48,6 +50,7 @@ from siamese_search.records import (
     Verification,
     printable,
 )
+from siamese_search.reference import Reference, evidence
 from siamese_search.snapshots import Snapshots
 
 log = logging.getLogger("siasearch")
@@ -330,9 +333,7 @@ class Gallery:
         """
         found = self.calibration
         chosen = rule or (found.rule if found else scoring.DEFAULT_RULE)
-        if chosen not in scoring.RULES:
-            raise UsageError(f"unknown rule {rule!r}: choose one of {', '.join(scoring.RULES)}")
-        return self._identifier.all_scores(self.encoder, embeddings, chosen)
+        return self._identifier.all_scores(self.encoder, embeddings, scoring.known_rule(chosen))
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
         """Whether two images show the same identity."""
@@ -344,7 +345,7 @@ class Gallery:
         self,
         fpir: float = 0.01,
         *,
-        rule: str = scoring.DEFAULT_RULE,
+        rule: str | None = None,
         strangers: Iterable[str | os.PathLike[str]] | None = None,
     ) -> Calibration:
         """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
@@ -353,30 +354,22 @@ class Gallery:
         things that are not enrolled, files or folders, which is better where probes look unlike
         what is enrolled. Raises UsageError where there are too few to tell.
         """
-        if rule not in scoring.RULES:
-            raise UsageError(f"unknown rule {rule!r}: choose one of {', '.join(scoring.RULES)}")
+        rule = scoring.known_rule(rule or scoring.DEFAULT_RULE)
         encoder, generation = self.encoder, self._catalog.state().generation
         require(encoder, generation, self.folder)
         if not len(self):
             raise UsageError(f"nothing is enrolled in {self.folder}: enrol first, then calibrate")
-        left_out = list(self._identifier.left_out(rule, SAMPLE))
-        values, genuine, right, owners = calibration.self_test(left_out)
-        groups = [one.identity for one in left_out]
-        source = "gallery"
+        seen = calibration.self_test(list(self._identifier.left_out(rule, SAMPLE)))
         if strangers is not None:
-            values, groups = self._evidence_of(strangers, rule)
-            source = "strangers"
+            values, shown = self._evidence_of(strangers, rule)
+            seen = dataclasses.replace(seen, strangers=values, shown=shown)
         found = calibration.fit(
-            values,
-            groups,
-            genuine,
-            right,
-            owners,
-            calibration.Reference.of(encoder.record.calibration),
+            seen,
+            Reference.of(encoder.record.calibration),
             fpir,
             rule,
             self._catalog.totals(),
-            source,
+            "gallery" if strangers is None else "strangers",
         )
         self._catalog.set_calibration(generation, found)
         return found
@@ -402,7 +395,7 @@ class Gallery:
                 log.warning("%s: %s", file.path, answer)
                 continue
             scores = [match.score for match in answer.matches] + [0.0, 0.0]
-            values.append(float(calibration.evidence(scores[0], scores[1])))
+            values.append(float(evidence(scores[0], scores[1])))
             groups.append(file.identity)
         return np.array(values), groups
 
@@ -421,7 +414,7 @@ class Gallery:
         for one in self._identifier.left_out(rule):
             found.append(one)
             watch(Progress("auditing", len(found), total))
-        return calibration.audited(found, duplicate)
+        return audited(found, self._identifier.alike(duplicate))
 
     def _is_enrolled(self, path: str) -> bool:
         try:
@@ -458,10 +451,8 @@ class Gallery:
         contents = {row[0]: row[1] for row in self._catalog.unknowns()}
         files: list[ImageFile | Rejection] = []
         for member, path in zip(group.members, group.paths, strict=True):
-            if unknowns.is_there(path, contents.get(member, "")):
-                files.append(ImageFile(path, label))
-            else:
-                files.append(Rejection(printable(path), "it is not there as it was kept any more"))
+            fault = enrolment.file_fault(path, contents.get(member, ""))
+            files.append(Rejection(printable(path), fault) if fault else ImageFile(path, label))
         report = self.enroll_found(files)
         refused = {rejection.path for rejection in report.rejected}
         self._catalog.drop_unknowns(
@@ -627,7 +618,7 @@ class Gallery:
             for item in items[~(np.abs(lengths - 1) < enrolment.LENGTH_TOLERANCE)]:
                 yield f"the embedding of item {item} is not of unit length"
         for item_number, copy, content in self._catalog.copies():
-            fault = enrolment.copy_fault(self.folder / copy, content)
+            fault = enrolment.file_fault(self.folder / copy, content)
             if fault:
                 yield f"the copy of item {item_number}: {fault}"
 

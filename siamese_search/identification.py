@@ -55,8 +55,8 @@ class Identifier:
             raise UsageError(f"k is {k}: ask for at least one identity")
         if threshold is not None and not -1 <= threshold <= 1:
             raise UsageError(f"the threshold is {threshold}: a cosine lies between -1 and 1")
-        if rule is not None and rule not in scoring.RULES:
-            raise UsageError(f"unknown rule {rule!r}: choose one of {', '.join(scoring.RULES)}")
+        if rule is not None:
+            scoring.known_rule(rule)
         queries = as_embeddings(embeddings, encoder.dimension)
         answers: list[Identification] = []
         # Block by block, since others cannot commit while one is searched.
@@ -107,14 +107,31 @@ class Identifier:
         ranked = self._rank(index, vectors, 3, None, rule)
         members = self._members(index, None)
         members.load({owner for owner, _ in owners.values()})
-        near, cosines = index.search(vectors, 2)
         for row, item in enumerate(items.tolist()):
             own, path = owners[item]
             others = [match for match in ranked[row] if match.identity != own][:2]
             score = _without(members[own], item, vectors[row], scoring.RULES[rule])
-            place = int(near[row, 0] == item)  # itself, or an equal one before it
-            twin = int(near[row, place]), float(cosines[row, place])
-            yield LeftOut(item, own, path, score, tuple(others), *twin)
+            yield LeftOut(item, own, path, score, tuple(others))
+
+    def alike(self, cosine: float) -> set[tuple[int, int, float]]:
+        """Pairs of items (lower number first) where one is the other's nearest, at that cosine or
+        above, which is given with them.
+        """
+        with self._snapshots.searching() as (index, _):
+            items = index.items
+        pairs = {}
+        for start in range(0, len(items), BLOCK):
+            with self._snapshots.searching() as (index, _):
+                block = items[start : start + BLOCK]
+                block = block[np.isin(block, index.items)]
+                found, scores = index.search(index.vectors(block), 2)
+            for item, near, cosines in zip(
+                block.tolist(), found.tolist(), scores.tolist(), strict=True
+            ):
+                place = int(near[0] == item)  # after itself, or an equal one before it
+                if near[place] >= 0 and cosines[place] >= cosine:
+                    pairs[min(item, near[place]), max(item, near[place])] = cosines[place]
+        return {(first, second, score) for (first, second), score in pairs.items()}
 
     def all_scores(
         self, encoder: Encoder, embeddings: FloatArray, rule: str
@@ -124,16 +141,20 @@ class Identifier:
         with self._snapshots.searching() as (index, generation):
             require(encoder, generation, self._catalog.path.parent)
             members = MembersOf(self._catalog, index)
-            names = [name for name, _ in self._catalog.identities()]
-            members.load(set(names))
-            names = [name for name in names if len(members[name].vectors)]
-            columns = [(members[name].vectors @ queries.T).max(axis=0) for name in names]
-            best = np.stack(columns, axis=1) if columns else np.empty((len(queries), 0), np.float32)
-            if rule == "best" or not names:
-                return names, best
+            everybody = [name for name, _ in self._catalog.identities()]
+            members.load(set(everybody))
+            columns = {}
+            for name in everybody:
+                vectors = members[name].vectors
+                if len(vectors):  # all its pictures may be missing under this encoder
+                    columns[name] = (vectors @ queries.T).max(axis=0)
+            names = list(columns)
+            if not names or not len(queries):
+                return names, np.empty((len(queries), len(names)), np.float32)
             owned = [members[name] for name in names]
+            best = np.stack(list(columns.values()), axis=1)
             rows = [scoring.RULES[rule](q, b, owned) for q, b in zip(queries, best, strict=True)]
-            return names, np.stack(rows) if rows else best
+            return names, np.stack(rows)
 
     def _rank(
         self,
@@ -167,12 +188,12 @@ class Identifier:
                 _rescored(query, found, scoring.RULES[rule], members)
                 for query, found in zip(queries, candidates, strict=True)
             ]
-        ranked = [list(itertools.islice(found.values(), k)) for found in candidates]
+        ranked = [tuple(itertools.islice(found.values(), k)) for found in candidates]
         never = self._catalog.distractors({m.identity for found in ranked for m in found})
+        if not never:
+            return ranked
         return [
             tuple(dataclasses.replace(m, distractor=m.identity in never) for m in found)
-            if never
-            else tuple(found)
             for found in ranked
         ]
 

@@ -15,7 +15,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -305,19 +305,14 @@ def thumbnail(path: str, side: int) -> bytes:
     Raises ImageError as ``decode`` does.
     """
     pixels = decode(read_file(path), Preprocessing(side, side, resize="pad", crop_fraction=1.0))
+    return encode(pixels, "JPEG")
+
+
+def encode(pixels: npt.NDArray[np.uint8], form: Literal["JPEG", "PNG"]) -> bytes:
+    """The bytes of an image file of uint8 (height, width, 3)."""
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="JPEG", quality=80)
+    Image.fromarray(pixels).save(content, format=form, quality=80)
     return content.getvalue()
-
-
-def save_png(pixels: npt.NDArray[np.uint8], path: os.PathLike[str]) -> None:
-    """Write uint8 (height, width, 3) as a PNG, whole or not at all. Raises OSError."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="PNG")
-    temporary = f"{os.fspath(path)}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content.getvalue())
-    os.replace(temporary, path)
 
 
 def _image_error(error: Exception, what: str) -> ImageError:

@@ -167,7 +167,7 @@ class LeftOut:
     """An enrolled item as a probe for the rest of its gallery.
 
     ``own`` is the score of its identity's other items, None where there are none; ``others`` the
-    two best other identities; ``nearest`` the item most like it, -1 for none, with its cosine.
+    two best other identities.
     """
 
     item: int
@@ -175,8 +175,6 @@ class LeftOut:
     path: str | None
     own: float | None
     others: tuple[Match, ...]
-    nearest: int
-    cosine: float
 
     @property
     def doubt(self) -> float:

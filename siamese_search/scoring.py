@@ -11,8 +11,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.calibration import MARGIN, probability, threshold_at
+from siamese_search.calibration import threshold_at
+from siamese_search.errors import UsageError
 from siamese_search.records import Calibration, Identification, Match
+from siamese_search.reference import evidence, probability
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -125,6 +127,13 @@ RULES: dict[str, Rule] = {
 DEFAULT_RULE = "balanced"  # why: benchmarks/rules.py
 
 
+def known_rule(name: str) -> str:
+    """The same name. Raises UsageError where there is no such rule."""
+    if name not in RULES:
+        raise UsageError(f"unknown rule {name!r}: choose one of {', '.join(RULES)}")
+    return name
+
+
 def best_items(
     scored: Iterable[tuple[int, float]], owners: Mapping[int, tuple[str, str | None]]
 ) -> dict[str, Match]:
@@ -147,13 +156,13 @@ are the best identities whatever the filter."""
 
 
 def decide(
-    matches: tuple[Match, ...], k: int, judge: Judge, rivals: Sequence[Match] | None = None
+    matches: tuple[Match, ...], k: int, judge: Judge, rivals: Sequence[Match]
 ) -> Identification:
     """The best identity if its score reaches the threshold and it may be named, else *unknown*.
 
     ``matches`` are two identities or more, where there are so many; ``k`` of them are shown.
     """
-    threshold, confidence = judge(matches, matches if rivals is None else rivals)
+    threshold, confidence = judge(matches, rivals)
     if not matches:
         return Identification(None, None, confidence, threshold, matches)
     best = matches[0]
@@ -182,9 +191,9 @@ def calibrated(
             return needed if threshold is None else threshold, 0.0
         best = matches[0]
         others = [match.score for match in rivals if match.identity != best.identity]
-        second = max(others[0], 0.0) if others else 0.0
-        least = needed + MARGIN * second if others else max(needed, alone)
-        standard = (best.score - MARGIN * second - calibration.location) / calibration.scale
+        shown = float(evidence(best.score, others[0] if others else 0.0))
+        least = needed + best.score - shown if others else max(needed, alone)
+        standard = (shown - calibration.location) / calibration.scale
         return (
             least if threshold is None else threshold,
             probability(calibration.slope * standard + calibration.offset),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from siamese_search import images
 from siamese_search.catalog import Catalog
 from siamese_search.encoder import Encoder
+from siamese_search.enrolment import file_fault
 from siamese_search.errors import ImageError
 from siamese_search.identification import Identifier, require
 from siamese_search.records import Generation, UnknownGroup
@@ -23,23 +24,13 @@ FloatArray = npt.NDArray[np.float32]
 MOST = 2000  # that are grouped, the latest ones: linkage takes their square in memory
 
 
-def keep(
-    catalog: Catalog, path: str, vector: FloatArray, generation: Generation, content: str = ""
-) -> None:
+def keep(catalog: Catalog, path: str, vector: FloatArray, generation: Generation) -> None:
     """Keep a probe, a file, with its embedding (dimension,) in a generation.
 
     Raises ImageError where the file is gone, GalleryMismatch where the generation is not active.
     """
-    content = content or images.content_hash(images.read_file(path))
+    content = images.content_hash(images.read_file(path))
     catalog.keep_unknown(content, os.path.abspath(path), generation, vector)
-
-
-def is_there(path: str, content: str) -> bool:
-    """Whether a file still is what was kept; a camera may have written another in its place."""
-    try:
-        return images.content_hash(images.read_file(path)) == content
-    except ImageError:
-        return False
 
 
 def groups(catalog: Catalog, encoder: Encoder, identifier: Identifier) -> list[UnknownGroup]:
@@ -50,13 +41,13 @@ def groups(catalog: Catalog, encoder: Encoder, identifier: Identifier) -> list[U
     for number, content, path, made, vector in catalog.unknowns()[-MOST:]:
         if made != generation.number:
             # It cannot be compared, nor enrolled, while its file is gone.
-            if not is_there(path, content):
+            if file_fault(path, content):
                 continue
             try:
                 (vector,) = encoder.embed([path])
             except ImageError:
                 continue
-            keep(catalog, path, vector, generation, content)
+            catalog.keep_unknown(content, path, generation, vector)
         numbers.append(number)
         paths.append(path)
         vectors.append(vector)

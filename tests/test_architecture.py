@@ -31,6 +31,8 @@ FLOORS = {
     "pipeline": 2,
     "scoring": 2,
     "calibration": 2,
+    "reference": 2,
+    "auditing": 2,
     "images": 1,
     "colour": 1,
     "containers": 1,
@@ -38,6 +40,7 @@ FLOORS = {
     "database": 1,
     "schema": 1,
     "index": 1,
+    "files": 1,
     "errors": 0,
     "records": 0,
 }

@@ -11,18 +11,16 @@ from conftest import picture
 
 from siamese_search import Encoder, Gallery
 from siamese_search.calibration import (
-    Reference,
-    evidence,
+    Evidence,
     fit,
-    logistic,
     rate_at,
-    record,
     self_test,
     student,
     threshold_at,
 )
 from siamese_search.errors import GalleryDamaged, UsageError
 from siamese_search.records import Calibration
+from siamese_search.reference import Reference, evidence, logistic, record
 from siamese_search.scoring import DEFAULT_RULE
 
 Pictures = Callable[..., Path]
@@ -34,7 +32,10 @@ NORMAL = Reference.of({})
 def fitted(
     strangers: npt.ArrayLike, groups: npt.ArrayLike, fpir: float, reference: Reference = NORMAL
 ) -> Calibration:
-    return fit(strangers, groups, [], [], [], reference, fpir, DEFAULT_RULE, (9, 9), "gallery")
+    nobody = np.array([], bool)
+    shown = [str(group) for group in np.asarray(groups).tolist()]
+    seen = Evidence(np.asarray(strangers, float), shown, np.array([]), [], nobody)
+    return fit(seen, reference, fpir, DEFAULT_RULE, (9, 9), "gallery")
 
 
 def clustered(
@@ -162,7 +163,8 @@ def test_the_self_test_is_what_asking_without_the_item_gives(tmp_path: Path, toy
     with gallery_of(tmp_path / "gallery", toy, vectors, names) as gallery:
         left_out = list(gallery._identifier.left_out(DEFAULT_RULE))
     assert [one.identity for one in left_out] == names
-    strangers, genuine, right, _ = self_test(left_out)
+    seen = self_test(left_out)
+    strangers, genuine, right = seen.strangers, seen.genuine, seen.right
     for item in range(len(vectors)):
         rest = np.array([name != names[item] for name in names])
         others = np.arange(len(names)) != item

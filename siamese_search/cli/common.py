@@ -49,6 +49,14 @@ ThresholdOption = Annotated[
         help="The least score, whatever the calibration; default: by that, else the encoder's.",
     ),
 ]
+RuleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RULE",
+        help="What the score of an identity with several items is: balanced (the mean of its"
+        " best item's and its prototype's), best, mean-of-best, prototype or trimmed.",
+    ),
+]
 DEFAULT_ENCODER = "general"
 DEFAULT_GALLERY = Path("indexes") / "default"
 

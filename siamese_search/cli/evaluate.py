@@ -17,6 +17,7 @@ from siamese_search.cli.common import (
     EncoderOption,
     GalleryOption,
     JsonOption,
+    RuleOption,
     encoder_for,
     name_rejections,
     near,
@@ -35,9 +36,7 @@ def calibrate(
     fpir: Annotated[
         float, typer.Option(help="The share of strangers' probes that may get an identity.")
     ] = 0.01,
-    rule: Annotated[
-        str | None, typer.Option(metavar="RULE", help="The scoring rule, as for `query`.")
-    ] = None,
+    rule: RuleOption = None,
     strangers: Annotated[
         list[str] | None,
         typer.Option(
@@ -55,10 +54,8 @@ def calibrate(
     The gallery's own items tell how strangers score: each is searched with its own identity left
     out. It also fits the confidence. Run it again when the gallery has changed much.
     """
-    from siamese_search.scoring import DEFAULT_RULE
-
     with open_gallery(gallery, encoder, device) as target:
-        found = target.calibrate(fpir, rule=rule or DEFAULT_RULE, strangers=strangers)
+        found = target.calibrate(fpir, rule=rule, strangers=strangers)
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
@@ -119,9 +116,7 @@ def benchmark(
     ] = 0.5,
     seeds: Annotated[int, typer.Option(min=1, help="With --split: how many draws.")] = 5,
     fpir: Annotated[float, typer.Option(help="With --split: what to calibrate for.")] = 0.01,
-    rule: Annotated[
-        str | None, typer.Option(metavar="RULE", help="The scoring rule, as for `query`.")
-    ] = None,
+    rule: RuleOption = None,
     report: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Write a report with plots and mistakes.")
     ] = None,

@@ -15,6 +15,7 @@ from siamese_search.cli.common import (
     EncoderOption,
     GalleryOption,
     JsonOption,
+    RuleOption,
     ThresholdOption,
     encoder_for,
     name_rejections,
@@ -40,14 +41,7 @@ def query(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Search only items with this metadata; repeatable."),
     ] = None,
-    rule: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RULE",
-            help="What the score of an identity with several items is: balanced (the mean of its"
-            " best item's and its prototype's), best, mean-of-best, prototype or trimmed.",
-        ),
-    ] = None,
+    rule: RuleOption = None,
     fpir: Annotated[
         float | None,
         typer.Option(help="Let about this share of strangers pass; needs a calibrated gallery."),

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search.calibration import FEWEST
 from siamese_search.encoder import Encoder
 from siamese_search.enrolment import find, normalised
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import metrics
 from siamese_search.gallery import Gallery
 from siamese_search.records import Identification, ImageFile, Rejection, printable
+from siamese_search.reference import evidence
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -68,30 +70,40 @@ def evaluate(
     Probes are files with their identities, or folders, whose pictures are named as ``add`` names
     them. Pictures that cannot be read are left out and named. Raises UsageError where none is left.
     """
-    files, vectors = [], []
     given = list(probes)
-    wanted = [file for file in given if isinstance(file, ImageFile)]
     found = list(find([os.fspath(p) for p in given if not isinstance(p, ImageFile)]))
-    wanted += [file for file in found if isinstance(file, ImageFile)]
-    rejected = [file for file in found if isinstance(file, Rejection)]
     begun = time.perf_counter()
-    embedded = gallery.encoder.embed_each([file.path for file in wanted])
-    for file, (_, result) in zip(wanted, embedded, strict=True):
+    files, vectors, unread = _embedded(
+        gallery.encoder, [file for file in [*given, *found] if isinstance(file, ImageFile)]
+    )
+    if not files:
+        raise UsageError("none of the probes could be read: nothing is measured")
+    answers = gallery.identify_embeddings(vectors, k=1, rule=rule)
+    rate = len(files) / (time.perf_counter() - begun)
+    truth, paths = [file.identity for file in files], [printable(file.path) for file in files]
+    measured = evaluate_embeddings(gallery, vectors, truth, rule, answers, paths)
+    measured.figures["probes per second"] = rate
+    rejected = [file for file in found if isinstance(file, Rejection)]
+    return replace(measured, rejected=(*rejected, *unread))
+
+
+def _embedded(
+    encoder: Encoder, files: Sequence[ImageFile]
+) -> tuple[list[ImageFile], FloatArray, list[Rejection]]:
+    """The files that can be read, named as they would be enrolled, with their embeddings
+    (n, dimension); and the others.
+    """
+    readable, vectors, rejected = [], [], []
+    for file, (_, result) in zip(
+        files, encoder.embed_each([file.path for file in files]), strict=True
+    ):
         if isinstance(result, ImageError):
             rejected.append(Rejection(printable(file.path), str(result)))
         else:
-            files.append(file)
+            readable.append(replace(file, identity=normalised(file.identity)))
             vectors.append(result)
-    if not files:
-        raise UsageError("none of the probes could be read: nothing is measured")
-    answers = gallery.identify_embeddings(np.stack(vectors), k=1, rule=rule)
-    rate = len(files) / (time.perf_counter() - begun)
-    truth = [normalised(file.identity) for file in files]
-    measured = evaluate_embeddings(
-        gallery, np.stack(vectors), truth, rule, answers, [printable(file.path) for file in files]
-    )
-    measured.figures["probes per second"] = rate
-    return replace(measured, rejected=tuple(rejected))
+    empty = np.empty((0, encoder.dimension), np.float32)
+    return readable, np.stack(vectors) if vectors else empty, rejected
 
 
 def evaluate_embeddings(
@@ -118,12 +130,14 @@ def evaluate_embeddings(
     best = [answer.matches[0].identity for answer in answers]
     right = np.array([a == b for a, b in zip(best, truth, strict=True)])
     named = np.array([answer.identity is not None for answer in answers])
-    ranks = metrics.ranks(scores[known], own[known])
-    rows = np.arange(len(truth))
-    genuine = scores[rows, own][known].astype(float)
-    others = scores.copy()
-    others[rows[known], own[known]] = -np.inf
-    impostor = others[np.isfinite(others)].astype(float)
+    enrolled = np.flatnonzero(known)
+    wanted = [truth[row] for row in enrolled.tolist()]
+    ranks = metrics.ranks(scores[enrolled], own[enrolled])
+    genuine = scores[enrolled, own[enrolled]].astype(float)
+    others = scores.astype(float)
+    others[enrolled, own[enrolled]] = -np.inf
+    impostor = others[np.isfinite(others)]
+    best_other = others.max(axis=1)
     figures: dict[str, float] = {
         "probes": len(truth),
         "strangers": int((~known).sum()),
@@ -132,13 +146,13 @@ def evaluate_embeddings(
     }
     figures |= {f"recall@{k}": metrics.recall_at(ranks, k) for k in KS}
     figures["MRR"] = metrics.reciprocal_rank(ranks)
-    figures |= _retrieval(
-        gallery, embeddings[known], [t for t, k in zip(truth, known, strict=True) if k]
-    )
+    figures |= _retrieval(gallery, embeddings[enrolled], wanted)
     figures["TPIR"] = float((named & right)[known].mean()) if known.any() else math.nan
     figures["FPIR"] = float(named[~known].mean()) if not known.all() else math.nan
+    ranked = np.sort(scores, axis=1)[:, ::-1]
+    second = ranked[:, 1] if len(names) > 1 else np.zeros(len(truth))
     shown = np.array([name not in never for name in best])
-    strength = np.where(shown, _evidence(np.sort(scores, axis=1)[:, ::-1]), -np.inf)
+    strength = np.where(shown, evidence(ranked[:, 0], second), -np.inf)
     for fpir in FPIRS:
         tpir, _ = metrics.tpir_at_fpir(strength, right, known, fpir)
         figures[f"TPIR at FPIR {fpir:g}"] = tpir
@@ -152,12 +166,7 @@ def evaluate_embeddings(
     return Evaluation(
         figures=figures,
         per_identity=_per_identity(truth, known, right, named),
-        confusions=tuple(
-            metrics.confusions(
-                [b for b, k in zip(best, known, strict=True) if k],
-                [t for t, k in zip(truth, known, strict=True) if k],
-            )
-        ),
+        confusions=tuple(metrics.confusions([best[row] for row in enrolled.tolist()], wanted)),
         mistakes=_mistakes(answers, truth, known, places),
         curves={
             "cmc": [[k, metrics.recall_at(ranks, k)] for k in range(1, min(50, len(names)) + 1)]
@@ -166,15 +175,8 @@ def evaluate_embeddings(
             "det": [[float(fmr[step]), float(fnmr[step])] for step in steps],
         },
         genuine=tuple(genuine.tolist()),
-        impostor=tuple(others.max(axis=1)[np.isfinite(others.max(axis=1))].tolist()),
+        impostor=tuple(best_other[np.isfinite(best_other)].tolist()),
     )
-
-
-def _evidence(ranked: FloatArray) -> npt.NDArray[np.float64]:
-    from siamese_search.calibration import evidence
-
-    second = ranked[:, 1] if ranked.shape[1] > 1 else np.zeros(len(ranked))
-    return evidence(ranked[:, 0], second)
 
 
 def _retrieval(gallery: Gallery, embeddings: FloatArray, truth: Sequence[str]) -> dict[str, float]:
@@ -263,20 +265,19 @@ def evaluate_splits(
     """
     if not 0 <= strangers < 1:
         raise UsageError(f"strangers is {strangers}: a share of the classes, from 0 to below 1")
-    vectors, labels, places, rejected = [], [], [], []
+    readable, vectors, rejected = _embedded(encoder, files)
     seen: dict[bytes, str] = {}
-    embedded = encoder.embed_each([file.path for file in files])
-    for file, (_, result) in zip(files, embedded, strict=True):
-        if isinstance(result, ImageError):
-            rejected.append(Rejection(printable(file.path), str(result)))
+    kept = []
+    for position, file in enumerate(readable):
+        path = printable(file.path)
+        first = seen.setdefault(vectors[position].tobytes(), path)
+        if first == path:
+            kept.append(position)
         else:
-            first = seen.setdefault(result.tobytes(), printable(file.path))
-            if first != printable(file.path):
-                rejected.append(Rejection(printable(file.path), f"the same picture as {first}"))
-                continue
-            vectors.append(result)
-            labels.append(normalised(file.identity))
-            places.append(printable(file.path))
+            rejected.append(Rejection(path, f"the same picture as {first}"))
+    stacked = vectors[kept]
+    labels = [readable[position].identity for position in kept]
+    places = [printable(readable[position].path) for position in kept]
     members = {name: np.flatnonzero(np.array(labels) == name) for name in sorted(set(labels))}
     enough = [name for name, own in members.items() if len(own) > shots]
     if len(enough) < 2:
@@ -284,7 +285,6 @@ def evaluate_splits(
             f"{len(enough)} classes have more than {shots} pictures, which leaves one to enrol and"
             " one to ask about: two classes or more are needed"
         )
-    stacked = np.stack(vectors)
     made = []
     for seed in range(seeds):
         random = np.random.default_rng(seed)
@@ -297,8 +297,8 @@ def evaluate_splits(
             Gallery.open(folder, encoder) as gallery,
         ):
             gallery.enroll_embeddings(stacked[chosen], [labels[n] for n in chosen])
-            if len(enrolled) >= 5:
-                gallery.calibrate(fpir, **({"rule": rule} if rule else {}))
+            if len(enrolled) >= FEWEST:
+                gallery.calibrate(fpir, rule=rule)
             made.append(
                 evaluate_embeddings(
                     gallery,

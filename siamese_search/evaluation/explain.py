@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.encoder import Encoder
-from siamese_search.errors import ImageError, StorageError
-from siamese_search.images import read_file, save_png
+from siamese_search.errors import ImageError
+from siamese_search.files import write_whole
+from siamese_search.images import encode, read_file
 
 FloatArray = npt.NDArray[np.float32]
 PixelArray = npt.NDArray[np.uint8]
@@ -91,7 +92,4 @@ def draw(explanation: Explanation, path: Path, side: int = 320) -> None:
         every = max(1, side // mixed.shape[0])
         shown.append(mixed.astype(np.uint8).repeat(every, 0).repeat(every, 1))
     gap = np.full((shown[0].shape[0], 8, 3), 255, np.uint8)
-    try:
-        save_png(np.concatenate([shown[0], gap, shown[1]], axis=1), path)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
+    write_whole(path, encode(np.concatenate([shown[0], gap, shown[1]], axis=1), "PNG"))

@@ -8,6 +8,7 @@ probe. All are shares between 0 and 1; NaN where there is nothing to measure.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,6 +64,13 @@ def map_at_r(relevant: npt.ArrayLike, wanted: npt.ArrayLike) -> float:
     return float(np.mean(averages)) if averages else math.nan
 
 
+def reached_by(scores: npt.ArrayLike, share: float) -> float:
+    """The least threshold that at most this share of the scores (n,) reaches."""
+    values = np.sort(np.asarray(scores))[::-1]
+    # Just above the first one that must not pass any more.
+    return float(np.nextafter(values[int(share * len(values))], np.inf))
+
+
 def tpir_at_fpir(
     scores: npt.ArrayLike, right: npt.ArrayLike, enrolled: npt.ArrayLike, fpir: float
 ) -> tuple[float, float]:
@@ -72,11 +80,9 @@ def tpir_at_fpir(
     the own one, ``enrolled`` whether there is one.
     """
     values, hits, known = (np.asarray(a) for a in (scores, right, enrolled))
-    strangers = np.sort(values[~known])[::-1]
-    if not len(strangers) or not known.any():
+    if known.all() or not known.any():
         return math.nan, math.nan
-    # Just above the first stranger that must not pass any more.
-    threshold = float(np.nextafter(strangers[int(fpir * len(strangers))], np.inf))
+    threshold = reached_by(values[~known], fpir)
     return float((hits & (values >= threshold))[known].mean()), threshold
 
 
@@ -142,8 +148,6 @@ def confusions(
     named: Sequence[str], truth: Sequence[str], most: int = 20
 ) -> list[tuple[str, str, int]]:
     """(what it was, what it was taken for, how often), most often first."""
-    from collections import Counter
-
     wrong = Counter((own, found) for own, found in zip(truth, named, strict=True) if own != found)
     ranked = sorted(wrong.items(), key=lambda pair: (-pair[1], pair[0]))
     return [(own, found, count) for (own, found), count in ranked[:most]]

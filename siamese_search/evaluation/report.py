@@ -5,20 +5,19 @@ from __future__ import annotations
 import base64
 import html
 import math
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
-from siamese_search.errors import ImageError, StorageError
+from siamese_search.errors import ImageError
 from siamese_search.evaluation.evaluate import Evaluation, Mistake
+from siamese_search.files import write_whole
 from siamese_search.images import thumbnail
 from siamese_search.records import UnknownGroup
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:left;
-border-bottom:1px solid #ddd}td.n{text-align:right}figure{display:inline-block;margin:.5em;
+border-bottom:1px solid #ddd}figure{display:inline-block;margin:.5em;
 vertical-align:top;width:12em;font-size:13px}img.t{height:7em;margin-right:2px}"""
 SIDE = 160  # pixels of a thumbnail
 IDENTITIES = 200
@@ -77,16 +76,7 @@ def _write(path: Path, title: str, parts: Sequence[str]) -> None:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>"
     )
-    if path.is_dir():
-        raise StorageError(f"{path} is a folder: name a file to write, like {path / 'report.html'}")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path}: {error.strerror}") from error
+    write_whole(path, page.encode("utf-8", "backslashreplace"))
 
 
 def shown(name: str, value: float) -> str:

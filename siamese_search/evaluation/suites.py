@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +32,12 @@ from PIL import Image
 
 from siamese_search.encoder import Encoder
 from siamese_search.errors import UsageError
+from siamese_search.evaluation.metrics import reached_by
 from siamese_search.gallery import Gallery
 from siamese_search.records import Identification
 
 FloatArray = npt.NDArray[np.float32]
+FPIRS = (0.01, 0.001)
 
 
 class Photo(NamedTuple):
@@ -80,9 +82,6 @@ def cub_classes(data: Path) -> list[list[Photo]]:
         [Photo(str(path), folder.name) for path in sorted(folder.glob("*.jpg"))]
         for folder in folders
     ]
-
-
-FPIRS = (0.01, 0.001)
 
 
 class Pictures:
@@ -240,12 +239,6 @@ def openset(
         note(f"FPIR {fpir:.1%}, at best", reached_by(impostor, fpir))
     note("the encoder's threshold", pictures.encoder.threshold)
     return figures
-
-
-def reached_by(scores: npt.NDArray[Any], share: float) -> float:
-    """The least threshold that at most this share of the scores reaches."""
-    allowed = int(share * len(scores))
-    return float(np.nextafter(np.sort(scores)[::-1][allowed], np.inf))
 
 
 def cub(pictures: Pictures, data: Path, draws: int) -> Figures:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from siamese_search.errors import StorageError, TrainingError
+from siamese_search.errors import TrainingError
+from siamese_search.files import write_whole
 
 NAME = "checkpoint.safetensors"
 
@@ -23,16 +23,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         {"siasearch": json.dumps(facts)},
     )
-    temporary = path.with_name(f".{path.name}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path} could not be written: {error.strerror}") from error
+    write_whole(path, content)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from siamese_search import calibration
+from siamese_search import reference
 from siamese_search.encoder import Encoder, write_encoder
 from siamese_search.errors import TrainingError
 from siamese_search.network import EmbeddingNetwork, export_onnx, round_weights
@@ -53,7 +53,7 @@ def export(
                 for start in range(0, len(pixels), 64)
             ]
         )
-    threshold, fitted = calibration.record(embeddings, judged.labels)
+    threshold, fitted = reference.record(embeddings, judged.labels)
     fields: dict[str, Any] = {
         "name": name,
         "architecture": architecture | {"dropout": 0.0},

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search.evaluation import metrics
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
@@ -24,22 +26,6 @@ class PairScores:
 
     genuine: FloatArray
     impostor: FloatArray
-
-    def rates(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """FMR and FNMR at every threshold that changes one of them (ISO/IEC 19795-1)."""
-        thresholds = np.unique(np.concatenate([self.genuine, self.impostor]))
-        if len(thresholds) > 2000:
-            thresholds = np.quantile(thresholds, np.linspace(0, 1, 2000))
-        genuine, impostor = np.sort(self.genuine), np.sort(self.impostor)
-        false_match = 1 - np.searchsorted(impostor, thresholds, "left") / len(impostor)
-        false_non_match = np.searchsorted(genuine, thresholds, "left") / len(genuine)
-        return false_match, false_non_match
-
-    def equal_error_rate(self) -> float:
-        """The rate at which FMR and FNMR are the same, as nearly as the thresholds allow."""
-        false_match, false_non_match = self.rates()
-        nearest = np.abs(false_match - false_non_match).argmin()
-        return float((false_match[nearest] + false_non_match[nearest]) / 2)
 
 
 def pair_scores(embeddings: FloatArray, labels: IntArray) -> PairScores:
@@ -92,11 +78,12 @@ def draw(
     left.set_xticks([-1, -0.5, 0, 0.5, 1])
     left.legend()
     if len(pairs.genuine) and len(pairs.impostor):
-        false_match, false_non_match = pairs.rates()
-        positive = (false_match > 0) & (false_non_match > 0)
-        if positive.any():
-            right.loglog(100 * false_match[positive], 100 * false_non_match[positive])
-        error = 100 * pairs.equal_error_rate()
+        _, false_match, false_non_match = metrics.error_rates(pairs.genuine, pairs.impostor)
+        positive = np.flatnonzero((false_match > 0) & (false_non_match > 0))
+        if len(positive):
+            drawn = positive[np.unique(np.linspace(0, len(positive) - 1, 500).astype(int))]
+            right.loglog(100 * false_match[drawn], 100 * false_non_match[drawn])
+        error = 100 * metrics.equal_error_rate(pairs.genuine, pairs.impostor)
         right.plot([error], [error], "o", label=f"EER {error:.1f} %")
         right.legend()
     right.set(xlabel="FMR, %", ylabel="FNMR, %", title="detection error trade-off")

@@ -1,0 +1,29 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from siamese_search.errors import StorageError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file by way of a temporary name, synced, replacing one that is there.
+
+    Raises StorageError, and leaves what was there, where that cannot be done.
+    """
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder: name a file to write")
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StorageError(f"{path} could not be written: {error.strerror}") from error

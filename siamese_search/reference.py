@@ -1,0 +1,208 @@
+"""Evidence, and what is known of an encoder's from classes held out of its training.
+
+What decides is the *evidence*: the best identity's score less half of the runner-up's. Somebody who
+is not enrolled resembles several identities alike; who is enrolled stands out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+MARGIN = 0.5  # of the runner-up's score; why: benchmarks/openset.py
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is known of an encoder's evidence from classes held out of its training.
+
+    ``scale`` is the standard deviation of strangers' evidence; ``tail`` what a share of strangers
+    (the key) exceeds, in that unit, from their mean; ``slope`` and ``offset`` give the log-odds
+    that the best identity is right, from evidence in that unit.
+    """
+
+    scale: float
+    tail: Mapping[float, float]
+    slope: float
+    offset: float
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Reference:
+        """As an encoder's record has it; a normal distribution where it has none."""
+        known = record.get("strangers")
+        if known is None:
+            tail = {rate: -NormalDist().inv_cdf(rate) for rate in RATES}
+            return cls(0.06, tail, 1.3, -2.0)
+        tail = {float(rate): float(value) for rate, value in known["tail"].items()}
+        return cls(known["scale"], tail, known["slope"], known["offset"])
+
+    def exceeded(self, rate: float) -> float:
+        """What a share of strangers exceeds, in standard deviations."""
+        rates = sorted(self.tail)
+        return float(np.interp(math.log(rate), np.log(rates), [self.tail[r] for r in rates]))
+
+
+def evidence(best: npt.ArrayLike, runner_up: npt.ArrayLike) -> FloatArray:
+    """The best score less ``MARGIN`` of the runner-up's, which is nought where there is none."""
+    second = np.maximum(np.asarray(runner_up, np.float64), 0.0)
+    return np.asarray(best, np.float64) - MARGIN * second
+
+
+def probability(log_odds: float) -> float:
+    """The logistic, never overflowing."""
+    return 0.5 + 0.5 * math.tanh(log_odds / 2)
+
+
+def logistic(
+    scores: npt.ArrayLike, right: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> tuple[float, float]:
+    """Slope and offset of the logistic of the score that fits best (Platt 1999).
+
+    His smoothed targets keep it finite where scores separate right from wrong.
+    """
+    values = np.asarray(scores, np.float64)
+    hits = np.asarray(right, bool)
+    counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+    positive, negative = counts[hits].sum(), counts[~hits].sum()
+    targets = np.where(hits, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    inputs = np.stack([values, np.ones_like(values)], axis=1)
+    parameters = np.array([1.0, 0.0])
+    ridge = 1e-6 * np.eye(2) * len(values)
+    for _ in range(100):  # Newton's method; the ridge keeps steps short on flat ground
+        chances = 1 / (1 + np.exp(-np.clip(inputs @ parameters, -30, 30)))
+        gradient = inputs.T @ (counts * (targets - chances))
+        slopes = counts * chances * (1 - chances)
+        curvature = (inputs * slopes[:, None]).T @ inputs + ridge
+        step = np.linalg.solve(curvature, gradient)
+        parameters += step * min(1.0, 10 / np.abs(step).max())
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(parameters[0]), float(parameters[1])
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials of identification: each probe's best score and evidence, whether it is enrolled, and
+    whether its best identity was the right one.
+    """
+
+    best: FloatArray
+    evidence: FloatArray
+    enrolled: BoolArray
+    right: BoolArray
+
+
+def trials(
+    embeddings: npt.NDArray[np.float32], labels: IntArray, most: int = 5, draws: int = 20
+) -> list[Trials]:
+    """Identification with half of the classes enrolled, one to ``most`` pictures each in turn.
+
+    All other pictures are probes, those of the other classes strangers; scores by the balanced
+    rule. ``embeddings`` is (n, dimension), ``labels`` (n,).
+    """
+    random = np.random.default_rng(0)
+    classes = np.unique(labels)
+    members = {c: np.flatnonzero(labels == c) for c in classes}
+    made = []
+    for draw in range(draws):
+        chosen = np.sort(random.permutation(classes)[: max(1, len(classes) // 2)])
+        shots = [min(1 + draw % most, max(1, len(members[c]) - 1)) for c in chosen]
+        enrolled = [random.permutation(members[c])[:n] for c, n in zip(chosen, shots, strict=True)]
+        probes = np.setdiff1d(np.arange(len(labels)), np.concatenate(enrolled))
+        cosines = embeddings[probes] @ embeddings[np.concatenate(enrolled)].T
+        starts = np.cumsum([0, *shots[:-1]])
+        means = np.stack([embeddings[own].mean(axis=0) for own in enrolled])
+        prototypes = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
+        best = np.maximum.reduceat(cosines, starts, axis=1)
+        scores = (best + embeddings[probes] @ prototypes.T) / 2
+        ranked = np.sort(scores, axis=1)[:, ::-1]
+        second = ranked[:, 1] if scores.shape[1] > 1 else np.zeros(len(probes))
+        made.append(
+            Trials(
+                ranked[:, 0].astype(np.float64),
+                evidence(ranked[:, 0], second),
+                np.isin(labels[probes], chosen),
+                chosen[scores.argmax(axis=1)] == labels[probes],
+            )
+        )
+    return made
+
+
+def record(embeddings: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, dict[str, Any]]:
+    """What an encoder's record says, from classes (n,) that it was not trained on.
+
+    Returns the threshold from which the best identity is rather right than wrong, and the fields
+    of ``calibration``: the logistic of the score, and what ``Reference`` needs.
+    """
+    made = trials(embeddings, labels)
+    slope, offset = logistic(
+        np.concatenate([t.best for t in made]), np.concatenate([t.right for t in made])
+    )
+    if slope <= 0:  # scores that say nothing: never be sure
+        slope, offset = 1.0, -1.0
+    threshold = round(float(np.clip(-offset / slope, -1.0, 1.0)), 4)
+    fields: dict[str, Any] = {
+        "slope": round(slope, 4),
+        "offset": round(offset, 4),
+        "target": "probability that the best-scoring identity is right",
+        "data": f"{len(labels)} held-out pictures of {len(np.unique(labels))} classes; half of the"
+        " classes enrolled with 1 to 5 pictures, all others as probes; 20 draws",
+    }
+    tested = _standardised(made)
+    # A gallery with several items each fits its own confidence; this is for those with one.
+    single = _standardised(trials(embeddings, labels, most=1))
+    if tested is not None and single is not None:
+        values, scale, _, enrolled, _ = tested
+        slope, offset = logistic(single[0], single[2], single[4])
+        if slope > 0:
+            tail = np.quantile(values[~enrolled], 1 - np.array(RATES))
+            fields["strangers"] = {
+                "scale": round(scale, 5),
+                "tail": {
+                    str(rate): round(float(t), 3) for rate, t in zip(RATES, tail, strict=True)
+                },
+                "slope": round(slope, 4),
+                "offset": round(offset, 4),
+            }
+    return threshold, fields
+
+
+def _standardised(
+    made: list[Trials],
+) -> tuple[FloatArray, float, BoolArray, BoolArray, FloatArray] | None:
+    """Evidence of all probes in standard deviations from the strangers' mean, and the mean of these
+    deviations; which are right and which enrolled; weights with which strangers count half.
+
+    None where there are no strangers, or nobody else.
+    """
+    parts = [
+        t
+        for t in made
+        if t.enrolled.any() and len(strange := t.evidence[~t.enrolled]) > 1 and strange.std() > 0
+    ]
+    if not parts:
+        return None
+    values, scales, weights = [], [], []
+    for t in parts:
+        strange, share = t.evidence[~t.enrolled], t.enrolled.mean()
+        scales.append(float(strange.std()))
+        values.append((t.evidence - strange.mean()) / strange.std())
+        weights.append(np.where(t.enrolled, 0.5 / share, 0.5 / (1 - share)))
+    return (
+        np.concatenate(values),
+        float(np.mean(scales)),
+        np.concatenate([t.right for t in parts]),
+        np.concatenate([t.enrolled for t in parts]),
+        np.concatenate(weights),
+    )
