@@ -162,6 +162,8 @@ def benchmark(
         )
     else:
         _print_figures(title, [one.figures for one in made])
+        if len(made) > 1 and made[0].confusions:
+            typer.echo("in the first draw:")
         for own, named, count in made[0].confusions[:10]:
             typer.echo(f"  {count} of {own} taken for {named}")
     name_rejections(rejected)
