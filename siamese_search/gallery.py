@@ -37,6 +37,7 @@ from siamese_search.errors import (
 from siamese_search.identification import Identifier, require
 from siamese_search.rebuilding import reembed
 from siamese_search.records import (
+    DUPLICATE,
     Audit,
     Calibration,
     EnrollmentReport,
@@ -57,7 +58,6 @@ log = logging.getLogger("siasearch")
 
 DATABASE = "gallery.db"
 SAMPLE = 4000  # items that calibration looks at
-DUPLICATE = 0.98
 CHANGED = 0.2  # of identities or items, from which on a calibration is stale
 
 FloatArray = npt.NDArray[np.float32]

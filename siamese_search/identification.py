@@ -20,7 +20,7 @@ from siamese_search.records import Calibration, Generation, Identification, Left
 from siamese_search.snapshots import Snapshots
 
 CANDIDATES = 64  # items looked at first; nearly always they hold the k best identities
-FEWEST = 5  # identities that are compared at least, so that the best one is the same for every k
+FEWEST = 5  # identities that are compared at least, so that a small k hardly changes which is best
 BLOCK = 256
 KEPT = 8192  # identities whose prototypes are kept
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 RENDERING = 1
+DUPLICATE = 0.98  # the cosine from which on an audit takes two items for the same picture
 
 
 @dataclass(frozen=True)

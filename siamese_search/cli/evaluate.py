@@ -26,6 +26,7 @@ from siamese_search.cli.common import (
     progress_bar,
 )
 from siamese_search.errors import UsageError
+from siamese_search.records import DUPLICATE
 
 if TYPE_CHECKING:
     from siamese_search.records import Calibration, Item
@@ -223,7 +224,7 @@ def audit(
     top: Annotated[int, typer.Option(min=1, help="How many of each kind to show.")] = 20,
     duplicate: Annotated[
         float, typer.Option(min=-1.0, max=1.0, help="The cosine from which pictures are the same.")
-    ] = 0.98,
+    ] = DUPLICATE,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
