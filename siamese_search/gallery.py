@@ -346,7 +346,7 @@ class Gallery:
         fpir: float = 0.01,
         *,
         rule: str | None = None,
-        strangers: Iterable[str | os.PathLike[str]] | None = None,
+        strangers: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
     ) -> Calibration:
         """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
 
@@ -375,7 +375,7 @@ class Gallery:
         return found
 
     def _evidence_of(
-        self, places: Iterable[str | os.PathLike[str]], rule: str
+        self, places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], rule: str
     ) -> tuple[npt.NDArray[np.float64], list[str]]:
         """Evidence of pictures of things that are not enrolled, with what they show."""
         places = [places] if isinstance(places, (str, os.PathLike)) else places

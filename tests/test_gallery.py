@@ -216,7 +216,7 @@ def test_a_filter_holds_for_prototypes_too(tmp_path: Path, toy: Encoder) -> None
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         shops = [{"shop": "north"}, {"shop": "south"}, {"shop": "north"}, {"shop": "south"}]
         gallery.enroll_embeddings(vectors, ["a", "a", "b", "b"], shops)
-        probe = np.float32([[0.8, 0.6] + [0] * (toy.dimension - 2)])
+        probe = np.array([[0.8, 0.6] + [0] * (toy.dimension - 2)], np.float32)
         (everywhere,) = gallery.identify_embeddings(probe, rule="prototype")
         (north,) = gallery.identify_embeddings(probe, where={"shop": "north"}, rule="prototype")
     assert everywhere.matches[0].score == pytest.approx(1.4 / 2**0.5, abs=1e-6)

@@ -16,9 +16,8 @@ Pictures = Callable[..., Path]
 
 def test_linkage_is_that_of_the_slow_way() -> None:
     random = np.random.default_rng(0)
-    vectors = random.normal(size=(40, 6))
+    vectors = random.normal(size=(40, 6)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = vectors.astype(np.float32)
     groups = [[n] for n in range(40)]
     while True:
         pairs = [
