@@ -151,8 +151,8 @@ def test_every_loss_draws_classes_together(name: str) -> None:
             value.backward()
             optimizer.step()
     after = torch.nn.functional.normalize(vectors.detach()).numpy()
-    before = loop.recall_at_1(start.numpy(), labels.numpy())
-    assert loop.recall_at_1(after, labels.numpy()) > max(before, 0.6)
+    before = loop.retrieval(start.numpy(), labels.numpy()).recall
+    assert loop.retrieval(after, labels.numpy()).recall > max(before, 0.6)
 
 
 # Sampling, augmentation, splitting
@@ -651,9 +651,37 @@ def test_scores_of_pairs_agree_with_counting() -> None:
     assert sorted(pairs.impostor) == pytest.approx(sorted(impostor), abs=1e-6)
 
 
-def test_recall_leaves_each_picture_out_of_its_own_search() -> None:
+def test_retrieval_leaves_each_picture_out_of_its_own_search() -> None:
     vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2, 3]]
-    assert loop.recall_at_1(vectors, np.array([0, 0, 1, 1, 2, 3])) == pytest.approx(4 / 6)
+    found = loop.retrieval(vectors, np.array([0, 0, 1, 1, 2, 3]))
+    assert found.recall == pytest.approx(4 / 6)
+    assert found.precisions.tolist() == [1, 1]  # classes of one picture have nothing to find
+
+
+def test_retrieval_is_that_of_the_slow_way() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(30, 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = random.integers(0, 4, 30)
+    slow: list[list[float]] = [[] for _ in range(4)]
+    for probe in range(30):
+        others = sorted(set(range(30)) - {probe}, key=lambda one: -vectors[one] @ vectors[probe])
+        hits = [labels[one] == labels[probe] for one in others]
+        wanted = sum(hits)
+        slow[labels[probe]].append(
+            sum(sum(hits[: rank + 1]) / (rank + 1) for rank in range(wanted) if hits[rank]) / wanted
+        )
+    found = loop.retrieval(vectors, labels)
+    assert found.precisions == pytest.approx([np.mean(one) for one in slow], abs=1e-6)
+
+
+def test_what_differs_by_chance_alone_is_as_good() -> None:
+    best = loop.Retrieval(1.0, np.array([0.9, 0.8, 0.7], np.float32))
+    noisy = loop.Retrieval(1.0, np.array([0.95, 0.6, 0.75], np.float32))
+    lower = loop.Retrieval(1.0, np.array([0.88, 0.78, 0.68], np.float32))
+    assert noisy.as_good_as(best)
+    assert best.as_good_as(lower)
+    assert not lower.as_good_as(best)
 
 
 @pytest.mark.usefixtures("folder")

@@ -84,7 +84,10 @@ def train(
         float, typer.Option("--holdout", help="The share of classes that validates.")
     ] = 0.2,
     patience: Annotated[
-        int, typer.Option("--patience", min=1, help="Epochs to wait for a better recall@1.")
+        int,
+        typer.Option(
+            "--patience", min=1, help="Stop after so many epochs that are worse than the best."
+        ),
     ] = 8,
     more: Annotated[
         list[str] | None,

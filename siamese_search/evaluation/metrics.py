@@ -48,20 +48,27 @@ def precision_at(relevant: npt.ArrayLike, k: int) -> float:
     return float(values[:, :k].mean()) if values.size else math.nan
 
 
-def map_at_r(relevant: npt.ArrayLike, wanted: npt.ArrayLike) -> float:
-    """Mean average precision at R (Musgrave et al. 2020), R being how many items are wanted.
+def average_precisions(relevant: npt.ArrayLike, wanted: npt.ArrayLike) -> FloatArray:
+    """Average precision at R (Musgrave et al. 2020) of each probe, R being how many are wanted.
 
     ``relevant`` (n, at least the largest R) tells which items are wanted, best first; ``wanted``
-    (n,) how many there are. Probes with none are left out.
+    (n,) how many there are. Returns float64 (n,), NaN for probes with none.
     """
     values, counts = np.asarray(relevant, bool), np.asarray(wanted, np.int64)
-    averages = []
-    for row, count in zip(values, counts, strict=True):
+    found = np.full(len(counts), np.nan)
+    for number, (row, count) in enumerate(zip(values, counts, strict=True)):
         if count:
             hits = row[:count]
             precision = np.cumsum(hits) / np.arange(1, count + 1)
-            averages.append(float((precision * hits).sum() / count))
-    return float(np.mean(averages)) if averages else math.nan
+            found[number] = (precision * hits).sum() / count
+    return found
+
+
+def map_at_r(relevant: npt.ArrayLike, wanted: npt.ArrayLike) -> float:
+    """The mean of ``average_precisions`` (mAP@R), without probes that have none."""
+    found = average_precisions(relevant, wanted)
+    found = found[~np.isnan(found)]
+    return float(found.mean()) if len(found) else math.nan
 
 
 def reached_by(scores: npt.ArrayLike, share: float) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from siamese_search.errors import TrainingError, UsageError
+from siamese_search.evaluation import metrics
 from siamese_search.index import SearchIndex
 from siamese_search.network import EmbeddingNetwork
 from siamese_search.records import Preprocessing
@@ -37,7 +38,8 @@ PIECE = 16
 OUT_OF_MEMORY = ("not enough memory", "can't allocate", "out of memory")
 UNALTERED = augmentation.PRESETS["none"]
 HARD_NEIGHBOURS = 16
-BLENDS = (0.25, 0.5, 0.75)  # shares of the trained weights
+BLENDS = (1.0, 0.75, 0.5, 0.25)  # shares of the trained weights
+R_AT_MOST = 100  # of mAP@R
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,34 @@ class Epoch:
     loss: float
     rate: float
     recall: float | None  # recall@1 on what is held out, leaving each picture out of its search
+    precision: float | None  # mAP@R there, the mean over the classes
     images_per_second: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How well pictures find the others of their class, leaving each out of its own search.
+
+    ``recall`` is recall@1. ``precisions`` (classes,) are mAP@R of each class's pictures (Musgrave
+    et al. 2020), which some classes still tell apart where recall@1 is near its end.
+    """
+
+    recall: float
+    precisions: FloatArray
+
+    @property
+    def precision(self) -> float:
+        return float(self.precisions.mean())
+
+    def as_good_as(self, other: Retrieval) -> bool:
+        """Whether mAP@R is at most a standard error lower, by the differences class by class.
+
+        Pictures of one class resemble each other, so that classes are what is drawn by chance.
+        """
+        lost = other.precisions - self.precisions
+        chance = lost.std(ddof=1) / math.sqrt(len(lost)) if len(lost) > 1 else 0.0
+        return bool(lost.mean() <= chance)
 
 
 class _Embedding(nn.Module):
@@ -111,9 +139,9 @@ class Trainer:
         self.optimizer = self._optimizer()
         self._start = self._weights()
         self.step = 0
-        self.best: tuple[float, dict[str, Tensor]] | None = None  # what is kept
-        self.top = 0.0  # the highest recall@1 so far
-        self.stale = 0  # epochs since then
+        self.best: tuple[float, dict[str, Tensor]] | None = None  # recall@1 and weights to keep
+        self.top: Retrieval | None = None  # of the highest mAP@R so far
+        self.stale = 0  # epochs since one was as good
         self.kept = {"step": 0, "share of trained weights": 1.0}
         self.data = ""  # names what is trained on, so that no other run is resumed
         self._half = _half_precision(self.device)
@@ -156,7 +184,7 @@ class Trainer:
     def train(
         self, watch: Callable[[int, float], None] = lambda step, loss: None
     ) -> Iterator[Epoch]:
-        """Train to the last step, or until recall@1 has not grown for ``patience`` epochs.
+        """Train to the last step, or until ``patience`` epochs in turn were worse than the best.
 
         Raises TrainingError where the loss is no number any more.
         """
@@ -169,14 +197,15 @@ class Trainer:
                 self.step += 1
                 watch(self.step, losses[-1])
             took = time.perf_counter() - begun
-            recall = self.validate()
+            found = self.validate()
             pictures = (self.step - first) * self.sampler.classes * self.sampler.images
             yield Epoch(
                 epoch=math.ceil(self.step / self.settings.epoch_steps),
                 step=self.step,
                 loss=sum(losses) / len(losses),
                 rate=self.optimizer.param_groups[0]["lr"],
-                recall=recall,
+                recall=found.recall if found else None,
+                precision=found.precision if found else None,
                 images_per_second=pictures / took,
                 seconds=took,
             )
@@ -310,50 +339,61 @@ class Trainer:
                 parts.append(self.averaged(pixels.to(self.device)).float().cpu().numpy())
         return np.concatenate(parts)
 
-    def validate(self) -> float | None:
-        if self.validation is None:
-            self._keep(0.0, self._weights())
-            return None
-        recall = 0.0
-        if distributed.rank() == 0:
-            recall = recall_at_1(self.embed(self.validation), self.validation.labels)
-        recall = distributed.told(recall)
-        self.stale += 1
-        if self.best is None or recall > self.top:
-            self.top, self.stale = recall, 0
-        # What differs by chance alone is no reason to prefer weights of a higher learning rate.
-        chance = math.sqrt(self.top * (1 - self.top) / len(self.validation))
-        if self.best is None or recall >= self.top - chance:
-            self._keep(recall, self._weights())
-        return recall
+    def validate(self) -> Retrieval | None:
+        """Measure what is held out, and keep the weights if no earlier ones were better.
 
-    def _keep(self, recall: float, weights: dict[str, Tensor], share: float = 1.0) -> None:
-        self.best = (recall, weights)
-        self.kept = {"step": self.step if share == 1.0 else self.kept["step"]} | {
-            "share of trained weights": share
-        }
+        What differs by chance alone is no reason to prefer weights of a higher learning rate.
+        """
+        if self.validation is None:
+            self._keep(0.0)
+            return None
+        found = distributed.told(self._retrieval() if distributed.rank() == 0 else None)
+        assert found is not None
+        if self.top is None or found.precision > self.top.precision:
+            self.top = found
+        self.stale += 1
+        if found.as_good_as(self.top):
+            self.stale = 0
+            self._keep(found.recall)
+        return found
+
+    def _retrieval(self) -> Retrieval:
+        assert self.validation is not None
+        return retrieval(self.embed(self.validation), self.validation.labels)
+
+    def _keep(self, recall: float) -> None:
+        self.best = (recall, self._weights())
+        self.kept = {"step": self.step, "share of trained weights": 1.0}
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: t.detach().cpu().clone() for name, t in self.averaged.state_dict().items()}
 
     def blend(self) -> None:
-        """Average the best weights with the starting point's, where that raises recall@1.
+        """Average the kept weights with the starting point's, where that is better.
 
         What a network knew before often serves new classes too (Wortsman et al. 2022). It makes
-        no sense from scratch, whose starting weights are noise.
+        no sense from scratch, whose starting weights are noise. Of shares that differ by chance
+        alone the largest is taken.
         """
         if self.best is None or self.validation is None or self.settings.start == "scratch":
             return
         trained = self.best[1]
+        blends: dict[float, tuple[dict[str, Tensor], Retrieval]] = {}
         for share in BLENDS:
             mixed = {
-                name: tensor.lerp(trained[name], share) if tensor.is_floating_point() else tensor
-                for name, tensor in self._start.items()
+                name: self._start[name].lerp(tensor, share)
+                if tensor.is_floating_point()
+                else tensor
+                for name, tensor in trained.items()
             }
             self.averaged.load_state_dict(mixed)
-            recall = recall_at_1(self.embed(self.validation), self.validation.labels)
-            if recall > self.best[0]:
-                self._keep(recall, mixed, share)
+            blends[share] = mixed, self._retrieval()
+        top = max((found for _, found in blends.values()), key=lambda found: found.precision)
+        share, (mixed, found) = next(
+            (share, blend) for share, blend in blends.items() if blend[1].as_good_as(top)
+        )
+        self.best = (found.recall, mixed)
+        self.kept["share of trained weights"] = share
 
     def _mine(self) -> None:
         """Offline: the classes most alike to each, by their nearest pictures of other classes."""
@@ -402,13 +442,15 @@ class Trainer:
             tensors |= {f"best.{name}": tensor for name, tensor in self.best[1].items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": t for name, t in state.items()}
+        if self.top is not None:
+            tensors["top"] = torch.from_numpy(self.top.precisions)
         if self.sampler.neighbours is not None:
             tensors["neighbours"] = torch.from_numpy(self.sampler.neighbours)
         facts = {
             "settings": asdict(self.settings),
             "step": self.step,
             "best": self.best[0] if self.best else None,
-            "top": self.top,
+            "top": self.top.recall if self.top else None,
             "kept": self.kept,
             "data": self.data,
             "stale": self.stale,
@@ -454,7 +496,9 @@ class Trainer:
         )
         if "neighbours" in tensors:
             self.sampler.neighbours = tensors["neighbours"].numpy()
-        self.step, self.stale, self.top = facts["step"], facts["stale"], facts["top"]
+        self.step, self.stale = facts["step"], facts["stale"]
+        if "top" in tensors:
+            self.top = Retrieval(facts["top"], tensors["top"].numpy())
         self.kept = facts["kept"]
         self.best = None if facts["best"] is None else (facts["best"], part("best"))
 
@@ -464,9 +508,19 @@ def seed_of(*path: int) -> int:
     return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def recall_at_1(embeddings: FloatArray, labels: npt.NDArray[np.int64]) -> float:
-    """The share of pictures whose nearest other picture is of their class."""
-    return float((labels[_nearest_others(embeddings, 1)[:, 0]] == labels).mean())
+def retrieval(embeddings: FloatArray, labels: npt.NDArray[np.int64]) -> Retrieval:
+    """How well embeddings (n, dimension) find those of their class; labels are 0 to classes - 1."""
+    alike = np.bincount(labels)[labels] - 1
+    wanted = np.minimum(alike, R_AT_MOST)
+    relevant = labels[_nearest_others(embeddings, max(1, int(wanted.max())))] == labels[:, None]
+    found = metrics.average_precisions(relevant, wanted)
+    paired = wanted > 0
+    _, classes = np.unique(labels[paired], return_inverse=True)
+    of_class = np.bincount(classes, found[paired]) / np.bincount(classes)
+    return Retrieval(
+        recall=float(relevant[:, 0].mean()),
+        precisions=(of_class if len(of_class) else np.zeros(1)).astype(np.float32),
+    )
 
 
 def _nearest_others(embeddings: FloatArray, k: int) -> npt.NDArray[np.int64]:

@@ -63,8 +63,11 @@ def draw(
     left.set(xlabel="step", ylabel="loss", title="training loss")
     if before is not None:
         recalls = [before, *(epoch["recall"] for epoch in epochs)]
-        right.plot([0, *steps], [100 * recall for recall in recalls], marker=".")
-        right.set(xlabel="step", ylabel="recall@1, %", title="what is held out")
+        right.plot([0, *steps], [100 * recall for recall in recalls], marker=".", label="recall@1")
+        precisions = [100 * epoch["precision"] for epoch in epochs]
+        right.plot(steps, precisions, marker=".", label="mAP@R, which chooses")
+        right.set(xlabel="step", ylabel="%", title="what is held out")
+        right.legend()
     figure.savefig(paths[0], dpi=110)
 
     pairs = pair_scores(embeddings, labels)

@@ -137,7 +137,10 @@ def _train(
         "recall@1": recall,
         "kept": trainer.kept,
         "seconds": round(sum(epoch["seconds"] for epoch in epochs)),
-        "curves": {name: [epoch[name] for epoch in epochs] for name in ("step", "loss", "recall")},
+        "curves": {
+            name: [epoch[name] for epoch in epochs]
+            for name in ("step", "loss", "recall", "precision")
+        },
     }
     encoder, embeddings = outcome.export(
         folder, name or folder.resolve().name, trainer.averaged, architecture, how, judged, facts
@@ -259,7 +262,8 @@ def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
         return before
     before = None
     if trainer.validation is not None:
-        before = trainer.validate()
+        found = trainer.validate()
+        before = found.recall if found else None
     if before is not None and distributed.rank() == 0:
         path.with_name("before.json").write_text(json.dumps({"recall@1": before}) + "\n")
     return before

@@ -18,15 +18,15 @@ class Settings:
     ``start`` is an encoder (shipped name or folder), a timm backbone with ImageNet weights, or
     ``scratch``: a small residual network for small grey pictures. A batch has ``classes`` x
     ``images`` pictures; an epoch is ``epoch_steps`` batches. ``rate`` is AdamW's highest learning
-    rate, the backbone's is ``backbone_rate`` times that; it rises over the share ``warm_up`` of
-    the steps and falls to nought as a cosine. ``average`` is the decay of the averaged weights,
-    which are what is validated; of all epochs the last is kept whose recall@1 lies within a
-    standard error of the highest. ``patience`` is how many epochs without a better
-    recall@1 end the run. ``frozen`` is the share of the backbone's groups of layers, from
-    the input on, that are never trained. ``freeze`` is how many steps only the head is
-    trained, ``freeze_norm`` keeps batch normalisation's statistics. ``hard_every``
-    mines the hardest classes for each other every so many epochs, 0 for never. ``size`` is height
-    and width in pixels, ``crop`` the share of a photo's short side that is seen, from its middle.
+    rate, the backbone's is ``backbone_rate`` times that; it rises over the share ``warm_up`` of the
+    steps and falls to nought as a cosine. ``average`` is the decay of the averaged weights, which
+    are what is validated; of all epochs the last is kept whose mAP@R on what is held out is at most
+    a standard error below the highest. ``patience`` is how many epochs in turn that are worse than
+    that end the run. ``frozen`` is the share of the backbone's groups of layers, from the input on,
+    that are never trained. ``freeze`` is how many steps only the head is trained, ``freeze_norm``
+    keeps batch normalisation's statistics. ``hard_every`` mines the hardest classes for each other
+    every so many epochs, 0 for never. ``size`` is height and width in pixels, ``crop`` the share of
+    a photo's short side that is seen, from its middle.
     """
 
     start: str = "general"
