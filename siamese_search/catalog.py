@@ -441,6 +441,23 @@ class Catalog(Database):
                 self._db.execute("DELETE FROM removals WHERE id <= ?", (snapshot.last_removal,))
         return current and str(current[0])
 
+    def wanted_index(self) -> tuple[str, float] | None:
+        """The recipe and the recall that were asked for, None where nothing was."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT key, value FROM settings WHERE key IN ('recipe', 'recall')"
+            )
+            found = dict(rows.fetchall())
+        return (str(found["recipe"]), float(found["recall"])) if len(found) == 2 else None
+
+    def want_index(self, recipe: str, recall: float) -> None:
+        """Keep what later index files shall be like."""
+        with self.writing():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO settings VALUES (?, ?)",
+                [("recipe", recipe), ("recall", recall)],
+            )
+
     def snapshot_files(self) -> set[str]:
         """The index files that the database knows."""
         with self._guard():

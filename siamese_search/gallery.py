@@ -35,6 +35,7 @@ from siamese_search.errors import (
     UsageError,
 )
 from siamese_search.identification import Identifier, require
+from siamese_search.index import Wanted
 from siamese_search.rebuilding import reembed
 from siamese_search.records import (
     DUPLICATE,
@@ -537,9 +538,18 @@ class Gallery:
 
     # Maintenance
 
-    def compact(self) -> None:
-        """Fold what has changed since the last index file into a new one."""
-        self._snapshots.compact()
+    def compact(self, recipe: str | None = None, recall: float | None = None) -> None:
+        """Fold what has changed since the last index file into a new one.
+
+        ``recipe`` is ``auto`` or a FAISS factory string, ``recall`` the least recall@10 against
+        exact search that it is tuned to; both hold for later index files too. Raises UsageError
+        where FAISS has no such index or there are too few items for it.
+        """
+        wanted = None
+        if recipe is not None or recall is not None:
+            before = Wanted(*(self._catalog.wanted_index() or ()))
+            wanted = Wanted(recipe or before.recipe, recall or before.recall)
+        self._snapshots.compact(wanted=wanted)
 
     def _compact_if_due(self, underway: bool = False) -> None:
         """Compact where it pays. The change itself is committed, so failing here loses nothing."""
@@ -639,6 +649,8 @@ class Gallery:
             "distractors": self._catalog.count_distractors(),
             "index": snapshot.file if snapshot else None,
             "indexed": snapshot.items if snapshot else 0,
+            "recipe": snapshot.recipe if snapshot else None,
+            "recall": snapshot.recall if snapshot else None,
             "bytes": _bytes_below(self.folder),
         }
 

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.errors import ImageError
-from siamese_search.runtimes import Runtime, cores
+from siamese_search.machine import cores
+from siamese_search.runtimes import Runtime
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.errors import EncoderError, RuntimeUnavailable
+from siamese_search.machine import cores
 
 if TYPE_CHECKING:
     from siamese_search.encoder import EncoderRecord
@@ -52,13 +53,6 @@ def open_runtime(folder: Path, record: EncoderRecord, device: str | None = None)
     if device == "cpu":
         return OpenVINORuntime(folder, record)
     return TorchRuntime(folder, record, device)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def seen_accelerator() -> str | None:

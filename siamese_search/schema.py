@@ -89,6 +89,17 @@ def v002_calibration_and_unknowns(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def v003_index_recipes(db: Database) -> None:
+    for statement in (
+        # Index files have another layout: they are made anew, from the embeddings.
+        "DELETE FROM snapshots",
+        "ALTER TABLE snapshots ADD COLUMN recipe TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE snapshots ADD COLUMN recall REAL",
+    ):
+        db.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a database to the newest format."""
     migrations.apply(Database(connection, execute_plugins=False))

@@ -19,17 +19,19 @@ import numpy as np
 
 from siamese_search.catalog import Catalog, State
 from siamese_search.database import LOCK_NAME, sync_folder
-from siamese_search.errors import GalleryError, StorageError
-from siamese_search.index import SearchIndex, sha256, write_index
+from siamese_search.errors import GalleryError, StorageError, UsageError
+from siamese_search.index import SearchIndex, Wanted, Written, sha256, write_index
 from siamese_search.records import Generation, Snapshot
 
 log = logging.getLogger("siasearch")
 
 # Below this a snapshot is read in full to verify it; above, if its size, time or inode changed.
 SMALL_BYTES = 64 << 20
-# Changes to fold in before compaction pays: an eighth of the base keeps its cost per item constant.
+# Changes to fold in before compaction pays: an eighth of the base keeps its cost per item constant,
+# but what is pending must be read on opening, and is searched in full.
 PENDING_AT_LEAST = 256
 PENDING_SHARE = 8
+PENDING_AT_MOST = 20_000
 PENDING_UNDERWAY = 4096
 STALE_SECONDS = 3600.0
 
@@ -128,7 +130,8 @@ class Snapshots:
         items = snapshot.items if snapshot else 0
         if underway:
             return pending > max(PENDING_UNDERWAY, items)
-        return pending > (max(PENDING_AT_LEAST, items // PENDING_SHARE) if snapshot else 0)
+        enough = max(PENDING_AT_LEAST, min(items // PENDING_SHARE, PENDING_AT_MOST))
+        return pending > (enough if snapshot else 0)
 
     @contextmanager
     def maintenance(self, wait: bool) -> Iterator[None]:
@@ -144,34 +147,61 @@ class Snapshots:
         except OSError as error:
             raise StorageError(f"{error.filename or self._folder}: {error.strerror}") from error
 
-    def compact(self, wait: bool = True) -> None:
-        """Write a snapshot of all that is enrolled, switch to it, and drop what it replaces."""
+    def compact(self, wait: bool = True, wanted: Wanted | None = None) -> None:
+        """Write a snapshot of all that is enrolled, switch to it, and drop what it replaces.
+
+        ``wanted`` is kept for later compactions; without it, what was wanted last holds. Raises
+        UsageError where the recipe does not fit what is enrolled.
+        """
         with self.maintenance(wait):
             self._catalog.prune()
             state = self._catalog.state()
             generation = state.generation
             # A name of its own: the file that the database names is never written to.
             path = self._folder / f"index-{generation.number}-{secrets.token_hex(6)}.faiss"
-            chunks = self._catalog.embeddings(generation, upto=state.last_item)
-            checksum, items = write_index(path, generation.dimension, chunks)
+            written = self._write(path, state, wanted)
             sync_folder(self._folder)
             status = path.stat()
             self._catalog.set_snapshot(
                 Snapshot(
                     generation=generation.number,
                     file=path.name,
-                    sha256=checksum,
+                    sha256=written.sha256,
                     size=status.st_size,
                     mtime_ns=status.st_mtime_ns,
                     inode=status.st_ino,
-                    items=items,
+                    items=written.items,
                     last_item=state.last_item,
                     last_removal=state.last_removal,
+                    recipe=written.recipe,
+                    recall=written.recall,
                 )
             )
+            if wanted is not None:
+                self._catalog.want_index(wanted.recipe, wanted.recall)
             self._sweep()
             if wait:  # a command of its own, which may take its time
                 self._sweep_copies()
+
+    def _write(self, path: Path, state: State, wanted: Wanted | None) -> Written:
+        """Write an index file of all that is enrolled."""
+        generation, snapshot = state.generation, state.snapshot
+        previous = None
+        if snapshot is not None and self.fault(snapshot) is None:
+            previous = self._folder / snapshot.file
+
+        def write(recipe: Wanted) -> Written:
+            chunks = self._catalog.embeddings(generation, upto=state.last_item)
+            return write_index(path, generation.dimension, chunks, recipe, previous)
+
+        if wanted is not None:
+            return write(wanted.checked(generation.dimension))
+        kept = self._catalog.wanted_index()
+        try:
+            return write(Wanted(*kept).checked(generation.dimension) if kept else Wanted())
+        except UsageError as error:  # it fitted what was enrolled then
+            log.warning("%s; the index is made by the recipe auto this time", error)
+            return write(Wanted())
 
     def _sweep(self) -> None:
         """Delete what the database does not name: replaced files, half-written ones."""
@@ -223,6 +253,7 @@ class Snapshots:
         except GalleryError as error:
             yield str(error)
             return
+        assert base is not None
         seen = np.zeros(len(base.items), bool)
         seen[base.positions(self._catalog.removed_after(snapshot.last_removal))] = True
         for items, vectors in self._catalog.embeddings(state.generation, upto=snapshot.last_item):

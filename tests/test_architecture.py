@@ -42,6 +42,7 @@ FLOORS = {
     "index": 1,
     "files": 1,
     "errors": 0,
+    "machine": 0,
     "records": 0,
 }
 # The only modules that may import a library, whatever its use.

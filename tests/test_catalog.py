@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from siamese_search.catalog import Catalog
+from siamese_search.database import FORMAT
 from siamese_search.errors import (
     GalleryDamaged,
     GalleryFormatError,
@@ -166,7 +167,9 @@ def test_an_older_format_is_upgraded_on_opening(path: Path) -> None:
     older.execute("DROP TABLE unknowns")
     older.execute("DROP INDEX distractors")
     older.execute("ALTER TABLE identities DROP COLUMN distractor")
-    older.execute("DELETE FROM _sqlite_migrations WHERE name = 'v002_calibration_and_unknowns'")
+    older.execute("ALTER TABLE snapshots DROP COLUMN recipe")
+    older.execute("ALTER TABLE snapshots DROP COLUMN recall")
+    older.execute("DELETE FROM _sqlite_migrations WHERE name > 'v002'")
     older.execute("PRAGMA user_version = 1")
     older.commit()
     older.close()
@@ -175,7 +178,7 @@ def test_an_older_format_is_upgraded_on_opening(path: Path) -> None:
     assert catalog.count_distractors() == 0
     catalog.close()
     now = sqlite3.connect(path)
-    assert now.execute("PRAGMA user_version").fetchone() == (2,)
+    assert now.execute("PRAGMA user_version").fetchone() == (FORMAT,)
     now.close()
 
 

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from siamese_search.errors import GalleryError
-from siamese_search.index import SearchIndex, sha256, write_index
+from siamese_search.errors import GalleryError, UsageError
+from siamese_search.index import SearchIndex, Wanted, recipes, sha256, write_index
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -96,20 +95,138 @@ def test_an_empty_index_answers_with_padding() -> None:
 
 def test_write_returns_the_checksum_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     vectors = unit(np.random.default_rng(0), 10)
-    checksum, count = write_index(
+    written = write_index(
         tmp_path / "i.faiss", 24, [(np.arange(5), vectors[:5]), (np.arange(5, 10), vectors[5:])]
     )
-    assert (checksum, count) == (sha256(tmp_path / "i.faiss"), 10)
+    assert (written.sha256, written.items) == (sha256(tmp_path / "i.faiss"), 10)
+    assert (written.recipe, written.recall) == ("SQfp16", None)
     assert [path.name for path in tmp_path.iterdir()] == ["i.faiss"]
 
 
-def test_a_faiss_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    for other in (
-        faiss.IndexFlatL2(24),
-        faiss.IndexFlatIP(24),
-        faiss.IndexIDMap(faiss.IndexFlatL2(24)),
-        faiss.IndexIDMap(faiss.IndexFlatIP(8)),
-    ):
-        faiss.write_index(other, str(tmp_path / "other"))
-        with pytest.raises(GalleryError, match="no index of this format"):
-            SearchIndex.read(tmp_path / "other", 24)
+def test_an_index_file_is_a_safetensors_file(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    items, vectors = np.arange(3, 13), unit(np.random.default_rng(0), 10)
+    write_index(tmp_path / "i", 24, [(items, vectors)])
+    tensors = safetensors.load_file(tmp_path / "i")
+    assert set(tensors) == {"vectors", "items", "index"}
+    assert (tensors["vectors"] == vectors).all()
+    assert tensors["items"].tolist() == items.tolist()
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(5000), b"\x10" + bytes(7) + b"{}" * 3000])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "other").write_bytes(content)
+    with pytest.raises(GalleryError, match="no index of this format"):
+        SearchIndex.read(tmp_path / "other", 24)
+
+
+def test_an_index_of_another_dimension_is_refused(tmp_path: Path) -> None:
+    write_index(tmp_path / "i", 24, [(np.arange(9), unit(np.random.default_rng(0), 9))])
+    with pytest.raises(GalleryError, match="no index of this format"):
+        SearchIndex.read(tmp_path / "i", 25)
+
+
+def test_an_empty_index_file_can_be_searched(tmp_path: Path) -> None:
+    write_index(tmp_path / "i", 24, [])
+    index = SearchIndex.read(tmp_path / "i", 24)
+    assert answers(index, unit(np.random.default_rng(0), 2), 3) == [[], []]
+
+
+def test_half_precision_is_off_by_no_more_than_is_said(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    vectors, queries = unit(random, 500), unit(random, 3)
+    write_index(tmp_path / "i", 24, [(np.arange(500), vectors)])
+    base = SearchIndex.read(tmp_path / "i", 24).base
+    assert base is not None
+    assert base.tuning.error is not None
+    found = base.candidates(queries, 400, None)
+    true = np.take_along_axis(queries @ vectors.T, found.positions, axis=1)
+    assert np.abs(found.scores - true).max() <= base.tuning.error < 1e-3
+
+
+def clustered(random: np.random.Generator, rows: int) -> Floats:
+    """Ten to an identity, as galleries have them."""
+    vectors = unit(random, rows // 10).repeat(10, axis=0) + 0.5 * unit(random, rows)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+@pytest.mark.parametrize(
+    "recipe", ["IVF16,PQ12x4fs", "HNSW16", "IVF16,SQ8", "OPQ12,IVF16,PQ12x4fs"]
+)
+def test_a_recipe_reaches_the_recall_that_was_asked_for(tmp_path: Path, recipe: str) -> None:
+    random = np.random.default_rng(3)
+    vectors = clustered(random, 4000)
+    written = write_index(tmp_path / "i", 24, [(np.arange(4000), vectors)], Wanted(recipe, 0.97))
+    assert written.recipe == recipe
+    assert written.recall is not None
+    assert written.recall >= 0.97
+    index = SearchIndex.read(tmp_path / "i", 24)
+    queries = vectors[::100] + 0.3 * unit(random, 40)  # further pictures of who is enrolled
+    exact = [[item for item, _ in brute_force(np.arange(4000), vectors, q, 10)] for q in queries]
+    found = index.search(queries, 10)[0].tolist()
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(exact, found, strict=True)]) >= 9.3
+
+
+def test_a_recipe_keeps_filters_removals_and_the_delta_exact(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    vectors = clustered(random, 3000)
+    write_index(tmp_path / "i", 24, [(np.arange(2500), vectors[:2500])], Wanted("IVF16,PQ12x4fs"))
+    index = SearchIndex.read(tmp_path / "i", 24)
+    index.add(np.arange(2500, 3000), vectors[2500:])
+    index.remove(np.arange(0, 3000, 7))
+    few = np.setdiff1d(np.arange(2000, 2600), np.arange(0, 3000, 7))
+    many = np.setdiff1d(np.arange(300, 3000), np.arange(0, 3000, 7))
+    queries = vectors[2400:2600:20]
+    for query, row in zip(queries, answers(index, queries, 8, np.arange(2000, 2600)), strict=True):
+        expected = brute_force(few, vectors[few], query, 8)
+        assert [item for item, _ in row] == [item for item, _ in expected]
+    for query, row in zip(queries, answers(index, queries, 8, np.arange(300, 3000)), strict=True):
+        expected = brute_force(many, vectors[many], query, 8)
+        assert len({item for item, _ in row} & {item for item, _ in expected}) >= 7
+        assert {item for item, _ in row} <= set(many.tolist())
+
+
+def test_a_recipe_always_gives_as_many_as_there_are(tmp_path: Path) -> None:
+    vectors = clustered(np.random.default_rng(5), 1000)
+    write_index(tmp_path / "i", 24, [(np.arange(1000), vectors)], Wanted("IVF16,PQ12x4fs", 0.5))
+    found = SearchIndex.read(tmp_path / "i", 24).search(vectors[:3], 1000)[0]
+    assert [sorted(row) for row in found.tolist()] == [list(range(1000))] * 3
+
+
+@pytest.mark.parametrize("kept", [np.arange(3000), np.arange(3, 3000)])
+def test_what_a_recipe_has_learned_is_used_again(tmp_path: Path, kept: Integers) -> None:
+    vectors = clustered(np.random.default_rng(6), 3000)
+    wanted = Wanted("IVF16,PQ12x4fs", 0.95)
+    write_index(tmp_path / "old", 24, [(np.arange(2000), vectors[:2000])], wanted)
+    before = SearchIndex.read(tmp_path / "old", 24).base
+    write_index(tmp_path / "new", 24, [(kept, vectors[kept])], wanted, tmp_path / "old")
+    index = SearchIndex.read(tmp_path / "new", 24)
+    assert index.base is not None
+    assert before is not None
+    assert index.base.tuning.trained == before.tuning.trained == 2000
+    found = index.search(vectors[kept], 1)[0][:, 0]
+    assert np.mean(found == kept) > 0.98
+
+
+def test_unknown_recipes_and_too_few_items_are_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="FAISS makes no index 'nonsense'"):
+        Wanted("nonsense").checked(24)
+    with pytest.raises(UsageError, match="share"):
+        Wanted(recall=1.2).checked(24)
+    with pytest.raises(UsageError, match="too few"):
+        write_index(
+            tmp_path / "i",
+            24,
+            [(np.arange(9), unit(np.random.default_rng(0), 9))],
+            Wanted("IVF16,PQ12x4fs"),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_follow_size_dimension_and_memory() -> None:
+    assert recipes.choose(100_000, 512) == "SQfp16"
+    assert recipes.choose(1_000_000, 512, memory=1 << 30) == "IVF4096,PQ128x4fs"
+    assert recipes.choose(1_000_000, 256, memory=1 << 30) == "IVF4096,PQ128x4fs"
+    assert recipes.choose(1_000_000, 512, memory=40_000_000) == "IVF4096,PQ64x4fs"
+    assert recipes.choose(1_000_000, 509, memory=1 << 30) == "IVF4096,SQ8"

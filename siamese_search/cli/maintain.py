@@ -39,15 +39,36 @@ def check(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False)
         raise typer.Exit(1)
 
 
-def compact(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
-    """Fold what has changed since into a new index file."""
+def compact(
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="auto|FAISS",
+            help="How the index is built, now and later: auto (exact up to 100,000 items), or a"
+            " FAISS factory string, as HNSW32 or IVF4096,PQ64x4fs.",
+        ),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            "--recall",
+            metavar="SHARE",
+            help="The least recall@10 that an index which is not exact is tuned to (0.99).",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fold what has changed since into a new index file, by another recipe if you like."""
     with open_gallery(gallery) as target:
-        target.compact()
+        target.compact(recipe, recall)
         facts = target.info()
     if as_json:
-        print_json({"index": facts["index"], "indexed": facts["indexed"]})
+        print_json({key: facts[key] for key in ("index", "indexed", "recipe", "recall")})
     else:
-        typer.echo(f"{facts['index']} holds {facts['indexed']} items")
+        found = "exact" if facts["recall"] is None else f"recall@10 {facts['recall']:.3f}"
+        typer.echo(f"{facts['index']} holds {facts['indexed']} items ({facts['recipe']}, {found})")
 
 
 def rebuild(

@@ -1,0 +1,204 @@
+"""Recipes: which FAISS index a base has, trained and tuned to a recall that is measured.
+
+Up to 100,000 items, half precision is scanned and what may be near scored again: that is exact.
+Above, inverted lists with 4-bit product quantisation (Jégou et al. 2011; André et al. 2017 for the
+scan in registers), whose candidates are scored again from float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search import machine
+from siamese_search.errors import UsageError
+from siamese_search.index.segments import (
+    ROUNDING,
+    Tuning,
+    approximate,
+    effort_name,
+    products,
+    scan,
+    set_effort,
+)
+
+log = logging.getLogger("siasearch")
+
+AUTO = "auto"
+EXACT = "SQfp16"
+RECALL = 0.99  # at k = 10
+K = 10
+EXACT_AT_MOST = 100_000
+LISTS_AT_MOST = 8192
+PER_LIST = 40  # vectors a list's centre is trained on
+PASSES = 8  # of k-means
+MEMORY_SHARE = 8  # of the machine's memory that an index may fill
+PROBES = 400  # items that recall is measured on
+SPARES = (16, 32, 64, 128, 256, 512, 1024)
+CHEAP = 256  # candidates that cost less to score again than a wider search
+BLOCK = 1 << 15
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a gallery's index shall be: ``auto`` or a FAISS factory string, and a recall@10."""
+
+    recipe: str = AUTO
+    recall: float = RECALL
+
+    def checked(self, dimension: int) -> Wanted:
+        """The same. Raises UsageError where FAISS knows no such index of that dimension."""
+        if not 0 < self.recall <= 1:
+            raise UsageError(f"the recall is {self.recall}: a share, above 0 up to 1")
+        if self.recipe != AUTO:
+            made(self.recipe, dimension)
+        return self
+
+
+def choose(items: int, dimension: int, memory: int | None = None) -> str:
+    """The recipe for so many items; ``memory`` bounds its bytes beside the vectors."""
+    if items <= EXACT_AT_MOST:
+        return EXACT
+    lists = 2 ** round(math.log2(4 * math.sqrt(items)))
+    budget = (machine.memory() // MEMORY_SHARE if memory is None else memory) / items
+    # Products of so many dimensions each, in 4 bits: fewer where memory is short.
+    for width in (2, 4, 8, 16, 32):
+        if dimension % width == 0 and width >= dimension / 128:
+            size = dimension / width / 2
+            if size <= budget or dimension % (2 * width):
+                return f"IVF{min(lists, LISTS_AT_MOST)},PQ{dimension // width}x4fs"
+    return f"IVF{min(lists, LISTS_AT_MOST)},SQ8"
+
+
+def made(recipe: str, dimension: int) -> faiss.Index:
+    """An empty index by its factory string. Raises UsageError where there is none."""
+    try:
+        return faiss.index_factory(dimension, recipe, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        reason = str(error).rsplit(": ", 1)[-1].strip()
+        raise UsageError(
+            f"FAISS makes no index {recipe!r} of dimension {dimension} ({reason}): take auto, or"
+            " a factory string such as HNSW32 or IVF4096,PQ64x4fs"
+        ) from error
+
+
+def build(
+    vectors: FloatArray,
+    wanted: Wanted,
+    previous: tuple[Any, Tuning, bool] | None = None,
+    seed: int = 0,
+) -> tuple[faiss.Index, Tuning]:
+    """A filled index of vectors (n, dimension), which may be mapped, and how to search it.
+
+    ``previous`` is one of fewer of them: a copy of the index, its tuning, and whether its vectors
+    are the first of these. What it has learned is used again until there are twice as many. Raises
+    UsageError where there are too few vectors to train on.
+    """
+    count, dimension = vectors.shape
+    recipe = choose(count, dimension) if wanted.recipe == AUTO else wanted.recipe
+    if previous and previous[1].recipe == recipe and count <= 2 * previous[1].trained:
+        index, trained = previous[0], previous[1].trained
+        if not previous[2]:
+            index.reset()
+    else:
+        index, trained = made(recipe, dimension), count
+        _train(index, vectors, seed)
+    for start in range(index.ntotal, count, BLOCK):
+        index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
+    tuning = Tuning(recipe, trained)
+    if recipe in (EXACT, "Flat"):
+        return index, replace(tuning, error=_error(vectors) if recipe == EXACT else ROUNDING)
+    return index, tuned(index, vectors, tuning, wanted.recall, seed)
+
+
+def _train(index: faiss.Index, vectors: FloatArray, seed: int) -> None:
+    if index.is_trained:
+        return
+    inverted = faiss.try_extract_index_ivf(index)
+    wanted = 65_536
+    if inverted is not None:
+        inverted.cp.niter = PASSES
+        wanted = max(wanted, PER_LIST * inverted.nlist)
+    chosen = np.arange(len(vectors))
+    if len(chosen) > wanted:
+        chosen = np.random.default_rng(seed).choice(len(vectors), wanted, replace=False)
+    try:
+        index.train(np.ascontiguousarray(vectors[np.sort(chosen)]))
+    except RuntimeError as error:
+        reason = str(error).rsplit(": ", 1)[-1].strip()
+        raise UsageError(f"{len(vectors)} items are too few for this recipe: {reason}") from error
+
+
+def _error(vectors: FloatArray) -> float:
+    """What an inner product with a unit vector may be off in half precision, by Cauchy-Schwarz."""
+    most = 0.0
+    for start in range(0, len(vectors), BLOCK):
+        block = vectors[start : start + BLOCK]
+        lost = block - block.astype(np.float16)
+        most = max(most, float(np.linalg.norm(lost, axis=1).max(initial=0.0)))
+    return most + ROUNDING
+
+
+def tuned(
+    index: faiss.Index, vectors: FloatArray, tuning: Tuning, target: float, seed: int = 0
+) -> Tuning:
+    """How far to search for the wanted recall@10, measured on some of the vectors themselves.
+
+    The least effort is taken at which few candidates need to be scored again; where even the
+    highest does not do, that, with a warning.
+    """
+    random = np.random.default_rng(seed)
+    chosen = np.sort(random.choice(len(vectors), min(PROBES, len(vectors)), replace=False))
+    queries = np.ascontiguousarray(vectors[chosen])
+    truth = _without(chosen, *scan(vectors, queries, min(K + 1, len(vectors))))
+    name, best = effort_name(index), tuning
+    for effort in _efforts(index, name, len(vectors)):
+        set_effort(index, effort)
+        positions = approximate(index, queries, min(K + 1 + SPARES[-1], len(vectors)))
+        scores = products(queries, vectors, positions)
+        for spare in SPARES:
+            near = slice(0, K + 1 + spare)
+            found = _without(chosen, positions[:, near], scores[:, near])
+            shares = np.array([np.isin(t, f).mean() for t, f in zip(truth, found, strict=True)])
+            recall = float(shares.mean())
+            enough = recall - shares.std() / math.sqrt(len(shares)) >= target
+            if enough:
+                break
+        best = replace(tuning, effort=effort if name else None, spare=spare, recall=recall)
+        if enough and spare <= CHEAP:
+            return best
+    if not enough:
+        log.warning(
+            "the index %s reaches recall@10 %.3f, not %g for certain: another recipe may",
+            tuning.recipe,
+            recall,
+            target,
+        )
+    return best
+
+
+def _efforts(index: faiss.Index, name: str | None, items: int) -> list[int]:
+    """Efforts to try, rising."""
+    if name is None:
+        return [1]
+    inverted = faiss.try_extract_index_ivf(index)
+    highest = inverted.nlist if inverted is not None else min(items, 4096)
+    return [*(1 << power for power in range(2, 30) if 1 << power < highest), highest]
+
+
+def _without(own: IntArray, positions: IntArray, scores: FloatArray) -> list[IntArray]:
+    """The best ten of each row, best first, without the probe itself."""
+    scores = np.where(positions == own[:, None], -np.inf, scores)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :K]
+    best = np.take_along_axis(positions, order, axis=1)
+    kept = np.take_along_axis(scores, order, axis=1) > -np.inf
+    return [row[present] for row, present in zip(best, kept, strict=True)]

@@ -1,0 +1,131 @@
+"""Search over a base, which an index file holds, a delta enrolled since, and removals.
+
+Candidates are scored again in double precision and ties ordered by item number, so an answer does
+not depend on how items are spread over segments, as long as the base's recipe is exact.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.index.file import open_index
+from siamese_search.index.segments import Base, Candidates, Delta, Segment
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+SPARE = 64  # candidates beyond those asked for, so that one search nearly always settles
+BLOCK_VALUES = 1 << 22  # candidates' values of a block of queries held at a time
+
+
+class SearchIndex:
+    """Search over a base, a delta and removals. Not thread-safe while being changed."""
+
+    def __init__(self, dimension: int, base: Base | None = None) -> None:
+        self.dimension = dimension
+        self.base = base
+        self._delta = Delta(dimension)
+
+    @classmethod
+    def read(cls, path: Path, dimension: int) -> SearchIndex:
+        """Map an index file, which the caller trusts. Raises GalleryError for any other file."""
+        return cls(dimension, open_index(path, dimension))
+
+    def __len__(self) -> int:
+        return sum(segment.count for segment in self._segments)
+
+    @property
+    def items(self) -> IntArray:
+        """The numbers of the items that can be found, ascending."""
+        parts = [segment.present for segment in self._segments]
+        return np.concatenate(parts)
+
+    def add(self, items: IntArray, vectors: FloatArray) -> None:
+        """Append items, whose numbers are above all that are here, with vectors (n, dimension)."""
+        self._delta.add(items, np.asarray(vectors, np.float32))
+
+    def remove(self, items: IntArray) -> None:
+        """Leave items out from now on; those that are not here are ignored."""
+        for segment in self._segments:
+            segment.remove(items)
+
+    def vectors(self, items: IntArray) -> FloatArray:
+        """The vectors of items, ascending, that can be found: float32 (n, dimension)."""
+        parts = []
+        for segment in self._segments:
+            positions = segment.positions(items)
+            if segment.removed is not None:
+                positions = positions[~segment.removed[positions]]
+            parts.append(segment.vectors[positions])
+        return np.concatenate(parts)
+
+    @property
+    def _segments(self) -> list[Segment]:
+        return [self._delta] if self.base is None else [self.base, self._delta]
+
+    def search(
+        self, queries: FloatArray, k: int, allowed: IntArray | None = None
+    ) -> tuple[IntArray, FloatArray]:
+        """The k nearest items of each query (q, dimension), among ``allowed`` if given.
+
+        Returns items int64 (q, k) and inner products float32 (q, k), best first, equal scores by
+        ascending item; where fewer exist, padded with item -1 and score -inf.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        items = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        chosen = [segment.selected(allowed) for segment in self._segments]
+        wanted, pending = k + SPARE, np.arange(len(queries))
+        while len(pending):
+            found = [
+                segment.candidates(queries[pending], wanted, selected)
+                for segment, selected in zip(self._segments, chosen, strict=True)
+            ]
+            if not sum(part.scores.shape[1] for part in found):
+                break
+            unsettled = []
+            rows = max(1, BLOCK_VALUES // (k * self.dimension))
+            for start in range(0, len(pending), rows):
+                part = slice(start, start + rows)
+                block = pending[part]
+                best, exact, settled = _merged(queries[block], [c.of(part) for c in found], k)
+                items[block, : best.shape[1]], scores[block, : best.shape[1]] = best, exact
+                unsettled.append(block[~settled])
+            wanted, pending = 4 * wanted, np.concatenate(unsettled)
+        return items, scores
+
+
+def _merged(
+    queries: FloatArray, parts: list[Candidates], k: int
+) -> tuple[IntArray, FloatArray, npt.NDArray[np.bool_]]:
+    """The k best of several segments for each query, and whether nothing left behind could be
+    among them: items (q, at most k), scores likewise, settled (q,).
+    """
+    least = np.concatenate([part.scores - part.error for part in parts], axis=1)
+    most = np.concatenate([part.scores + part.error for part in parts], axis=1)
+    # Only what can be among the k best is worth scoring exactly.
+    reach = np.full(len(queries), -np.inf, np.float32)
+    if least.shape[1] > k:
+        reach = np.partition(least, -k, axis=1)[:, -k]
+    count = max(1, int((most >= reach[:, None]).sum(axis=1).max(initial=0)))
+    columns = np.argpartition(-most, min(count, most.shape[1]) - 1, axis=1)[:, :count]
+    items = np.concatenate([part.items for part in parts], axis=1)
+    items = np.take_along_axis(items, columns, axis=1)
+    vectors = np.empty((*columns.shape, queries.shape[1]))
+    first = 0
+    for part in parts:
+        own = (columns >= first) & (columns < first + part.scores.shape[1])
+        rows = np.nonzero(own)[0]
+        vectors[own] = part.segment.vectors[part.positions[rows, columns[own] - first]]
+        first += part.scores.shape[1]
+    exact = (vectors @ queries[:, :, None].astype(np.float64))[:, :, 0].astype(np.float32)
+    exact[items < 0] = -np.inf
+    order = np.lexsort((items, -exact), axis=1)[:, :k]
+    items = np.take_along_axis(items, order, axis=1)
+    exact = np.take_along_axis(exact, order, axis=1)
+    rest = np.max([part.rest for part in parts], axis=0)
+    worst = exact[:, -1] if exact.shape[1] == k else np.full(len(queries), -np.inf)
+    return items, exact, (rest == -np.inf) | (worst > rest)

@@ -1,0 +1,340 @@
+"""Segments: where an index looks for candidates. A base is mapped from a file, a delta grows."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.machine import cores
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+# Two float32 sums of the same products in another order differ by less than this.
+ROUNDING = 1e-5
+BLOCK_ROWS = 8192  # vectors that are multiplied at once: a product of that size stays in cache
+BLOCK_QUERIES = 256
+MANY = 16  # queries from which on multiplying matrices is faster than scanning for each
+SELECTIVE = 0.2  # share of the items below which a filtered search is exact
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a segment offers for queries: ``scores`` (q, m) are true within ``error``.
+
+    ``positions`` (q, m) are within the segment, -1 and -inf where there are fewer. What it does not
+    offer scores at most ``rest`` (q,).
+    """
+
+    segment: Segment
+    positions: IntArray
+    scores: FloatArray
+    error: float
+    rest: FloatArray
+
+    @property
+    def items(self) -> IntArray:
+        """Item numbers (q, m), -1 where there are fewer."""
+        if not len(self.segment.items):
+            return np.full(self.positions.shape, -1, np.int64)
+        numbers: IntArray = np.where(
+            self.positions < 0, -1, self.segment.items[np.maximum(self.positions, 0)]
+        )
+        return numbers
+
+    def of(self, rows: slice) -> Candidates:
+        """Those of some of the queries."""
+        return Candidates(
+            self.segment, self.positions[rows], self.scores[rows], self.error, self.rest[rows]
+        )
+
+
+class Segment:
+    """Vectors (n, dimension) with their item numbers (n,), ascending; searched in full."""
+
+    def __init__(self, items: IntArray, vectors: FloatArray) -> None:
+        self.items = items
+        self.vectors = vectors
+        self.removed: BoolArray | None = None  # by position, None while there are none
+
+    @property
+    def count(self) -> int:
+        """How many can be found."""
+        gone = 0 if self.removed is None else int(np.count_nonzero(self.removed))
+        return len(self.items) - gone
+
+    @property
+    def present(self) -> IntArray:
+        """The numbers of those that can be found, ascending."""
+        return self.items if self.removed is None else self.items[~self.removed]
+
+    def positions(self, items: IntArray) -> IntArray:
+        """Where those of the given items lie that are here."""
+        found = np.searchsorted(self.items, items)
+        inside = found < len(self.items)
+        found, items = found[inside], items[inside]
+        positions: IntArray = found[self.items[found] == items]
+        return positions
+
+    def remove(self, items: IntArray) -> None:
+        """Leave items out from now on."""
+        positions = self.positions(items)
+        if len(positions):
+            if self.removed is None:
+                self.removed = np.zeros(len(self.items), bool)
+            self.removed[positions] = True
+
+    def selected(self, allowed: IntArray | None) -> BoolArray | None:
+        """Which positions may be found, None for all."""
+        if allowed is None:
+            return None if self.removed is None else ~self.removed
+        selected = np.zeros(len(self.items), bool)
+        selected[self.positions(allowed)] = True
+        return selected if self.removed is None else selected & ~self.removed
+
+    def candidates(
+        self, queries: FloatArray, wanted: int, selected: BoolArray | None
+    ) -> Candidates:
+        """The best ``wanted`` for each query (q, dimension), or all that may be found."""
+        return self._exhaustive(queries, wanted, selected)
+
+    def _exhaustive(
+        self, queries: FloatArray, wanted: int, selected: BoolArray | None
+    ) -> Candidates:
+        chosen = None if selected is None else np.flatnonzero(selected)
+        count = len(self.items) if chosen is None else len(chosen)
+        positions, scores = scan(self.vectors, queries, min(wanted, count), chosen)
+        return self._offer(positions, scores, ROUNDING, count <= wanted)
+
+    def _offer(
+        self, positions: IntArray, scores: FloatArray, error: float, complete: bool
+    ) -> Candidates:
+        rest = np.full(len(scores), -np.inf, np.float32)
+        if not complete:
+            rest = scores.min(axis=1) + np.float32(error)
+        return Candidates(self, positions, scores, error, rest)
+
+
+class Delta(Segment):
+    """What was enrolled since the base was written: it grows in memory."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__(np.empty(0, np.int64), np.empty((0, dimension), np.float32))
+        self._room = self.vectors  # with space to grow into, so that adding does not copy all
+
+    def add(self, items: IntArray, vectors: FloatArray) -> None:
+        """Append items, whose numbers are above all that are here."""
+        before, after = len(self.items), len(self.items) + len(items)
+        if after > len(self._room):
+            self._room = np.empty((max(after, 2 * before), vectors.shape[1]), np.float32)
+            self._room[:before] = self.vectors
+        self._room[before:after] = vectors
+        self.vectors = self._room[:after]
+        self.items = np.concatenate([self.items, items])
+        if self.removed is not None:
+            self.removed = np.concatenate([self.removed, np.zeros(len(items), bool)])
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a base is searched, as its file says.
+
+    ``error`` is what a score of FAISS's may be off, None where it is too coarse to decide by: then
+    ``spare`` candidates more than wanted are scored again, and ``effort`` is FAISS's parameter of
+    that kind (``nprobe``, ``efSearch``). ``recall`` is the measured recall@10 against exact search.
+    """
+
+    recipe: str
+    trained: int  # how many vectors there were when it was trained
+    error: float | None = None
+    effort: int | None = None
+    spare: int = 0
+    recall: float | None = None
+
+
+class Base(Segment):
+    """A mapped index file: float32 vectors, and a FAISS index of their positions to search by."""
+
+    def __init__(
+        self,
+        items: IntArray,
+        vectors: FloatArray,
+        index: faiss.Index,
+        tuning: Tuning,
+        owner: object = None,  # what keeps the memory of ``index`` alive
+    ) -> None:
+        super().__init__(items, vectors)
+        self.index: Any = faiss.downcast_index(index)
+        self.tuning = tuning
+        self._owner = index, owner
+        if tuning.effort is not None:
+            set_effort(self.index, tuning.effort)
+
+    def candidates(
+        self, queries: FloatArray, wanted: int, selected: BoolArray | None
+    ) -> Candidates:
+        """The best ``wanted`` for each query (q, dimension), or all that may be found."""
+        count = len(self.items) if selected is None else int(np.count_nonzero(selected))
+        if count <= wanted:
+            return self._exhaustive(queries, wanted, selected)
+        if self.tuning.error is None:
+            if count < SELECTIVE * len(self.items):
+                return self._exhaustive(queries, wanted, selected)
+            return self._approximate(queries, wanted, selected, count)
+        if len(queries) >= MANY:
+            return self._exhaustive(queries, wanted, selected)
+        if len(queries) < cores():
+            positions, scores = self._in_parts(queries, wanted, selected)
+        else:
+            scores, positions = self.index.search(queries, wanted, params=_parameters(selected))
+        return self._offer(positions, scores, self.tuning.error, complete=False)
+
+    def _in_parts(
+        self, queries: FloatArray, wanted: int, selected: BoolArray | None
+    ) -> tuple[IntArray, FloatArray]:
+        """A search by all cores, each scanning a part: FAISS itself gives a query one core."""
+        bounds = np.linspace(0, len(self.items), cores() + 1).astype(int).tolist()
+
+        def part(first: int, end: int) -> tuple[FloatArray, IntArray]:
+            found: tuple[FloatArray, IntArray] = self.index.search(
+                queries, wanted, params=_parameters(selected, faiss.IDSelectorRange(first, end))
+            )
+            return found
+
+        found = list(_pool().map(part, bounds[:-1], bounds[1:]))
+        scores = np.concatenate([scores for scores, _ in found], axis=1)
+        positions = np.concatenate([positions for _, positions in found], axis=1)
+        # FAISS pads with its least score; ours is -inf.
+        scores[positions < 0] = -np.inf
+        return best_of(positions, scores, wanted)
+
+    def _approximate(
+        self, queries: FloatArray, wanted: int, selected: BoolArray | None, count: int
+    ) -> Candidates:
+        """By FAISS's coarse scores, then by float32; nothing is known of what it did not find."""
+        reach = (wanted + self.tuning.spare) * len(self.items) // count
+        positions = approximate(self.index, queries, min(reach, len(self.items)))
+        if selected is not None:
+            positions[(positions >= 0) & ~selected[positions]] = -1
+        scores = products(queries, self.vectors, positions)
+        positions, scores = best_of(positions, scores, wanted)
+        for row in np.flatnonzero((positions < 0).any(axis=1)):
+            exact = self._exhaustive(queries[row : row + 1], wanted, selected)
+            positions[row], scores[row] = exact.positions[0], exact.scores[0]
+        return self._offer(positions, scores, ROUNDING, complete=True)
+
+
+def set_effort(index: faiss.Index, effort: int) -> None:
+    """Set how much of an index a search looks at, whatever that is called for its kind."""
+    name = effort_name(index)
+    if name is not None:
+        faiss.ParameterSpace().set_index_parameter(index, name, effort)
+
+
+def effort_name(index: faiss.Index) -> str | None:
+    """``nprobe`` or ``efSearch``, None where an index has neither."""
+    space = faiss.ParameterSpace()
+    space.initialize(index)
+    ranges = space.parameter_ranges
+    names = [ranges.at(number).name for number in range(ranges.size())]
+    return next((name for name in names if name.split("_")[-1] in ("nprobe", "efSearch")), None)
+
+
+def approximate(index: faiss.Index, queries: FloatArray, count: int) -> IntArray:
+    """The positions (q, count) that FAISS finds nearest, best first, -1 where there are fewer."""
+    positions: IntArray = index.search(queries, count)[1]
+    positions[positions >= index.ntotal] = -1  # as only a damaged file would have it
+    return positions
+
+
+def products(queries: FloatArray, vectors: FloatArray, positions: IntArray) -> FloatArray:
+    """Inner products of queries with the vectors at positions (q, m), -inf where those are -1."""
+    scores = np.empty(positions.shape, np.float32)
+    faiss.fvec_inner_products_by_idx(
+        faiss.swig_ptr(scores),
+        faiss.swig_ptr(queries),
+        faiss.swig_ptr(vectors),
+        faiss.swig_ptr(np.ascontiguousarray(positions)),
+        vectors.shape[1],
+        *positions.shape,
+    )
+    scores[positions < 0] = -np.inf
+    return scores
+
+
+def scan(
+    vectors: FloatArray, queries: FloatArray, wanted: int, chosen: IntArray | None = None
+) -> tuple[IntArray, FloatArray]:
+    """The best ``wanted`` positions for each query, among ``chosen`` if given, in any order.
+
+    Multiplies matrices block by block, in float32; returns (q, wanted) positions and scores.
+    """
+    count = len(vectors) if chosen is None else len(chosen)
+    found = []
+    for start in range(0, max(1, len(queries)), BLOCK_QUERIES):
+        block = queries[start : start + BLOCK_QUERIES]
+        positions = np.full((len(block), wanted), -1, np.int64)
+        scores = np.full((len(block), wanted), -np.inf, np.float32)
+        for first in range(0, count if wanted else 0, BLOCK_ROWS):
+            end = min(first + BLOCK_ROWS, count)
+            rows = np.arange(first, end) if chosen is None else chosen[first:end]
+            new = block @ vectors[slice(first, end) if chosen is None else rows].T
+            where = np.broadcast_to(rows, new.shape)
+            if first:  # few are better by now
+                new, where = _above(scores.min(axis=1, keepdims=True), new, where)
+            positions, scores = best_of(
+                np.concatenate([positions, where], axis=1),
+                np.concatenate([scores, new], axis=1),
+                wanted,
+            )
+        found.append((positions, scores))
+    return np.concatenate([p for p, _ in found]), np.concatenate([s for _, s in found])
+
+
+def _above(
+    floor: FloatArray, scores: FloatArray, positions: IntArray
+) -> tuple[FloatArray, IntArray]:
+    """What lies above a floor (q, 1), in as many columns as the query with the most needs."""
+    rows, columns = np.nonzero(scores > floor)
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    shape = len(scores), int(place.max(initial=-1)) + 1
+    kept, where = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
+    kept[rows, place], where[rows, place] = scores[rows, columns], positions[rows, columns]
+    return kept, where
+
+
+def best_of(positions: IntArray, scores: FloatArray, wanted: int) -> tuple[IntArray, FloatArray]:
+    """The ``wanted`` columns of the highest scores in each row, in any order."""
+    if scores.shape[1] <= wanted:
+        return positions, scores
+    columns = np.argpartition(-scores, wanted - 1, axis=1)[:, :wanted]
+    return (
+        np.take_along_axis(positions, columns, axis=1),
+        np.take_along_axis(scores, columns, axis=1),
+    )
+
+
+def _parameters(
+    selected: BoolArray | None, part: faiss.IDSelector | None = None
+) -> faiss.SearchParameters | None:
+    """What restricts a search to selected positions within a part."""
+    selectors = [] if part is None else [part]
+    if selected is not None:
+        selectors.append(faiss.IDSelectorBitmap(np.packbits(selected, bitorder="little")))
+    if not selectors:
+        return None
+    both = selectors[0] if len(selectors) == 1 else faiss.IDSelectorAnd(*selectors)
+    return faiss.SearchParameters(sel=both)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    # Each scans on its own: no threads of FAISS's below these.
+    return ThreadPoolExecutor(cores(), initializer=lambda: faiss.omp_set_num_threads(1))
