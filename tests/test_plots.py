@@ -14,6 +14,7 @@ from conftest import picture
 from PIL import Image
 
 from siamese_search import Encoder, Gallery
+from siamese_search.cli import main
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import plots, portrait
 from siamese_search.records import Progress
@@ -301,3 +302,14 @@ def test_long_names_break_near_their_middle() -> None:
         "Red-Bell-Pepper",
     )
     assert plots._halves("abcdef") == ("abc", "def")
+
+
+def test_without_matplotlib_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("siamese_search.cli.plot.find_spec", lambda name: None)
+    monkeypatch.setattr("sys.argv", ["siasearch", "plot", "map"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "pip install 'siasearch[plot]'" in capsys.readouterr().err

@@ -196,7 +196,7 @@ def embedding_map(
         text.set_in_layout(False)
         for side in ("center", "left", "right"):  # near the frame only one may fit
             text.set(ha=side)
-            box = text.get_window_extent()
+            box = text.get_window_extent().padded(3)
             inside = axes.bbox.count_contains(box.corners()) == 4
             if inside:
                 break
