@@ -182,7 +182,9 @@ def embedding_map(
     # Where the axes will lie is known once all else is laid out.
     _figure(axes).draw_without_rendering()
     taken: list[Bbox] = []
-    for place in np.argsort(-counts, kind="stable")[:NAMES].tolist():
+    for place in np.argsort(-counts, kind="stable").tolist():
+        if len(taken) == NAMES:
+            break
         own = flat[member == place]
         middle = own[((own - np.median(own, axis=0)) ** 2).sum(axis=1).argmin()]
         text = axes.annotate(
