@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import secrets
 import time
@@ -116,6 +117,31 @@ def _manifest_entry(row: dict[str, str], folder: str, place: str) -> ImageFile |
         if key and key not in ("path", "label") and isinstance(value, str) and value
     }
     return ImageFile(image, identity, metadata)
+
+
+def read_answers(lines: Iterable[bytes], place: str, label: str) -> list[ImageFile]:
+    """The images that lines printed by ``siasearch query --json`` are about, labelled ``label``.
+
+    ``place`` names where the lines are from. Raises UsageError where they are anything else, or
+    none.
+    """
+    name = normalised(label)
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            answer = json.loads(line)
+            path, _, _ = (answer[key] for key in ("image", "identity", "matches"))
+            path.encode()  # as every name that is enrolled
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise UsageError(
+                f"{place}, line {number}, is not what `siasearch query IMAGE --json` prints"
+            ) from error
+        found.append(ImageFile(os.path.abspath(path), name))
+    if not found:
+        raise UsageError(f"{place} is empty: `siasearch query IMAGE --json` prints what it takes")
+    return found
 
 
 def embedded_items(
@@ -391,5 +417,5 @@ class Enrolment:
 def _size(path: str) -> int:
     try:
         return os.stat(path).st_size
-    except OSError:
+    except (OSError, ValueError):  # no name at all, with a NUL
         return 0

@@ -16,6 +16,8 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     if path.is_dir():
         raise StorageError(f"{path} is a folder: name a file to write")
+    if path.exists() and not path.is_file():  # a device would be replaced, too
+        raise StorageError(f"{path} is no regular file: name another to write")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -36,7 +36,7 @@ from siamese_search.errors import (
 )
 from siamese_search.identification import Identifier, require
 from siamese_search.index import Wanted
-from siamese_search.rebuilding import reembed
+from siamese_search.rebuilding import enrolled_bytes, reembed
 from siamese_search.records import (
     DUPLICATE,
     Audit,
@@ -45,6 +45,7 @@ from siamese_search.records import (
     Identification,
     ImageFile,
     Item,
+    LeftOut,
     Progress,
     RebuildReport,
     Rejection,
@@ -332,9 +333,8 @@ class Gallery:
         Returns the identities (m,) and the scores float32 (n, m). It reads every embedding: to
         measure, not to identify.
         """
-        found = self.calibration
-        chosen = rule or (found.rule if found else scoring.DEFAULT_RULE)
-        return self._identifier.all_scores(self.encoder, embeddings, scoring.known_rule(chosen))
+        chosen = scoring.known_rule(rule or self._rule)
+        return self._identifier.all_scores(self.encoder, embeddings, chosen)
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
         """Whether two images show the same identity."""
@@ -416,6 +416,45 @@ class Gallery:
             found.append(one)
             watch(Progress("auditing", len(found), total))
         return audited(found, self._identifier.alike(duplicate))
+
+    def left_out(self, limit: int | None = None, rule: str | None = None) -> Iterator[LeftOut]:
+        """The gallery's own items, each searched without itself; about ``limit`` of them.
+
+        ``rule`` is one of ``scoring.RULES``, by default that of the calibration.
+        """
+        return self._identifier.left_out(scoring.known_rule(rule or self._rule), limit)
+
+    def sample(self, limit: int, seed: int = 0) -> tuple[list[Item], FloatArray]:
+        """Items drawn at random, or all where there are no more than ``limit``, by number.
+
+        Returns them with their embeddings, float32 (n, dimension), and never holds more of these.
+        """
+        generation = self._catalog.state().generation
+        random = np.random.default_rng(seed)
+        keys, numbers = np.empty(0), np.empty(0, np.int64)
+        vectors = np.empty((0, generation.dimension), np.float32)
+        for items, block in self._catalog.embeddings(generation):
+            keys = np.concatenate([keys, random.random(len(items))])
+            least = np.sort(np.argsort(keys)[:limit])
+            keys = keys[least]
+            numbers = np.concatenate([numbers, items])[least]
+            vectors = np.concatenate([vectors, block])[least]
+        found = self._catalog.items(numbers.tolist())
+        here = np.isin(numbers, [item.number for item in found])  # not removed meanwhile
+        return found, vectors[here]
+
+    def image(self, item: Item) -> bytes:
+        """The image file that was enrolled as an item: the gallery's copy, else the source.
+
+        Raises ImageError where it is gone or has changed.
+        """
+        return enrolled_bytes(item, self.folder)
+
+    @property
+    def _rule(self) -> str:
+        """How identities are scored unless another rule is asked for."""
+        found = self.calibration
+        return found.rule if found else scoring.DEFAULT_RULE
 
     def _is_enrolled(self, path: str) -> bool:
         try:

@@ -299,13 +299,20 @@ def prepare(
         raise _image_error(error, "the picture cannot be used") from error
 
 
+def miniature(data: bytes, side: int) -> npt.NDArray[np.uint8]:
+    """The whole picture of an image file's contents, uint8 (side, side, 3), padded with white.
+
+    Raises ImageError as ``decode`` does.
+    """
+    return decode(data, Preprocessing(side, side, resize="pad", crop_fraction=1.0))
+
+
 def thumbnail(path: str, side: int) -> bytes:
     """A picture as a JPEG of at most ``side`` pixels each way, padded with white.
 
     Raises ImageError as ``decode`` does.
     """
-    pixels = decode(read_file(path), Preprocessing(side, side, resize="pad", crop_fraction=1.0))
-    return encode(pixels, "JPEG")
+    return encode(miniature(read_file(path), side), "JPEG")
 
 
 def encode(pixels: npt.NDArray[np.uint8], form: Literal["JPEG", "PNG"]) -> bytes:

@@ -81,7 +81,7 @@ def _embed(
 
     def load(item: Item) -> tuple[Item, npt.NDArray[np.uint8] | ImageError]:
         try:
-            return item, encoder.decode(_bytes(item, folder))
+            return item, encoder.decode(enrolled_bytes(item, folder))
         except ImageError as error:
             return item, error
 
@@ -91,8 +91,11 @@ def _embed(
             yield from batch
 
 
-def _bytes(item: Item, folder: Path) -> bytes:
-    """The bytes that were enrolled: of the gallery's copy, else of the source if still the same."""
+def enrolled_bytes(item: Item, folder: Path) -> bytes:
+    """The bytes that were enrolled: of the gallery's copy, else of the source if still the same.
+
+    Raises ImageError where there are none.
+    """
     if item.copy is not None:
         path = str(folder / item.copy)
     elif item.source is not None:
@@ -101,5 +104,5 @@ def _bytes(item: Item, folder: Path) -> bytes:
         raise ImageError("was enrolled as an embedding, without an image")
     data = images.read_file(path)
     if images.content_hash(data) != item.content:
-        raise ImageError(f"{path} has other content than when it was enrolled")
+        raise ImageError("has other content than when it was enrolled")
     return data

@@ -16,6 +16,10 @@ from PIL import Image
 from siamese_search.encoder import Encoder, write_encoder
 from siamese_search.records import Preprocessing
 
+# Threads that spin while they wait slow a busy machine down many times over. It is read when the
+# libraries load that have such threads: scikit-learn and torch, by the tests that need them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 def toy_graph(side: int, pool: int) -> bytes:
     """Average pooling over a small picture, a constant beside it, and unit length."""

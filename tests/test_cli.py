@@ -132,6 +132,11 @@ def test_rejections_are_named_and_exit_with_1(shell: Shell, pictures: Pictures) 
         (["add", "--manifest", "x.png"], "x.png is not a CSV"),
         (["add", "--manifest", "bad.csv"], "must name the columns path and label"),
         (["add", "--manifest", "bad.csv", "--label", "x"], "use one"),
+        (["add", "--from-query", "x.png"], "name it by --label"),
+        (["add", "--from-query", "nowhere.jsonl", "--label", "x"], "nowhere.jsonl: No such file"),
+        (["add", "--from-query", "x.png", "--label", "x"], "x.png, line 1, is not what `siasearch"),
+        (["add", "--from-query", "-", "--label", "x", "x.png"], "names the images itself"),
+        (["add", "--from-query", "-", "--manifest", "bad.csv"], "names the images itself"),
         (["query", "x.png"], "no gallery in indexes/default"),
         (["query", "x.png", "--where", "shop"], "write key=value"),
         (["query", "x.png", "--k", "0"], "--k"),
@@ -141,6 +146,10 @@ def test_rejections_are_named_and_exit_with_1(shell: Shell, pictures: Pictures) 
         (["relabel", "one"], "relabel OLD NEW"),
         (["verify", "x.png", "nowhere.png"], "nowhere.png"),
         (["rebuild", "--device", "cuda"], "no gallery"),
+        (["plot", "map"], "no gallery in indexes/default"),
+        (["plot", "pie"], "choose one of map, scores, det, confusions, neighbours"),
+        (["plot", "map", "x.png"], "take no image"),
+        (["plot", "neighbours"], "write `plot neighbours IMAGE`"),
         (["nonsense"], "nonsense"),
     ],
 )
@@ -223,7 +232,7 @@ def test_every_command_has_help() -> None:
     assert set(commands) == {
         "add", "query", "verify", "list", "info", "remove", "relabel",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
-        "benchmark", "unknowns", "explain",
+        "benchmark", "unknowns", "explain", "plot",
     }  # fmt: skip
     for command in commands.values():
         assert command.help
@@ -392,3 +401,44 @@ def test_unknowns_are_kept_shown_and_enrolled(shell: Shell, pictures: Pictures) 
     assert shell.json("unknowns", "--clear") == [{"dropped": 0}]
     assert "no group 7" in shell("unknowns", "--show", "7", code=2).stderr
     assert "use one of" in shell("unknowns", "--enroll", "7", code=2).stderr
+
+
+def test_what_a_query_was_about_is_enrolled_from_its_output(
+    shell: Shell, pictures: Pictures
+) -> None:
+    shell("add", pictures({"a": 1, "b": 1}), "--encoder", shell.encoder)
+    strange = pictures({"x": 1}, "strange", first_seed=50)
+    picture(50, noise=6).save(strange / "x" / "1.png")
+    program = f"{sys.executable} -m siamese_search"
+    pipe = f"{program} query strange --json | {program} add --label mug --from-query - --json"
+    result = subprocess.run(pipe, shell=True, cwd=shell.folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["added"], report["identities"], report["items"]) == (2, 3, 4)
+    (answer,) = shell.json("query", "strange/x/0.png")
+    assert answer["identity"] == "mug"
+
+    answers = shell("query", "strange/x/0.png", "strange/x/1.png", "--json").stdout
+    (shell.folder / "answers.jsonl").write_text(answers)
+    (strange / "x" / "1.png").unlink()
+    again = ("add", "--label", "mug", "--from-query", "answers.jsonl")
+    (report,) = shell.json(*again, code=1)
+    assert (report["added"], report["skipped"]) == (0, 1)
+    assert report["rejected"][0]["path"] == str(strange / "x" / "1.png")
+    assert "no such file" in report["rejected"][0]["reason"]
+
+
+def test_plots_are_written_where_they_may_be(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"a": 2, "b": 1})
+    shell("add", folder, "--encoder", shell.encoder)
+    assert shell("plot", "map").stdout == "3 items, 2 identities; drawn in map.png\n"
+    assert (shell.folder / "map.png").read_bytes().startswith(b"\x89PNG")
+    (drawn,) = shell.json("plot", "neighbours", folder / "b" / "0.png", "--k", "2", "-o", "b.png")
+    assert (drawn["kind"], drawn["identity"], drawn["drawn"]) == ("neighbours", "b", "b.png")
+    assert drawn["neighbours"][0]["identity"] == "b"
+    (drawn,) = shell.json("plot", "det")
+    assert (drawn["genuine"], drawn["impostor"], drawn["items"]) == (2, 3, 3)
+    (folder / "b" / "0.png").unlink()
+    assert "most alike are a and b" in shell("plot", "confusions", "-o", "c.png").stdout
+    result = shell("plot", "scores", "-o", folder, code=2)
+    assert result.stderr == f"error: {folder} is a folder: name a file to write\n"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -197,3 +198,44 @@ def test_embeddings_and_names_must_match_in_number(toy: Encoder, count: int) -> 
     vectors: npt.NDArray[np.float32] = toy.embed([picture(1)])
     with pytest.raises(UsageError, match="same"):
         enrolment.embedded_items(vectors, ["x"] * count, None, toy.dimension)
+
+
+def answer(image: object, **changes: object) -> bytes:
+    fields = {"image": image, "identity": None, "score": 0.1, "matches": []}
+    return json.dumps(fields | changes).encode() + b"\n"
+
+
+def test_images_of_answers_get_the_label_and_whole_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [answer("a.png"), b"\n", answer("/b/\u00e9.png", identity="known")]
+    assert enrolment.read_answers(lines, "answers", " mug ") == [
+        ImageFile(str(tmp_path / "a.png"), "mug"),
+        ImageFile("/b/\u00e9.png", "mug"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{", b"3", b"[1]", b"\xff", b"[" * 100_000, b'{"added": 1}', b'{"image": "a.png"}',
+        answer(7), answer(None), answer("a\ud800"),
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_of_a_query_is_an_error(line: bytes) -> None:
+    with pytest.raises(UsageError, match=r"answers, line 2, is not what `siasearch query"):
+        enrolment.read_answers([answer("a.png"), line], "answers", "mug")
+
+
+def test_answers_must_not_be_empty_nor_the_label() -> None:
+    with pytest.raises(UsageError, match="answers is empty"):
+        enrolment.read_answers([b"\n"], "answers", "mug")
+    with pytest.raises(UsageError, match="cannot be an identity's name"):
+        enrolment.read_answers([answer("a.png")], "answers", " ")
+
+
+def test_a_path_that_can_be_none_is_rejected(tmp_path: Path, toy: Encoder) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        report = gallery.enroll([ImageFile(f"{tmp_path}/a\0b.png", "a")])
+    assert "null" in report.rejected[0].reason

@@ -22,6 +22,7 @@ from test_faults import answers, run, unit
 
 from siamese_search.encoder import Encoder
 from siamese_search.errors import StorageError
+from siamese_search.files import write_whole
 from siamese_search.gallery import Gallery
 
 
@@ -198,3 +199,18 @@ def test_a_gallery_without_write_permission_can_be_read_but_not_changed(
         path.chmod(0o444)
     folder.chmod(0o555)
     in_new_process(look_without_permission, reachable, journal)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "nowhere"])
+def test_a_file_is_written_over_no_other_thing(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "target"
+    if kind == "folder":
+        target.mkdir()
+    elif kind == "pipe":  # as a device is: it would be gone
+        os.mkfifo(target)
+    else:
+        target = tmp_path / "nowhere" / "target"
+    with pytest.raises(StorageError, match="target"):
+        write_whole(target, b"content")
+    assert target.is_dir() == (kind == "folder")
+    assert target.is_fifo() == (kind == "pipe")

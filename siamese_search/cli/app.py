@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from siamese_search import __version__
-from siamese_search.cli import demo, edit, enroll, evaluate, identify, maintain, train
+from siamese_search.cli import demo, edit, enroll, evaluate, identify, maintain, plot, train
 from siamese_search.errors import SiaSearchError
 
 CTRL_C = 130  # what typer makes of a KeyboardInterrupt
@@ -40,7 +40,7 @@ def siasearch(
     """Enrol pictures, identify new ones, also of things enrolled a second ago."""
 
 
-for module in (enroll, identify, edit, evaluate, maintain, train, demo):
+for module in (enroll, identify, edit, evaluate, plot, maintain, train, demo):
     module.register(app)
 
 

@@ -26,7 +26,7 @@ from siamese_search.cli.common import (
 from siamese_search.errors import UsageError
 
 if TYPE_CHECKING:
-    from siamese_search.records import EnrollmentReport
+    from siamese_search.records import EnrollmentReport, ImageFile
 
 
 def add(
@@ -40,6 +40,15 @@ def add(
     manifest: Annotated[
         Path | None,
         typer.Option(metavar="CSV", help="Columns path,label; further ones become metadata."),
+    ] = None,
+    from_query: Annotated[
+        str | None,
+        typer.Option(
+            "--from-query",
+            metavar="FILE",
+            help="Enrol, with --label, the images that `query --json` was asked about: its output,"
+            " or - for standard input.",
+        ),
     ] = None,
     encoder: EncoderOption = None,
     copy: Annotated[
@@ -61,13 +70,19 @@ def add(
     from siamese_search import enrolment
     from siamese_search.gallery import Gallery
 
-    if not paths and manifest is None:
+    if from_query is not None and (paths or manifest is not None):
+        raise UsageError("--from-query names the images itself: enrol others by another `add`")
+    if from_query is not None and label is None:
+        raise UsageError("--from-query enrols all its images as one identity: name it by --label")
+    if not paths and manifest is None and from_query is None:
         raise UsageError("name images or folders to enrol, or a --manifest")
     if label is not None and manifest is not None:
         raise UsageError("--label and --manifest both name identities: use one")
 
     # Read once: it may be a pipe.
     listed = list(enrolment.read_manifest(str(manifest))) if manifest else []
+    if from_query is not None and label is not None:
+        listed += _asked_about(from_query, label)
 
     def found() -> enrolment.Files:
         return chain(enrolment.find(paths or (), label), listed)
@@ -88,6 +103,20 @@ def add(
             )
             raise typer.Exit(1) from None
     print_report(report, gallery, as_json)
+
+
+def _asked_about(answers: str, label: str) -> list[ImageFile]:
+    """The images that a file of answers is about.
+
+    All of it is read before the gallery is opened: the query may be running yet.
+    """
+    from siamese_search.enrolment import read_answers
+
+    if answers == "-":
+        with open(0, "rb", closefd=False) as lines:
+            return read_answers(lines, "standard input", label)
+    with open(answers, "rb") as lines:
+        return read_answers(lines, answers, label)
 
 
 def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None:

@@ -6,8 +6,9 @@ import base64
 import html
 import math
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
+
+import numpy as np
 
 from siamese_search.errors import ImageError
 from siamese_search.evaluation.evaluate import Evaluation, Mistake
@@ -18,7 +19,7 @@ from siamese_search.records import UnknownGroup
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:left;
 border-bottom:1px solid #ddd}figure{display:inline-block;margin:.5em;
-vertical-align:top;width:12em;font-size:13px}img.t{height:7em;margin-right:2px}"""
+vertical-align:top;width:12em;font-size:13px}img.t{height:7em;margin-right:2px}img{max-width:100%}"""
 SIDE = 160  # pixels of a thumbnail
 IDENTITIES = 200
 SHOWN = 30  # pictures of a group
@@ -118,24 +119,21 @@ def _picture(place: str) -> str:
 def _plots(evaluation: Evaluation) -> list[str]:
     """CMC, DET and scores, where matplotlib is installed."""
     try:
-        from matplotlib.figure import Figure
+        from siamese_search.evaluation import plots
     except ImportError:
         return ["<p>For plots: pip install 'siasearch[plot]'</p>"]
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    cmc, det, scores = figure.subplots(1, 3)
-    if evaluation.curves["cmc"]:
-        cmc.plot(*zip(*evaluation.curves["cmc"], strict=True))
-    cmc.set(xlabel="k", ylabel="recall@k", title="identified among the k best", ylim=(0, 1.02))
-    points = [(a, b) for a, b in evaluation.curves["det"] if a > 0 and b > 0]
-    if points:
-        det.loglog(*zip(*points, strict=True))
-    det.set(xlabel="FMR", ylabel="FNMR", title="detection error trade-off")
-    for name, found in (("own identity", evaluation.genuine), ("best other", evaluation.impostor)):
-        if found:
-            scores.hist(found, bins=50, alpha=0.6, density=True, label=name)
-            scores.legend()
-    scores.set(xlabel="score", title="scores")
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=90)
-    encoded = base64.b64encode(content.getvalue()).decode()
+    with plots.style():
+        figure = plots.figure(12, 3.6)
+        cmc, det, scores = figure.subplots(1, 3)
+        if evaluation.curves["cmc"]:
+            cmc.plot(*zip(*evaluation.curves["cmc"], strict=True))
+        cmc.set(xlabel="k", ylabel="recall@k", title="identified among the k best", ylim=(0, 1.02))
+        if evaluation.genuine and evaluation.impostor:
+            rates = np.array(evaluation.curves["det"])
+            plots.trade_off(det, rates[:, 0], rates[:, 1], evaluation.figures["EER"])
+        det.set_title("detection error trade-off")
+        groups = {"own identity": evaluation.genuine, "best other": evaluation.impostor}
+        plots.histogram(scores, groups)
+        scores.set(xlabel="score", title="scores")
+        encoded = base64.b64encode(plots.png(figure)).decode()
     return [f'<img alt="CMC, DET and score plots" src="data:image/png;base64,{encoded}">']

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 
-from siamese_search.evaluation import metrics
+from siamese_search.evaluation import metrics, plots
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 PAIRS_AT_MOST = 3000  # pictures whose pairs are compared: 4.5 million pairs
-MAP_CLASSES = 20  # more colours than these nobody tells apart
+MAP_CLASSES = plots.COLOURS
 MAP_PICTURES = 600
 
 
@@ -50,13 +51,20 @@ def draw(
 
     ``epochs`` are the lines of ``metrics.jsonl``; the embeddings are of held-out pictures.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    matplotlib.use("Agg")
     paths = [folder / f"{name}.png" for name in ("curves", "scores", "map")]
+    with plots.style():
+        figures = (
+            _curves(epochs, before),
+            _scores(pair_scores(embeddings, labels), threshold),
+            _map(embeddings, labels),
+        )
+        for path, figure in zip(paths, figures, strict=True):
+            path.write_bytes(plots.png(figure))
+    return paths
 
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+
+def _curves(epochs: Sequence[dict[str, Any]], before: float | None) -> Figure:
+    figure = plots.figure(9, 3.5)
     left, right = figure.subplots(1, 2)
     steps = [epoch["step"] for epoch in epochs]
     left.plot(steps, [epoch["loss"] for epoch in epochs])
@@ -68,46 +76,28 @@ def draw(
         right.plot(steps, precisions, marker=".", label="mAP@R, which chooses")
         right.set(xlabel="step", ylabel="%", title="what is held out")
         right.legend()
-    figure.savefig(paths[0], dpi=110)
+    return figure
 
-    pairs = pair_scores(embeddings, labels)
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+
+def _scores(pairs: PairScores, threshold: float) -> Figure:
+    figure = plots.figure(9, 3.5)
     left, right = figure.subplots(1, 2)
-    bins = np.linspace(-1, 1, 81)
-    for name, scores in (("genuine", pairs.genuine), ("impostor", pairs.impostor)):
-        left.hist(scores, bins, density=True, alpha=0.6, label=name)
-    left.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}")
-    left.set(xlabel="cosine", ylabel="density", title="pairs of held-out pictures")
-    left.set_xticks([-1, -0.5, 0, 0.5, 1])
-    left.legend()
+    groups = {"genuine": pairs.genuine, "impostor": pairs.impostor}
+    plots.histogram(left, groups, (threshold, f"threshold {threshold:.2f}"))
+    left.set(xlabel="cosine", title="pairs of held-out pictures")
     if len(pairs.genuine) and len(pairs.impostor):
         _, false_match, false_non_match = metrics.error_rates(pairs.genuine, pairs.impostor)
-        positive = np.flatnonzero((false_match > 0) & (false_non_match > 0))
-        if len(positive):
-            drawn = positive[np.unique(np.linspace(0, len(positive) - 1, 500).astype(int))]
-            right.loglog(100 * false_match[drawn], 100 * false_non_match[drawn])
-        error = 100 * metrics.equal_error_rate(pairs.genuine, pairs.impostor)
-        right.plot([error], [error], "o", label=f"EER {error:.1f} %")
-        right.legend()
-    right.set(xlabel="FMR, %", ylabel="FNMR, %", title="detection error trade-off")
-    figure.savefig(paths[1], dpi=110)
+        error = metrics.equal_error_rate(pairs.genuine, pairs.impostor)
+        plots.trade_off(right, false_match, false_non_match, error)
+    right.set_title("detection error trade-off")
+    return figure
 
-    figure = Figure(figsize=(6, 6), layout="constrained")
+
+def _map(embeddings: FloatArray, labels: IntArray) -> Figure:
+    figure = plots.figure(6, 6)
     axes = figure.subplots()
     chosen = np.flatnonzero(np.isin(labels, np.unique(labels)[:MAP_CLASSES]))[:MAP_PICTURES]
-    flat = flattened(embeddings[chosen])
-    axes.scatter(flat[:, 0], flat[:, 1], c=labels[chosen] % MAP_CLASSES, cmap="tab20", s=12)
+    plots.embedding_map(axes, embeddings[chosen], labels[chosen].tolist(), named=False)
     classes = len(np.unique(labels[chosen]))
-    axes.set(xticks=[], yticks=[], title=f"{classes} classes that training has not seen (t-SNE)")
-    figure.savefig(paths[2], dpi=110)
-    return paths
-
-
-def flattened(embeddings: FloatArray) -> FloatArray:
-    """Two dimensions in which neighbours stay neighbours: t-SNE (van der Maaten 2008)."""
-    from sklearn.manifold import TSNE
-
-    perplexity = max(1.0, min(30.0, (len(embeddings) - 1) / 3))
-    method = TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=0)
-    flat: FloatArray = method.fit_transform(embeddings)
-    return flat
+    axes.set_title(f"{classes} classes that training has not seen (t-SNE)")
+    return figure

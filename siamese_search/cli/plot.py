@@ -1,0 +1,89 @@
+"""``plot``: pictures of the gallery."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from siamese_search.cli.common import (
+    DEFAULT_GALLERY,
+    DeviceOption,
+    EncoderOption,
+    GalleryOption,
+    JsonOption,
+    open_gallery,
+    print_json,
+    progress_bar,
+)
+from siamese_search.errors import RuntimeUnavailable, UsageError
+
+KINDS = ("map", "scores", "det", "confusions", "neighbours")
+
+
+def plot(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="map (the items, by resemblance), scores (of own and other identities, with the"
+            " threshold), det (error rates), confusions (identities most alike), or neighbours (of"
+            " an image).",
+        ),
+    ],
+    image: Annotated[
+        str | None, typer.Argument(metavar="IMAGE", help="With neighbours: what to ask about.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="PNG", help="Where to draw it; default: KIND.png."),
+    ] = None,
+    k: Annotated[
+        int, typer.Option("--k", "-k", min=1, max=100, help="How many neighbours, or pairs.")
+    ] = 9,
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    encoder: EncoderOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw the gallery: where its items lie, how they score, and which look alike.
+
+    Scores are those of its own items, each searched without itself. Of a large gallery some
+    thousand items are drawn at random, always the same.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"unknown kind of plot {kind!r}: choose one of {', '.join(KINDS)}")
+    if (kind == "neighbours") != (image is not None):
+        raise UsageError("write `plot neighbours IMAGE`; the other kinds take no image")
+    if not (find_spec("matplotlib") and find_spec("sklearn")):
+        raise RuntimeUnavailable("plots need matplotlib: pip install 'siasearch[plot]'")
+    # Threads that spin while they wait slow a shared machine down many times over.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from siamese_search.evaluation import portrait
+    from siamese_search.files import write_whole
+
+    with open_gallery(gallery, encoder, device) as source, progress_bar("searching") as watch:
+        if image is not None:
+            drawn = portrait.draw_neighbours(source, image, k)
+        elif kind == "map":
+            drawn = portrait.draw_map(source)
+        elif kind == "scores":
+            drawn = portrait.draw_scores(source, watch)
+        elif kind == "det":
+            drawn = portrait.draw_trade_off(source, watch)
+        else:
+            drawn = portrait.draw_confusions(source, k, watch)
+    place = out or Path(f"{kind}.png")
+    write_whole(place, drawn.png)
+    if as_json:
+        print_json({"kind": kind, **drawn.facts, "drawn": str(place)})
+    else:
+        typer.echo(f"{drawn.said}; drawn in {place}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(plot)

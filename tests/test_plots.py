@@ -1,0 +1,315 @@
+"""Plots of a gallery, and the parts that all plots are made of."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from conftest import picture
+from PIL import Image
+
+from siamese_search import Encoder, Gallery
+from siamese_search.cli import main
+from siamese_search.errors import ImageError, UsageError
+from siamese_search.evaluation import plots, portrait
+from siamese_search.records import Progress
+
+Pictures = Callable[..., Path]
+FloatArray = npt.NDArray[np.float32]
+
+
+def clustered(identities: int, each: int, spread: float, seed: int = 0) -> FloatArray:
+    """Unit vectors (identities * each, 49), those of an identity around a centre of its own."""
+    random = np.random.default_rng(seed)
+    vectors = random.normal(size=(identities, 49)).repeat(each, axis=0)
+    vectors += spread * random.normal(size=vectors.shape)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32)
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    with Image.open(BytesIO(png)) as image:
+        assert image.format == "PNG"
+        return image.size
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, toy: Encoder) -> Gallery:
+    """Eight identities of three embeddings each, some of which are taken for another."""
+    gallery = Gallery.open(tmp_path / "gallery", toy)
+    gallery.enroll_embeddings(clustered(8, 3, 2.5), [f"id{n // 3}" for n in range(24)])
+    return gallery
+
+
+@pytest.fixture
+def pictured(tmp_path: Path, toy: Encoder) -> Gallery:
+    """Five identities of two pictures; the fifth has a third one, which shows the fourth."""
+    shown = {"a": [0, 0], "b": [1, 1], "c": [2, 2], "d": [3, 3], "e": [4, 4, 3]}
+    for name, seeds in shown.items():
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number, seed in enumerate(seeds):
+            path = tmp_path / "pictures" / name / f"{number}.png"
+            picture(seed, noise=2.0 + 3 * number).save(path)
+    gallery = Gallery.open(tmp_path / "gallery", toy)
+    gallery.enroll([tmp_path / "pictures"])
+    return gallery
+
+
+def slow_scores(vectors: FloatArray) -> tuple[list[float], list[bool], list[tuple[float, float]]]:
+    """Of three items an identity, each left out: own scores, whether they are the best, and the
+    two best others' scores. An identity scores by the mean of its best item's and its prototype's.
+    """
+    own, right, others = [], [], []
+    for item, vector in enumerate(vectors):
+        scores = {}
+        for identity in range(len(vectors) // 3):
+            members = [n for n in range(3 * identity, 3 * identity + 3) if n != item]
+            prototype = vectors[members].mean(axis=0)
+            prototype /= np.linalg.norm(prototype)
+            best = max(float(vectors[n] @ vector) for n in members)
+            scores[identity] = (best + float(prototype @ vector)) / 2
+        mine = scores.pop(item // 3)
+        first, second = sorted(scores.values(), reverse=True)[:2]
+        own.append(mine)
+        right.append(mine >= first)
+        others.append((first, second))
+    return own, right, others
+
+
+def test_own_scores_are_those_of_every_item_searched_without_itself(gallery: Gallery) -> None:
+    own, right, others = slow_scores(clustered(8, 3, 2.5))
+    found = portrait.own_scores(gallery, list(gallery.left_out()))
+    assert not found.calibrated
+    assert found.threshold == gallery.encoder.threshold
+    assert found.genuine == pytest.approx(np.array(own), abs=1e-5)
+    assert found.right.tolist() == right
+    assert 0 < sum(right) < 24
+    assert found.impostor == pytest.approx(np.array([first for first, _ in others]), abs=1e-5)
+
+    calibration = gallery.calibrate(0.1)
+    found = portrait.own_scores(gallery, list(gallery.left_out()))
+    assert found.calibrated
+    limit = calibration.thresholds[0.1]
+    assert found.threshold == pytest.approx(limit)
+    shown = [first - max(second, 0) / 2 for first, second in others]
+    assert found.impostor == pytest.approx(np.array(shown), abs=1e-5)
+    assert found.fpir == sum(value >= limit for value in shown) / 24
+    hits = [
+        hit and mine - max(first, 0) / 2 >= limit
+        for mine, hit, (first, _) in zip(own, right, others, strict=True)
+    ]
+    assert found.fnir == pytest.approx(1 - sum(hits) / 24)
+
+
+def test_a_sample_is_of_what_is_enrolled_and_always_the_same(gallery: Gallery) -> None:
+    items, vectors = gallery.sample(100)
+    assert [item.number for item in items] == list(range(1, 25))
+    assert vectors == pytest.approx(clustered(8, 3, 2.5))
+    few, some = gallery.sample(10)
+    assert len(few) == 10
+    assert some == pytest.approx(vectors[[item.number - 1 for item in few]])
+    assert [item.number for item in gallery.sample(10)[0]] == [item.number for item in few]
+    assert {item.number for item in gallery.sample(10, seed=1)[0]} != {item.number for item in few}
+
+
+def test_a_map_shows_a_sample_of_a_large_gallery_and_says_so(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = portrait.draw_map(gallery)
+    assert drawn.said == "24 items, 8 identities"
+    assert size_of(drawn.png) == (8 * plots.DPI, 8 * plots.DPI)
+    monkeypatch.setattr(portrait, "MAPPED", 5)
+    drawn = portrait.draw_map(gallery)
+    assert drawn.said.startswith("5 of 24 items, ")
+    assert (drawn.facts["items"], drawn.facts["of"]) == (5, 24)
+
+
+def test_scores_and_error_rates_are_drawn(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, right, others = slow_scores(clustered(8, 3, 2.5))
+    watched: list[Progress] = []
+    drawn = portrait.draw_scores(gallery, watched.append)
+    assert size_of(drawn.png) == (8 * plots.DPI, 4.5 * plots.DPI)
+    assert (watched[-1].done, watched[-1].total) == (24, 24)
+    limit = gallery.encoder.threshold
+    assert drawn.facts["fpir"] == sum(first >= limit for first, _ in others) / 24
+    hits = [hit and mine >= limit for mine, hit in zip(own, right, strict=True)]
+    assert drawn.facts["fnir"] == pytest.approx(1 - sum(hits) / 24)
+    again = portrait.draw_trade_off(gallery)
+    assert again.facts == drawn.facts
+    assert f"EER {drawn.facts['eer']:.1%}" in again.said
+    assert size_of(again.png) == (6.5 * plots.DPI, 6.5 * plots.DPI)
+    monkeypatch.setattr(portrait, "SEARCHED", 8)
+    assert portrait.draw_scores(gallery).said.startswith("8 of 24 items, 8 identities: ")
+
+
+def test_confused_identities_come_first_then_those_alike(pictured: Gallery) -> None:
+    drawn = portrait.draw_confusions(pictured, 3)
+    first, *others = drawn.facts["pairs"]
+    assert first["identities"] == ["d", "e"]
+    assert first["mistaken"] >= 1
+    assert first["score"] > 0.9
+    assert [pair["mistaken"] for pair in others] == [0, 0]
+    assert others[0]["score"] >= others[1]["score"]
+    assert "most alike are d and e" in drawn.said
+
+
+def test_neighbours_are_the_nearest_items_with_the_decision(
+    pictured: Gallery, tmp_path: Path
+) -> None:
+    picture(1, noise=5).save(tmp_path / "probe.png")
+    drawn = portrait.draw_neighbours(pictured, tmp_path / "probe.png", 4)
+    assert drawn.facts["identity"] == "b"
+    assert [near["identity"] for near in drawn.facts["neighbours"]][:2] == ["b", "b"]
+    _, vectors = pictured.sample(10)
+    cosines = np.sort(vectors @ pictured.encoder.embed([tmp_path / "probe.png"])[0])[::-1]
+    scores = [near["score"] for near in drawn.facts["neighbours"]]
+    assert scores == pytest.approx(cosines[:4].tolist(), abs=1e-5)
+    assert drawn.said.startswith("b (score ")
+    whole = portrait.draw_neighbours(pictured, tmp_path / "probe.png", 99)
+    assert len(whole.facts["neighbours"]) == 11
+    picture(50).save(tmp_path / "probe.png")
+    assert portrait.draw_neighbours(pictured, tmp_path / "probe.png").said.startswith("unknown (")
+    (tmp_path / "probe.png").write_text("no picture")
+    with pytest.raises(ImageError, match=r"probe\.png: not an image"):
+        portrait.draw_neighbours(pictured, tmp_path / "probe.png")
+
+
+def test_what_looks_like_a_distractor_is_said_to(pictured: Gallery, tmp_path: Path) -> None:
+    picture(70).save(tmp_path / "poster.png")
+    pictured.enroll([tmp_path / "poster.png"], distractor=True)
+    drawn = portrait.draw_neighbours(pictured, tmp_path / "poster.png")
+    assert drawn.said.startswith("unknown, like a distractor (")
+    assert drawn.facts["identity"] is None
+
+
+def test_a_picture_that_is_gone_or_changed_leaves_a_tile_that_says_so(
+    pictured: Gallery, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures" / "b" / "0.png").unlink()
+    picture(99).save(tmp_path / "pictures" / "c" / "0.png")
+    pictured.enroll_embeddings(clustered(1, 1, 0), ["vector"])
+    by_file = {
+        (item.identity, Path(item.source or "").name): item for item in pictured.sample(99)[0]
+    }
+    words = [
+        portrait._tile(pictured, by_file[key]).picture
+        for key in (("b", "0.png"), ("c", "0.png"), ("vector", ""))
+    ]
+    for said, expected in zip(words, ("no such file", "other content", "embedding"), strict=True):
+        assert isinstance(said, str)
+        assert expected in said.replace("\n", " ")
+    assert "0.png" in words[0]
+    whole = portrait._tile(pictured, by_file["a", "0.png"])
+    assert not isinstance(whole.picture, str)
+    assert whole.picture.shape == (plots.SIDE, plots.SIDE, 3)
+    portrait.draw_confusions(pictured)
+    portrait.draw_neighbours(pictured, tmp_path / "pictures" / "a" / "0.png", 11)
+
+
+def test_copies_are_shown_when_the_sources_are_gone(tmp_path: Path, toy: Encoder) -> None:
+    picture(0).save(tmp_path / "a.png")
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([tmp_path / "a.png"], copy=True)
+        (tmp_path / "a.png").unlink()
+        ((item,), _) = gallery.sample(1)
+        assert not isinstance(portrait._tile(gallery, item).picture, str)
+
+
+def test_too_little_to_draw_is_an_error_that_says_what_to_do(tmp_path: Path, toy: Encoder) -> None:
+    picture(0).save(tmp_path / "a.png")
+    vectors = clustered(4, 1, 0)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        with pytest.raises(UsageError, match=r"0 items in .*3 or more"):
+            portrait.draw_map(gallery)
+        with pytest.raises(UsageError, match="nothing is enrolled"):
+            portrait.draw_neighbours(gallery, tmp_path / "a.png")
+        gallery.enroll_embeddings(vectors[:1], ["one"])
+        for draw in (portrait.draw_scores, portrait.draw_trade_off, portrait.draw_confusions):
+            with pytest.raises(UsageError, match="fewer than two identities"):
+                draw(gallery)
+        gallery.enroll_embeddings(vectors[1:], ["two", "three", "four"])
+        with pytest.raises(UsageError, match=r"no identity in .* has two items"):
+            portrait.draw_trade_off(gallery)
+        drawn = portrait.draw_scores(gallery)
+        assert (drawn.facts["genuine"], drawn.facts["impostor"]) == (0, 4)
+        assert drawn.facts["eer"] is drawn.facts["fnir"] is None
+        portrait.draw_map(gallery)
+
+
+def test_names_are_drawn_whatever_characters_they_have(tmp_path: Path, toy: Encoder) -> None:
+    names = ["$5 and $10_x", r"\frac", "_", "漢字", "Ωμέγα", "a long name " * 30, "x" * 3000]
+    with Gallery.open(tmp_path / "gallery", toy) as gallery, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gallery.enroll_embeddings(clustered(7, 2, 0.3), [names[n // 2] for n in range(14)])
+        for draw in (
+            portrait.draw_map, portrait.draw_scores, portrait.draw_trade_off,
+            portrait.draw_confusions,
+        ):  # fmt: skip
+            size_of(draw(gallery).png)
+
+
+def test_labels_of_a_map_lie_inside_and_clear_of_each_other() -> None:
+    labels = [f"a rather long label of {n // 2}" for n in range(60)]
+    with plots.style():
+        figure = plots.figure(5, 5)
+        axes = figure.subplots()
+        plots.embedding_map(axes, clustered(30, 2, 0.2), labels)
+        plots.png(figure)
+        boxes = [text.get_window_extent() for text in axes.texts]
+    assert 3 < len(boxes) < 30
+    for number, box in enumerate(boxes):
+        assert axes.bbox.count_contains(box.corners()) == 4
+        assert not any(box.overlaps(other) for other in boxes[:number])
+
+
+def test_the_error_curve_shows_nought_at_the_ends_of_its_scales() -> None:
+    matched, refused = np.array([1.0, 0.5, 0.25, 0.0]), np.array([0.0, 0.0, 0.1, 1.0])
+    with plots.style():
+        axes = plots.figure(4, 4).subplots()
+        plots.trade_off(axes, matched, refused, 0.2, (0.0, 0.1, "threshold"))
+    across, up = (np.asarray(values) for values in axes.lines[0].get_data())
+    assert across == pytest.approx([100, 50, 25, 12.5])
+    assert up == pytest.approx([5, 5, 10, 100])
+    assert axes.get_xlim() == pytest.approx((12.5, 100))
+    legend = axes.get_legend()
+    assert legend is not None
+    words = [text.get_text() for text in legend.get_texts()]
+    assert words == ["EER 20.0 %", "threshold: FMR 0.0 %, FNMR 10.0 %"]
+
+
+def test_a_curve_of_many_points_keeps_its_shape() -> None:
+    refused = np.linspace(0, 1, 200_001)
+    with plots.style():
+        axes = plots.figure(4, 4).subplots()
+        plots.trade_off(axes, 1 - refused, refused)
+    across, up = (np.asarray(values) for values in axes.lines[0].get_data())
+    assert len(across) <= plots.CURVE
+    assert (across[0], up[-1]) == (100, 100)
+    for values in (across, up):  # nowhere a jump that the eye would see
+        assert np.abs(np.diff(np.log10(values))).max() < 0.35
+
+
+def test_long_names_break_near_their_middle() -> None:
+    assert plots._halves("Vegetables/Pepper/Red-Bell-Pepper") == (
+        "Vegetables/Pepper/",
+        "Red-Bell-Pepper",
+    )
+    assert plots._halves("abcdef") == ("abc", "def")
+
+
+def test_without_matplotlib_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("siamese_search.cli.plot.find_spec", lambda name: None)
+    monkeypatch.setattr("sys.argv", ["siasearch", "plot", "map"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "pip install 'siasearch[plot]'" in capsys.readouterr().err
