@@ -131,11 +131,8 @@ def open_index(path: Path, dimension: int) -> Base:
         reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(tensors["index"]), len(tensors["index"]))
         index = faiss.read_index(reader)
         vectors, items = tensors["vectors"], tensors["items"]
-        if (index.d, index.ntotal, index.metric_type) != (
-            dimension,
-            len(items),
-            faiss.METRIC_INNER_PRODUCT,
-        ) or vectors.shape != (len(items), dimension):
+        shape = len(items), dimension
+        if (index.ntotal, index.d) != shape or vectors.shape != shape:
             raise ValueError("its parts do not fit together")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
         raise GalleryError(f"{path} is no index of this format") from error

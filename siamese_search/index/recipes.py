@@ -1,14 +1,15 @@
 """Recipes: which FAISS index a base has, trained and tuned to a recall that is measured.
 
 Up to 100,000 items, half precision is scanned and what may be near scored again: that is exact.
-Above, inverted lists with 4-bit product quantisation (Jégou et al. 2011; André et al. 2017 for the
-scan in registers), whose candidates are scored again from float32.
+Above, inverted lists of projections with 4-bit product quantisation (Jégou et al. 2011; André et
+al. 2017 for the scan in registers), whose candidates are scored again from float32.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,14 +35,16 @@ AUTO = "auto"
 EXACT = "SQfp16"
 RECALL = 0.99  # at k = 10
 K = 10
+EXACT_RECIPES = (EXACT, "Flat")
 EXACT_AT_MOST = 100_000
+PROJECTED_AT_MOST = 256  # dimensions
 LISTS_AT_MOST = 8192
 PER_LIST = 40  # vectors a list's centre is trained on
 PASSES = 8  # of k-means
 MEMORY_SHARE = 8  # of the machine's memory that an index may fill
-PROBES = 400  # items that recall is measured on
+PROBES = 1000  # items that recall is measured on
 SPARES = (16, 32, 64, 128, 256, 512, 1024)
-CHEAP = 256  # candidates that cost less to score again than a wider search
+RESCORED = 64  # coarse scores that take as long as scoring one candidate again
 BLOCK = 1 << 15
 
 FloatArray = npt.NDArray[np.float32]
@@ -68,21 +71,26 @@ def choose(items: int, dimension: int, memory: int | None = None) -> str:
     """The recipe for so many items; ``memory`` bounds its bytes beside the vectors."""
     if items <= EXACT_AT_MOST:
         return EXACT
-    lists = 2 ** round(math.log2(4 * math.sqrt(items)))
     budget = (machine.memory() // MEMORY_SHARE if memory is None else memory) / items
-    # Products of so many dimensions each, in 4 bits: fewer where memory is short.
-    for width in (2, 4, 8, 16, 32):
-        if dimension % width == 0 and width >= dimension / 128:
-            size = dimension / width / 2
-            if size <= budget or dimension % (2 * width):
-                return f"IVF{min(lists, LISTS_AT_MOST)},PQ{dimension // width}x4fs"
-    return f"IVF{min(lists, LISTS_AT_MOST)},SQ8"
+    # The main components, in products of two that take 4 bits: what lies beyond tells little, and
+    # is not forgotten when candidates are scored again.
+    kept = min(PROJECTED_AT_MOST, dimension - dimension % 4)
+    while kept / 4 > budget and kept > 32:
+        kept //= 2
+    lists = min(LISTS_AT_MOST, 2 ** round(math.log2(4 * math.sqrt(items))))
+    projection = "" if kept == dimension else f"PCAR{kept},"
+    return f"{projection}IVF{lists},PQ{kept // 2}x4fs"
 
 
 def made(recipe: str, dimension: int) -> faiss.Index:
-    """An empty index by its factory string. Raises UsageError where there is none."""
+    """An empty index by its factory string. Raises UsageError where there is none.
+
+    Those that are not exact go by distances, which rank vectors of unit length as cosines do, also
+    after a projection.
+    """
+    metric = faiss.METRIC_INNER_PRODUCT if recipe in EXACT_RECIPES else faiss.METRIC_L2
     try:
-        return faiss.index_factory(dimension, recipe, faiss.METRIC_INNER_PRODUCT)
+        return faiss.index_factory(dimension, recipe, metric)
     except RuntimeError as error:
         reason = str(error).rsplit(": ", 1)[-1].strip()
         raise UsageError(
@@ -115,7 +123,7 @@ def build(
     for start in range(index.ntotal, count, BLOCK):
         index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
     tuning = Tuning(recipe, trained)
-    if recipe in (EXACT, "Flat"):
+    if recipe in EXACT_RECIPES:
         return index, replace(tuning, error=_error(vectors) if recipe == EXACT else ROUNDING)
     return index, tuned(index, vectors, tuning, wanted.recall, seed)
 
@@ -153,15 +161,17 @@ def tuned(
 ) -> Tuning:
     """How far to search for the wanted recall@10, measured on some of the vectors themselves.
 
-    The least effort is taken at which few candidates need to be scored again; where even the
-    highest does not do, that, with a warning.
+    Of the efforts that reach it, each with as few candidates to score again as will do, the
+    cheapest is taken; where none does, the highest, with a warning.
     """
     random = np.random.default_rng(seed)
     chosen = np.sort(random.choice(len(vectors), min(PROBES, len(vectors)), replace=False))
     queries = np.ascontiguousarray(vectors[chosen])
     truth = _without(chosen, *scan(vectors, queries, min(K + 1, len(vectors))))
-    name, best = effort_name(index), tuning
-    for effort in _efforts(index, name, len(vectors)):
+    name, best, least = effort_name(index), tuning, math.inf
+    for effort, cost in _efforts(index, name):
+        if cost >= least:
+            break
         set_effort(index, effort)
         positions = approximate(index, queries, min(K + 1 + SPARES[-1], len(vectors)))
         scores = products(queries, vectors, positions)
@@ -173,26 +183,32 @@ def tuned(
             enough = recall - shares.std() / math.sqrt(len(shares)) >= target
             if enough:
                 break
-        best = replace(tuning, effort=effort if name else None, spare=spare, recall=recall)
-        if enough and spare <= CHEAP:
-            return best
-    if not enough:
+        total = cost + RESCORED * spare if enough else math.inf
+        if total < least or least == math.inf:
+            best = replace(tuning, effort=effort if name else None, spare=spare, recall=recall)
+            least = total
+    if least == math.inf:
         log.warning(
             "the index %s reaches recall@10 %.3f, not %g for certain: another recipe may",
             tuning.recipe,
-            recall,
+            best.recall,
             target,
         )
     return best
 
 
-def _efforts(index: faiss.Index, name: str | None, items: int) -> list[int]:
-    """Efforts to try, rising."""
-    if name is None:
-        return [1]
+def _efforts(index: faiss.Index, name: str | None) -> Iterator[tuple[int, float]]:
+    """Efforts to try, rising, and about how many coarse scores each costs."""
     inverted = faiss.try_extract_index_ivf(index)
-    highest = inverted.nlist if inverted is not None else min(items, 4096)
-    return [*(1 << power for power in range(2, 30) if 1 << power < highest), highest]
+    if name is None:
+        yield 1, index.ntotal
+    elif inverted is None:
+        for power in range(3, 13):
+            yield 1 << power, RESCORED * (1 << power)
+    else:
+        steps = sorted({width << power for power in range(30) for width in (2, 3)})
+        for effort in [*(step for step in steps if step < inverted.nlist), inverted.nlist]:
+            yield effort, index.ntotal * effort / inverted.nlist
 
 
 def _without(own: IntArray, positions: IntArray, scores: FloatArray) -> list[IntArray]:
