@@ -6,11 +6,11 @@ asked for or seen, since importing it takes seconds.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import os
 import platform
-import shutil
 import sys
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -56,17 +56,28 @@ def open_runtime(folder: Path, record: EncoderRecord, device: str | None = None)
 
 
 def seen_accelerator() -> str | None:
-    """``cuda`` or ``mps`` where torch is installed and sees one; needs a sign to import it."""
-    signs = {
-        "cuda": os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd")
-        or (sys.platform == "win32" and shutil.which("nvidia-smi") is not None),
-        "mps": sys.platform == "darwin" and platform.machine() == "arm64",
-    }  # fmt: skip
-    if not any(signs.values()) or any(
+    """``cuda`` or ``mps`` where torch is installed and sees one."""
+    device = _possible_accelerator()
+    if device is None or any(
         importlib.util.find_spec(module) is None for module in ("torch", "timm", "safetensors")
     ):
         return None
-    return next((device for device in signs if signs[device] and _torch_sees(device)), None)
+    return device if _torch_sees(device) else None
+
+
+def _possible_accelerator() -> str | None:
+    """The device that torch may see here, without importing it: None where it cannot see any."""
+    if sys.platform == "darwin":  # MPS is part of the system: only torch can tell
+        return "mps" if platform.machine() == "arm64" else None
+    # torch brings the libraries above the driver, never the driver. Its device files are no sign:
+    # WSL has a card without them, a container may be given them without the library. AMD's cards,
+    # which torch calls cuda as well, are reached through the kernel.
+    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(driver)
+    except OSError:
+        return "cuda" if os.path.exists("/dev/kfd") else None
+    return "cuda"
 
 
 def _torch_sees(device: str) -> bool:

@@ -1,9 +1,18 @@
-"""OpenVINO and torch give the same embeddings. torch is optional: without it this file skips."""
+"""OpenVINO and torch give the same embeddings, and torch is imported only where it may see a GPU.
+
+torch is optional: the tests that need it skip without it.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import os
+import platform
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
@@ -11,7 +20,7 @@ from conftest import picture
 
 from siamese_search import Encoder
 from siamese_search.errors import RuntimeUnavailable
-from siamese_search.runtimes import TorchRuntime, open_runtime
+from siamese_search.runtimes import TorchRuntime, open_runtime, seen_accelerator
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +71,80 @@ def test_a_gpu_that_is_not_there_is_a_clear_error(general: Encoder) -> None:
         pytest.skip("there is a GPU here")
     with pytest.raises(RuntimeUnavailable, match="sees no device 'cuda'"):
         open_runtime(general.folder, general.record, "cuda")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """``machine("linux", driver="libcuda.so.1")`` fakes one; returns what torch is asked for."""
+
+    def fake(
+        system: str, driver: str = "", file: str = "", processor: str = "x86_64", sees: bool = True
+    ) -> list[str]:
+        asked = []
+
+        def load(library: str) -> None:
+            if library != driver:
+                raise OSError(f"{library}: cannot open shared object file")
+
+        def torch_sees(device: str) -> bool:
+            asked.append(device)
+            return sees
+
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.setattr(platform, "machine", lambda: processor)
+        monkeypatch.setattr(ctypes, "CDLL", load)
+        monkeypatch.setattr(os.path, "exists", lambda path: path == file)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, None))
+        monkeypatch.setattr("siamese_search.runtimes._torch_sees", torch_sees)
+        return asked
+
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("where", "device"),
+    [
+        ({"system": "linux", "driver": "libcuda.so.1"}, "cuda"),
+        ({"system": "linux", "file": "/dev/kfd"}, "cuda"),
+        ({"system": "win32", "driver": "nvcuda.dll"}, "cuda"),
+        ({"system": "darwin", "processor": "arm64"}, "mps"),
+    ],
+)
+def test_torch_is_asked_where_it_may_see_a_gpu(
+    machine: Callable[..., list[str]], where: dict[str, str], device: str
+) -> None:
+    asked = machine(**where)
+    assert seen_accelerator() == device
+    assert asked == [device]
+    machine(**where, sees=False)
+    assert seen_accelerator() is None
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"system": "linux"},
+        {"system": "linux", "file": "/dev/nvidiactl"},
+        {"system": "linux", "driver": "nvcuda.dll"},
+        {"system": "win32"},
+        {"system": "darwin"},
+    ],
+)
+def test_torch_is_not_imported_without_a_driver(
+    machine: Callable[..., list[str]], where: dict[str, str]
+) -> None:
+    asked = machine(**where)
+    assert seen_accelerator() is None
+    assert asked == []
+
+
+def test_a_driver_without_torch_is_no_gpu(
+    machine: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = machine("linux", driver="libcuda.so.1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert seen_accelerator() is None
+    assert asked == []
 
 
 def test_an_answer_on_the_cpu_imports_no_torch() -> None:
