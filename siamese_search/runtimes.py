@@ -98,6 +98,26 @@ def verified_bytes(folder: Path, record: EncoderRecord, file: str) -> bytes:
     return content
 
 
+def import_openvino() -> Any:
+    """OpenVINO without its model converter, unless somebody has imported it already.
+
+    Importing the converter, which nothing here uses, reports to Google Analytics from a forked
+    child, and the end of the process waits for that, for seconds where there is no network. It
+    takes half of the import's time, too. ``openvino.tools.ovc`` can still be imported afterwards.
+    """
+    converter = "openvino.tools.ovc"
+    hidden = "openvino" not in sys.modules
+    if hidden:
+        # What the import system takes for a missing module, and OpenVINO does without.
+        sys.modules[converter] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if hidden:
+            sys.modules.pop(converter, None)
+    return openvino
+
+
 class OpenVINORuntime:
     """The ONNX graph on the CPU, in bfloat16 where the processor computes in it."""
 
@@ -105,8 +125,7 @@ class OpenVINORuntime:
 
     def __init__(self, folder: Path, record: EncoderRecord, exact: bool = False) -> None:
         """``exact`` computes in float32 whatever the processor has."""
-        import openvino
-
+        openvino = import_openvino()
         # The first conversion of an array sets up a table that threads dead-lock over if several
         # of them are the first (one waits for the table, the other for the interpreter).
         openvino.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,3 +156,26 @@ def test_an_answer_on_the_cpu_imports_no_torch() -> None:
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert output.strip() == "False"
+
+
+def test_an_answer_reports_to_nobody(tmp_path: Path) -> None:
+    """OpenVINO's import would leave an identifier in the home folder, and send it."""
+    code = (
+        "import sys; from PIL import Image; from siamese_search import Encoder;"
+        "Encoder.open('general', 'cpu').embed([Image.new('RGB', (99, 50))]);"
+        "print('openvino_telemetry' in sys.modules)"
+    )
+    home = {"HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
+    env = {name: value for name, value in os.environ.items() if name != "CI"} | home
+    output = subprocess.check_output([sys.executable, "-c", code], text=True, env=env)
+    assert output.strip() == "False"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_openvino_is_left_whole() -> None:
+    code = (
+        "from siamese_search.runtimes import import_openvino;"
+        "openvino = import_openvino(); assert not hasattr(openvino, 'convert_model');"
+        "from openvino.tools.ovc import convert_model"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"CI": "true"})
