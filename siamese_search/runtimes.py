@@ -1,7 +1,7 @@
 """What runs an encoder's graph: OpenVINO on CPUs, torch on GPUs.
 
 Both give the same embedding (cosine of about 0.999 or more). torch is imported only where a GPU was
-asked for or seen, since importing it takes seconds.
+asked for or its driver is found, since importing it takes seconds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import importlib.util
 import os
 import platform
 import sys
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search import compiled
 from siamese_search.errors import EncoderError, RuntimeUnavailable
 from siamese_search.machine import cores
 
@@ -131,20 +134,26 @@ class OpenVINORuntime:
         openvino.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018
         content = verified_bytes(folder, record, "encoder.onnx")
         core = openvino.Core()
-        fast = not exact and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        fast = not exact and "BF16" in capabilities
         # Streams do not wait for each other: a batch over all cores ends with the slowest, which
         # is the one that decoding has taken meanwhile. Each holds activations, so only a few.
         self.parallel = min(cores(), STREAMS)
+        settings = {
+            "NUM_STREAMS": self.parallel,
+            "INFERENCE_NUM_THREADS": cores(),
+            "INFERENCE_PRECISION_HINT": "bf16" if fast else "f32",
+        }
+        # All that a compiled graph depends on, so that a kept one is never that of another.
+        determinants = {
+            "encoder": record.fingerprint,
+            "graph": record.digests["encoder.onnx"],
+            "openvino": openvino.get_version(),
+            "processor": [core.get_property("CPU", "FULL_DEVICE_NAME"), *sorted(capabilities)],
+            "settings": settings,
+        }
         try:
-            self._compiled = core.compile_model(
-                core.read_model(content),
-                "CPU",
-                {
-                    "NUM_STREAMS": self.parallel,
-                    "INFERENCE_NUM_THREADS": cores(),
-                    "INFERENCE_PRECISION_HINT": "bf16" if fast else "f32",
-                },
-            )
+            self._compiled = _compiled_graph(core, content, settings, determinants)
         except RuntimeError as error:
             raise EncoderError(
                 f"{folder / 'encoder.onnx'}: OpenVINO refuses it: {error}"
@@ -161,6 +170,26 @@ class OpenVINORuntime:
         embeddings = np.array(request.get_output_tensor(0).data, dtype=np.float32)
         self._idle.put(request)
         return embeddings
+
+
+def _compiled_graph(
+    core: Any, graph: bytes, settings: dict[str, Any], determinants: dict[str, Any]
+) -> Any:
+    """The graph as an earlier process has compiled it, else compiled and kept for the next."""
+    kept = compiled.load(determinants)
+    if kept is not None:
+        with suppress(RuntimeError):
+            return core.import_model(kept, "CPU", settings)
+    made = core.compile_model(core.read_model(graph), "CPU", settings)
+
+    def export() -> memoryview:
+        stream = BytesIO()
+        made.export_model(stream)
+        return stream.getbuffer()
+
+    with suppress(RuntimeError):  # a processor that OpenVINO cannot export for
+        compiled.keep(determinants, export)
+    return made
 
 
 class TorchRuntime:
