@@ -7,7 +7,8 @@ interpreter, ``import siamese_search.cli``, ``import torch``, ``siasearch query`
 bars are the query against half of torch's import, and 0.15 s for the command line's import beyond
 a bare interpreter. Then where the query's time goes: the seconds of its steps in order, each in
 a fresh process, and what importing each heavy package's own modules took
-(``-X importtime``).
+(``-X importtime``). The first query, which leaves the compiled encoder for the others, is not
+counted.
 
 In a warm process, paired and interleaved over different probes: ``identify`` of one file against
 ``Encoder.embed`` of the same file. The bar is on the median of the difference; what identifying
@@ -49,7 +50,7 @@ STEPS = (
     ("import Pillow", "from PIL import Image, JpegImagePlugin"),
     ("import faiss", "import faiss"),
     ("import the gallery", "from siamese_search.gallery import Gallery"),
-    ("import openvino", "import openvino"),
+    ("import openvino", "from siamese_search.runtimes import import_openvino; import_openvino()"),
     ("open the gallery", "gallery = Gallery.open(GALLERY)"),
     ("open the encoder", "encoder = gallery.encoder"),
     ("read, verify and compile the graph", "runtime = encoder.runtime"),

@@ -1,17 +1,19 @@
 """What runs an encoder's graph: OpenVINO on CPUs, torch on GPUs.
 
 Both give the same embedding (cosine of about 0.999 or more). torch is imported only where a GPU was
-asked for or seen, since importing it takes seconds.
+asked for or its driver is found, since importing it takes seconds.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import os
 import platform
-import shutil
 import sys
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search import compiled
 from siamese_search.errors import EncoderError, RuntimeUnavailable
 from siamese_search.machine import cores
 
@@ -56,17 +59,28 @@ def open_runtime(folder: Path, record: EncoderRecord, device: str | None = None)
 
 
 def seen_accelerator() -> str | None:
-    """``cuda`` or ``mps`` where torch is installed and sees one; needs a sign to import it."""
-    signs = {
-        "cuda": os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd")
-        or (sys.platform == "win32" and shutil.which("nvidia-smi") is not None),
-        "mps": sys.platform == "darwin" and platform.machine() == "arm64",
-    }  # fmt: skip
-    if not any(signs.values()) or any(
+    """``cuda`` or ``mps`` where torch is installed and sees one."""
+    device = _possible_accelerator()
+    if device is None or any(
         importlib.util.find_spec(module) is None for module in ("torch", "timm", "safetensors")
     ):
         return None
-    return next((device for device in signs if signs[device] and _torch_sees(device)), None)
+    return device if _torch_sees(device) else None
+
+
+def _possible_accelerator() -> str | None:
+    """The device that torch may see here, without importing it: None where it cannot see any."""
+    if sys.platform == "darwin":  # MPS is part of the system: only torch can tell
+        return "mps" if platform.machine() == "arm64" else None
+    # torch brings the libraries above the driver, never the driver. Its device files are no sign:
+    # WSL has a card without them, a container may be given them without the library. AMD's cards,
+    # which torch calls cuda as well, are reached through the kernel.
+    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(driver)
+    except OSError:
+        return "cuda" if os.path.exists("/dev/kfd") else None
+    return "cuda"
 
 
 def _torch_sees(device: str) -> bool:
@@ -87,6 +101,26 @@ def verified_bytes(folder: Path, record: EncoderRecord, file: str) -> bytes:
     return content
 
 
+def import_openvino() -> Any:
+    """OpenVINO without its model converter, unless somebody has imported it already.
+
+    Importing the converter, which nothing here uses, reports to Google Analytics from a forked
+    child, and the end of the process waits for that, for seconds where there is no network. It
+    takes half of the import's time, too. ``openvino.tools.ovc`` can still be imported afterwards.
+    """
+    converter = "openvino.tools.ovc"
+    hidden = "openvino" not in sys.modules
+    if hidden:
+        # What the import system takes for a missing module, and OpenVINO does without.
+        sys.modules[converter] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if hidden:
+            sys.modules.pop(converter, None)
+    return openvino
+
+
 class OpenVINORuntime:
     """The ONNX graph on the CPU, in bfloat16 where the processor computes in it."""
 
@@ -94,27 +128,32 @@ class OpenVINORuntime:
 
     def __init__(self, folder: Path, record: EncoderRecord, exact: bool = False) -> None:
         """``exact`` computes in float32 whatever the processor has."""
-        import openvino
-
+        openvino = import_openvino()
         # The first conversion of an array sets up a table that threads dead-lock over if several
         # of them are the first (one waits for the table, the other for the interpreter).
         openvino.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018
         content = verified_bytes(folder, record, "encoder.onnx")
         core = openvino.Core()
-        fast = not exact and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        fast = not exact and "BF16" in capabilities
         # Streams do not wait for each other: a batch over all cores ends with the slowest, which
         # is the one that decoding has taken meanwhile. Each holds activations, so only a few.
         self.parallel = min(cores(), STREAMS)
+        settings = {
+            "NUM_STREAMS": self.parallel,
+            "INFERENCE_NUM_THREADS": cores(),
+            "INFERENCE_PRECISION_HINT": "bf16" if fast else "f32",
+        }
+        # All that a compiled graph depends on, so that a kept one is never that of another.
+        determinants = {
+            "encoder": record.fingerprint,
+            "graph": record.digests["encoder.onnx"],
+            "openvino": openvino.get_version(),
+            "processor": [core.get_property("CPU", "FULL_DEVICE_NAME"), *sorted(capabilities)],
+            "settings": settings,
+        }
         try:
-            self._compiled = core.compile_model(
-                core.read_model(content),
-                "CPU",
-                {
-                    "NUM_STREAMS": self.parallel,
-                    "INFERENCE_NUM_THREADS": cores(),
-                    "INFERENCE_PRECISION_HINT": "bf16" if fast else "f32",
-                },
-            )
+            self._compiled = _compiled_graph(core, content, settings, determinants)
         except RuntimeError as error:
             raise EncoderError(
                 f"{folder / 'encoder.onnx'}: OpenVINO refuses it: {error}"
@@ -131,6 +170,26 @@ class OpenVINORuntime:
         embeddings = np.array(request.get_output_tensor(0).data, dtype=np.float32)
         self._idle.put(request)
         return embeddings
+
+
+def _compiled_graph(
+    core: Any, graph: bytes, settings: dict[str, Any], determinants: dict[str, Any]
+) -> Any:
+    """The graph as an earlier process has compiled it, else compiled and kept for the next."""
+    kept = compiled.load(determinants)
+    if kept is not None:
+        with suppress(RuntimeError):
+            return core.import_model(kept, "CPU", settings)
+    made = core.compile_model(core.read_model(graph), "CPU", settings)
+
+    def export() -> memoryview:
+        stream = BytesIO()
+        made.export_model(stream)
+        return stream.getbuffer()
+
+    with suppress(RuntimeError):  # a processor that OpenVINO cannot export for
+        compiled.keep(determinants, export)
+    return made
 
 
 class TorchRuntime:

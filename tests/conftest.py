@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,14 @@ def write_toy_encoder(folder: Path, pool: int = 4, **changes: Any) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache() -> Iterator[None]:
+    """Tests leave no compiled graphs in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIASEARCH_CACHE", "")
+        yield
+
+
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_encoder(tmp_path_factory.mktemp("encoders") / "toy")
@@ -121,5 +129,5 @@ def pictures(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(autouse=True)
 def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("SIASEARCH_")]:
-        if name != "SIASEARCH_DATA":
+        if name not in ("SIASEARCH_DATA", "SIASEARCH_CACHE"):
             monkeypatch.delenv(name)

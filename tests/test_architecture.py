@@ -40,6 +40,7 @@ FLOORS = {
     "database": 1,
     "schema": 1,
     "index": 1,
+    "compiled": 1,
     "files": 1,
     "errors": 0,
     "machine": 0,

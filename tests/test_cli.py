@@ -442,3 +442,12 @@ def test_plots_are_written_where_they_may_be(shell: Shell, pictures: Pictures) -
     assert "most alike are a and b" in shell("plot", "confusions", "-o", "c.png").stdout
     result = shell("plot", "scores", "-o", folder, code=2)
     assert result.stderr == f"error: {folder} is a folder: name a file to write\n"
+
+
+def test_the_end_of_a_command_looks_at_no_object_again() -> None:
+    code = (
+        "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count() > 0));"
+        "from siamese_search.cli import main; sys.argv[1:] = ['--version']; main()"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert output.splitlines()[-1] == "True"

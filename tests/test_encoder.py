@@ -14,7 +14,6 @@ from siamese_search import Encoder
 from siamese_search.encoder import read_record, resolve, shipped, write_encoder
 from siamese_search.errors import EncoderError, ImageError, RuntimeUnavailable
 from siamese_search.records import Preprocessing
-from siamese_search.runtimes import seen_accelerator
 
 
 def slow_embedding(image: Image.Image) -> list[float]:
@@ -135,15 +134,6 @@ def test_the_device_comes_from_the_environment(
     monkeypatch.setenv("SIASEARCH_DEVICE", "tpu")
     with pytest.raises(RuntimeUnavailable, match="tpu"):
         Encoder.open(toy_folder).embed([picture(1)])
-
-
-def test_torch_is_not_imported_without_the_sign_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.path.exists", lambda path: False)
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setattr(
-        "siamese_search.runtimes._torch_sees", lambda device: pytest.fail("imported")
-    )
-    assert seen_accelerator() is None
 
 
 def test_an_encoder_is_complete_once_its_description_is_there(

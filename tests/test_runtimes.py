@@ -1,9 +1,19 @@
-"""OpenVINO and torch give the same embeddings. torch is optional: without it this file skips."""
+"""OpenVINO and torch give the same embeddings, and torch is imported only where it may see a GPU.
+
+torch is optional: the tests that need it skip without it.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import os
+import platform
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +21,7 @@ from conftest import picture
 
 from siamese_search import Encoder
 from siamese_search.errors import RuntimeUnavailable
-from siamese_search.runtimes import TorchRuntime, open_runtime
+from siamese_search.runtimes import TorchRuntime, open_runtime, seen_accelerator
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +74,80 @@ def test_a_gpu_that_is_not_there_is_a_clear_error(general: Encoder) -> None:
         open_runtime(general.folder, general.record, "cuda")
 
 
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """``machine("linux", driver="libcuda.so.1")`` fakes one; returns what torch is asked for."""
+
+    def fake(
+        system: str, driver: str = "", file: str = "", processor: str = "x86_64", sees: bool = True
+    ) -> list[str]:
+        asked = []
+
+        def load(library: str) -> None:
+            if library != driver:
+                raise OSError(f"{library}: cannot open shared object file")
+
+        def torch_sees(device: str) -> bool:
+            asked.append(device)
+            return sees
+
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.setattr(platform, "machine", lambda: processor)
+        monkeypatch.setattr(ctypes, "CDLL", load)
+        monkeypatch.setattr(os.path, "exists", lambda path: path == file)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, None))
+        monkeypatch.setattr("siamese_search.runtimes._torch_sees", torch_sees)
+        return asked
+
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("where", "device"),
+    [
+        ({"system": "linux", "driver": "libcuda.so.1"}, "cuda"),
+        ({"system": "linux", "file": "/dev/kfd"}, "cuda"),
+        ({"system": "win32", "driver": "nvcuda.dll"}, "cuda"),
+        ({"system": "darwin", "processor": "arm64"}, "mps"),
+    ],
+)
+def test_torch_is_asked_where_it_may_see_a_gpu(
+    machine: Callable[..., list[str]], where: dict[str, str], device: str
+) -> None:
+    asked = machine(**where)
+    assert seen_accelerator() == device
+    assert asked == [device]
+    machine(**where, sees=False)
+    assert seen_accelerator() is None
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"system": "linux"},
+        {"system": "linux", "file": "/dev/nvidiactl"},
+        {"system": "linux", "driver": "nvcuda.dll"},
+        {"system": "win32"},
+        {"system": "darwin"},
+    ],
+)
+def test_torch_is_not_imported_without_a_driver(
+    machine: Callable[..., list[str]], where: dict[str, str]
+) -> None:
+    asked = machine(**where)
+    assert seen_accelerator() is None
+    assert asked == []
+
+
+def test_a_driver_without_torch_is_no_gpu(
+    machine: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = machine("linux", driver="libcuda.so.1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert seen_accelerator() is None
+    assert asked == []
+
+
 def test_an_answer_on_the_cpu_imports_no_torch() -> None:
     code = (
         "import sys; from PIL import Image; from siamese_search import Encoder;"
@@ -72,3 +156,26 @@ def test_an_answer_on_the_cpu_imports_no_torch() -> None:
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert output.strip() == "False"
+
+
+def test_an_answer_reports_to_nobody(tmp_path: Path) -> None:
+    """OpenVINO's import would leave an identifier in the home folder, and send it."""
+    code = (
+        "import sys; from PIL import Image; from siamese_search import Encoder;"
+        "Encoder.open('general', 'cpu').embed([Image.new('RGB', (99, 50))]);"
+        "print('openvino_telemetry' in sys.modules)"
+    )
+    home = {"HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
+    env = {name: value for name, value in os.environ.items() if name != "CI"} | home
+    output = subprocess.check_output([sys.executable, "-c", code], text=True, env=env)
+    assert output.strip() == "False"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_openvino_is_left_whole() -> None:
+    code = (
+        "from siamese_search.runtimes import import_openvino;"
+        "openvino = import_openvino(); assert not hasattr(openvino, 'convert_model');"
+        "from openvino.tools.ovc import convert_model"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"CI": "true"})

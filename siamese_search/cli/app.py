@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import sys
 from typing import Annotated
@@ -49,6 +51,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # no name can fail to print
             stream.reconfigure(errors="backslashreplace")
+    # The interpreter's last collections would look at every object of every library, to free what
+    # ends with the process anyway: a tenth of a query.
+    atexit.register(gc.freeze)
     try:
         app()
     except SiaSearchError as error:

@@ -1,0 +1,92 @@
+"""Compiled graphs, kept in the user's cache folder so that the next process need not compile again.
+
+A cache and never the truth: a file's name is a digest of all that it depends on, and it begins
+with the SHA-256 of its content. What is missing, damaged or cannot be written costs the time to
+compile, never an answer. Knows nothing of encoders and OpenVINO.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+log = logging.getLogger("siasearch")
+
+SUFFIX = ".compiled"
+NAME = re.compile(r"[0-9a-f]{64}(-[0-9a-f]{8})?\.compiled")  # nothing else is ever deleted
+KEPT = 8  # files, those used last; one of `general` takes 17 MB
+DIGEST = hashlib.sha256().digest_size
+
+
+def cache_folder() -> Path | None:
+    """``SIASEARCH_CACHE``, None where that is empty; else the user's folder for caches."""
+    chosen = os.environ.get("SIASEARCH_CACHE")
+    if chosen is not None:
+        return Path(chosen) if chosen else None
+    if sys.platform == "win32":
+        place = os.environ.get("LOCALAPPDATA", "")
+    elif sys.platform == "darwin":
+        place = os.path.expanduser("~/Library/Caches")
+    else:
+        place = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(place, "siasearch") if os.path.isabs(place) else None
+
+
+def load(determinants: Mapping[str, object]) -> bytes | None:
+    """What was kept for the same determinants, None where there is nothing sound."""
+    path = _path(determinants)
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            digest, content = file.read(DIGEST), file.read()
+    except OSError:
+        return None
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    with suppress(OSError):
+        os.utime(path)  # those that were not used for longest go first
+    return content
+
+
+def keep(determinants: Mapping[str, object], export: Callable[[], bytes | memoryview]) -> None:
+    """Keep what ``export`` gives, where that can be written; it is called only then."""
+    path = _path(determinants)
+    if path is None:
+        return
+    # A name of its own, then renamed: other processes see all of it or nothing.
+    temporary = path.with_name(f"{path.stem}-{secrets.token_hex(4)}{SUFFIX}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                content = export()
+                file.write(hashlib.sha256(content).digest())
+                file.write(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _prune(path.parent)
+    except OSError as error:
+        log.debug("the compiled graph is not kept: %s", error)
+
+
+def _path(determinants: Mapping[str, object]) -> Path | None:
+    folder = cache_folder()
+    canonical = json.dumps(determinants, sort_keys=True, separators=(",", ":"))
+    return folder and folder / (hashlib.sha256(canonical.encode()).hexdigest() + SUFFIX)
+
+
+def _prune(folder: Path) -> None:
+    """Delete all but the files used last, also what a killed process has left half-written."""
+    files = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime)[:-KEPT]:
+        path.unlink(missing_ok=True)
