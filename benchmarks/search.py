@@ -24,24 +24,22 @@ mapped from files, which the system may take back and other processes share. At 
 Limits of the machine: reading the half-precision embeddings once from memory with a thread a core,
 for one probe; the matrix product of a hundred probes and the float32 embeddings in cached blocks.
 
-What has been built is kept in the work folder, so an interrupted run goes on where it was;
-``--rebuild`` builds again. ``--only`` builds and measures some, always beside ``ours`` and
-``exact``, and leaves the others' last figures.
+What has been built is kept in the work folder, at 1,000,000 items about 18 GB, so an interrupted run
+goes on where it was; ``--rebuild`` builds again, and forgets the figures of all when it is ours.
+``--only`` builds and measures some, always beside ``ours`` and ``exact``, and leaves the others'
+last figures. Ratios are always within one run.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import math
 import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
 from common import (
@@ -52,7 +50,6 @@ from common import (
     parser,
     percentiles,
     seconds,
-    status,
     table,
     write_results,
 )
@@ -64,97 +61,16 @@ from contenders import (
     SAME,
     THREADS,
     contender,
-    effort_for,
     our_recipe,
 )
+from desk import BATCH, MODES, TARGET, Record, Turns, build, fresh, tune
 from embeddings import NOISE, Sized, Work, work_argument
 
 from siamese_search import Encoder
 
-BATCH = 100
-SINGLES, BATCHES = 200, 5  # of a turn
-EXHAUSTIVE = 20_000_000  # items that a turn of exact search looks at, one probe at a time
-TARGET = 0.99
-ROUNDING = 1e-5  # two float32 sums of the same products differ by less
 READ_AT_MOST = 256 << 20
 PRODUCT_ROWS = 8192
 LARGE, LARGEST_EXACT = 1_000_000, 100_000  # what the bars are about
-MODES = {"single": "1 probe", "batch": f"{BATCH} probes"}
-
-Record = dict[str, Any]
-
-
-# In processes of their own
-
-
-class Desk:
-    """An opened contender, in a process that nothing else is in."""
-
-    def __init__(self, sized: Sized, name: str, effort: int | None = None) -> None:
-        self._sized = sized
-        self._contender = contender(sized, name)  # imports what it needs
-        self._probes, self._tenth = sized.probes, sized.tenth
-        self._before = status("RssAnon"), status("RssFile")
-        self._contender.open()
-        if effort is not None:
-            self._contender.set_effort(effort)
-
-    def search(self, first: int, size: int, count: int) -> list[float]:
-        """Seconds of each of ``count`` searches for ``size`` probes, from the ``first`` on."""
-        took = []
-        for begin in range(first, first + count * size, size):
-            queries = self._probes[np.arange(begin, begin + size) % len(self._probes)]
-            took.append(seconds(lambda q=queries: self._contender.search(q)))  # type: ignore[misc]
-        return took
-
-    def recall(self, effort: int | None = None) -> float:
-        """The share of what it finds that belongs to the nearest, ties counted."""
-        if effort is not None:
-            self._contender.set_effort(effort)
-        batches = range(0, len(self._probes), BATCH)
-        found = [self._contender.search(self._probes[at : at + BATCH]) for at in batches]
-        rows = np.concatenate([self._contender.rows(some) for some in found])
-        vectors = self._sized.vectors
-        pairs = zip(rows, self._probes, strict=True)
-        cosines = np.array([vectors[near] @ probe for near, probe in pairs])
-        return float((cosines >= self._tenth[:, None] - ROUNDING).mean())
-
-    def facts(self) -> Record:
-        """What it holds by now, then its recall and settings."""
-        own, mapped = status("RssAnon"), status("RssFile")
-        return {
-            "own bytes": own - self._before[0],
-            "mapped bytes": mapped - self._before[1],
-            "recall": self.recall(),
-            "settings": self._contender.settings,
-        }
-
-
-_desk: Desk
-
-
-def _open(sized: Sized, name: str, effort: int | None) -> None:
-    global _desk
-    _desk = Desk(sized, name, effort)
-
-
-def _ask(method: str, *arguments: Any) -> Any:
-    return getattr(_desk, method)(*arguments)
-
-
-def _build(sized: Sized, name: str) -> Record:
-    one = contender(sized, name)
-    return {**one.build(), "peak bytes": status("VmHWM"), "stamp": one.stamp}
-
-
-def _tune(sized: Sized, name: str) -> int:
-    return effort_for(TARGET, Desk(sized, name).recall)
-
-
-def fresh(task: Callable[..., Any], *arguments: Any) -> Any:
-    """What a task returns in a new process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(task, *arguments).result()
 
 
 # What is kept from run to run
@@ -183,50 +99,22 @@ def prepare(sized: Sized, name: str, kept: Kept, again: bool) -> None:
     known = kept.records.get(name)
     if known and (again or known["built"]["stamp"] != contender(sized, name).stamp):
         del kept.records[name]
+        kept.save()
     record = kept.of(name)
     if "built" not in record:
         print(f"{sized.size} items: building {name}", file=sys.stderr)
         folder = sized.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        record["built"] = fresh(_build, sized, name)
+        record["built"] = fresh(build, sized, name)
         kept.save()
     if KINDS[name].tuned and "effort" not in record:
         print(f"{sized.size} items: tuning {name}", file=sys.stderr)
-        record["effort"] = fresh(_tune, sized, name)
+        record["effort"] = fresh(tune, sized, name)
         kept.save()
 
 
 # In turn
-
-
-class Turns:
-    """A contender in a process of its own, and the seconds of every search by turn."""
-
-    def __init__(self, sized: Sized, name: str, effort: int | None) -> None:
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"))
-        self._pool.submit(_open, sized, name, effort).result()
-        most = EXHAUSTIVE // sized.size if KINDS[name].exhaustive else SINGLES
-        self._counts = {
-            "single": min(SINGLES, max(10, most)),
-            "batch": min(BATCHES, max(1, most // 20)),
-        }
-        self.took: dict[str, list[list[float]]] = {mode: [] for mode in MODES}
-
-    def take(self, mode: str) -> float:
-        """One turn: probes a second."""
-        size, count = BATCH if mode == "batch" else 1, self._counts[mode]
-        first = len(self.took[mode]) * size * count
-        took = self._pool.submit(_ask, "search", first, size, count).result()
-        self.took[mode].append(took)
-        return size * count / math.fsum(took)
-
-    def facts(self) -> Record:
-        facts: Record = self._pool.submit(_ask, "facts").result()
-        return facts
-
-    def close(self) -> None:
-        self._pool.shutdown()
 
 
 class Limits:
@@ -412,6 +300,9 @@ def names_of(text: str) -> list[str]:
 def compare(sized: Sized, names: Sequence[str], rebuild: Sequence[str], repeats: int) -> Kept:
     """Build what is missing and measure at one size."""
     kept = Kept(sized)
+    if OURS in rebuild:  # what the others were compared with is gone
+        for record in kept.records.values():
+            record.pop("measured", None)
     prepare(sized, OURS, kept, OURS in rebuild)
     left_out = SAME if our_recipe(sized).exact else HALF
     chosen = [name for name in names if name != left_out]
