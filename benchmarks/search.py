@@ -24,8 +24,8 @@ mapped from files, which the system may take back and other processes share. At 
 Limits of the machine: reading the half-precision embeddings once from memory with a thread a core,
 for one probe; the matrix product of a hundred probes and the float32 embeddings in cached blocks.
 
-What has been built is kept in the work folder, at 1,000,000 items about 18 GB, so an interrupted run
-goes on where it was; ``--rebuild`` builds again, and forgets the figures of all when it is ours.
+What has been built is kept in the work folder, at 1,000,000 items about 18 GB, so an interrupted
+run goes on where it was; ``--rebuild`` builds again, and forgets all figures where it is ours.
 ``--only`` builds and measures some, always beside ``ours`` and ``exact``, and leaves the others'
 last figures. Ratios are always within one run.
 """
