@@ -20,11 +20,10 @@ from embeddings import K, Sized, enrol
 
 from siamese_search import Gallery
 from siamese_search.index import SearchIndex
+from siamese_search.index.search import SPARE
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-# Training an inverted file on more than so many vectors a list does not make it better.
-TRAINING = 256
-EXACT = ("exact", "Flat", "SQfp16")
+EXACT = ("Flat", "SQfp16")
 MOST_EFFORT = 4096
 
 FloatArray = npt.NDArray[np.float32]
@@ -75,23 +74,24 @@ class Contender:
 class Recipe(NamedTuple):
     """What our index is: a FAISS factory string, and how far it searches and scores again."""
 
+    file: str
     factory: str
-    probes: int
-    factor: float
+    effort: int | None
+    candidates: int  # scored again from float32
 
     @property
     def exact(self) -> bool:
         return self.factory in EXACT
 
 
-def recipe(gallery: Gallery) -> Recipe:
-    """What the index of a gallery is."""
+def recipe(gallery: Gallery) -> tuple[Recipe, Any]:
+    """What the index of a gallery is, and the opened base, whose ``index`` is FAISS's."""
     info = gallery.info()
-    factory = info.get("recipe", "exact")
-    if factory in EXACT:
-        return Recipe(factory, 0, 1)
-    base: Any = SearchIndex.read(gallery.folder / info["index"], info["dimension"]).base
-    return Recipe(factory, int(base.effort), float(base.factor))
+    base = SearchIndex.read(gallery.folder / info["index"], info["dimension"]).base
+    assert base is not None
+    tuning = base.tuning
+    found = Recipe(info["index"], tuning.recipe, tuning.effort, K + SPARE + tuning.spare)
+    return found, base
 
 
 class Ours(Contender):
@@ -119,13 +119,14 @@ class Ours(Contender):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**recipe(self._opened)._asdict(), "recall": self._opened.info().get("recall")}
+        facts = recipe(self._opened)[0]._asdict()
+        return {**facts, "recall as built": self._opened.info()["recall"]}
 
 
 def our_recipe(sized: Sized) -> Recipe:
     """The recipe of the gallery that has been built already."""
     with Gallery.open(Ours(sized).gallery) as gallery:
-        return recipe(gallery)
+        return recipe(gallery)[0]
 
 
 # FAISS by itself
@@ -176,31 +177,28 @@ class HalfPrecision(Faiss):
         return faiss.IndexScalarQuantizer(self.sized.dimension, kind, faiss.METRIC_INNER_PRODUCT)
 
 
-class SameRecipe(Faiss):
-    """The factory string, effort and rescoring of our index, by FAISS alone."""
+class SameIndex(Faiss):
+    """The very index and effort of ours, its candidates scored again by FAISS."""
 
     @property
     def stamp(self) -> str:
-        return our_recipe(self.sized).factory
+        return our_recipe(self.sized).file
 
-    def make(self) -> Any:
-        base = faiss.index_factory(
-            self.sized.dimension, our_recipe(self.sized).factory, faiss.METRIC_INNER_PRODUCT
-        )
-        lists = faiss.extract_index_ivf(base).nlist
-        base.train(np.array(self.sized.vectors[: TRAINING * lists]))
-        self._parts = base, faiss.IndexFlatIP(self.sized.dimension)  # which FAISS does not own
-        return faiss.IndexRefine(*self._parts)
-
-    def open(self) -> None:
-        super().open()
-        same = our_recipe(self.sized)
-        faiss.extract_index_ivf(faiss.downcast_index(self.index.base_index)).nprobe = same.probes
-        self.index.k_factor = same.factor
+    def build(self) -> dict[str, float]:
+        begun = time.perf_counter()
+        flat = faiss.IndexFlatIP(self.sized.dimension)
+        for chunk in self.sized.chunks():
+            flat.add(chunk)
+        with Gallery.open(Ours(self.sized).gallery) as gallery:
+            ours, base = recipe(gallery)
+        index = faiss.IndexRefine(base.index, flat)
+        index.k_factor = ours.candidates / K
+        faiss.write_index(index, str(self.folder / "index"))
+        return {"seconds": time.perf_counter() - begun}
 
     @property
     def settings(self) -> dict[str, Any]:
-        return our_recipe(self.sized)._asdict()
+        return {"k_factor": self.index.k_factor}
 
 
 # What people would use instead
@@ -313,7 +311,7 @@ KINDS = {
     OURS: Kind(Ours),
     REFERENCE: Kind(ExactFloat, exhaustive=True),
     HALF: Kind(HalfPrecision, exhaustive=True),
-    SAME: Kind(SameRecipe),
+    SAME: Kind(SameIndex),
     "hnswlib-16": Kind(partial(Hnswlib, links=16), "hnswlib", tuned=True),
     "hnswlib-32": Kind(partial(Hnswlib, links=32), "hnswlib", tuned=True),
     "usearch-f32": Kind(partial(Usearch, dtype="f32"), "usearch.index", tuned=True),

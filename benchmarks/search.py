@@ -10,7 +10,8 @@ and 100 at a time. Compared, at each size and in turn:
 - ``ours``: ``Gallery.search`` in an open gallery, with the recipe that it chose by itself;
 - ``exact``: FAISS's IndexFlatIP in float32, the reference of the recall;
 - ``fp16``: FAISS's IndexScalarQuantizer in half precision, where our recipe is exact;
-- ``same``: where it is not, FAISS alone with the same recipe, effort and rescoring;
+- ``same``: where it is not, FAISS alone (IndexRefine) with the same index, effort and number of
+  candidates scored again; it copies ours rather than building its own;
 - ``hnswlib-16`` and ``-32`` (M; efConstruction 100), ``usearch-f32`` and ``-f16``: where installed
   (``pip install hnswlib usearch``), searching as far as it takes for a recall of 0.99.
 
