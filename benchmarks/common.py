@@ -21,7 +21,18 @@ from siamese_search.evaluation.suites import Photo
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # What the figures depend on; those that are not installed are left out.
-PACKAGES = ("siasearch", "faiss-cpu", "numpy", "openvino", "pillow", "timm", "torch", "torchvision")
+PACKAGES = (
+    "siasearch",
+    "faiss-cpu",
+    "hnswlib",
+    "numpy",
+    "openvino",
+    "pillow",
+    "timm",
+    "torch",
+    "torchvision",
+    "usearch",
+)
 
 
 def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
@@ -95,6 +106,23 @@ def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
+def percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """The 50th and 95th of seconds, in milliseconds."""
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return 1000 * cuts[49], 1000 * cuts[94]
+
+
+def status(field: str) -> int:
+    """Bytes in a field of /proc/self/status, such as VmHWM; -1 where nobody counts them."""
+    path = Path("/proc/self/status")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == field:
+                return 1024 * int(value.split()[0])
+    return -1
+
+
 def run(*arguments: str, done: tuple[int, ...] = (0,)) -> tuple[float, str]:
     """Run a Python process: its seconds and standard output. Ends the script if it fails."""
     begun = time.perf_counter()
@@ -122,6 +150,33 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
         if number == 0:
             print("  " + "  ".join("-" * width for width in widths))
+
+
+def curves(
+    name: str,
+    panels: Mapping[str, Mapping[str, Mapping[int, float]]],
+    across: str,
+    up: str,
+) -> None:
+    """Write ``results/NAME.png``: in each panel a curve for each series, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, row = pyplot.subplots(
+        1, len(panels), figsize=(5 * len(panels), 4), squeeze=False, sharey=True
+    )
+    for axes, (title, series) in zip(row[0], panels.items(), strict=True):
+        for label, points in series.items():
+            axes.loglog([*points], [*points.values()], marker="o", label=label)
+        axes.set(title=title, xlabel=across)
+        axes.grid(color="0.9")
+    row[0][0].set_ylabel(up)
+    row[0][-1].legend(fontsize="small")
+    figure.tight_layout()
+    RESULTS.mkdir(exist_ok=True)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
 
 
 class Bars:

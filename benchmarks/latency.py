@@ -36,6 +36,7 @@ from common import (
     median_ratio,
     medians,
     parser,
+    percentiles,
     run,
     seconds,
     siasearch,
@@ -120,12 +121,6 @@ def warm(gallery_folder: str, paths: Sequence[str]) -> dict[str, list[float]]:
                 if number >= 10:  # the first are for warming up
                     raw[name].append(took)
     return raw
-
-
-def percentiles(values: Sequence[float]) -> tuple[float, float]:
-    """The 50th and 95th, in milliseconds."""
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return 1000 * cuts[49], 1000 * cuts[94]
 
 
 def main() -> None:
