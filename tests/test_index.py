@@ -226,8 +226,8 @@ def test_unknown_recipes_and_too_few_items_are_said(tmp_path: Path) -> None:
 
 def test_recipes_follow_size_dimension_and_memory() -> None:
     assert recipes.choose(100_000, 512) == "SQfp16"
-    assert recipes.choose(1_000_000, 512, memory=1 << 30) == "PCAR256,IVF4096,PQ128x4fs"
-    assert recipes.choose(1_000_000, 256, memory=1 << 30) == "IVF4096,PQ128x4fs"
-    assert recipes.choose(1_000_000, 509, memory=1 << 30) == "PCAR256,IVF4096,PQ128x4fs"
-    assert recipes.choose(1_000_000, 510, memory=40_000_000) == "PCAR128,IVF4096,PQ64x4fs"
-    assert recipes.choose(200_000, 30, memory=1 << 30) == "PCAR28,IVF2048,PQ14x4fs"
+    assert recipes.choose(1_000_000, 512, memory=1 << 30) == "PCAR256,IVF8192,PQ128x4fs"
+    assert recipes.choose(1_000_000, 256, memory=1 << 30) == "IVF8192,PQ128x4fs"
+    assert recipes.choose(1_000_000, 509, memory=1 << 30) == "PCAR256,IVF8192,PQ128x4fs"
+    assert recipes.choose(1_000_000, 510, memory=40_000_000) == "PCAR128,IVF8192,PQ64x4fs"
+    assert recipes.choose(200_000, 30, memory=1 << 30) == "PCAR28,IVF4096,PQ14x4fs"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,8 +39,8 @@ K = 10
 EXACT_RECIPES = (EXACT, "Flat")
 EXACT_AT_MOST = 100_000
 PROJECTED_AT_MOST = 256  # dimensions
-LISTS_AT_MOST = 8192
-PER_LIST = 40  # vectors a list's centre is trained on
+LISTS_AT_MOST = 16_384
+PER_LIST = 32  # vectors a list's centre is trained on
 PASSES = 8  # of k-means
 MEMORY_SHARE = 8  # of the machine's memory that an index may fill
 PROBES = 1000  # items that recall is measured on
@@ -77,7 +78,7 @@ def choose(items: int, dimension: int, memory: int | None = None) -> str:
     kept = min(PROJECTED_AT_MOST, dimension - dimension % 4)
     while kept / 4 > budget and kept > 32:
         kept //= 2
-    lists = min(LISTS_AT_MOST, 2 ** round(math.log2(4 * math.sqrt(items))))
+    lists = min(LISTS_AT_MOST, 2 ** round(math.log2(8 * math.sqrt(items))))
     projection = "" if kept == dimension else f"PCAR{kept},"
     return f"{projection}IVF{lists},PQ{kept // 2}x4fs"
 
@@ -121,6 +122,7 @@ def build(
         index, trained = made(recipe, dimension), count
         _train(index, vectors, seed)
     for start in range(index.ntotal, count, BLOCK):
+        _let_go(vectors)
         index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
     tuning = Tuning(recipe, trained)
     if recipe in EXACT_RECIPES:
@@ -135,6 +137,7 @@ def _train(index: faiss.Index, vectors: FloatArray, seed: int) -> None:
     wanted = 65_536
     if inverted is not None:
         inverted.cp.niter = PASSES
+        inverted.cp.min_points_per_centroid = PER_LIST  # no warning
         wanted = max(wanted, PER_LIST * inverted.nlist)
     chosen = np.arange(len(vectors))
     if len(chosen) > wanted:
@@ -144,6 +147,13 @@ def _train(index: faiss.Index, vectors: FloatArray, seed: int) -> None:
     except RuntimeError as error:
         reason = str(error).rsplit(": ", 1)[-1].strip()
         raise UsageError(f"{len(vectors)} items are too few for this recipe: {reason}") from error
+
+
+def _let_go(vectors: FloatArray) -> None:
+    """Drop what a mapping has of its file in this process's memory, where the system lets it."""
+    mapping = getattr(vectors, "_mmap", None)
+    if isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _error(vectors: FloatArray) -> float:

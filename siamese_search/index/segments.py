@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -85,6 +87,8 @@ class Segment:
 
     def remove(self, items: IntArray) -> None:
         """Leave items out from now on."""
+        if not len(items):
+            return
         positions = self.positions(items)
         if len(positions):
             if self.removed is None:
@@ -220,10 +224,12 @@ class Base(Segment):
     ) -> Candidates:
         """By FAISS's coarse scores, then by float32; nothing is known of what it did not find."""
         reach = (wanted + self.tuning.spare) * len(self.items) // count
-        positions = approximate(self.index, queries, min(reach, len(self.items)))
-        if selected is not None:
-            positions[(positions >= 0) & ~selected[positions]] = -1
-        scores = products(queries, self.vectors, positions)
+        # A query alone is done by one thread: others would only be waited for.
+        with _threads(1 if len(queries) == 1 else None):
+            positions = approximate(self.index, queries, min(reach, len(self.items)))
+            if selected is not None:
+                positions[(positions >= 0) & ~selected[positions]] = -1
+            scores = products(queries, self.vectors, positions)
         positions, scores = best_of(positions, scores, wanted)
         for row in np.flatnonzero((positions < 0).any(axis=1)):
             exact = self._exhaustive(queries[row : row + 1], wanted, selected)
@@ -332,6 +338,17 @@ def _parameters(
         return None
     both = selectors[0] if len(selectors) == 1 else faiss.IDSelectorAnd(*selectors)
     return faiss.SearchParameters(sel=both)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """FAISS's threads in this thread's calls, where a count is given."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 @cache
