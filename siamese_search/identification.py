@@ -20,6 +20,7 @@ from siamese_search.records import Calibration, Generation, Identification, Left
 from siamese_search.snapshots import Snapshots
 
 CANDIDATES = 64  # items looked at first; nearly always they hold the k best identities
+DEEP = 4096  # items looked at before identities are sought one after the other
 FEWEST = 5  # identities that are compared at least, so that a small k hardly changes which is best
 BLOCK = 256
 KEPT = 8192  # identities whose prototypes are kept
@@ -217,11 +218,19 @@ class Identifier:
         allowed: IntArray | None,
         found: dict[str, Match],
     ) -> None:
-        """Add further identities for a query, sought among the items of those not found yet."""
-        others, new = index.items if allowed is None else allowed, dict(found)
+        """Add further identities for a query: sought farther away, then among the items of those
+        not found yet.
+        """
+        reach = wanted
+        while len(found) < least and reach < DEEP:
+            reach *= 8
+            (new,) = self._nearest(index, query, reach, allowed)
+            found.update(new)
+        others, members, new = allowed, self._members(index, allowed), dict(found)
         while new and len(found) < least:
-            for identity in new:
-                others = np.setdiff1d(others, self._catalog.numbers(identity))
+            members.load(set(new))
+            numbers = np.concatenate([members[identity].numbers for identity in new])
+            others = np.setdiff1d(index.items if others is None else others, numbers, True)
             (new,) = self._nearest(index, query, wanted, others)
             found.update(new)
 

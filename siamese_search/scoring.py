@@ -33,16 +33,16 @@ class Members:
     """
 
     def __init__(self, numbers: IntArray, read: Callable[[IntArray], FloatArray]) -> None:
-        self._numbers = numbers
+        self.numbers = numbers
         self._read = read
 
     @property
     def vectors(self) -> FloatArray:
-        return self._read(self._numbers)
+        return self._read(self.numbers)
 
     def without(self, item: int) -> Members | None:
         """The others, a thousand of them where there are more; None where there are none."""
-        others = self._numbers[self._numbers != item]
+        others = self.numbers[self.numbers != item]
         if len(others) > OTHERS:
             others = others[np.linspace(0, len(others) - 1, OTHERS).astype(np.int64)]
         return Members(others, self._read) if len(others) else None
@@ -50,8 +50,8 @@ class Members:
     @cached_property
     def prototype(self) -> FloatArray:
         """The normalised mean (Snell et al. 2017), (dimension,)."""
-        blocks = range(0, len(self._numbers), READ)
-        totals = [_total(self._read(self._numbers[start : start + READ])) for start in blocks]
+        blocks = range(0, len(self.numbers), READ)
+        totals = [_total(self._read(self.numbers[start : start + READ])) for start in blocks]
         return unit(np.sum(totals, axis=0))
 
     @cached_property
