@@ -87,6 +87,20 @@ def test_scores_do_not_depend_on_the_segment_to_the_last_bit(tmp_path: Path) -> 
     assert answers(whole, queries, 10) == answers(split, queries, 10)
 
 
+def test_cores_share_a_scan_without_changing_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(7)
+    items, vectors, queries = np.arange(500), unit(random, 500), unit(random, 9)
+    write_index(tmp_path / "i", 24, [(items, vectors)])
+    index = SearchIndex.read(tmp_path / "i", 24)
+    index.remove(items[::5])
+    monkeypatch.setattr("siamese_search.index.segments.cores", lambda: 3)
+    alone = [answers(index, query[None], 7, items[100:]) for query in queries]
+    monkeypatch.setattr("siamese_search.index.segments.SHARED_BYTES", 0)
+    assert [answers(index, query[None], 7, items[100:]) for query in queries] == alone
+
+
 def test_an_empty_index_answers_with_padding() -> None:
     items, scores = SearchIndex(24).search(unit(np.random.default_rng(0), 2), 3)
     assert (items == -1).all()

@@ -24,6 +24,7 @@ ROUNDING = 1e-5
 BLOCK_ROWS = 8192  # vectors that are multiplied at once: a product of that size stays in cache
 BLOCK_QUERIES = 256
 MANY = 16  # queries from which on multiplying matrices is faster than scanning for each
+SHARED_BYTES = 64 << 20  # of vectors, from which on the cores share a query's scan
 SELECTIVE = 0.2  # share of the items below which a filtered search is exact
 
 
@@ -194,7 +195,7 @@ class Base(Segment):
             return self._approximate(queries, wanted, selected, count)
         if len(queries) >= MANY:
             return self._exhaustive(queries, wanted, selected)
-        if len(queries) < cores():
+        if len(queries) < cores() and self.vectors.nbytes >= SHARED_BYTES:
             positions, scores = self._in_parts(queries, wanted, selected)
         else:
             scores, positions = self.index.search(queries, wanted, params=_parameters(selected))
