@@ -119,8 +119,7 @@ def our_steps(trainer: Trainer, steps: int) -> None:
 
 def bare_rate(trainer: Trainer, steps: int) -> float:
     """Images per second of forward, loss and backward alone, on a batch that lies ready."""
-    positions, classes = trainer.sampler.batch(0)
-    views = trainer._views(positions, seed=0)
+    views, classes, _ = trainer.batches.batch(0)
     targets = torch.from_numpy(classes)
     trainer._set_modes()
 
@@ -131,7 +130,7 @@ def bare_rate(trainer: Trainer, steps: int) -> float:
                 embeddings = trainer._embed(views).float()
             trainer.loss(embeddings, targets).backward()
 
-    return steps * len(positions) / seconds(run)
+    return steps * len(classes) / seconds(run)
 
 
 def main() -> None:

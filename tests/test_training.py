@@ -37,6 +37,7 @@ from siamese_search.training import (  # noqa: E402
     compounds,
     loop,
     plots,
+    retrieval,
 )
 from siamese_search.training.augmentation import PRESETS, Augmentation, augment  # noqa: E402
 from siamese_search.training.data import decode, split  # noqa: E402
@@ -151,8 +152,8 @@ def test_every_loss_draws_classes_together(name: str) -> None:
             value.backward()
             optimizer.step()
     after = torch.nn.functional.normalize(vectors.detach()).numpy()
-    before = loop.retrieval(start.numpy(), labels.numpy()).recall
-    assert loop.retrieval(after, labels.numpy()).recall > max(before, 0.6)
+    before = retrieval.retrieval(start.numpy(), labels.numpy()).recall
+    assert retrieval.retrieval(after, labels.numpy()).recall > max(before, 0.6)
 
 
 # Sampling, augmentation, splitting
@@ -185,7 +186,7 @@ def test_hard_neighbours_share_batches() -> None:
 def test_confusable_classes_are_those_that_lie_closest() -> None:
     angles = np.array([0.0, 0.1, 1.0, 1.05, 2.5])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    assert loop.confusable(vectors, np.arange(5), 1)[:, 0].tolist() == [1, 0, 3, 2, 3]
+    assert retrieval.confusable(vectors, np.arange(5), 1)[:, 0].tolist() == [1, 0, 3, 2, 3]
 
 
 def test_no_augmentation_leaves_pixels_as_they_are() -> None:
@@ -255,17 +256,14 @@ def test_compounds_are_classes_that_no_character_has(folder: Path) -> None:
     files = [ImageFile(str(path), path.parent.name) for path in sorted(folder.glob("*/*.png"))]
     names = {f"class-{n:02}": n for n in range(12)}
     training, _ = decode(files, names, how, 1 << 20)
-    trainer = loop.Trainer(network, settings, training, None, how, "cpu")
-    positions, classes = trainer.sampler.batch(0)
-    partners, maps = trainer._compounds(classes)
-    assert (partners >= 0).tolist() == [False] * 4 + [True] * 4  # half of 4 classes by 2
+    batches = loop.Trainer(network, settings, training, None, how, "cpu").batches
+    views, classes, _ = batches.batch(0)
+    assert views.shape == (8, 1, 16, 16)
     assert classes[4:].tolist() == [48, 48, 49, 49]  # after 12 characters in 4 turns
     assert classes[:4].max() < 48
-    assert trainer._views(positions, 0, partners, maps).shape == (8, 1, 16, 16)
-    proxies = loop.Trainer(
-        network, replace(settings, loss="proxy-anchor"), training, None, how, "cpu"
-    )
-    assert (proxies._compounds(proxies.sampler.batch(0)[1])[0] == -1).all()
+    settings = replace(settings, loss="proxy-anchor")
+    proxies = loop.Trainer(network, settings, training, None, how, "cpu").batches
+    assert proxies.batch(0)[1].max() < 48
 
 
 def test_glyphs_are_never_mirrored_and_photos_are() -> None:
@@ -653,7 +651,7 @@ def test_scores_of_pairs_agree_with_counting() -> None:
 
 def test_retrieval_leaves_each_picture_out_of_its_own_search() -> None:
     vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2, 3]]
-    found = loop.retrieval(vectors, np.array([0, 0, 1, 1, 2, 3]))
+    found = retrieval.retrieval(vectors, np.array([0, 0, 1, 1, 2, 3]))
     assert found.recall == pytest.approx(4 / 6)
     assert found.precisions.tolist() == [1, 1]  # classes of one picture have nothing to find
 
@@ -671,14 +669,14 @@ def test_retrieval_is_that_of_the_slow_way() -> None:
         slow[labels[probe]].append(
             sum(sum(hits[: rank + 1]) / (rank + 1) for rank in range(wanted) if hits[rank]) / wanted
         )
-    found = loop.retrieval(vectors, labels)
+    found = retrieval.retrieval(vectors, labels)
     assert found.precisions == pytest.approx([np.mean(one) for one in slow], abs=1e-6)
 
 
 def test_what_differs_by_chance_alone_is_as_good() -> None:
-    best = loop.Retrieval(1.0, np.array([0.9, 0.8, 0.7], np.float32))
-    noisy = loop.Retrieval(1.0, np.array([0.95, 0.6, 0.75], np.float32))
-    lower = loop.Retrieval(1.0, np.array([0.88, 0.78, 0.68], np.float32))
+    best = retrieval.Retrieval(1.0, np.array([0.9, 0.8, 0.7], np.float32))
+    noisy = retrieval.Retrieval(1.0, np.array([0.95, 0.6, 0.75], np.float32))
+    lower = retrieval.Retrieval(1.0, np.array([0.88, 0.78, 0.68], np.float32))
     assert noisy.as_good_as(best)
     assert best.as_good_as(lower)
     assert not lower.as_good_as(best)

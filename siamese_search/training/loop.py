@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from siamese_search.errors import TrainingError, UsageError
-from siamese_search.evaluation import metrics
-from siamese_search.index import SearchIndex
 from siamese_search.network import EmbeddingNetwork
 from siamese_search.records import Preprocessing
-from siamese_search.training import augmentation, checkpoint, compounds, distributed
+from siamese_search.training import augmentation, checkpoint, distributed
+from siamese_search.training.batches import Batches
 from siamese_search.training.data import Pictures
 from siamese_search.training.losses import LOSSES
-from siamese_search.training.sampling import ClassSampler
+from siamese_search.training.retrieval import Retrieval, confusable, retrieval
 from siamese_search.training.settings import Settings
 from siamese_search.training.views import lower_layers, training_view
 
@@ -39,7 +38,6 @@ OUT_OF_MEMORY = ("not enough memory", "can't allocate", "out of memory")
 UNALTERED = augmentation.PRESETS["none"]
 HARD_NEIGHBOURS = 16
 BLENDS = (1.0, 0.75, 0.5, 0.25)  # shares of the trained weights
-R_AT_MOST = 100  # of mAP@R
 
 
 @dataclass(frozen=True)
@@ -54,31 +52,6 @@ class Epoch:
     precision: float | None  # mAP@R there, the mean over the classes
     images_per_second: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """How well pictures find the others of their class, leaving each out of its own search.
-
-    ``recall`` is recall@1. ``precisions`` (classes,) are mAP@R of each class's pictures (Musgrave
-    et al. 2020), which some classes still tell apart where recall@1 is near its end.
-    """
-
-    recall: float
-    precisions: FloatArray
-
-    @property
-    def precision(self) -> float:
-        return float(self.precisions.mean())
-
-    def as_good_as(self, other: Retrieval) -> bool:
-        """Whether mAP@R is at most a standard error lower, by the differences class by class.
-
-        Pictures of one class resemble each other, so that classes are what is drawn by chance.
-        """
-        lost = other.precisions - self.precisions
-        chance = lost.std(ddof=1) / math.sqrt(len(lost)) if len(lost) > 1 else 0.0
-        return bool(lost.mean() <= chance)
 
 
 class _Embedding(nn.Module):
@@ -107,20 +80,19 @@ class Trainer:
         device: str,
     ) -> None:
         self.settings = settings
-        self.augmentation = augmentation.PRESETS[settings.augmentation]
-        self.turns = 4 if self.augmentation.turns else 1
         self.training, self.validation = training, validation
         self.size = how.height, how.width
         self.share = how.crop_fraction if how.resize == "crop" else 1.0
         self.device = torch.device(device)
         self.unlabelled = settings.loss == "self-supervised"
-        classes = np.arange(len(training)) if self.unlabelled else training.labels
-        self.labels = (classes[:, None] * self.turns + np.arange(self.turns)).ravel()
-        self.sampler = ClassSampler(self.labels, settings.classes, settings.images, settings.seed)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         torch.manual_seed(settings.seed)
         make = LOSSES[settings.loss]
-        self.loss = make(int(self.labels.max()) + 1, network.dimension).to(self.device)
+        self.batches = Batches(training, settings, self.size)
+        self.loss = make(self.batches.classes, network.dimension).to(self.device)
+        # A loss that must know all classes has no place for further ones.
+        if not self.unlabelled and not any(True for _ in self.loss.parameters()):
+            self.batches.join()
         for parameter in lower_layers(self.network.backbone, settings.frozen or 0.0):
             parameter.requires_grad_(False)
         self._trained = [p for p in self.network.backbone.parameters() if p.requires_grad]
@@ -129,12 +101,6 @@ class Trainer:
         # Where no picture depends on another, pieces of a batch stay in a processor's cache.
         apart = bool(settings.freeze_norm) and self.device.type == "cpu"
         self._embed = distributed.parallel(_Embedding(self._view, PIECE if apart else None))
-        self._joined = self._joined_classes()
-        self._partners = (
-            ClassSampler(self.labels, int(self._joined.sum()), settings.images, settings.seed + 1)
-            if self._joined.any()
-            else None
-        )
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
         self._start = self._weights()
@@ -145,19 +111,6 @@ class Trainer:
         self.kept = {"step": 0, "share of trained weights": 1.0}
         self.data = ""  # names what is trained on, so that no other run is resumed
         self._half = _half_precision(self.device)
-
-    def _joined_classes(self) -> npt.NDArray[np.bool_]:
-        """Which classes of a batch are joined with others; none where a loss must know them all.
-
-        Pairs of neighbours, spread evenly: hard classes stay together, and processes that share a
-        batch have as many each.
-        """
-        pairs = np.arange(self.sampler.classes) // 2
-        share = self.augmentation.compounds
-        if self.unlabelled or any(True for _ in self.loss.parameters()):
-            share = 0.0
-        joined: npt.NDArray[np.bool_] = np.floor((pairs + 1) * share) > np.floor(pairs * share)
-        return joined
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW; no decay on biases and norms, the backbone slower, proxies faster."""
@@ -198,7 +151,7 @@ class Trainer:
                 watch(self.step, losses[-1])
             took = time.perf_counter() - begun
             found = self.validate()
-            pictures = (self.step - first) * self.sampler.classes * self.sampler.images
+            pictures = (self.step - first) * self.batches.pictures
             yield Epoch(
                 epoch=math.ceil(self.step / self.settings.epoch_steps),
                 step=self.step,
@@ -211,12 +164,8 @@ class Trainer:
             )
 
     def _train_step(self) -> float:
-        positions, classes = self.sampler.batch(self.step)
-        partners, maps = self._compounds(classes)
-        own = distributed.share(len(positions), self.sampler.classes)
-        # No two processes and no two steps draw the same.
-        seed = seed_of(self.settings.seed, self.step, 1 + distributed.rank())
-        views = self._views(positions[own], seed, partners[own], maps[own])
+        views, classes, seed = self.batches.batch(self.step)
+        views = views.to(self.device, memory_format=torch.channels_last)
         self._set_modes()
         torch.manual_seed(seed)  # for dropout
         for group in self.optimizer.param_groups:
@@ -247,48 +196,6 @@ class Trainer:
                 f"the {what} is {value} at step {self.step + 1}{saved}: try a learning rate below"
                 f" {self.settings.rate:g}, in another folder"
             )
-
-    def _compounds(self, classes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Tensor]:
-        """What each picture of the batch is joined with, -1 for nothing, and how.
-
-        Gives the classes that are joined new numbers, in place.
-        """
-        partners = np.full(len(classes), -1, np.int64)
-        maps = torch.zeros(len(classes), 2, 2, 3)
-        if self._partners is not None:
-            chosen = self._joined.repeat(self.settings.images)
-            partners[chosen], _ = self._partners.batch(self.step)
-            random = torch.Generator().manual_seed(seed_of(self.settings.seed, self.step, 0))
-            ways = compounds.layouts(self._partners.classes, random)
-            maps[chosen] = ways.repeat_interleave(self.settings.images, dim=0)
-            new = len(self.sampler.members) + np.arange(self._partners.classes)
-            classes[chosen] = new.repeat(self.settings.images)
-        return partners, maps
-
-    def _views(
-        self,
-        positions: npt.NDArray[np.int64],
-        seed: int,
-        partners: npt.NDArray[np.int64] | None = None,
-        maps: Tensor | None = None,
-    ) -> Tensor:
-        """The augmented batch, float32 (n, channels, height, width), channels last in memory."""
-        pixels = self._turned(positions)
-        if partners is not None and maps is not None and (partners >= 0).any():
-            chosen = torch.from_numpy(np.flatnonzero(partners >= 0))
-            background = self.augmentation.background or 0
-            others = self._turned(partners[partners >= 0])
-            pixels[chosen] = compounds.joined(pixels[chosen], others, maps[chosen], background)
-        views = augmentation.augment(pixels, self.augmentation, self.size, seed)
-        return views.to(self.device, memory_format=torch.channels_last)
-
-    def _turned(self, positions: npt.NDArray[np.int64]) -> Tensor:
-        """Pictures at positions, which count the quarter turns of each; uint8, as decoded."""
-        pixels = torch.from_numpy(self.training.pixels[positions // self.turns])
-        for turn in range(1, self.turns):
-            chosen = torch.from_numpy(np.flatnonzero(positions % self.turns == turn))
-            pixels[chosen] = torch.rot90(pixels[chosen], turn, (1, 2))
-        return pixels
 
     def _set_modes(self) -> None:
         """Training mode, but for what is frozen."""
@@ -403,8 +310,8 @@ class Trainer:
         if distributed.rank() == 0:
             labels = self.training.labels
             alike = confusable(self._embed_training(), labels, HARD_NEIGHBOURS)
-            self.sampler.neighbours = self._expanded(alike)
-        self.sampler.neighbours = distributed.told(self.sampler.neighbours)
+            self.batches.sampler.neighbours = self.batches.among_turned(alike)
+        self.batches.sampler.neighbours = distributed.told(self.batches.sampler.neighbours)
 
     def _embed_training(self) -> FloatArray:
         """Embeddings of the training pictures as queries see them."""
@@ -423,13 +330,6 @@ class Trainer:
             parts.append(self.embed(Pictures(pixels, labels)))
         return np.concatenate(parts)
 
-    def _expanded(self, neighbours: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Neighbours among classes and their quarter turns, each with those turned alike."""
-        turns = np.arange(self.turns)
-        grown = neighbours[:, None, :] * self.turns + turns[None, :, None]
-        expanded: npt.NDArray[np.int64] = grown.reshape(-1, neighbours.shape[1])
-        return expanded
-
     # Checkpoints
 
     def save(self, path: Path) -> None:
@@ -444,8 +344,8 @@ class Trainer:
             tensors |= {f"optimizer.{number}.{name}": t for name, t in state.items()}
         if self.top is not None:
             tensors["top"] = torch.from_numpy(self.top.precisions)
-        if self.sampler.neighbours is not None:
-            tensors["neighbours"] = torch.from_numpy(self.sampler.neighbours)
+        if self.batches.sampler.neighbours is not None:
+            tensors["neighbours"] = torch.from_numpy(self.batches.sampler.neighbours)
         facts = {
             "settings": asdict(self.settings),
             "step": self.step,
@@ -495,68 +395,12 @@ class Trainer:
             {"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]}
         )
         if "neighbours" in tensors:
-            self.sampler.neighbours = tensors["neighbours"].numpy()
+            self.batches.sampler.neighbours = tensors["neighbours"].numpy()
         self.step, self.stale = facts["step"], facts["stale"]
         if "top" in tensors:
             self.top = Retrieval(facts["top"], tensors["top"].numpy())
         self.kept = facts["kept"]
         self.best = None if facts["best"] is None else (facts["best"], part("best"))
-
-
-def seed_of(*path: int) -> int:
-    """A seed that differs wherever one of the numbers does."""
-    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def retrieval(embeddings: FloatArray, labels: npt.NDArray[np.int64]) -> Retrieval:
-    """How well embeddings (n, dimension) find those of their class; labels are 0 to classes - 1."""
-    alike = np.bincount(labels)[labels] - 1
-    wanted = np.minimum(alike, R_AT_MOST)
-    relevant = labels[_nearest_others(embeddings, max(1, int(wanted.max())))] == labels[:, None]
-    found = metrics.average_precisions(relevant, wanted)
-    paired = wanted > 0
-    _, classes = np.unique(labels[paired], return_inverse=True)
-    of_class = np.bincount(classes, found[paired]) / np.bincount(classes)
-    return Retrieval(
-        recall=float(relevant[:, 0].mean()),
-        precisions=(of_class if len(of_class) else np.zeros(1)).astype(np.float32),
-    )
-
-
-def _nearest_others(embeddings: FloatArray, k: int) -> npt.NDArray[np.int64]:
-    """The k nearest of each embedding but itself, int64 (n, k), nearest first."""
-    numbers = np.arange(len(embeddings))
-    index = SearchIndex(embeddings.shape[1])
-    index.add(numbers, embeddings)
-    found, _ = index.search(embeddings, k + 1)
-    others = found != numbers[:, None]
-    others[others.all(axis=1), -1] = False  # pictures that are the same: it was not among them
-    rest: npt.NDArray[np.int64] = found[others].reshape(len(embeddings), k)
-    return rest
-
-
-def confusable(
-    embeddings: FloatArray, labels: npt.NDArray[np.int64], count: int
-) -> npt.NDArray[np.int64]:
-    """For each class the ``count`` whose pictures lie nearest to its own, nearest first.
-
-    Returns int64 (number of classes, count); classes are 0 to their number - 1.
-    """
-    number = int(labels.max()) + 1
-    count = min(count, number - 1)
-    index = SearchIndex(embeddings.shape[1])
-    index.add(np.arange(len(labels)), embeddings)
-    found, scores = index.search(embeddings, min(len(labels), 4 * count + 64))
-    alike = np.full((number, number), -np.inf, np.float32)
-    present = found >= 0
-    np.maximum.at(
-        alike,
-        (np.broadcast_to(labels[:, None], found.shape)[present], labels[found[present]]),
-        scores[present],
-    )
-    np.fill_diagonal(alike, -np.inf)
-    nearest: npt.NDArray[np.int64] = np.argsort(-alike, axis=1, kind="stable")[:, :count]
-    return nearest
 
 
 def _half_precision(device: torch.device) -> bool:

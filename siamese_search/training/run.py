@@ -98,7 +98,7 @@ def _train(
     path = folder / checkpoint.NAME
     trainer.data = _digest(parts, network)
     before = _begin(trainer, path, resume)
-    batch = trainer.sampler.classes * settings.images
+    batch = trainer.batches.pictures
 
     def count(step: int, loss: float) -> None:
         recall = f", recall@1 {trainer.best[0]:.1%}" if held is not None and trainer.best else ""
