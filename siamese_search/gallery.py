@@ -333,8 +333,18 @@ class Gallery:
         Returns the identities (m,) and the scores float32 (n, m). It reads every embedding: to
         measure, not to identify.
         """
+        names, blocks = self.score_blocks(embeddings, rule)
+        return names, np.concatenate([np.empty((0, len(names)), np.float32), *blocks])
+
+    def score_blocks(
+        self, embeddings: FloatArray, rule: str | None = None
+    ) -> tuple[list[str], Iterator[FloatArray]]:
+        """As ``scores``, some embeddings at a time, so that any number of them fits in memory.
+
+        Others may change the gallery between blocks: whoever is gone scores -inf from then on.
+        """
         chosen = scoring.known_rule(rule or self._rule)
-        return self._identifier.all_scores(self.encoder, embeddings, chosen)
+        return self._identifier.scores(self.encoder, embeddings, chosen)
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
         """Whether two images show the same identity."""
