@@ -40,6 +40,11 @@ class Curve:
     recall: FloatArray
     tpir: FloatArray
 
+    @property
+    def rate(self) -> str:
+        """What the TPIR is called."""
+        return f"TPIR at FPIR {self.fpir:g}"
+
 
 def pooled(curves: Sequence[Curve]) -> Curve:
     """The same curve of several evaluations, draws one after the other."""
