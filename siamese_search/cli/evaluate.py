@@ -167,7 +167,9 @@ def benchmark(
 
     if [bool(probes), split is not None, suite is not None].count(True) != 1:
         raise UsageError("name labelled PROBES for the gallery, a folder to --split, or a --suite")
-    _refuse_idle(context, "PROBES" if probes else f"--suite {suite}" if suite is not None else "--split")
+    _refuse_idle(
+        context, "PROBES" if probes else f"--suite {suite}" if suite is not None else "--split"
+    )
     if suite is not None:
         _run_suite(suite, data, encoder, device, rule, seeds, as_json)
         return

@@ -31,7 +31,6 @@ from siamese_search.reference import evidence
 from siamese_search.scoring import DEFAULT_RULE
 
 FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 KS = (1, 5, 10)
 FPIRS = (0.001, 0.01, 0.1)
