@@ -86,7 +86,7 @@ def fit(
 
     Raises UsageError where there is too little.
     """
-    _require_rate(fpir)
+    require_rate(fpir)
     values, hits = seen.strangers, seen.right
     groups = np.unique(np.array(seen.shown, str), return_inverse=True)[1]
     count = len(set(seen.shown))
@@ -128,7 +128,8 @@ def fit(
     )
 
 
-def _require_rate(fpir: float) -> None:
+def require_rate(fpir: float) -> None:
+    """Raise UsageError for an FPIR that thresholds are not known for."""
     if not RATES[0] - 1e-9 <= fpir <= RATES[-1] + 1e-9:
         raise UsageError(
             f"the FPIR is {fpir:g}: a share from {RATES[0]:g} to {RATES[-1]:g}, like 0.01"
@@ -186,7 +187,7 @@ def rate_at(threshold: float, thresholds: Mapping[float, float]) -> float:
 
 def threshold_at(fpir: float, thresholds: Mapping[float, float]) -> float:
     """The threshold that belongs to a rate, between the rates that are known."""
-    _require_rate(fpir)
+    require_rate(fpir)
     rates = sorted(thresholds)
     values = [thresholds[rate] for rate in rates]
     return float(np.interp(math.log(fpir), np.log(rates), values))

@@ -13,7 +13,7 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -333,8 +333,18 @@ class Gallery:
         Returns the identities (m,) and the scores float32 (n, m). It reads every embedding: to
         measure, not to identify.
         """
+        names, blocks = self.score_blocks(embeddings, rule)
+        return names, np.concatenate([np.empty((0, len(names)), np.float32), *blocks])
+
+    def score_blocks(
+        self, embeddings: FloatArray, rule: str | None = None
+    ) -> tuple[list[str], Iterator[FloatArray]]:
+        """As ``scores``, some embeddings at a time, so that any number of them fits in memory.
+
+        Others may change the gallery between blocks: whoever is gone scores -inf from then on.
+        """
         chosen = scoring.known_rule(rule or self._rule)
-        return self._identifier.all_scores(self.encoder, embeddings, chosen)
+        return self._identifier.scores(self.encoder, embeddings, chosen)
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
         """Whether two images show the same identity."""
@@ -348,12 +358,16 @@ class Gallery:
         *,
         rule: str | None = None,
         strangers: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        reject: Callable[[Rejection], None] = lambda rejection: log.warning(
+            "%s: %s", rejection.path, rejection.reason
+        ),
     ) -> Calibration:
         """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
 
         By the gallery's own items, each as a stranger to the other identities; or by pictures of
         things that are not enrolled, files or folders, which is better where probes look unlike
-        what is enrolled. Raises UsageError where there are too few to tell.
+        what is enrolled. Those that cannot be read go to ``reject``. Raises UsageError where there
+        are too few to tell.
         """
         rule = scoring.known_rule(rule or scoring.DEFAULT_RULE)
         encoder, generation = self.encoder, self._catalog.state().generation
@@ -362,7 +376,7 @@ class Gallery:
             raise UsageError(f"nothing is enrolled in {self.folder}: enrol first, then calibrate")
         seen = calibration.self_test(list(self._identifier.left_out(rule, SAMPLE)))
         if strangers is not None:
-            values, shown = self._evidence_of(strangers, rule)
+            values, shown = self._evidence_of(strangers, rule, reject)
             seen = dataclasses.replace(seen, strangers=values, shown=shown)
         found = calibration.fit(
             seen,
@@ -376,7 +390,10 @@ class Gallery:
         return found
 
     def _evidence_of(
-        self, places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], rule: str
+        self,
+        places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        rule: str,
+        reject: Callable[[Rejection], None],
     ) -> tuple[npt.NDArray[np.float64], list[str]]:
         """Evidence of pictures of things that are not enrolled, with what they show."""
         places = [places] if isinstance(places, (str, os.PathLike)) else places
@@ -384,7 +401,7 @@ class Gallery:
         pictures = []
         for file in enrolment.not_empty(enrolment.find(named), named):
             if isinstance(file, Rejection):
-                log.warning("%s: %s", file.path, file.reason)
+                reject(file)
             elif self._is_enrolled(file.path):
                 log.warning("%s is enrolled, and so no stranger: left out", file.path)
             else:
@@ -393,7 +410,7 @@ class Gallery:
         answers = self.identify_each([file.path for file in pictures], 2, rule=rule)
         for file, (_, answer) in zip(pictures, answers, strict=True):
             if isinstance(answer, ImageError):
-                log.warning("%s: %s", file.path, answer)
+                reject(Rejection(printable(file.path), str(answer)))
                 continue
             scores = [match.score for match in answer.matches] + [0.0, 0.0]
             values.append(float(evidence(scores[0], scores[1])))

@@ -23,6 +23,7 @@ CANDIDATES = 64  # items looked at first; nearly always they hold the k best ide
 DEEP = 4096  # items looked at before identities are sought one after the other
 FEWEST = 5  # identities that are compared at least, so that a small k hardly changes which is best
 BLOCK = 256
+SCORES = 1 << 22  # held at a time where every identity's is asked for
 KEPT = 8192  # identities whose prototypes are kept
 
 FloatArray = npt.NDArray[np.float32]
@@ -134,28 +135,44 @@ class Identifier:
                     pairs[min(item, near[place]), max(item, near[place])] = cosines[place]
         return {(first, second, score) for (first, second), score in pairs.items()}
 
-    def all_scores(
+    def scores(
         self, encoder: Encoder, embeddings: FloatArray, rule: str
-    ) -> tuple[list[str], FloatArray]:
-        """Every identity's score: names (m,) and float32 (n, m), for embeddings (n, dimension)."""
+    ) -> tuple[list[str], Iterator[FloatArray]]:
+        """Every identity's score: names (m,), and float32 (b, m) for b embeddings at a time.
+
+        Whoever others remove meanwhile scores -inf from then on; whom they enrol is left out.
+        """
         queries = as_embeddings(embeddings, encoder.dimension)
         with self._snapshots.searching() as (index, generation):
             require(encoder, generation, self._catalog.path.parent)
-            members = MembersOf(self._catalog, index)
-            everybody = [name for name, _ in self._catalog.identities()]
-            members.load(set(everybody))
-            columns = {}
-            for name in everybody:
-                vectors = members[name].vectors
-                if len(vectors):  # all its pictures may be missing under this encoder
-                    columns[name] = (vectors @ queries.T).max(axis=0)
-            names = list(columns)
-            if not names or not len(queries):
-                return names, np.empty((len(queries), len(names)), np.float32)
-            owned = [members[name] for name in names]
-            best = np.stack(list(columns.values()), axis=1)
-            rows = [scoring.RULES[rule](q, b, owned) for q, b in zip(queries, best, strict=True)]
-            return names, np.stack(rows)
+            names = list(self._everybody(index))
+        return names, self._scores(encoder, queries, names, scoring.RULES[rule])
+
+    def _scores(
+        self, encoder: Encoder, queries: FloatArray, names: list[str], rule: scoring.Rule
+    ) -> Iterator[FloatArray]:
+        members: dict[str, scoring.Members] = {}
+        seen = None
+        rows = max(1, min(BLOCK, SCORES // max(1, len(names))))
+        for start in range(0, len(queries), rows):
+            block = queries[start : start + rows]
+            scores = np.full((len(block), len(names)), -np.inf, np.float32)
+            with self._snapshots.searching() as (index, generation):
+                require(encoder, generation, self._catalog.path.parent)
+                now = index, self._catalog.version()
+                if now != seen:
+                    members, seen = self._everybody(index), now
+                here = [column for column, name in enumerate(names) if name in members]
+                owned = [members[names[column]] for column in here]
+                scores[:, here] = scoring.scored(block, owned, rule)
+            yield scores
+
+    def _everybody(self, index: SearchIndex) -> dict[str, scoring.Members]:
+        """All identities by name, but for those of whom no item can be found under the encoder."""
+        members = MembersOf(self._catalog, index)
+        names = [name for name, _ in self._catalog.identities()]
+        members.load(set(names))
+        return {name: members[name] for name in names if len(members[name].vectors)}
 
     def _rank(
         self,

@@ -127,6 +127,14 @@ RULES: dict[str, Rule] = {
 DEFAULT_RULE = "balanced"  # why: benchmarks/rules.py
 
 
+def scored(queries: FloatArray, members: Sequence[Members], rule: Rule) -> FloatArray:
+    """The score of each of m identities for queries (n, dimension): float32 (n, m)."""
+    if not members or not len(queries):
+        return np.empty((len(queries), len(members)), np.float32)
+    best = np.stack([(own.vectors @ queries.T).max(axis=0) for own in members], axis=1)
+    return np.stack([rule(q, b, members) for q, b in zip(queries, best, strict=True)])
+
+
 def known_rule(name: str) -> str:
     """The same name. Raises UsageError where there is no such rule."""
     if name not in RULES:

@@ -19,7 +19,7 @@ from siamese_search.calibration import (
     threshold_at,
 )
 from siamese_search.errors import GalleryDamaged, UsageError
-from siamese_search.records import Calibration
+from siamese_search.records import Calibration, Rejection
 from siamese_search.reference import Reference, evidence, logistic, record
 from siamese_search.scoring import DEFAULT_RULE
 
@@ -215,7 +215,7 @@ def test_a_calibration_grows_stale_and_a_rebuild_renews_it(
 
 
 def test_pictures_of_strangers_can_be_named(
-    tmp_path: Path, toy: Encoder, pictures: Pictures
+    tmp_path: Path, toy: Encoder, pictures: Pictures, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = pictures({f"id{n}": 1 for n in range(3)})  # too few to tell by themselves
     strange = pictures({f"other{n}": 1 for n in range(12)}, "strangers", first_seed=100)
@@ -226,6 +226,14 @@ def test_pictures_of_strangers_can_be_named(
             gallery.calibrate(0.1)
         found = gallery.calibrate(0.1, strangers=[strange])
         assert (found.strangers, found.source) == (12, "strangers")
+        assert "broken.png" in caplog.text
+        caplog.clear()
+        rejected: list[Rejection] = []
+        (strange / "other0" / "text.txt").write_text("no picture")
+        again = gallery.calibrate(0.1, strangers=[strange], reject=rejected.append)
+        assert again == found
+        assert sorted(Path(one.path).name for one in rejected) == ["broken.png", "text.txt"]
+        assert not caplog.messages
 
 
 def test_a_damaged_calibration_is_named(tmp_path: Path, toy: Encoder) -> None:

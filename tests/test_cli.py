@@ -344,6 +344,7 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     assert shell("query", folder, "--fpir", "0.1", code=2).stderr.count("siasearch calibrate") == 1
     (found,) = shell.json("calibrate", "--fpir", "0.1")
     assert (found["fpir"], found["identities"], found["items"]) == (0.1, 8, 16)
+    assert found["rejected"] == []
     assert "true rate likely lies between" in shell("calibrate").stdout
     assert "FPIR 0.01" in shell("info").stdout
     (strict,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "0.001")
@@ -355,10 +356,17 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     (report,) = shell.json("benchmark", folder, "--report", "report.html")
     assert report["draws"][0]["recall@1"] == 1
     assert report["draws"][0]["FPIR"] is None
+    assert report["curves"]["identities"] == [
+        {"identities": size, "recall@1": [1.0] * 5, "TPIR at FPIR 0.01": [None] * 5}
+        for size in (5, 8)
+    ]
+    assert "As more is enrolled" in (shell.folder / "report.html").read_text()
     assert (shell.folder / "report.html").stat().st_size > 1000
     printed = shell("benchmark", "--split", folder, "--encoder", shell.encoder, "--seeds", "2")
     assert "recall@1" in printed.stdout
     assert "±" in printed.stdout
+    assert "over identities" in printed.stdout
+    assert "over shots" in printed.stdout
     assert "name labelled PROBES" in shell("benchmark", code=2).stderr
     assert "unknown suite" in shell("benchmark", "--suite", "x", code=2).stderr
     assert "--data" in shell("benchmark", "--suite", "cub", code=2).stderr
@@ -382,6 +390,47 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     assert "distractor" in shell("query", strange, "--threshold", "-1").stdout
     shell("add", pictures({"more": 8}, "more", first_seed=80))
     assert "changed much" in shell("query", strange).stderr
+
+
+def test_options_that_would_do_nothing_are_refused(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, suite = ("--split", "x"), ("--suite", "omniglot", "--data", "x")
+    for arguments, idle, instead in (
+        (("x", "--shots", "2"), "--shots", "use --split"),
+        (("x", "--strangers", "0.5"), "--strangers", "use --split"),
+        (("x", "--data", "x"), "--data", "use --suite"),
+        ((*split, "--data", "x"), "--data", "use --suite"),
+        ((*split, "--gallery", "x"), "--gallery", "use PROBES"),
+        ((*suite, "--report", "x"), "--report", "use PROBES or --split"),
+        ((*suite, "--fpir", "0.1"), "--fpir", "use PROBES or --split"),
+        ((*suite, "--seeds", "3"), "--seeds", "--suite grocery"),
+        ((*suite, "--rule", "best"), "--rule", "--suite grocery"),
+    ):
+        said = shell("benchmark", *arguments, code=2).stderr
+        assert f"error: {idle} does nothing with" in said
+        assert instead in said
+    monkeypatch.setenv("SIASEARCH_GALLERY", "x")  # set for all commands
+    assert "no such file" in shell("benchmark", *split, code=2).stderr
+
+
+def test_pictures_of_strangers_that_cannot_be_read_are_named(
+    shell: Shell, pictures: Pictures
+) -> None:
+    shell("add", pictures({f"id{n}": 1 for n in range(3)}), "--encoder", shell.encoder)
+    strange = pictures({f"other{n}": 1 for n in range(6)}, "strange", first_seed=50)
+    (strange / "broken.png").write_text("no picture")
+    printed = shell("calibrate", "--strangers", strange, code=1)
+    assert "rejected: " in printed.stderr
+    assert "broken.png" in printed.stderr
+    assert "calibrated for an FPIR of 0.01" in printed.stdout
+    assert "FPIR 0.01" in shell("info").stdout
+    (found,) = shell.json("calibrate", "--strangers", strange, code=1)
+    assert [Path(one["path"]).name for one in found["rejected"]] == ["broken.png"]
+    assert found["strangers"] == 6
+    few = shell("calibrate", "--strangers", strange / "broken.png", code=2).stderr
+    assert "rejected: " in few  # whatever comes of it
+    assert "error: " in few
 
 
 def test_unknowns_are_kept_shown_and_enrolled(shell: Shell, pictures: Pictures) -> None:

@@ -296,6 +296,19 @@ def test_a_curve_of_many_points_keeps_its_shape() -> None:
         assert np.abs(np.diff(np.log10(values))).max() < 0.35
 
 
+def test_growing_numbers_have_their_means_and_labels_that_keep_apart() -> None:
+    shares = np.array([[0.9, 0.7, 0.6, 0.5], [0.7, 0.5, 0.4, 0.3]])
+    with plots.style():
+        axes = plots.figure(5, 4).subplots()
+        plots.growth(axes, (5, 10, 50, 52), {"recall": shares, "TPIR": np.full((2, 4), np.nan)})
+    (line,) = axes.lines  # what is not known is left out
+    assert np.asarray(line.get_ydata()).tolist() == pytest.approx([80, 60, 50, 40])
+    assert list(axes.xaxis.get_major_locator()()) == [5, 10, 52]
+    (band,) = axes.collections
+    corners = np.asarray(band.get_paths()[0].vertices)
+    assert corners[:, 1].max() == pytest.approx(80 + 100 * np.sqrt(0.02))
+
+
 def test_long_names_break_near_their_middle() -> None:
     assert plots._halves("Vegetables/Pepper/Red-Bell-Pepper") == (
         "Vegetables/Pepper/",

@@ -29,7 +29,20 @@ from siamese_search.errors import UsageError
 from siamese_search.records import DUPLICATE
 
 if TYPE_CHECKING:
-    from siamese_search.records import Calibration, Item
+    from siamese_search.evaluation.curves import Curve
+    from siamese_search.records import Calibration, Item, Rejection
+
+# The ways of benchmarking in which an option does something, where it does not in all of them.
+MEANT_FOR = {
+    "gallery": ("PROBES",),
+    "data": ("--suite",),
+    "shots": ("--split",),
+    "strangers": ("--split",),
+    "fpir": ("PROBES", "--split"),
+    "report": ("PROBES", "--split"),
+    "seeds": ("PROBES", "--split", "--suite grocery", "--suite cub"),
+    "rule": ("PROBES", "--split", "--suite grocery", "--suite cub"),
+}
 
 
 def calibrate(
@@ -55,12 +68,19 @@ def calibrate(
     The gallery's own items tell how strangers score: each is searched with its own identity left
     out. It also fits the confidence. Run it again when the gallery has changed much.
     """
-    with open_gallery(gallery, encoder, device) as target:
-        found = target.calibrate(fpir, rule=rule, strangers=strangers)
+    rejected: list[Rejection] = []
+    try:
+        with open_gallery(gallery, encoder, device) as target:
+            found = target.calibrate(fpir, rule=rule, strangers=strangers, reject=rejected.append)
+    finally:
+        name_rejections(rejected)
     if as_json:
-        print_json(dataclasses.asdict(found))
+        named = {"rejected": [{"path": r.path, "reason": r.reason} for r in rejected]}
+        print_json(dataclasses.asdict(found) | named)
     else:
         typer.echo(_described(found))
+    if rejected:
+        raise typer.Exit(1)
 
 
 def _described(found: Calibration) -> str:
@@ -84,6 +104,7 @@ def _described(found: Calibration) -> str:
 
 
 def benchmark(
+    context: typer.Context,
     probes: Annotated[
         list[str] | None,
         typer.Argument(
@@ -115,8 +136,16 @@ def benchmark(
     strangers: Annotated[
         float, typer.Option(help="With --split: the share of classes that is not enrolled.")
     ] = 0.5,
-    seeds: Annotated[int, typer.Option(min=1, help="With --split: how many draws.")] = 5,
-    fpir: Annotated[float, typer.Option(help="With --split: what to calibrate for.")] = 0.01,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How many draws: of pictures, or of identities for curves.")
+    ] = 5,
+    fpir: Annotated[
+        float | None,
+        typer.Option(
+            help="The FPIR of the curves, and with --split what to calibrate for; default: what"
+            " the gallery is calibrated for, else 0.01."
+        ),
+    ] = None,
     rule: RuleOption = None,
     report: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Write a report with plots and mistakes.")
@@ -125,15 +154,22 @@ def benchmark(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how well it works on your own labelled pictures, and where it fails."""
+    """Measure how well it works on your own labelled pictures, and where it fails.
+
+    Also how that changes as more identities are enrolled and, with --split, more pictures of each.
+    """
     from siamese_search import enrolment
     from siamese_search.encoder import Encoder
-    from siamese_search.evaluation.evaluate import evaluate, evaluate_splits
+    from siamese_search.evaluation.curves import pooled
+    from siamese_search.evaluation.evaluate import FPIR, evaluate, evaluate_splits
     from siamese_search.evaluation.report import write_report
     from siamese_search.records import ImageFile, Rejection
 
     if [bool(probes), split is not None, suite is not None].count(True) != 1:
         raise UsageError("name labelled PROBES for the gallery, a folder to --split, or a --suite")
+    _refuse_idle(
+        context, "PROBES" if probes else f"--suite {suite}" if suite is not None else "--split"
+    )
     if suite is not None:
         _run_suite(suite, data, encoder, device, rule, seeds, as_json)
         return
@@ -143,14 +179,16 @@ def benchmark(
     rejected = [file for file in found if isinstance(file, Rejection)]
     if split is not None:
         opened = Encoder.open(encoder or DEFAULT_ENCODER, device)
-        made, unread = evaluate_splits(opened, files, shots, strangers, seeds, fpir, rule)
+        rate = FPIR if fpir is None else fpir
+        made, unread = evaluate_splits(opened, files, shots, strangers, seeds, rate, rule)
         title = f"{split}: {shots} enrolled of each class, {seeds} draws"
     else:
         with open_gallery(gallery, encoder, device) as source:
-            made = [evaluate(source, files, rule)]
+            made = [evaluate(source, files, rule, fpir, range(seeds))]
         unread = list(made[0].rejected)
         title = f"{gallery}, asked about {', '.join(places)}"
     rejected += unread
+    curves = [pooled(same) for same in zip(*(one.growth for one in made), strict=True)]
     if as_json:
         print_json(
             {
@@ -158,11 +196,13 @@ def benchmark(
                 "per_identity": [list(row) for row in made[0].per_identity],
                 "confusions": [list(row) for row in made[0].confusions],
                 "mistakes": [dataclasses.asdict(one) for one in made[0].mistakes],
-                "curves": made[0].curves,
+                "curves": made[0].curves | {curve.what: _points(curve) for curve in curves},
             }
         )
     else:
         _print_figures(title, [one.figures for one in made])
+        for curve in curves:
+            _print_curve(curve)
         if len(made) > 1 and made[0].confusions:
             typer.echo("in the first draw:")
         for own, named, count in made[0].confusions[:10]:
@@ -170,9 +210,19 @@ def benchmark(
     name_rejections(rejected)
     if report is not None:
         first = "" if split is None else " (what follows is the first draw)"
-        write_report(report, title + first, made[0])
+        write_report(report, title + first, made[0], curves)
     if rejected:
         raise typer.Exit(1)
+
+
+def _refuse_idle(context: typer.Context, way: str) -> None:
+    """Raise UsageError for an option that was given and would do nothing."""
+    for name, ways in MEANT_FOR.items():
+        source = context.get_parameter_source(name)
+        idle = not way.startswith(ways)
+        if idle and source is not None and source.name == "COMMANDLINE":
+            meant = " or ".join(ways)
+            raise UsageError(f"--{name} does nothing with {way}: leave it out, or use {meant}")
 
 
 def _run_suite(
@@ -205,6 +255,29 @@ def _run_suite(
 def _numbers(figures: dict[str, float]) -> dict[str, float | None]:
     """JSON has no NaN."""
     return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
+def _points(curve: Curve) -> list[dict[str, object]]:
+    """A curve for JSON: at each point the figures of all draws."""
+    return [
+        {
+            curve.what: at,
+            "recall@1": _known(curve.recall[:, column].tolist()),
+            curve.rate: _known(curve.tpir[:, column].tolist()),
+        }
+        for column, at in enumerate(curve.at)
+    ]
+
+
+def _known(values: list[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]
+
+
+def _print_curve(curve: Curve) -> None:
+    from siamese_search.evaluation.report import curve_rows
+
+    for name, *cells in curve_rows(curve):
+        typer.echo(f"  {name:<20}" + "".join(f"{cell:>22}" for cell in cells))
 
 
 def _print_figures(title: str, draws: list[dict[str, float]]) -> None:

@@ -13,14 +13,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.calibration import FEWEST
+from siamese_search.calibration import FEWEST, require_rate
 from siamese_search.encoder import Encoder
 from siamese_search.enrolment import find, normalised
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import metrics
+from siamese_search.evaluation.curves import (
+    Curve,
+    Growth,
+    over_shots,
+    shot_steps,
+)
+from siamese_search.evaluation.summary import paired_probes, summarised
 from siamese_search.gallery import Gallery
 from siamese_search.records import Identification, ImageFile, Rejection, printable
 from siamese_search.reference import evidence
+from siamese_search.scoring import DEFAULT_RULE
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -28,6 +36,9 @@ KS = (1, 5, 10)
 FPIRS = (0.001, 0.01, 0.1)
 FMRS = (0.001, 0.01)
 LARGEST_R = 1000  # items of an identity that mAP@R looks at
+BLOCK = 256  # probes whose nearest items are held at a time
+DRAWS = 5
+FPIR = 0.01
 
 
 @dataclass(frozen=True)
@@ -58,18 +69,25 @@ class Evaluation:
     genuine: tuple[float, ...] = ()
     impostor: tuple[float, ...] = ()  # the best wrong identity's score of each probe
     rejected: tuple[Rejection, ...] = ()
+    growth: tuple[Curve, ...] = ()  # over the number of identities and, of a split, of shots
 
 
 def evaluate(
     gallery: Gallery,
     probes: Iterable[ImageFile | str | os.PathLike[str]],
     rule: str | None = None,
+    fpir: float | None = None,
+    seeds: Sequence[int] = range(DRAWS),
 ) -> Evaluation:
     """Identify labelled probes; identities that are not enrolled make strangers.
 
     Probes are files with their identities, or folders, whose pictures are named as ``add`` names
-    them. Pictures that cannot be read are left out and named. Raises UsageError where none is left.
+    them. Pictures that cannot be read are left out and named. ``fpir`` is that of the curves, by
+    default what the gallery is calibrated for; ``seeds`` draw the identities for them. Raises
+    UsageError where no picture is left.
     """
+    if fpir is not None:
+        require_rate(fpir)
     given = list(probes)
     found = list(find([os.fspath(p) for p in given if not isinstance(p, ImageFile)]))
     begun = time.perf_counter()
@@ -81,7 +99,7 @@ def evaluate(
     answers = gallery.identify_embeddings(vectors, k=1, rule=rule)
     rate = len(files) / (time.perf_counter() - begun)
     truth, paths = [file.identity for file in files], [printable(file.path) for file in files]
-    measured = evaluate_embeddings(gallery, vectors, truth, rule, answers, paths)
+    measured = evaluate_embeddings(gallery, vectors, truth, rule, answers, paths, fpir, seeds)
     measured.figures["probes per second"] = rate
     rejected = [file for file in found if isinstance(file, Rejection)]
     return replace(measured, rejected=(*rejected, *unread))
@@ -113,31 +131,30 @@ def evaluate_embeddings(
     rule: str | None = None,
     answers: Sequence[Identification] | None = None,
     paths: Sequence[str] | None = None,
+    fpir: float | None = None,
+    seeds: Sequence[int] = range(DRAWS),
 ) -> Evaluation:
     """As ``evaluate``, for embeddings (n, dimension) of probes and their identities."""
     if not len(gallery):
         raise UsageError(f"nothing is enrolled in {gallery.folder}: nothing is measured")
     answers = answers or gallery.identify_embeddings(embeddings, k=1, rule=rule)
     places = paths or [f"probe {number}" for number in range(len(truth))]
-    names, scores = gallery.scores(embeddings, rule)
+    names, blocks = gallery.score_blocks(embeddings, rule)
     if not names:
         raise UsageError(f"no item of {gallery.folder} can be found: run `siasearch rebuild`")
-    columns = {name: column for column, name in enumerate(names)}
     # A distractor is not to be named, as a stranger is not.
     never = gallery.distractors()
-    known = np.array([identity in columns and identity not in never for identity in truth])
-    own = np.array([columns.get(identity, 0) for identity in truth], np.int64)
+    columns = {name: column for column, name in enumerate(names) if name not in never}
+    own = np.array([columns.get(identity, -1) for identity in truth], np.int64)
+    known = own >= 0
     best = [answer.matches[0].identity for answer in answers]
     right = np.array([a == b for a, b in zip(best, truth, strict=True)])
     named = np.array([answer.identity is not None for answer in answers])
     enrolled = np.flatnonzero(known)
     wanted = [truth[row] for row in enrolled.tolist()]
-    ranks = metrics.ranks(scores[enrolled], own[enrolled])
-    genuine = scores[enrolled, own[enrolled]].astype(float)
-    others = scores.astype(float)
-    others[enrolled, own[enrolled]] = -np.inf
-    impostor = others[np.isfinite(others)]
-    best_other = others.max(axis=1)
+    growth = Growth(np.array([name in never for name in names]), seeds)
+    scored = summarised(blocks, own, growth, paired_probes(len(truth), len(names)))
+    ranks, genuine, impostor = scored.ranks, scored.genuine, scored.impostor
     figures: dict[str, float] = {
         "probes": len(truth),
         "strangers": int((~known).sum()),
@@ -149,13 +166,11 @@ def evaluate_embeddings(
     figures |= _retrieval(gallery, embeddings[enrolled], wanted)
     figures["TPIR"] = float((named & right)[known].mean()) if known.any() else math.nan
     figures["FPIR"] = float(named[~known].mean()) if not known.all() else math.nan
-    ranked = np.sort(scores, axis=1)[:, ::-1]
-    second = ranked[:, 1] if len(names) > 1 else np.zeros(len(truth))
     shown = np.array([name not in never for name in best])
-    strength = np.where(shown, evidence(ranked[:, 0], second), -np.inf)
-    for fpir in FPIRS:
-        tpir, _ = metrics.tpir_at_fpir(strength, right, known, fpir)
-        figures[f"TPIR at FPIR {fpir:g}"] = tpir
+    strength = np.where(shown, evidence(scored.best, scored.second), -np.inf)
+    for rate in FPIRS:
+        tpir, _ = metrics.tpir_at_fpir(strength, right, known, rate)
+        figures[f"TPIR at FPIR {rate:g}"] = tpir
     figures["EER"] = metrics.equal_error_rate(genuine, impostor)
     figures["AUC"] = metrics.area_under_curve(genuine, impostor)
     figures |= {f"FNMR at FMR {f:g}": metrics.fnmr_at_fmr(genuine, impostor, f) for f in FMRS}
@@ -163,6 +178,8 @@ def evaluate_embeddings(
     figures["calibration error"] = metrics.calibration_error(confidence, right)
     _, fmr, fnmr = metrics.error_rates(genuine, impostor)
     steps = np.unique(np.linspace(0, len(fmr) - 1, 200).astype(int))
+    if fpir is None:
+        fpir = gallery.calibration.fpir if gallery.calibration else FPIR
     return Evaluation(
         figures=figures,
         per_identity=_per_identity(truth, known, right, named),
@@ -175,7 +192,8 @@ def evaluate_embeddings(
             "det": [[float(fmr[step]), float(fnmr[step])] for step in steps],
         },
         genuine=tuple(genuine.tolist()),
-        impostor=tuple(best_other[np.isfinite(best_other)].tolist()),
+        impostor=tuple(scored.other[np.isfinite(scored.other)].tolist()),
+        growth=(growth.curve(fpir),),
     )
 
 
@@ -186,17 +204,16 @@ def _retrieval(gallery: Gallery, embeddings: FloatArray, truth: Sequence[str]) -
         return {"precision@5": math.nan, "mAP@R": math.nan}
     counts = np.array([min(sizes[name], LARGEST_R) for name in truth])
     deepest = min(len(gallery), max(int(counts.max()), 5))
-    found, _ = gallery.search(embeddings, deepest)
-    owner = {
-        item.number: item.identity
-        for item in gallery.items_by_number(np.unique(found[found >= 0]).tolist())
-    }
-    relevant = np.array(
-        [
+    relevant = np.empty((len(truth), deepest), bool)
+    for start in range(0, len(truth), BLOCK):
+        part = slice(start, start + BLOCK)
+        found, _ = gallery.search(embeddings[part], deepest)
+        numbers = np.unique(found[found >= 0]).tolist()
+        owner = {item.number: item.identity for item in gallery.items_by_number(numbers)}
+        relevant[part] = [
             [owner.get(item) == name for item in row]
-            for row, name in zip(found.tolist(), truth, strict=True)
+            for row, name in zip(found.tolist(), truth[part], strict=True)
         ]
-    )
     return {
         "precision@5": metrics.precision_at(relevant, 5),
         "mAP@R": metrics.map_at_r(relevant, counts),
@@ -253,8 +270,8 @@ def evaluate_splits(
     files: Sequence[ImageFile],
     shots: int = 1,
     strangers: float = 0.5,
-    seeds: int = 5,
-    fpir: float = 0.01,
+    seeds: int = DRAWS,
+    fpir: float = FPIR,
     rule: str | None = None,
 ) -> tuple[list[Evaluation], list[Rejection]]:
     """Split a folder again and again: some classes are enrolled, the others are strangers.
@@ -263,6 +280,7 @@ def evaluate_splits(
     gallery is calibrated for ``fpir`` by what is enrolled. Classes with too few pictures are
     strangers. Raises UsageError where fewer than two classes have enough.
     """
+    require_rate(fpir)
     if not 0 <= strangers < 1:
         raise UsageError(f"strangers is {strangers}: a share of the classes, from 0 to below 1")
     readable, vectors, rejected = _embedded(encoder, files)
@@ -285,13 +303,16 @@ def evaluate_splits(
             f"{len(enough)} classes have more than {shots} pictures, which leaves one to enrol and"
             " one to ask about: two classes or more are needed"
         )
+    steps = shot_steps([len(members[name]) for name in enough], shots)
     made = []
     for seed in range(seeds):
         random = np.random.default_rng(seed)
         order = random.permutation(enough).tolist()
         enrolled = order[: max(2, round((1 - strangers) * len(order)))]
-        chosen = np.concatenate([random.permutation(members[n])[:shots] for n in enrolled])
+        drawn = [random.permutation(members[name]) for name in enrolled]
+        chosen = np.concatenate([own[:shots] for own in drawn])
         probes = np.setdiff1d(np.arange(len(labels)), chosen)
+        others = np.setdiff1d(np.arange(len(labels)), np.concatenate(drawn))
         with (
             tempfile.TemporaryDirectory() as folder,
             Gallery.open(folder, encoder) as gallery,
@@ -299,13 +320,15 @@ def evaluate_splits(
             gallery.enroll_embeddings(stacked[chosen], [labels[n] for n in chosen])
             if len(enrolled) >= FEWEST:
                 gallery.calibrate(fpir, rule=rule)
-            made.append(
-                evaluate_embeddings(
-                    gallery,
-                    stacked[probes],
-                    [labels[n] for n in probes],
-                    rule,
-                    paths=[places[n] for n in probes],
-                )
+            measured = evaluate_embeddings(
+                gallery,
+                stacked[probes],
+                [labels[n] for n in probes],
+                rule,
+                paths=[places[n] for n in probes],
+                fpir=fpir,
+                seeds=[seed],
             )
+        deeper = over_shots(stacked, drawn, others, steps, fpir, rule or DEFAULT_RULE)
+        made.append(replace(measured, growth=(*measured.growth, deeper)))
     return made, rejected

@@ -140,6 +140,41 @@ def trade_off(
         axes.legend(loc="lower left")  # where a curve seldom is
 
 
+def growth(axes: Axes, at: Sequence[int], lines: Mapping[str, npt.NDArray[np.float64]]) -> None:
+    """Shares (draws, points) by name over growing numbers: their means, and in a paler band their
+    standard deviations. What is not known is not drawn.
+    """
+    for number, (name, drawn) in enumerate(lines.items()):
+        mean = 100 * drawn.mean(axis=0)
+        if np.isnan(mean).all():
+            continue
+        axes.plot(at, mean, "o-", markersize=4, color=f"C{number}", label=name)
+        if len(drawn) > 1:
+            spread = 100 * drawn.std(axis=0, ddof=1)
+            band: dict[str, Any] = {"color": f"C{number}", "alpha": 0.2, "linewidth": 0}
+            low, high = np.maximum(mean - spread, 0), np.minimum(mean + spread, 100)
+            axes.fill_between(at, low, high, **band)
+    axes.set(xscale="log", ylim=(0, 102), ylabel="%")
+    axes.xaxis.set_major_locator(FixedLocator(_apart(at)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(loc="best")
+
+
+def _apart(numbers: Sequence[int]) -> list[float]:
+    """Those of ascending numbers whose labels have room on a logarithmic scale, the last among
+    them.
+    """
+    least = (numbers[-1] / numbers[0]) ** (1 / 12)
+    kept = [float(numbers[-1])]
+    for number in reversed(numbers[:-1]):
+        if number * least <= kept[-1]:
+            kept.append(float(number))
+    return kept[::-1]
+
+
 def _ticks(least: float) -> list[float]:
     """Round percentages from the least to a hundred: 1, 2, 5 of each power of ten, or 1 alone."""
     powers = [10.0**power for power in range(-6, 3) if 10.0 ** (power + 1) >= least]

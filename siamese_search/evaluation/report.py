@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from siamese_search.errors import ImageError
+from siamese_search.evaluation.curves import Curve
 from siamese_search.evaluation.evaluate import Evaluation, Mistake
 from siamese_search.files import write_whole
 from siamese_search.images import thumbnail
@@ -25,8 +27,14 @@ IDENTITIES = 200
 SHOWN = 30  # pictures of a group
 
 
-def write_report(path: Path, title: str, evaluation: Evaluation) -> None:
-    """Write the report to a file, replacing it. Raises StorageError."""
+def write_report(
+    path: Path, title: str, evaluation: Evaluation, curves: Sequence[Curve] | None = None
+) -> None:
+    """Write the report to a file, replacing it. Raises StorageError.
+
+    ``curves`` are those of several draws, by default the evaluation's own.
+    """
+    curves = evaluation.growth if curves is None else curves
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         _table(
@@ -34,6 +42,7 @@ def write_report(path: Path, title: str, evaluation: Evaluation) -> None:
             [(name, shown(name, value)) for name, value in evaluation.figures.items()],
         ),
         *_plots(evaluation),
+        *_growth(curves),
         "<h2>Worst mistakes</h2><p>The probe, and what it was taken for.</p>",
         *(_mistake(mistake) for mistake in evaluation.mistakes),
         "<h2>Taken for each other</h2>",
@@ -91,6 +100,23 @@ def shown(name: str, value: float) -> str:
     return f"{value:.3f}" if name in ("AUC", "MRR", "calibration error") else f"{value:.1%}"
 
 
+def curve_rows(curve: Curve) -> list[tuple[str, ...]]:
+    """A curve for people: a header, then a row for each point; mean ± standard deviation."""
+    rows: list[tuple[str, ...]] = [(f"over {curve.what}", "recall@1", curve.rate)]
+    for column, at in enumerate(curve.at):
+        values = [rates[:, column] for rates in (curve.recall, curve.tpir)]
+        rows.append((str(at), *(_spread(drawn.tolist()) for drawn in values)))
+    return rows
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The mean of some shares, with their standard deviation."""
+    mean = statistics.fmean(values)
+    if math.isnan(mean) or len(values) < 2:
+        return shown("", mean)
+    return f"{mean:.1%} ± {statistics.stdev(values):.1%}"
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join(
@@ -137,3 +163,31 @@ def _plots(evaluation: Evaluation) -> list[str]:
         scores.set(xlabel="score", title="scores")
         encoded = base64.b64encode(plots.png(figure)).decode()
     return [f'<img alt="CMC, DET and score plots" src="data:image/png;base64,{encoded}">']
+
+
+def _growth(curves: Sequence[Curve]) -> list[str]:
+    """The curves over identities and shots, as tables and, with matplotlib, as a plot."""
+    if not curves:
+        return []
+    draws = len(curves[0].recall)
+    parts = [
+        "<h2>As more is enrolled</h2>",
+        f"<p>The same probes at every point; mean ± standard deviation over {draws} draws.</p>",
+    ]
+    try:
+        from siamese_search.evaluation import plots
+    except ImportError:
+        pass
+    else:
+        with plots.style():
+            figure = plots.figure(5.5 * len(curves), 3.6)
+            row = figure.subplots(1, len(curves), squeeze=False)[0]
+            for axes, curve in zip(row, curves, strict=True):
+                plots.growth(axes, curve.at, {"recall@1": curve.recall, curve.rate: curve.tpir})
+                axes.set(xlabel=f"{curve.what} enrolled", title=f"over {curve.what}")
+            encoded = base64.b64encode(plots.png(figure)).decode()
+        parts.append(f'<img alt="curves" src="data:image/png;base64,{encoded}">')
+    for curve in curves:
+        header, *rows = curve_rows(curve)
+        parts.append(_table(header, rows))
+    return parts
