@@ -20,7 +20,6 @@ from embeddings import K, Sized, enrol
 
 from siamese_search import Gallery
 from siamese_search.index import SearchIndex
-from siamese_search.index.search import SPARE
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 EXACT = ("Flat", "SQfp16")
@@ -90,7 +89,7 @@ def recipe(gallery: Gallery) -> tuple[Recipe, Any]:
     base = SearchIndex.read(gallery.folder / info["index"], info["dimension"]).base
     assert base is not None
     tuning = base.tuning
-    found = Recipe(info["index"], tuning.recipe, tuning.effort, K + SPARE + tuning.spare)
+    found = Recipe(info["index"], tuning.recipe, tuning.effort, K + tuning.spare)
     return found, base
 
 

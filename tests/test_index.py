@@ -101,6 +101,20 @@ def test_cores_share_a_scan_without_changing_the_answer(
     assert [answers(index, query[None], 7, items[100:]) for query in queries] == alone
 
 
+@pytest.mark.parametrize("recipe", ["IVF16,PQ12x4fs", "PCAR12,IVF16,PQ6x4fs", "IVF16,SQ8"])
+def test_cores_share_the_lists_of_a_query(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    vectors = clustered(np.random.default_rng(8), 3000)
+    write_index(tmp_path / "i", 24, [(np.arange(3000), vectors)], Wanted(recipe, 0.95))
+    found = []
+    for count in (1, 3):
+        monkeypatch.setattr("siamese_search.index.segments.cores", lambda count=count: count)
+        index = SearchIndex.read(tmp_path / "i", 24)
+        found.append(np.concatenate([index.search(query[None], 9)[0] for query in vectors[::90]]))
+    assert np.mean(found[0] == found[1]) > 0.97
+
+
 def test_an_empty_index_answers_with_padding() -> None:
     items, scores = SearchIndex(24).search(unit(np.random.default_rng(0), 2), 3)
     assert (items == -1).all()

@@ -17,7 +17,6 @@ from siamese_search.index.segments import Base, Candidates, Delta, Segment
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-SPARE = 64  # candidates beyond those asked for, so that one search nearly always settles
 BLOCK_VALUES = 1 << 22  # candidates' values of a block of queries held at a time
 
 
@@ -78,7 +77,7 @@ class SearchIndex:
         items = np.full((len(queries), k), -1, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         chosen = [segment.selected(allowed) for segment in self._segments]
-        wanted, pending = k + SPARE, np.arange(len(queries))
+        wanted, pending = k, np.arange(len(queries))
         while len(pending):
             found = [
                 segment.candidates(queries[pending], wanted, selected)

@@ -23,6 +23,7 @@ BoolArray = npt.NDArray[np.bool_]
 ROUNDING = 1e-5
 BLOCK_ROWS = 8192  # vectors that are multiplied at once: a product of that size stays in cache
 BLOCK_QUERIES = 256
+SPARE = 64  # candidates beyond those asked for, so that one search nearly always settles
 MANY = 16  # queries from which on multiplying matrices is faster than scanning for each
 SHARED_BYTES = 64 << 20  # of vectors, from which on the cores share a query's scan
 SELECTIVE = 0.2  # share of the items below which a filtered search is exact
@@ -107,8 +108,8 @@ class Segment:
     def candidates(
         self, queries: FloatArray, wanted: int, selected: BoolArray | None
     ) -> Candidates:
-        """The best ``wanted`` for each query (q, dimension), or all that may be found."""
-        return self._exhaustive(queries, wanted, selected)
+        """The best ``wanted`` for each query (q, dimension) and some more, or all there are."""
+        return self._exhaustive(queries, wanted + SPARE, selected)
 
     def _exhaustive(
         self, queries: FloatArray, wanted: int, selected: BoolArray | None
@@ -181,25 +182,24 @@ class Base(Segment):
         self._owner = index, owner
         if tuning.effort is not None:
             set_effort(self.index, tuning.effort)
+        self._lists = Lists.of(self.index) if cores() > 1 else None
 
     def candidates(
         self, queries: FloatArray, wanted: int, selected: BoolArray | None
     ) -> Candidates:
-        """The best ``wanted`` for each query (q, dimension), or all that may be found."""
+        """The best ``wanted`` for each query (q, dimension) and some more, or all there are."""
         count = len(self.items) if selected is None else int(np.count_nonzero(selected))
-        if count <= wanted:
-            return self._exhaustive(queries, wanted, selected)
-        if self.tuning.error is None:
-            if count < SELECTIVE * len(self.items):
-                return self._exhaustive(queries, wanted, selected)
+        rough = self.tuning.error is None
+        if rough and count > wanted and count >= SELECTIVE * len(self.items):
             return self._approximate(queries, wanted, selected, count)
-        if len(queries) >= MANY:
+        wanted += SPARE
+        if rough or count <= wanted or len(queries) >= MANY:
             return self._exhaustive(queries, wanted, selected)
         if len(queries) < cores() and self.vectors.nbytes >= SHARED_BYTES:
             positions, scores = self._in_parts(queries, wanted, selected)
         else:
             scores, positions = self.index.search(queries, wanted, params=_parameters(selected))
-        return self._offer(positions, scores, self.tuning.error, complete=False)
+        return self._offer(positions, scores, self.tuning.error or 0.0, complete=False)
 
     def _in_parts(
         self, queries: FloatArray, wanted: int, selected: BoolArray | None
@@ -224,10 +224,13 @@ class Base(Segment):
         self, queries: FloatArray, wanted: int, selected: BoolArray | None, count: int
     ) -> Candidates:
         """By FAISS's coarse scores, then by float32; nothing is known of what it did not find."""
-        reach = (wanted + self.tuning.spare) * len(self.items) // count
-        # A query alone is done by one thread: others would only be waited for.
+        reach = min((wanted + self.tuning.spare) * len(self.items) // count, len(self.items))
+        # A query alone is done by one thread: others of FAISS's would only be waited for.
         with _threads(1 if len(queries) == 1 else None):
-            positions = approximate(self.index, queries, min(reach, len(self.items)))
+            if self._lists is not None and len(queries) == 1:
+                positions = self._lists.search(queries, reach)
+            else:
+                positions = approximate(self.index, queries, reach)
             if selected is not None:
                 positions[(positions >= 0) & ~selected[positions]] = -1
             scores = products(queries, self.vectors, positions)
@@ -236,6 +239,55 @@ class Base(Segment):
             exact = self._exhaustive(queries[row : row + 1], wanted, selected)
             positions[row], scores[row] = exact.positions[0], exact.scores[0]
         return self._offer(positions, scores, ROUNDING, complete=True)
+
+
+class Lists:
+    """An index of inverted lists, perhaps of projections, whose lists the cores share."""
+
+    def __init__(self, projections: list[Any], inverted: Any) -> None:
+        self._projections = projections
+        self._inverted = inverted
+
+    @classmethod
+    def of(cls, index: Any) -> Lists | None:
+        """Those of a FAISS index, None where it is of another kind."""
+        projections = []
+        if isinstance(index, faiss.IndexPreTransform):
+            chain = (index.chain.at(number) for number in range(index.chain.size()))
+            projections = [faiss.downcast_VectorTransform(one) for one in chain]
+            index = faiss.downcast_index(index.index)
+        return cls(projections, index) if isinstance(index, faiss.IndexIVF) else None
+
+    def search(self, query: FloatArray, count: int) -> IntArray:
+        """As ``approximate``, for one query (1, dimension)."""
+        for projection in self._projections:
+            query = projection.apply(query)
+        inverted = self._inverted
+        distances, lists = inverted.quantizer.search(query, inverted.nprobe)
+
+        def part(core: int) -> tuple[FloatArray, IntArray]:
+            # Every so-manieth, so that near lists, which have more to keep, are shared as well.
+            near = np.ascontiguousarray(lists[:, core :: cores()])
+            far = np.ascontiguousarray(distances[:, core :: cores()])
+            found, positions = np.empty((1, count), np.float32), np.empty((1, count), np.int64)
+            inverted.search_preassigned_c(
+                1,
+                faiss.swig_ptr(query),
+                count,
+                *map(faiss.swig_ptr, (near, far, found, positions)),
+                False,
+                faiss.SearchParametersIVF(nprobe=near.shape[1]),
+            )
+            return found, positions
+
+        parts = list(_pool().map(part, range(min(cores(), inverted.nprobe))))
+        found = np.concatenate([found for found, _ in parts], axis=1)
+        positions = np.concatenate([positions for _, positions in parts], axis=1)
+        scores = found if inverted.metric_type == faiss.METRIC_INNER_PRODUCT else -found
+        scores[positions < 0] = -np.inf
+        positions, _ = best_of(positions, scores, count)
+        positions[positions >= inverted.ntotal] = -1
+        return positions
 
 
 def set_effort(index: faiss.Index, effort: int) -> None:
