@@ -167,9 +167,13 @@ def test_half_precision_is_off_by_no_more_than_is_said(tmp_path: Path) -> None:
     base = SearchIndex.read(tmp_path / "i", 24).base
     assert base is not None
     assert base.tuning.error is not None
-    found = base.candidates(queries, 400, None)
-    true = np.take_along_axis(queries @ vectors.T, found.positions, axis=1)
-    assert np.abs(found.scores - true).max() <= base.tuning.error < 1e-3
+    scores, positions = base.index.search(queries, 500)
+    true = np.take_along_axis(queries @ vectors.T, positions, axis=1)
+    assert np.abs(scores - true).max() <= base.tuning.error < 1e-3
+    found = base.candidates(queries, 100, None)
+    assert found.items.shape[1] < 400
+    for query, items, rest in zip(queries, found.items, found.rest, strict=True):
+        assert (np.delete(vectors, items, axis=0) @ query).max() <= rest
 
 
 def clustered(random: np.random.Generator, rows: int) -> Floats:

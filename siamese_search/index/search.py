@@ -1,7 +1,7 @@
 """Search over a base, which an index file holds, a delta enrolled since, and removals.
 
-Candidates are scored again in double precision and ties ordered by item number, so an answer does
-not depend on how items are spread over segments, as long as the base's recipe is exact.
+Candidates are scored again pair by pair and ties ordered by item number, so an answer does not
+depend on how items are spread over segments, as long as the base's recipe is exact.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from siamese_search.index.segments import Base, Candidates, Delta, Segment
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-
-BLOCK_VALUES = 1 << 22  # candidates' values of a block of queries held at a time
 
 
 class SearchIndex:
@@ -76,55 +74,29 @@ class SearchIndex:
         queries = np.ascontiguousarray(queries, np.float32)
         items = np.full((len(queries), k), -1, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
-        chosen = [segment.selected(allowed) for segment in self._segments]
-        wanted, pending = k, np.arange(len(queries))
+        segments = [segment for segment in self._segments if len(segment.items)]
+        chosen = [segment.selected(allowed) for segment in segments]
+        wanted, pending = k, np.arange(len(queries) if segments else 0)
         while len(pending):
             found = [
                 segment.candidates(queries[pending], wanted, selected)
-                for segment, selected in zip(self._segments, chosen, strict=True)
+                for segment, selected in zip(segments, chosen, strict=True)
             ]
-            if not sum(part.scores.shape[1] for part in found):
-                break
-            unsettled = []
-            rows = max(1, BLOCK_VALUES // (k * self.dimension))
-            for start in range(0, len(pending), rows):
-                part = slice(start, start + rows)
-                block = pending[part]
-                best, exact, settled = _merged(queries[block], [c.of(part) for c in found], k)
-                items[block, : best.shape[1]], scores[block, : best.shape[1]] = best, exact
-                unsettled.append(block[~settled])
-            wanted, pending = 4 * wanted, np.concatenate(unsettled)
+            best, exact, settled = _merged(found, k)
+            items[pending, : best.shape[1]], scores[pending, : best.shape[1]] = best, exact
+            wanted, pending = 4 * wanted, pending[~settled]
         return items, scores
 
 
-def _merged(
-    queries: FloatArray, parts: list[Candidates], k: int
-) -> tuple[IntArray, FloatArray, npt.NDArray[np.bool_]]:
+def _merged(parts: list[Candidates], k: int) -> tuple[IntArray, FloatArray, npt.NDArray[np.bool_]]:
     """The k best of several segments for each query, and whether nothing left behind could be
     among them: items (q, at most k), scores likewise, settled (q,).
     """
-    least = np.concatenate([part.scores - part.error for part in parts], axis=1)
-    most = np.concatenate([part.scores + part.error for part in parts], axis=1)
-    # Only what can be among the k best is worth scoring exactly.
-    reach = np.full(len(queries), -np.inf, np.float32)
-    if least.shape[1] > k:
-        reach = np.partition(least, -k, axis=1)[:, -k]
-    count = max(1, int((most >= reach[:, None]).sum(axis=1).max(initial=0)))
-    columns = np.argpartition(-most, min(count, most.shape[1]) - 1, axis=1)[:, :count]
     items = np.concatenate([part.items for part in parts], axis=1)
-    items = np.take_along_axis(items, columns, axis=1)
-    vectors = np.empty((*columns.shape, queries.shape[1]))
-    first = 0
-    for part in parts:
-        own = (columns >= first) & (columns < first + part.scores.shape[1])
-        rows = np.nonzero(own)[0]
-        vectors[own] = part.segment.vectors[part.positions[rows, columns[own] - first]]
-        first += part.scores.shape[1]
-    exact = (vectors @ queries[:, :, None].astype(np.float64))[:, :, 0].astype(np.float32)
-    exact[items < 0] = -np.inf
-    order = np.lexsort((items, -exact), axis=1)[:, :k]
-    items = np.take_along_axis(items, order, axis=1)
-    exact = np.take_along_axis(exact, order, axis=1)
+    scores = np.concatenate([part.scores for part in parts], axis=1)
+    order = np.lexsort((items, -scores), axis=1)[:, :k]
+    rows = np.arange(len(order))[:, None]
+    items, scores = items[rows, order], scores[rows, order]
     rest = np.max([part.rest for part in parts], axis=0)
-    worst = exact[:, -1] if exact.shape[1] == k else np.full(len(queries), -np.inf)
-    return items, exact, (rest == -np.inf) | (worst > rest)
+    worst = scores[:, -1] if scores.shape[1] == k else np.full(len(scores), -np.inf)
+    return items, scores, (rest == -np.inf) | (worst > rest)

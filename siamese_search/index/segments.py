@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +22,9 @@ BoolArray = npt.NDArray[np.bool_]
 # Two float32 sums of the same products in another order differ by less than this.
 ROUNDING = 1e-5
 BLOCK_ROWS = 8192  # vectors that are multiplied at once: a product of that size stays in cache
+FIRST_ROWS = 1024  # in the first block, where most are the best so far
 BLOCK_QUERIES = 256
-SPARE = 64  # candidates beyond those asked for, so that one search nearly always settles
+SPARE = 16  # candidates beyond those asked for, so that one search nearly always settles
 MANY = 16  # queries from which on multiplying matrices is faster than scanning for each
 SHARED_BYTES = 64 << 20  # of vectors, from which on the cores share a query's scan
 SELECTIVE = 0.2  # share of the items below which a filtered search is exact
@@ -31,33 +32,13 @@ SELECTIVE = 0.2  # share of the items below which a filtered search is exact
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a segment offers for queries: ``scores`` (q, m) are true within ``error``.
-
-    ``positions`` (q, m) are within the segment, -1 and -inf where there are fewer. What it does not
-    offer scores at most ``rest`` (q,).
+    """What a segment offers for queries: ``items`` and ``scores`` (q, m), -1 and -inf where there
+    are fewer, in any order. What it does not offer scores at most ``rest`` (q,).
     """
 
-    segment: Segment
-    positions: IntArray
+    items: IntArray
     scores: FloatArray
-    error: float
     rest: FloatArray
-
-    @property
-    def items(self) -> IntArray:
-        """Item numbers (q, m), -1 where there are fewer."""
-        if not len(self.segment.items):
-            return np.full(self.positions.shape, -1, np.int64)
-        numbers: IntArray = np.where(
-            self.positions < 0, -1, self.segment.items[np.maximum(self.positions, 0)]
-        )
-        return numbers
-
-    def of(self, rows: slice) -> Candidates:
-        """Those of some of the queries."""
-        return Candidates(
-            self.segment, self.positions[rows], self.scores[rows], self.error, self.rest[rows]
-        )
 
 
 class Segment:
@@ -117,15 +98,24 @@ class Segment:
         chosen = None if selected is None else np.flatnonzero(selected)
         count = len(self.items) if chosen is None else len(chosen)
         positions, scores = scan(self.vectors, queries, min(wanted, count), chosen)
-        return self._offer(positions, scores, ROUNDING, count <= wanted)
+        rest = -np.inf if count <= wanted else scores.min(axis=1) + ROUNDING
+        return self._offer(queries, positions, rest)
 
     def _offer(
-        self, positions: IntArray, scores: FloatArray, error: float, complete: bool
+        self,
+        queries: FloatArray,
+        positions: IntArray,
+        rest: FloatArray | float,
+        threads: int | None = 1,
     ) -> Candidates:
-        rest = np.full(len(scores), -np.inf, np.float32)
-        if not complete:
-            rest = scores.min(axis=1) + np.float32(error)
-        return Candidates(self, positions, scores, error, rest)
+        """What lies at positions (q, m), scored pair by pair: it matters to no score where its
+        items lie, and who else is asked about.
+        """
+        with _threads(threads):  # more of them spin for a while, in the way of the next search
+            scores = products(queries, self.vectors, positions)
+        items = self.items[positions] if len(self.items) else positions
+        items[positions < 0] = -1
+        return Candidates(items, scores, np.broadcast_to(np.float32(rest), len(queries)))
 
 
 class Delta(Segment):
@@ -199,7 +189,7 @@ class Base(Segment):
             positions, scores = self._in_parts(queries, wanted, selected)
         else:
             scores, positions = self.index.search(queries, wanted, params=_parameters(selected))
-        return self._offer(positions, scores, self.tuning.error or 0.0, complete=False)
+        return self._offer(queries, positions, scores.min(axis=1) + (self.tuning.error or 0))
 
     def _in_parts(
         self, queries: FloatArray, wanted: int, selected: BoolArray | None
@@ -207,15 +197,14 @@ class Base(Segment):
         """A search by all cores, each scanning a part: FAISS itself gives a query one core."""
         bounds = np.linspace(0, len(self.items), cores() + 1).astype(int).tolist()
 
-        def part(first: int, end: int) -> tuple[FloatArray, IntArray]:
+        def part(core: int) -> tuple[FloatArray, IntArray]:
+            own = faiss.IDSelectorRange(bounds[core], bounds[core + 1])
             found: tuple[FloatArray, IntArray] = self.index.search(
-                queries, wanted, params=_parameters(selected, faiss.IDSelectorRange(first, end))
+                queries, wanted, params=_parameters(selected, own)
             )
             return found
 
-        found = list(_pool().map(part, bounds[:-1], bounds[1:]))
-        scores = np.concatenate([scores for scores, _ in found], axis=1)
-        positions = np.concatenate([positions for _, positions in found], axis=1)
+        scores, positions = _shared(part, cores())
         # FAISS pads with its least score; ours is -inf.
         scores[positions < 0] = -np.inf
         return best_of(positions, scores, wanted)
@@ -223,22 +212,23 @@ class Base(Segment):
     def _approximate(
         self, queries: FloatArray, wanted: int, selected: BoolArray | None, count: int
     ) -> Candidates:
-        """By FAISS's coarse scores, then by float32; nothing is known of what it did not find."""
+        """By FAISS's coarse scores, then by true ones; nothing is known of what it did not find."""
         reach = min((wanted + self.tuning.spare) * len(self.items) // count, len(self.items))
         # A query alone is done by one thread: others of FAISS's would only be waited for.
-        with _threads(1 if len(queries) == 1 else None):
+        threads = 1 if len(queries) == 1 else None
+        with _threads(threads):
             if self._lists is not None and len(queries) == 1:
                 positions = self._lists.search(queries, reach)
             else:
                 positions = approximate(self.index, queries, reach)
-            if selected is not None:
-                positions[(positions >= 0) & ~selected[positions]] = -1
-            scores = products(queries, self.vectors, positions)
-        positions, scores = best_of(positions, scores, wanted)
-        for row in np.flatnonzero((positions < 0).any(axis=1)):
+        if selected is not None:
+            positions[(positions >= 0) & ~selected[positions]] = -1
+        found = self._offer(queries, positions, -np.inf, threads)
+        items, scores = best_of(found.items, found.scores, wanted)
+        for row in np.flatnonzero((items < 0).any(axis=1)):
             exact = self._exhaustive(queries[row : row + 1], wanted, selected)
-            positions[row], scores[row] = exact.positions[0], exact.scores[0]
-        return self._offer(positions, scores, ROUNDING, complete=True)
+            items[row], scores[row] = exact.items[0], exact.scores[0]
+        return Candidates(items, scores, found.rest)
 
 
 class Lists:
@@ -280,9 +270,7 @@ class Lists:
             )
             return found, positions
 
-        parts = list(_pool().map(part, range(min(cores(), inverted.nprobe))))
-        found = np.concatenate([found for found, _ in parts], axis=1)
-        positions = np.concatenate([positions for _, positions in parts], axis=1)
+        found, positions = _shared(part, min(cores(), inverted.nprobe))
         scores = found if inverted.metric_type == faiss.METRIC_INNER_PRODUCT else -found
         scores[positions < 0] = -np.inf
         positions, _ = best_of(positions, scores, count)
@@ -341,18 +329,21 @@ def scan(
         block = queries[start : start + BLOCK_QUERIES]
         positions = np.full((len(block), wanted), -1, np.int64)
         scores = np.full((len(block), wanted), -np.inf, np.float32)
-        for first in range(0, count if wanted else 0, BLOCK_ROWS):
-            end = min(first + BLOCK_ROWS, count)
-            rows = np.arange(first, end) if chosen is None else chosen[first:end]
-            new = block @ vectors[slice(first, end) if chosen is None else rows].T
-            where = np.broadcast_to(rows, new.shape)
-            if first:  # few are better by now
+        first, rows = 0, max(FIRST_ROWS, wanted)
+        while wanted and first < count:
+            end = min(first + rows, count)
+            near = np.arange(first, end) if chosen is None else chosen[first:end]
+            new = block @ vectors[slice(first, end) if chosen is None else near].T
+            where = np.broadcast_to(near, new.shape)
+            if first:
                 new, where = _above(scores.min(axis=1, keepdims=True), new, where)
             positions, scores = best_of(
                 np.concatenate([positions, where], axis=1),
                 np.concatenate([scores, new], axis=1),
                 wanted,
             )
+            # Of as many again as were seen, about ``wanted`` are better than the best so far.
+            first, rows = end, min(2 * rows, BLOCK_ROWS)
         found.append((positions, scores))
     return np.concatenate([p for p, _ in found]), np.concatenate([s for _, s in found])
 
@@ -361,9 +352,10 @@ def _above(
     floor: FloatArray, scores: FloatArray, positions: IntArray
 ) -> tuple[FloatArray, IntArray]:
     """What lies above a floor (q, 1), in as many columns as the query with the most needs."""
-    rows, columns = np.nonzero(scores > floor)
-    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    shape = len(scores), int(place.max(initial=-1)) + 1
+    rows, columns = divmod(np.flatnonzero(scores > floor), scores.shape[1])
+    counts = np.bincount(rows, minlength=len(scores))
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    shape = len(scores), int(counts.max(initial=0))
     kept, where = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
     kept[rows, place], where[rows, place] = scores[rows, columns], positions[rows, columns]
     return kept, where
@@ -402,6 +394,17 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def _shared(
+    part: Callable[[int], tuple[FloatArray, IntArray]], cores: int
+) -> tuple[FloatArray, IntArray]:
+    """What the cores find, each by ``part`` with its number, in columns side by side."""
+    others = [_pool().submit(part, core) for core in range(1, cores)]
+    with _threads(1):  # this thread is one of them: waking one takes as long as a short search
+        found = [part(0), *(other.result() for other in others)]
+    scores = np.concatenate([scores for scores, _ in found], axis=1)
+    return scores, np.concatenate([positions for _, positions in found], axis=1)
 
 
 @cache
