@@ -103,7 +103,7 @@ class Identifier:
             yield from found
 
     def _left_out(self, index: SearchIndex, items: IntArray, rule: str) -> Iterator[LeftOut]:
-        items = items[np.isin(items, index.items)]
+        items = items[index.holds(items)]
         vectors = index.vectors(items)
         owners = self._catalog.owners(items.tolist())
         ranked = self._rank(index, vectors, 3, None, rule)
@@ -125,7 +125,7 @@ class Identifier:
         for start in range(0, len(items), BLOCK):
             with self._snapshots.searching() as (index, _):
                 block = items[start : start + BLOCK]
-                block = block[np.isin(block, index.items)]
+                block = block[index.holds(block)]
                 found, scores = index.search(index.vectors(block), 2)
             for item, near, cosines in zip(
                 block.tolist(), found.tolist(), scores.tolist(), strict=True
@@ -172,7 +172,7 @@ class Identifier:
         members = MembersOf(self._catalog, index)
         names = [name for name, _ in self._catalog.identities()]
         members.load(set(names))
-        return {name: members[name] for name in names if len(members[name].vectors)}
+        return {name: members[name] for name in names if len(members[name].numbers)}
 
     def _rank(
         self,
@@ -276,13 +276,18 @@ class MembersOf:
         """Make sure that these are here; forgets others where there are too many."""
         if len(self._members) > KEPT:
             self._members.clear()
-        missing = identities - self._members.keys()
-        for identity, numbers in self._catalog.members(missing).items():
-            if self._allowed is not None:
-                place = np.searchsorted(self._allowed, numbers)
-                place[place == len(self._allowed)] = 0  # beyond the last: compared in vain
-                numbers = numbers[self._allowed[place] == numbers]
-            self._members[identity] = scoring.Members(numbers, self.index.vectors)
+        missing = self._catalog.members(identities - self._members.keys())
+        numbers = np.concatenate([np.empty(0, np.int64), *missing.values()])
+        held = self.index.holds(numbers)
+        if self._allowed is not None:
+            place = np.searchsorted(self._allowed, numbers)
+            place[place == len(self._allowed)] = 0  # beyond the last: compared in vain
+            held &= self._allowed[place] == numbers
+        whole, end = bool(held.all()), 0
+        for identity, own in missing.items():
+            end += len(own)
+            kept = own if whole else own[held[end - len(own) : end]]
+            self._members[identity] = scoring.Members(kept, self.index.vectors)
 
     def __getitem__(self, identity: str) -> scoring.Members:
         return self._members[identity]

@@ -28,31 +28,25 @@ OUTLYING = 3.0  # median absolute deviations below the median, where ``trimmed``
 class Members:
     """The items of one identity, as the rules see them.
 
-    ``read`` gives the unit vectors (n, dimension) of items' numbers; nothing is kept of it but
-    prototypes, since an identity may have many items.
+    ``numbers``, ascending, are of items that can be found; ``read`` gives their unit vectors (n,
+    dimension). Nothing is kept of these but prototypes, since an identity may have many items.
     """
 
     def __init__(self, numbers: IntArray, read: Callable[[IntArray], FloatArray]) -> None:
         self.numbers = numbers
-        self._read = read
+        self.read = read
+        self.prototype: FloatArray | None = None  # once ``prototypes`` has been asked for it
 
     @property
     def vectors(self) -> FloatArray:
-        return self._read(self.numbers)
+        return self.read(self.numbers)
 
     def without(self, item: int) -> Members | None:
         """The others, a thousand of them where there are more; None where there are none."""
         others = self.numbers[self.numbers != item]
         if len(others) > OTHERS:
             others = others[np.linspace(0, len(others) - 1, OTHERS).astype(np.int64)]
-        return Members(others, self._read) if len(others) else None
-
-    @cached_property
-    def prototype(self) -> FloatArray:
-        """The normalised mean (Snell et al. 2017), (dimension,)."""
-        blocks = range(0, len(self.numbers), READ)
-        totals = [_total(self._read(self.numbers[start : start + READ])) for start in blocks]
-        return unit(np.sum(totals, axis=0))
+        return Members(others, self.read) if len(others) else None
 
     @cached_property
     def trimmed(self) -> FloatArray:
@@ -71,6 +65,40 @@ def unit(total: npt.NDArray[np.float64]) -> FloatArray:
 def _total(vectors: FloatArray) -> npt.NDArray[np.float64]:
     total: npt.NDArray[np.float64] = vectors.sum(axis=0, dtype=np.float64)
     return total
+
+
+def prototypes(members: Sequence[Members]) -> FloatArray:
+    """The normalised mean of each one's items (Snell et al. 2017), float32 (m, dimension).
+
+    What is not known yet is read, as much at a time as there is room for: together it takes a
+    fraction of the time.
+    """
+    group: list[Members] = []
+    size = 0
+    for own in members:
+        if own.prototype is None:
+            if group and size + len(own.numbers) > READ:
+                _make_prototypes(group)
+                group, size = [], 0
+            group.append(own)
+            size += len(own.numbers)
+    if group:
+        _make_prototypes(group)
+    return np.stack([own.prototype for own in members if own.prototype is not None])
+
+
+def _make_prototypes(group: list[Members]) -> None:
+    """Read the items of these, and keep their prototypes."""
+    numbers = np.concatenate([own.numbers for own in group])
+    if len(group) == 1:  # it may have more than there is room for
+        blocks = (numbers[start : start + READ] for start in range(0, len(numbers), READ))
+        group[0].prototype = unit(np.sum([_total(group[0].read(one)) for one in blocks], axis=0))
+        return
+    order = np.argsort(numbers)
+    vectors = group[0].read(numbers[order])[np.argsort(order)]
+    ends = np.cumsum([len(own.numbers) for own in group])
+    for own, end in zip(group, ends.tolist(), strict=True):
+        own.prototype = unit(_total(vectors[end - len(own.numbers) : end]))
 
 
 def outlying(vectors: FloatArray) -> npt.NDArray[np.bool_]:
@@ -102,7 +130,7 @@ def _mean_of_best(query: FloatArray, best: FloatArray, members: Sequence[Members
 
 def _prototype(query: FloatArray, best: FloatArray, members: Sequence[Members]) -> FloatArray:
     del best
-    scores: FloatArray = np.stack([own.prototype for own in members]) @ query
+    scores: FloatArray = prototypes(members) @ query
     return scores
 
 

@@ -16,6 +16,7 @@ from siamese_search.index.segments import Base, Candidates, Delta, Segment
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 class SearchIndex:
@@ -48,6 +49,11 @@ class SearchIndex:
         """Leave items out from now on; those that are not here are ignored."""
         for segment in self._segments:
             segment.remove(items)
+
+    def holds(self, items: IntArray) -> BoolArray:
+        """Which items can be found (n,)."""
+        held: BoolArray = np.any([segment.holds(items) for segment in self._segments], axis=0)
+        return held
 
     def vectors(self, items: IntArray) -> FloatArray:
         """The vectors of items, ascending, that can be found: float32 (n, dimension)."""
@@ -88,7 +94,7 @@ class SearchIndex:
         return items, scores
 
 
-def _merged(parts: list[Candidates], k: int) -> tuple[IntArray, FloatArray, npt.NDArray[np.bool_]]:
+def _merged(parts: list[Candidates], k: int) -> tuple[IntArray, FloatArray, BoolArray]:
     """The k best of several segments for each query, and whether nothing left behind could be
     among them: items (q, at most k), scores likewise, settled (q,).
     """

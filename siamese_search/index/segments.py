@@ -68,6 +68,14 @@ class Segment:
         positions: IntArray = found[self.items[found] == items]
         return positions
 
+    def holds(self, items: IntArray) -> BoolArray:
+        """Which of the given items can be found here."""
+        if not len(self.items):
+            return np.zeros(len(items), bool)
+        places = np.minimum(np.searchsorted(self.items, items), len(self.items) - 1)
+        held: BoolArray = self.items[places] == items
+        return held if self.removed is None else held & ~self.removed[places]
+
     def remove(self, items: IntArray) -> None:
         """Leave items out from now on."""
         if not len(items):
