@@ -47,10 +47,11 @@ from common import (
 from PIL import Image
 
 from siamese_search import Encoder, Gallery, images
-from siamese_search.pipeline import BATCH, parallel_map, thread_pool
+from siamese_search.pipeline import parallel_map, thread_pool
 
 LARGE = (4000, 3000)
 QUALITY = 90
+BATCH = 16
 LOOP_WORKERS = (0, 2)
 
 

@@ -142,9 +142,7 @@ class Encoder:
         Raises UsageError for one image in place of several.
         """
         with pipeline.thread_pool() as pool:
-            pixels = pipeline.parallel_map(
-                pool, self._load, several(images), ahead=4 * pipeline.BATCH
-            )
+            pixels = pipeline.parallel_map(pool, self._load, several(images), ahead=pipeline.AHEAD)
             for batch in pipeline.embed_batches(pixels, lambda: self.runtime):
                 yield from batch
 

@@ -27,7 +27,7 @@ from siamese_search.catalog import Catalog
 from siamese_search.database import sync_folder
 from siamese_search.encoder import Encoder
 from siamese_search.errors import ImageError, StorageError, UsageError
-from siamese_search.pipeline import BATCH, embed_batches, parallel_map, thread_pool
+from siamese_search.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
 from siamese_search.records import ImageFile, NewItem, Progress, Rejection, printable
 
 COMMIT_SECONDS = 1.0
@@ -252,7 +252,7 @@ class Enrolment:
                 decoders,
                 self._decode,
                 self._new(read),
-                ahead=4 * BATCH,
+                ahead=AHEAD,
                 cost=lambda task: len(task.data),
             )
             for batch in embed_batches(decoded, lambda: self._encoder.runtime):

@@ -26,7 +26,7 @@ R = TypeVar("R")
 FloatArray = npt.NDArray[np.float32]
 PixelArray = npt.NDArray[np.uint8]
 
-BATCH = 16
+AHEAD = 64  # decoded images that wait to be gathered
 
 
 @contextmanager
@@ -70,18 +70,19 @@ def parallel_map(
 def embed_batches(
     pixels: Iterable[tuple[T, PixelArray | ImageError]],
     open_runtime: Callable[[], Runtime],
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> Iterator[list[tuple[T, FloatArray | ImageError]]]:
     """Embed (key, uint8 (H, W, C)) pairs, in order and batch by batch.
 
     Yields (key, float32 (dimension,)) pairs; an error in place of pixels comes out as it went in.
-    The runtime is opened once there is something to embed.
+    The runtime is opened once there is something to embed, and says how large a ``batch`` suits it.
     """
-    gathered = batches(pixels, batch)
-    first = next(gathered, None)
+    iterator = iter(pixels)
+    first = next(iterator, None)
     if first is None:
         return
     runtime = open_runtime()
+    gathered = batches(chain([first], iterator), batch or runtime.batch)
 
     def embed(
         pairs: list[tuple[T, PixelArray | ImageError]],
@@ -94,7 +95,7 @@ def embed_batches(
 
     # While these are encoded, the next is gathered.
     with thread_pool(runtime.parallel) as pool:
-        yield from parallel_map(pool, embed, chain([first], gathered), ahead=runtime.parallel + 1)
+        yield from parallel_map(pool, embed, gathered, ahead=runtime.parallel + 1)
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -16,10 +16,10 @@ from siamese_search.catalog import Catalog
 from siamese_search.encoder import Encoder
 from siamese_search.enrolment import Watcher
 from siamese_search.errors import ImageError
-from siamese_search.pipeline import BATCH, embed_batches, parallel_map, thread_pool
+from siamese_search.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
 from siamese_search.records import Generation, Item, Progress, RebuildReport, Rejection
 
-COMMIT_ITEMS = 16 * BATCH
+COMMIT_ITEMS = 256
 
 
 def reembed(
@@ -86,7 +86,7 @@ def _embed(
             return item, error
 
     with thread_pool() as pool:
-        decoded = parallel_map(pool, load, lacking(), ahead=4 * BATCH, cost=lambda item: item.size)
+        decoded = parallel_map(pool, load, lacking(), ahead=AHEAD, cost=lambda item: item.size)
         for batch in embed_batches(decoded, lambda: encoder.runtime):
             yield from batch
 

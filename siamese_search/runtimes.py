@@ -36,6 +36,7 @@ class Runtime(Protocol):
     """Runs batches; safe to call from several threads."""
 
     device: str
+    batch: int  # how many images at a time suit it
     parallel: int  # how many batches at a time keep it busy
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -125,6 +126,7 @@ class OpenVINORuntime:
     """The ONNX graph on the CPU, in bfloat16 where the processor computes in it."""
 
     device = "cpu"
+    batch = 16
 
     def __init__(self, folder: Path, record: EncoderRecord, exact: bool = False) -> None:
         """``exact`` computes in float32 whatever the processor has."""
@@ -195,7 +197,8 @@ def _compiled_graph(
 class TorchRuntime:
     """The weights in the embedding network, in half precision on a GPU."""
 
-    parallel = 1
+    batch = 64
+    parallel = 2  # while one is computed, the next is stacked, pinned and copied
 
     def __init__(self, folder: Path, record: EncoderRecord, device: str) -> None:
         try:

@@ -28,12 +28,14 @@ PICTURES = 160
 IDENTITIES = 12
 # Older than any limit below which a left-over may still belong to a running process.
 LONG_AGO = 1_000_000_000
+ROUNDING = 1e-6  # of a float32 sum
 
 
 class NumpyRuntime:
     """The toy graph of ``conftest.py``, summed in integers so that batches make no difference."""
 
     device = "cpu"
+    batch = 16
     parallel = 1
 
     def __init__(self, pool: int) -> None:
@@ -276,15 +278,22 @@ class World:
         enrolled = [numbers[item] for item in items.tolist()]
         probes = vectors[:: PICTURES // 8]
         exact = probes.astype(np.float64)[:, None] * vectors[enrolled].astype(np.float64)
-        scores = exact.sum(axis=2).astype(np.float32)
+        scores = exact.sum(axis=2)
         found, cosines = gallery.search(probes, max(len(items), 1))
         faults = []
         for row, answer in enumerate(gallery.identify_embeddings(probes, k=3, rule="best")):
-            order = np.lexsort((items, -scores[row]))
-            if found[row][: len(items)].tolist() != items[order].tolist():
+            answered = found[row][: len(items)]
+            order = np.searchsorted(items, answered)
+            if sorted(answered.tolist()) != items.tolist():
                 faults.append(f"probe {row}: other items than by brute force")
-            elif not np.array_equal(cosines[row][: len(items)], scores[row][order]):
+                continue
+            if np.abs(cosines[row][: len(items)] - scores[row][order]).max(initial=0) > ROUNDING:
                 faults.append(f"probe {row}: other scores than by brute force")
+            ranked = list(
+                zip((-cosines[row][: len(items)]).tolist(), answered.tolist(), strict=True)
+            )
+            if ranked != sorted(ranked):
+                faults.append(f"probe {row}: not the best first")
             best = list(dict.fromkeys(there[enrolled[position]] for position in order))[:3]
             if [match.identity for match in answer.matches] != best:
                 faults.append(f"probe {row}: {answer.matches}, not {best}")

@@ -16,6 +16,7 @@ class Mean:
     """A runtime whose embedding is the mean pixel."""
 
     device = "cpu"
+    batch = 16
     parallel = 2
 
     def __init__(self) -> None:
