@@ -597,14 +597,18 @@ class Gallery:
     def compact(self, recipe: str | None = None, recall: float | None = None) -> None:
         """Fold what has changed since the last index file into a new one.
 
-        ``recipe`` is ``auto`` or a FAISS factory string, ``recall`` the least recall@10 against
-        exact search that it is tuned to; both hold for later index files too. Raises UsageError
-        where FAISS has no such index or there are too few items for it.
+        ``recipe`` is ``auto`` or a FAISS factory string, which serves from 1,000 items on (fewer
+        are searched exactly); ``recall`` is the least recall@10 against exact search that it is
+        tuned to. Both hold for later index files too. Raises UsageError where FAISS has no such
+        index or it does not work with these items.
         """
         wanted = None
         if recipe is not None or recall is not None:
             before = Wanted(*(self._catalog.wanted_index() or ()))
-            wanted = Wanted(recipe or before.recipe, recall or before.recall)
+            wanted = Wanted(
+                before.recipe if recipe is None else recipe,
+                before.recall if recall is None else recall,
+            )
         self._snapshots.compact(wanted=wanted)
 
     def _compact_if_due(self, underway: bool = False) -> None:
@@ -622,19 +626,22 @@ class Gallery:
         skip_missing: bool = False,
         watch: enrolment.Watcher = lambda progress: None,
     ) -> RebuildReport:
-        """Re-embed all items under another encoder, or write the index anew without one.
+        """Re-embed all items under another encoder; without one, embed what lacks an embedding and
+        write the index anew.
 
         Until the switch, which is one transaction, the old generation answers. Items whose image
         cannot be read any more stop the switch, unless ``skip_missing``: then they stay enrolled
         but cannot be found until their images are back and ``rebuild`` is run again. What has
         been embedded is kept in either case, so that running it again resumes.
         """
-        target = self.encoder if encoder is None and skip_missing else encoder
-        if target is None:
+        if encoder is None and not self._catalog.count_unembedded(self._catalog.state().generation):
             self._snapshots.compact()
             return RebuildReport(True, 0, (), len(self))
+        target = self.encoder if encoder is None else encoder
         if not isinstance(target, Encoder):
             target = Encoder.open(target, self._device)
+        # What the active encoder could not embed is not findable already: no reason to stop.
+        skip_missing = skip_missing or encoder is None
         before = self.calibration
         with self._snapshots.maintenance(wait=False):
             report = reembed(

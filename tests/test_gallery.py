@@ -365,8 +365,10 @@ def test_missing_images_stop_the_switch_and_a_later_rebuild_resumes(
         assert gallery.identify([picture(3)], rule="best")[0].identity == "b"
         assert len(gallery) == 4
         assert "item 3 has no embedding" in gallery.check()[0]
+        report = gallery.rebuild()
+        assert (report.switched, len(report.missing)) == (True, 1)
         picture(2).save(folder / "b" / "0.png")
-        report = gallery.rebuild(coarse)
+        report = gallery.rebuild()
         assert (report.switched, report.embedded) == (True, 1)
         assert gallery.search(coarse.embed([picture(2)]), 1)[0].tolist() == [[3]]
         assert gallery.check() == []

@@ -241,19 +241,31 @@ def test_what_a_recipe_has_learned_is_used_again(tmp_path: Path, kept: Integers)
     assert np.mean(found == kept) > 0.98
 
 
-def test_unknown_recipes_and_too_few_items_are_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="FAISS makes no index 'nonsense'"):
-        Wanted("nonsense").checked(24)
+@pytest.mark.parametrize("recipe", ["nonsense", "", "HNSW1", "IVF0,Flat", "IVF16_HNSW0,Flat"])
+def test_unknown_recipes_are_said(recipe: str) -> None:
+    with pytest.raises(UsageError, match=f"FAISS makes no index '{recipe}'.*: take auto"):
+        Wanted(recipe).checked(24)
+
+
+def test_an_unusable_recall_is_said() -> None:
     with pytest.raises(UsageError, match="share"):
         Wanted(recall=1.2).checked(24)
-    with pytest.raises(UsageError, match="too few"):
-        write_index(
-            tmp_path / "i",
-            24,
-            [(np.arange(9), unit(np.random.default_rng(0), 9))],
-            Wanted("IVF16,PQ12x4fs"),
-        )
+
+
+@pytest.mark.parametrize("recipe", ["IVF2000,Flat", "IDMap,Flat"])
+def test_a_recipe_that_does_not_work_with_the_items_is_said(tmp_path: Path, recipe: str) -> None:
+    items, vectors = np.arange(1000), unit(np.random.default_rng(0), 1000)
+    with pytest.raises(UsageError, match=r"1000 items .*: take auto"):
+        write_index(tmp_path / "i", 24, [(items, vectors)], Wanted(recipe))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 999])
+@pytest.mark.parametrize("recipe", ["HNSW32", "IVF16,PQ12x4fs"])
+def test_few_items_have_an_exact_index(tmp_path: Path, recipe: str, count: int) -> None:
+    items, vectors = np.arange(count), unit(np.random.default_rng(0), count)
+    written = write_index(tmp_path / "i", 24, [(items, vectors)], Wanted(recipe))
+    assert (written.recipe, written.recall) == ("SQfp16", None)
 
 
 def test_recipes_follow_size_dimension_and_memory() -> None:

@@ -47,7 +47,7 @@ def compact(
             "--recipe",
             metavar="auto|FAISS",
             help="How the index is built, now and later: auto (exact up to 100,000 items), or a"
-            " FAISS factory string, as HNSW32 or IVF4096,PQ64x4fs.",
+            " FAISS factory string, as HNSW32 or IVF4096,PQ64x4fs, from 1,000 items on.",
         ),
     ] = None,
     recall: Annotated[
@@ -69,6 +69,8 @@ def compact(
     else:
         found = "exact" if facts["recall"] is None else f"recall@10 {facts['recall']:.3f}"
         typer.echo(f"{facts['index']} holds {facts['indexed']} items ({facts['recipe']}, {found})")
+    if recipe not in (None, "auto", facts["recipe"]):
+        note(f"so few items are searched exactly; {recipe} will serve from 1,000 items on")
 
 
 def rebuild(
@@ -84,7 +86,8 @@ def rebuild(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Re-embed all images under another encoder; without one, rebuild the index.
+    """Re-embed all images under another encoder; without one, embed what lacks it and rebuild
+    the index.
 
     The gallery answers as before until the new embeddings are complete. After an interruption,
     run the same command again: it goes on where it was.

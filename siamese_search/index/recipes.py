@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import mmap
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,6 +39,9 @@ RECALL = 0.99  # at k = 10
 K = 10
 EXACT_RECIPES = (EXACT, "Flat")
 EXACT_AT_MOST = 100_000
+APPROXIMATE_AT_LEAST = 1000  # fewer are searched in no time, and little can be learned from them
+# What FAISS takes without a word and ends the process over, or fills the memory with.
+BOUNDS = {"IVF": (1, 1 << 22), "HNSW": (2, 512), "NSG": (2, 512)}
 PROJECTED_AT_MOST = 256  # dimensions
 LISTS_AT_MOST = 16_384
 PER_LIST = 32  # vectors a list's centre is trained on
@@ -91,13 +95,21 @@ def made(recipe: str, dimension: int) -> faiss.Index:
     """
     metric = faiss.METRIC_INNER_PRODUCT if recipe in EXACT_RECIPES else faiss.METRIC_L2
     try:
+        for kind, (least, most) in BOUNDS.items():
+            for number in re.findall(rf"{kind}(\d+)", recipe):
+                if not least <= int(number) <= most:
+                    raise ValueError(f"{kind} takes a number from {least} to {most}")
         return faiss.index_factory(dimension, recipe, metric)
-    except RuntimeError as error:
-        reason = str(error).rsplit(": ", 1)[-1].strip()
+    except (RuntimeError, MemoryError, ValueError) as error:
         raise UsageError(
-            f"FAISS makes no index {recipe!r} of dimension {dimension} ({reason}): take auto, or"
-            " a factory string such as HNSW32 or IVF4096,PQ64x4fs"
+            f"FAISS makes no index {recipe!r} of dimension {dimension} ({_reason(error)}): take"
+            " auto, or a factory string such as HNSW32 or IVF4096,PQ64x4fs"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What FAISS says, without where it says it."""
+    return str(error).rsplit(": ", 1)[-1].strip()
 
 
 def build(
@@ -109,21 +121,30 @@ def build(
     """A filled index of vectors (n, dimension), which may be mapped, and how to search it.
 
     ``previous`` is one of fewer of them: a copy of the index, its tuning, and whether its vectors
-    are the first of these. What it has learned is used again until there are twice as many. Raises
-    UsageError where there are too few vectors to train on.
+    are the first of these. What it has learned is used again until there are twice as many. A few
+    vectors have an exact index, whatever is wanted. Raises UsageError where the recipe does not
+    work with these vectors.
     """
     count, dimension = vectors.shape
     recipe = choose(count, dimension) if wanted.recipe == AUTO else wanted.recipe
+    if count < APPROXIMATE_AT_LEAST and recipe not in EXACT_RECIPES:
+        recipe = EXACT
     if previous and previous[1].recipe == recipe and count <= 2 * previous[1].trained:
         index, trained = previous[0], previous[1].trained
         if not previous[2]:
             index.reset()
     else:
         index, trained = made(recipe, dimension), count
+    try:
         _train(index, vectors, seed)
-    for start in range(index.ntotal, count, BLOCK):
-        _let_go(vectors)
-        index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
+        for start in range(index.ntotal, count, BLOCK):
+            _let_go(vectors)
+            index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
+    except (RuntimeError, MemoryError) as error:
+        raise UsageError(
+            f"FAISS makes no index {recipe!r} of {count} items ({_reason(error)}): take auto, or"
+            " another factory string"
+        ) from error
     tuning = Tuning(recipe, trained)
     if recipe in EXACT_RECIPES:
         return index, replace(tuning, error=_error(vectors) if recipe == EXACT else ROUNDING)
@@ -142,11 +163,7 @@ def _train(index: faiss.Index, vectors: FloatArray, seed: int) -> None:
     chosen = np.arange(len(vectors))
     if len(chosen) > wanted:
         chosen = np.random.default_rng(seed).choice(len(vectors), wanted, replace=False)
-    try:
-        index.train(np.ascontiguousarray(vectors[np.sort(chosen)]))
-    except RuntimeError as error:
-        reason = str(error).rsplit(": ", 1)[-1].strip()
-        raise UsageError(f"{len(vectors)} items are too few for this recipe: {reason}") from error
+    index.train(np.ascontiguousarray(vectors[np.sort(chosen)]))
 
 
 def _let_go(vectors: FloatArray) -> None:
