@@ -90,6 +90,11 @@ def fit(
     values, hits = seen.strangers, seen.right
     groups = np.unique(np.array(seen.shown, str), return_inverse=True)[1]
     count = len(set(seen.shown))
+    if count < FEWEST and source == "strangers":
+        raise UsageError(
+            f"pictures of {count} strangers cannot tell how strangers score: name pictures of"
+            f" {FEWEST} things or more that are not enrolled, in a folder each"
+        )
     if count < FEWEST:
         raise UsageError(
             f"{count} identities cannot tell how strangers score: enrol {FEWEST} or more, or name"

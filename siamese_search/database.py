@@ -44,7 +44,10 @@ class Database:
     def _check_owner(self) -> None:
         identifier = self._value("PRAGMA application_id")
         if identifier != APPLICATION_ID:
-            raise GalleryDamaged(f"{self.path} is not a gallery's database")
+            raise GalleryDamaged(
+                f"{self.path} is not a gallery's database: restore it from a backup, or take"
+                " another --gallery"
+            )
 
     def _check_format(self) -> None:
         version = self._value("PRAGMA user_version")
@@ -89,8 +92,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """All or nothing; waits up to a minute for another writer."""
-        if not self.writable:
-            raise StorageError(f"{self.path} cannot be written: check its permissions")
+        self.require_writable()
         with self._guard():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -99,6 +101,11 @@ class Database:
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+
+    def require_writable(self) -> None:
+        """Raise StorageError where nothing can be written."""
+        if not self.writable:
+            raise StorageError(f"{self.path} cannot be written: check its permissions")
 
     def version(self) -> tuple[int, int]:
         """Changes whenever anybody, here or in another process, has changed anything."""
@@ -181,6 +188,8 @@ def _mapped(path: Path) -> Iterator[None]:
             raise _damaged(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StorageError(f"{path} is held by another process: try again") from error
+        if code == sqlite3.SQLITE_CANTOPEN:
+            raise StorageError(f"{path} cannot be opened: check its permissions") from error
         if code == sqlite3.SQLITE_FULL:
             raise StorageError(
                 f"{path}: the disk is full; nothing of this step was kept"

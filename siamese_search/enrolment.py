@@ -45,6 +45,8 @@ def normalised(label: str) -> str:
 
     Raises UsageError for a name that is empty, has control characters or is not text.
     """
+    if not isinstance(label, str):
+        raise UsageError(f"{label!r} cannot be an identity's name: it needs to be text")
     name = unicodedata.normalize("NFC", label).strip()
     if not name or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         raise UsageError(f"{label!r} cannot be an identity's name: it needs printable characters")
@@ -145,24 +147,31 @@ def read_answers(lines: Iterable[bytes], place: str, label: str) -> list[ImageFi
 
 
 def embedded_items(
-    embeddings: FloatArray,
-    identities: Sequence[str],
-    metadata: Sequence[Mapping[str, str]] | None,
-    dimension: int,
+    vectors: FloatArray,
+    identities: Iterable[str],
+    metadata: Iterable[Mapping[str, str]] | None,
 ) -> list[NewItem]:
     """Items for embeddings (n, dimension) that come without images; UsageError for bad ones."""
-    vectors = as_embeddings(embeddings, dimension)
-    metadata = [{}] * len(identities) if metadata is None else metadata
+    if isinstance(identities, str) or isinstance(metadata, Mapping):
+        raise UsageError("identities and metadata are lists, with one for each embedding")
+    identities = list(identities)
+    metadata = [{}] * len(identities) if metadata is None else list(metadata)
     if not len(vectors) == len(identities) == len(metadata):
         raise UsageError(
             f"{len(vectors)} embeddings, {len(identities)} identities and {len(metadata)} metadata:"
             " their numbers must be the same"
         )
+    for row, pairs in enumerate(metadata):
+        if not isinstance(pairs, Mapping) or not all(
+            key and isinstance(key, str) and isinstance(value, str | int | float)
+            for key, value in pairs.items()
+        ):
+            raise UsageError(f"metadata {row} is {pairs!r}: it needs names and texts or numbers")
     return [
         NewItem(
             normalised(identity),
             hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest(),
-            metadata={str(key): str(value) for key, value in pairs.items()},
+            metadata={key: str(value) for key, value in pairs.items()},
         )
         for vector, identity, pairs in zip(vectors, identities, metadata, strict=True)
     ]
@@ -174,11 +183,22 @@ def as_embeddings(embeddings: npt.ArrayLike, dimension: int) -> FloatArray:
     Raises UsageError for another dimension, values that are not finite, or rows that are not of
     unit length.
     """
-    vectors = np.atleast_2d(np.asarray(embeddings, np.float32))
+    try:
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            vectors = np.atleast_2d(np.asarray(embeddings, np.float32))
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"embeddings must be numbers of shape (n, {dimension}): {error}"
+        ) from error
+    if np.ma.is_masked(embeddings):
+        raise UsageError("embeddings must be whole: some values are masked")
+    if vectors.shape == (1, 0):
+        vectors = vectors.reshape(0, dimension)
     if vectors.ndim != 2 or vectors.shape[1] != dimension:
         raise UsageError(f"embeddings of shape {vectors.shape}: the gallery has (n, {dimension})")
     # Written so that NaN counts as wrong.
-    wrong = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < LENGTH_TOLERANCE)
+    with np.errstate(over="ignore", invalid="ignore"):
+        wrong = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < LENGTH_TOLERANCE)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise UsageError(f"embedding {row} is not finite and of unit length: normalise it first")
@@ -190,8 +210,8 @@ def file_fault(path: str | os.PathLike[str], content: str) -> str | None:
     try:
         same = images.content_hash(images.read_file(os.fspath(path))) == content
     except ImageError as error:
-        return f"{path}: {error}"
-    return None if same else f"{path} has other content than before"
+        return str(error)
+    return None if same else "has other content than before"
 
 
 @dataclass(frozen=True)
@@ -214,7 +234,7 @@ class Enrolment:
         *,
         copies: Path | None = None,  # the gallery's folder, where they shall be kept
         distractor: bool = False,  # identities that must never be named
-        after_commit: Callable[[], None] = lambda: None,
+        after_commit: Callable[[], object] = lambda: None,
         watch: Watcher = lambda progress: None,
     ) -> None:
         self._after_commit = after_commit
@@ -225,6 +245,7 @@ class Enrolment:
         self._distractor = distractor
         self._kinds: dict[str, bool] = {}  # whether an identity is a distractor
         self._run = secrets.token_hex(4)
+        self._unpublished: set[Path] = set()  # copies whose items are not committed yet
         self._watch = watch
         self.added = 0
         self.skipped = 0
@@ -237,6 +258,14 @@ class Enrolment:
 
     def run(self, files: Files) -> None:
         """Enrol files. An exception, also Ctrl-C, leaves what was committed before it."""
+        try:
+            self._run_through(files)
+        finally:
+            for path in self._unpublished:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+    def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []
         vectors: list[FloatArray] = []
         committed = time.monotonic()
@@ -338,6 +367,7 @@ class Enrolment:
         if self._copies is not None:
             suffix = Path(file.path).suffix.lower()
             item = replace(item, copy=f"{COPIES}/{task.content[:2]}/{task.content}{suffix}")
+            self._unpublished.add(self._temporary(item))
             self._write_copy(self._temporary(item), task.data)
         return item, pixels
 
@@ -372,6 +402,7 @@ class Enrolment:
                 temporary.replace(temporary.parent / Path(item.copy or "").name)
         for folder in {self._temporary(item).parent for item, _ in copied}:
             sync_folder(folder)
+        self._unpublished.difference_update(self._temporary(item) for item, _ in copied)
 
     def _commit(self, items: list[NewItem], vectors: list[FloatArray]) -> None:
         if items:

@@ -211,13 +211,13 @@ class Gallery:
             self._catalog.state().generation.number,
             copies=self.folder if copy else None,
             distractor=distractor,
-            after_commit=lambda: self._compact_if_due(underway=True),
+            after_commit=lambda: self._snapshots.compact_if_due(underway=True),
             watch=watch,
         )
         try:
             run.run(files)
         finally:
-            self._compact_if_due()
+            self._snapshots.compact_if_due(changed=run.added)
         identities, items = self._catalog.totals()
         return EnrollmentReport(run.added, run.skipped, tuple(run.rejected), identities, items)
 
@@ -233,13 +233,22 @@ class Gallery:
         numbers. Raises UsageError for anything else, and for an embedding that is there already.
         """
         generation = self._catalog.state().generation
-        items = enrolment.embedded_items(embeddings, identities, metadata, generation.dimension)
-        known = self._catalog.known(item.content for item in items)
-        if known or len({item.content for item in items}) < len(items):
-            raise UsageError("some of these embeddings are enrolled already, or given twice")
-        numbers = self._catalog.add(items, np.atleast_2d(embeddings), generation.number)
-        self._compact_if_due()
-        return [number for number in numbers if number is not None]
+        vectors = enrolment.as_embeddings(embeddings, generation.dimension)
+        items = enrolment.embedded_items(vectors, identities, metadata)
+        added: list[int] = []
+
+        def whole(numbers: Sequence[int | None]) -> None:
+            for row, number in enumerate(numbers):
+                if number is None:
+                    raise UsageError(
+                        f"embedding {row} ({items[row].identity}) is enrolled already, or given"
+                        " twice: none was enrolled"
+                    )
+                added.append(number)
+
+        self._catalog.add(items, vectors, generation.number, before_commit=whole)
+        self._snapshots.compact_if_due(changed=len(added))
+        return added
 
     # Identification
 
@@ -282,6 +291,8 @@ class Gallery:
 
         ``keep_unknown`` keeps the files that nobody fits, see ``unknowns``.
         """
+        if keep_unknown:
+            self._catalog.require_writable()  # before anything is asked
         encoder = self.encoder
         generation = self._catalog.state().generation
         for image, result in encoder.embed_each(images):
@@ -406,6 +417,14 @@ class Gallery:
                 log.warning("%s is enrolled, and so no stranger: left out", file.path)
             else:
                 pictures.append(file)
+        enrolled = {name for name, _ in self.identities()} - self.distractors()
+        named_so = sorted({file.identity for file in pictures if file.identity in enrolled})
+        if named_so:
+            pictures = [file for file in pictures if file.identity not in enrolled]
+            log.warning(
+                "%s: no strangers, since identities of these names are enrolled: left out",
+                ", ".join(named_so[:5]) + (" and others" if len(named_so) > 5 else ""),
+            )
         values, groups = [], []
         answers = self.identify_each([file.path for file in pictures], 2, rule=rule)
         for file, (_, answer) in zip(pictures, answers, strict=True):
@@ -563,7 +582,7 @@ class Gallery:
                         (self.folder / copies[content]).unlink(missing_ok=True)
                     except OSError as error:
                         log.warning("%s was not deleted: %s", copies[content], error.strerror)
-        self._compact_if_due()
+        self._snapshots.compact_if_due(changed=len(removed))
         return len(removed)
 
     def relabel(self, old: str | None, new: str, item: int | None = None) -> int:
@@ -611,13 +630,9 @@ class Gallery:
             )
         self._snapshots.compact(wanted=wanted)
 
-    def _compact_if_due(self, underway: bool = False) -> None:
-        """Compact where it pays. The change itself is committed, so failing here loses nothing."""
-        if self._catalog.writable and self._snapshots.is_due(underway):
-            try:
-                self._snapshots.compact(wait=False)
-            except StorageError as error:
-                log.info("the index file is left as it was: %s", error)
+    def compact_if_due(self) -> bool:
+        """Compact where enough has changed and no other process does; returns whether it did."""
+        return self._snapshots.compact_if_due()
 
     def rebuild(
         self,
@@ -640,7 +655,7 @@ class Gallery:
         target = self.encoder if encoder is None else encoder
         if not isinstance(target, Encoder):
             target = Encoder.open(target, self._device)
-        # What the active encoder could not embed is not findable already: no reason to stop.
+        # What the active encoder could not embed cannot be found already: no reason to stop.
         skip_missing = skip_missing or encoder is None
         before = self.calibration
         with self._snapshots.maintenance(wait=False):
@@ -650,7 +665,7 @@ class Gallery:
             if report.switched:
                 self._encoder = target
                 self._snapshots.compact()
-        if report.switched and before is not None:
+        if before is not None and self.calibration is None:
             self._calibrate_again(before)
         return report
 

@@ -203,7 +203,7 @@ class Identifier:
             members = self._members(index, allowed)
             members.load({identity for found in candidates for identity in found})
             candidates = [
-                _rescored(query, found, scoring.RULES[rule], members)
+                _rescored(query, found, scoring.RULES[rule], members) if found else found
                 for query, found in zip(queries, candidates, strict=True)
             ]
         ranked = [tuple(itertools.islice(found.values(), k)) for found in candidates]

@@ -27,6 +27,7 @@ def reembed(
 ) -> RebuildReport:
     """Embed every item of a gallery's folder under ``encoder``, then make it the active one."""
     target = catalog.generation(encoder.fingerprint, encoder.location, encoder.dimension)
+    active = catalog.state().generation.number == target.number
     embedded = 0
     missing: dict[int, Rejection] = {}
     # Again as long as others enrol meanwhile: the switch refuses while anything lacks.
@@ -48,6 +49,8 @@ def reembed(
         watch(Progress("embedding", before + embedded + len(missing), total))
         still = {item.number for item in catalog.items(missing)}
         missing = {number: missing[number] for number in sorted(still)}
+        if active and not embedded:  # there is nothing to switch to
+            return RebuildReport(True, 0, tuple(missing.values()), total)
         switched = (not missing or skip_missing) and catalog.switch(target, without=missing)
         if switched:
             catalog.prune()

@@ -12,10 +12,11 @@ import importlib.util
 import os
 import platform
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -198,7 +199,6 @@ class TorchRuntime:
     """The weights in the embedding network, in half precision on a GPU."""
 
     batch = 64
-    parallel = 2  # while one is computed, the next is stacked, pinned and copied
 
     def __init__(self, folder: Path, record: EncoderRecord, device: str) -> None:
         try:
@@ -215,6 +215,9 @@ class TorchRuntime:
                 f"torch {torch.__version__} sees no device {device!r} here: use --device cpu"
             )
         self.device = device
+        # While one batch is computed, another can be stacked and pinned; Metal takes one at a time.
+        self.parallel = 2 if device == "cuda" else 1
+        self._turn = Lock() if device == "mps" else nullcontext()
         self._torch: Any = torch
         network = EmbeddingNetwork(record.architecture)
         weights = safetensors.torch.load(verified_bytes(folder, record, "weights.safetensors"))
@@ -226,9 +229,9 @@ class TorchRuntime:
         batch = torch.from_numpy(pixels)
         if self.device == "cuda":
             batch = batch.pin_memory()
-        with torch.inference_mode(), torch.autocast(
+        with self._turn, torch.inference_mode(), torch.autocast(
             self.device, dtype=torch.float16, enabled=self.device != "cpu"
         ):  # fmt: skip
             embeddings = self._network(batch.to(self.device, non_blocking=True))
-        result: npt.NDArray[np.float32] = embeddings.float().cpu().numpy()
+            result: npt.NDArray[np.float32] = embeddings.float().cpu().numpy()
         return result

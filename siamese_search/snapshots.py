@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,8 +21,8 @@ import numpy as np
 
 from siamese_search.catalog import Catalog, State
 from siamese_search.database import LOCK_NAME, sync_folder
-from siamese_search.errors import GalleryError, StorageError, UsageError
-from siamese_search.index import SearchIndex, Wanted, Written, sha256, write_index
+from siamese_search.errors import GalleryError, SiaSearchError, StorageError, UsageError
+from siamese_search.index import EXACT_RECIPES, SearchIndex, Wanted, Written, sha256, write_index
 from siamese_search.records import Generation, Snapshot
 
 log = logging.getLogger("siasearch")
@@ -33,12 +35,16 @@ PENDING_AT_LEAST = 256
 PENDING_SHARE = 8
 PENDING_AT_MOST = 20_000
 PENDING_UNDERWAY = 4096
+FEW_CHANGES = 1000  # for which nobody wants to wait for a long compaction
 STALE_SECONDS = 3600.0
 
 # The files that siasearch makes, with their temporary names; nothing else is ever deleted.
 INDEX_NAME = re.compile(r"\.?index-\d+-[0-9a-f]{12}\.faiss")
 DATABASE_NAME = re.compile(r"\.gallery\.db\.[0-9a-f]{8}(-journal)?")
 COPY_NAME = re.compile(r"[0-9a-f]{64}(\.[^.]*)?|\.[0-9a-f]{64}(\.[^.]*)?\.[0-9a-f]{8}")
+
+
+_started: list[subprocess.Popen[bytes]] = []  # a handle that is dropped would warn
 
 
 class Snapshots:
@@ -138,6 +144,7 @@ class Snapshots:
         """One process compacts or rebuilds at a time. Raises StorageError where it is another."""
         from filelock import FileLock, Timeout
 
+        self._catalog.require_writable()
         lock = FileLock(self._folder / LOCK_NAME, is_singleton=True)
         try:
             with lock.acquire(timeout=-1 if wait else 0):
@@ -183,6 +190,49 @@ class Snapshots:
             if wait:  # a command of its own, which may take its time
                 self._sweep_copies()
 
+    def compact_if_due(self, *, changed: int | None = None, underway: bool = False) -> bool:
+        """Compact where enough has changed and no other process does; returns whether it did.
+
+        Whoever ``changed`` just a few items does not wait for an index that takes long to build:
+        another process builds it. What has changed is committed, so failing here loses nothing.
+        """
+        if not (self._catalog.writable and self.is_due(underway)):
+            return False
+        try:
+            if changed is not None and changed < FEW_CHANGES and self._takes_long():
+                self._compact_elsewhere()
+                return False
+            self.compact(wait=False)
+        except StorageError as error:
+            log.info("the index file is left as it was: %s", error)
+            return False
+        except SiaSearchError as error:
+            log.warning("the index file is left as it was: %s", error)
+            return False
+        return True
+
+    def _takes_long(self) -> bool:
+        kept = self._catalog.wanted_index()
+        items = self._catalog.totals()[1]
+        dimension = self._catalog.state().generation.dimension
+        return Wanted(*(kept or ())).resolved(items, dimension) not in EXACT_RECIPES
+
+    def _compact_elsewhere(self) -> None:
+        """Start a process that compacts, and outlives this one."""
+        with self.maintenance(wait=False):  # raises where somebody is at it
+            pass
+        folder = str(self._folder.absolute())
+        command = (sys.executable, "-m", "siamese_search", "compact", "--if-due", "-g", folder)
+        nowhere = subprocess.DEVNULL
+        try:
+            started = subprocess.Popen(
+                command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
+            )
+        except OSError as error:
+            raise StorageError(f"{sys.executable}: {error.strerror}") from error
+        log.info("%s is compacted by process %d", folder, started.pid)
+        _started.append(started)
+
     def _write(self, path: Path, state: State, wanted: Wanted | None) -> Written:
         """Write an index file of all that is enrolled."""
         generation, snapshot = state.generation, state.snapshot
@@ -197,8 +247,10 @@ class Snapshots:
         if wanted is not None:
             return write(wanted.checked(generation.dimension))
         kept = self._catalog.wanted_index()
+        if kept is None:
+            return write(Wanted())
         try:
-            return write(Wanted(*kept).checked(generation.dimension) if kept else Wanted())
+            return write(Wanted(*kept).checked(generation.dimension))
         except UsageError as error:  # it fitted what was enrolled then
             log.warning("%s; the index is made by the recipe auto this time", error)
             return write(Wanted())

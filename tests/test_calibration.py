@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +235,13 @@ def test_pictures_of_strangers_can_be_named(
         assert again == found
         assert sorted(Path(one.path).name for one in rejected) == ["broken.png", "text.txt"]
         assert not caplog.messages
+        shutil.copytree(folder / "id0", strange / "id0")
+        picture(999).save(strange / "id0" / "another.png")
+        again = gallery.calibrate(0.1, strangers=[strange], reject=rejected.append)
+        assert again == found
+        assert "id0: no strangers" in caplog.text
+        with pytest.raises(UsageError, match="pictures of 0 strangers"):
+            gallery.calibrate(0.1, strangers=[folder])
 
 
 def test_a_damaged_calibration_is_named(tmp_path: Path, toy: Encoder) -> None:
@@ -354,5 +362,5 @@ def test_strangers_that_are_enrolled_do_not_count(
         with pytest.raises(UsageError, match="nothing is enrolled"):
             gallery.calibrate()
         gallery.enroll([folder])
-        with pytest.raises(UsageError, match="0 identities cannot tell"):
+        with pytest.raises(UsageError, match="pictures of 0 strangers cannot tell"):
             gallery.calibrate(strangers=folder)

@@ -83,6 +83,7 @@ def test_enrol_query_edit_check_from_start_to_end(
     assert shell.json("relabel", "loose", "Latin/b") == [{"relabelled": 1}]
     assert shell.json("relabel", "--item", "2", "Latin/b") == [{"relabelled": 1}]
     assert shell.json("remove", "Latin/a") == [{"removed": 1, "items": 4}]
+    assert "no item 99" in shell("remove", "--item", "1", "--item", "99", code=2).stderr
     assert shell.json("remove", "--item", "1") == [{"removed": 1, "items": 3}]
     names = [(entry["identity"], entry["items"]) for entry in shell.json("list")]
     assert names == [("Greek/beta", 1), ("Latin/b", 2)]
@@ -139,6 +140,9 @@ def test_rejections_are_named_and_exit_with_1(shell: Shell, pictures: Pictures) 
         (["add", "--from-query", "-", "--manifest", "bad.csv"], "names the images itself"),
         (["query", "x.png"], "no gallery in indexes/default"),
         (["query", "x.png", "--where", "shop"], "write key=value"),
+        (["query", "x.png", "--where", "a=1", "--where", "a=2"], "no item has both '1' and '2'"),
+        (["plot", "map", "--out", "map.jpg"], "ends in .png"),
+        (["plot", "map", "--k", "3"], "--k does nothing with map"),
         (["query", "x.png", "--k", "0"], "--k"),
         (["query", "x.png", "--threshold", "7"], "--threshold"),
         (["info"], "no gallery in indexes/default"),

@@ -159,6 +159,23 @@ def test_a_copy_that_cannot_be_written_is_a_clear_error(
         assert len(gallery) == 0
 
 
+def test_what_stops_in_the_middle_leaves_no_copies_without_items(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    files = [
+        file for file in enrolment.find([str(pictures({"a": 40}))]) if isinstance(file, ImageFile)
+    ]
+
+    def stopping() -> Iterator[ImageFile]:
+        yield from files
+        raise KeyboardInterrupt
+
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        with pytest.raises(KeyboardInterrupt):
+            gallery.enroll_found(stopping(), copy=True)
+        assert len(list((tmp_path / "gallery" / "images").rglob("*.png*"))) == len(gallery)
+
+
 def test_leftovers_of_killed_runs_are_swept_once_they_are_old(
     tmp_path: Path, pictures: Pictures, toy: Encoder
 ) -> None:
@@ -197,7 +214,7 @@ def test_a_gallery_never_deletes_the_pictures_it_shares_its_folder_with(
 def test_embeddings_and_names_must_match_in_number(toy: Encoder, count: int) -> None:
     vectors: npt.NDArray[np.float32] = toy.embed([picture(1)])
     with pytest.raises(UsageError, match="same"):
-        enrolment.embedded_items(vectors, ["x"] * count, None, toy.dimension)
+        enrolment.embedded_items(vectors, ["x"] * count, None)
 
 
 def answer(image: object, **changes: object) -> bytes:

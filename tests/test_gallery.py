@@ -4,6 +4,7 @@ import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -407,18 +408,31 @@ def test_enrolled_embeddings_are_found_and_bad_ones_refused(tmp_path: Path, toy:
         )
         other = toy.embed([picture(3)])
         nan = np.full_like(other, np.nan)
+        bad: Any
         for bad in (other[:, :5], other * 2, nan, other[None]):
             with pytest.raises(UsageError):
                 gallery.enroll_embeddings(bad, ["c"])
-        for names in (["c", "d"], [""], ["a\x00b"]):
+        masked = np.ma.masked_array(other, other > 0)
+        for bad in (masked, [*other.tolist(), [1]], other * np.float32(1e30)):
+            with pytest.raises(UsageError):
+                gallery.enroll_embeddings(bad, ["c"])
+        names: Any
+        for names in (["c", "d"], [""], ["a\x00b"], [5], [None], "c"):
             with pytest.raises(UsageError):
                 gallery.enroll_embeddings(other, names)
+        metadata: Any
+        for metadata in (["x=y"], {"x": "y"}, [{"": "y"}], [{"x": None}], [{}, {}]):
+            with pytest.raises(UsageError, match="metadata"):
+                gallery.enroll_embeddings(other, ["c"], metadata)
+        with pytest.raises(UsageError, match=r"embedding 1 \(a\) is enrolled already"):
+            gallery.enroll_embeddings(np.concatenate([other, vectors]), ["c", "a", "b"])
         with pytest.raises(UsageError, match="already"):
             gallery.enroll_embeddings(vectors, ["a", "b"])
         with pytest.raises(UsageError, match="twice"):
             gallery.enroll_embeddings(np.concatenate([other, other]), ["c", "c"])
         with pytest.raises(UsageError):
             gallery.search(nan, 1)
+        assert gallery.enroll_embeddings(other[:0], []) == []
         assert len(gallery) == 2
 
 

@@ -87,6 +87,11 @@ def near(path: str) -> str:
     return path.removeprefix(here)
 
 
+def counted(number: int, what: str) -> str:
+    """As ``3 items``; one is ``1 item``."""
+    return f"{number} {what}" + "s" * (number != 1)
+
+
 def print_json(value: Any) -> None:
     """One JSON value on a line."""
     encoding = sys.stdout.encoding or ""  # a stream may have none

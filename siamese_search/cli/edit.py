@@ -11,6 +11,7 @@ from siamese_search.cli.common import (
     DEFAULT_GALLERY,
     GalleryOption,
     JsonOption,
+    counted,
     open_gallery,
     print_json,
 )
@@ -18,6 +19,10 @@ from siamese_search.errors import UsageError
 
 ItemOption = Annotated[
     int | None, typer.Option("--item", metavar="N", help="One item, by its number.")
+]
+ItemsOption = Annotated[
+    list[int] | None,
+    typer.Option("--item", metavar="N", help="One item, by its number; repeatable."),
 ]
 
 
@@ -61,18 +66,26 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
 
 def remove(
     identity: Annotated[str | None, typer.Argument(help="The identity to remove.")] = None,
-    item: ItemOption = None,
+    item: ItemsOption = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove an identity with all its items, or one item. The image files stay."""
+    """Remove an identity with all its items, or single items. The image files stay."""
     with open_gallery(gallery) as target:
-        removed = target.remove(identity, item)
+        wanted = sorted(set(item or []))
+        there = {found.number for found in target.items_by_number(wanted)}
+        for number in wanted:
+            if number not in there:
+                raise UsageError(f"no item {number} in {gallery}: nothing was removed")
+        if identity is not None or not wanted:
+            removed = target.remove(identity, wanted[0] if wanted else None)
+        else:
+            removed = sum(target.remove(item=number) for number in wanted)
         left = len(target)
     if as_json:
         print_json({"removed": removed, "items": left})
     else:
-        typer.echo(f"{removed} items removed, {left} left")
+        typer.echo(f"{counted(removed, 'item')} removed, {left} left")
 
 
 def relabel(
@@ -91,7 +104,8 @@ def relabel(
     if as_json:
         print_json({"relabelled": relabelled})
     else:
-        typer.echo(f"{relabelled} items are now {names[-1]!r}")
+        verb = "is" if relabelled == 1 else "are"
+        typer.echo(f"{counted(relabelled, 'item')} {verb} now {names[-1]!r}")
 
 
 def register(app: typer.Typer) -> None:

@@ -84,10 +84,14 @@ def calibrate(
 
 
 def _described(found: Calibration) -> str:
+    from siamese_search.reference import RATES
+
+    # Beyond these nothing is known.
+    least = f"{found.lower:.2g}" + " or less" * (found.lower <= RATES[0])
+    most = f"{found.upper:.2g}" + " or more" * (found.upper >= RATES[-1])
     lines = [
         f"calibrated for an FPIR of {found.fpir:.3g} with {found.identities} identities"
-        f" (rule {found.rule}): the true rate likely lies between {found.lower:.2g}"
-        f" and {found.upper:.2g}"
+        f" (rule {found.rule}): the true rate likely lies between {least} and {most}"
     ]
     what = "pictures of strangers" if found.source == "strangers" else "of the gallery's own items"
     if found.extrapolated:

@@ -59,7 +59,7 @@ def query(
     from siamese_search.errors import ImageError
     from siamese_search.records import ImageFile, Rejection, printable
 
-    conditions = dict(_condition(text) for text in where) if where else None
+    conditions = _conditions(where) if where else None
     rejected: list[Rejection] = []
     given = {os.path.abspath(image): image for image in images}  # answers name them as asked
 
@@ -85,22 +85,27 @@ def query(
             elif as_json:
                 print_json({"image": image, **dataclasses.asdict(answer)})
             else:
-                typer.echo(_described(image, answer))
+                typer.echo(_described(image, answer, where))
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)
 
 
-def _condition(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UsageError(f"--where {text!r}: write key=value")
-    return key, value
+def _conditions(texts: list[str]) -> dict[str, str]:
+    conditions: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--where {text!r}: write key=value")
+        if conditions.setdefault(key, value) != value:
+            raise UsageError(f"--where {key}: no item has both {conditions[key]!r} and {value!r}")
+    return conditions
 
 
-def _described(image: str, answer: Identification) -> str:
+def _described(image: str, answer: Identification, where: list[str] | None) -> str:
     if answer.score is None:
-        return f"{near(image)}: unknown (nothing to compare it with)"
+        which = f" that has {' and '.join(where)}" if where else ""
+        return f"{near(image)}: unknown (nothing to compare it with{which})"
     name = answer.identity or "unknown"
     lines = [
         f"{near(image)}: {name} (score {answer.score:.3f}, confidence {answer.confidence:.0%})"

@@ -12,12 +12,14 @@ from siamese_search.cli.common import (
     EncoderOption,
     GalleryOption,
     JsonOption,
+    counted,
     name_rejections,
     note,
     open_gallery,
     print_json,
     progress_bar,
 )
+from siamese_search.errors import UsageError
 
 
 def check(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
@@ -34,7 +36,7 @@ def check(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False)
     else:
         for fault in faults:
             typer.echo(fault)
-        typer.echo(f"{len(faults)} faults" if faults else "no faults")
+        typer.echo(counted(len(faults), "fault") if faults else "no faults")
     if faults:
         raise typer.Exit(1)
 
@@ -58,11 +60,20 @@ def compact(
             help="The least recall@10 that an index which is not exact is tuned to (0.99).",
         ),
     ] = None,
+    if_due: Annotated[
+        bool,
+        typer.Option("--if-due", help="Only if enough has changed, and nobody else is at it."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fold what has changed since into a new index file, by another recipe if you like."""
+    if if_due and (recipe is not None or recall is not None):
+        raise UsageError("--if-due takes what was chosen last: leave out --recipe and --recall")
     with open_gallery(gallery) as target:
-        target.compact(recipe, recall)
+        if if_due:
+            target.compact_if_due()
+        else:
+            target.compact(recipe, recall)
         facts = target.info()
     if as_json:
         print_json({key: facts[key] for key in ("index", "indexed", "recipe", "recall")})

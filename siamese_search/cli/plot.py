@@ -22,6 +22,7 @@ from siamese_search.cli.common import (
 from siamese_search.errors import RuntimeUnavailable, UsageError
 
 KINDS = ("map", "scores", "det", "confusions", "neighbours")
+NEIGHBOURS = 9
 
 
 def plot(
@@ -43,7 +44,7 @@ def plot(
     ] = None,
     k: Annotated[
         int, typer.Option("--k", "-k", min=1, max=100, help="How many neighbours, or pairs.")
-    ] = 9,
+    ] = NEIGHBOURS,
     gallery: GalleryOption = DEFAULT_GALLERY,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
@@ -58,6 +59,10 @@ def plot(
         raise UsageError(f"unknown kind of plot {kind!r}: choose one of {', '.join(KINDS)}")
     if (kind == "neighbours") != (image is not None):
         raise UsageError("write `plot neighbours IMAGE`; the other kinds take no image")
+    if kind not in ("neighbours", "confusions") and k != NEIGHBOURS:
+        raise UsageError(f"--k does nothing with {kind}: leave it out")
+    if out is not None and out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: plots are PNG files, name one that ends in .png")
     if not (find_spec("matplotlib") and find_spec("sklearn")):
         raise RuntimeUnavailable("plots need matplotlib: pip install 'siasearch[plot]'")
     # Threads that spin while they wait slow a shared machine down many times over.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
@@ -29,6 +30,8 @@ from siamese_search.gallery import Gallery
 from siamese_search.records import Identification, ImageFile, Rejection, printable
 from siamese_search.reference import evidence
 from siamese_search.scoring import DEFAULT_RULE
+
+log = logging.getLogger("siasearch")
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -98,11 +101,33 @@ def evaluate(
         raise UsageError("none of the probes could be read: nothing is measured")
     answers = gallery.identify_embeddings(vectors, k=1, rule=rule)
     rate = len(files) / (time.perf_counter() - begun)
+    _question(gallery, files, answers)
     truth, paths = [file.identity for file in files], [printable(file.path) for file in files]
     measured = evaluate_embeddings(gallery, vectors, truth, rule, answers, paths, fpir, seeds)
     measured.figures["probes per second"] = rate
     rejected = [file for file in found if isinstance(file, Rejection)]
     return replace(measured, rejected=(*rejected, *unread))
+
+
+def _question(
+    gallery: Gallery, files: Sequence[ImageFile], answers: Sequence[Identification]
+) -> None:
+    """Warn where figures would mean something else than they seem to."""
+    names = [name for name, _ in gallery.identities()]
+    asked = {file.identity for file in files}
+    if names and not asked & set(names):
+        log.warning(
+            "no probe is named as an identity that is enrolled, so all count as strangers: the"
+            " gallery has names such as %r, the probes such as %r",
+            names[0],
+            min(asked),
+        )
+    pairs = zip(files, answers, strict=True)
+    same = sum(bool(a.matches) and a.matches[0].path == file.path for file, a in pairs)
+    if same:
+        log.warning(
+            "%d of %d probes are enrolled themselves, and found of course", same, len(files)
+        )
 
 
 def _embedded(

@@ -11,7 +11,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,8 +20,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.errors import GalleryError, StorageError
-from siamese_search.index.recipes import Wanted, build
+from siamese_search.errors import GalleryError, StorageError, UsageError
+from siamese_search.index.recipes import Wanted, build, serves
 from siamese_search.index.segments import Base, Tuning
 
 FloatArray = npt.NDArray[np.float32]
@@ -29,6 +29,10 @@ IntArray = npt.NDArray[np.int64]
 
 HEADER = 4096  # bytes before the first tensor, so that it lies at a page's start
 TYPES = {"F32": "<f4", "I64": "<i8", "U8": "|u1"}
+# What a file of another kind, or a damaged one, may raise.
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError),
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def write_index(
 
     Items ascend. ``previous`` is a file of the same gallery, which the caller trusts: what it has
     learned saves training. Holds little more than FAISS's index in memory. Raises StorageError, or
-    UsageError where the recipe does not fit.
+    UsageError where the recipe does not work with these vectors.
     """
     temporary = path.with_name(f".{path.name}")
     try:
@@ -67,6 +71,7 @@ def write_index(
             tuning = _write_rest(file, dimension, items, wanted or Wanted(), previous)
             file.flush()
             os.fsync(file.fileno())
+        _try(temporary, dimension, tuning)
         checksum = sha256(temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
@@ -74,6 +79,18 @@ def write_index(
     finally:
         temporary.unlink(missing_ok=True)
     return Written(checksum, len(items), tuning.recipe, tuning.recall)
+
+
+def _try(path: Path, dimension: int, tuning: Tuning) -> None:
+    """Raise UsageError where a file that was just written cannot be searched."""
+    try:
+        base = open_index(path, dimension)
+        base.candidates(base.vectors[:1], 1, None, exact=False)
+    except (GalleryError, RuntimeError) as error:
+        raise UsageError(
+            f"an index {tuning.recipe!r} can be made, but not searched: take auto, or another"
+            " FAISS factory string"
+        ) from error
 
 
 def _write_rest(
@@ -84,7 +101,8 @@ def _write_rest(
     vectors = np.empty(shape, np.float32)
     if len(items):
         vectors = np.memmap(file, "<f4", "r", HEADER, shape)
-    earlier = None if previous is None else _continued(previous, items, dimension)
+    recipe = wanted.resolved(*shape)
+    earlier = None if previous is None else _continued(previous, recipe, items, dimension)
     index, tuning = build(vectors, wanted, earlier)
     del vectors
     ends = [file.seek(0, os.SEEK_END)]
@@ -109,18 +127,32 @@ def _write_rest(
 
 
 def _continued(
-    previous: Path, items: IntArray, dimension: int
+    previous: Path, recipe: str, items: IntArray, dimension: int
 ) -> tuple[faiss.Index, Tuning, bool] | None:
     """What ``build`` may go on from: a file's index, copied, since a mapped one cannot grow."""
     try:
         tensors, tuning = _parts(previous)
-        index = faiss.deserialize_index(tensors["index"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError):
+        if not serves(tuning, recipe, len(items)):
+            return None
+        index = faiss.read_index(faiss.PyCallbackIOReader(_reader(tensors["index"]), 1 << 20))
+    except UNREADABLE:
         return None
     before = tensors["items"]
     if (index.d, index.ntotal) != (dimension, len(before)):
         return None
     return index, tuning, np.array_equal(before, items[: len(before)])
+
+
+def _reader(content: npt.NDArray[np.uint8]) -> Callable[[int], bytes]:
+    """As a file's ``read``: not all of it is copied at once."""
+    at = 0
+
+    def read(size: int) -> bytes:
+        nonlocal at
+        at += size
+        return content[at - size : at].tobytes()
+
+    return read
 
 
 def open_index(path: Path, dimension: int) -> Base:
@@ -134,9 +166,9 @@ def open_index(path: Path, dimension: int) -> Base:
         shape = len(items), dimension
         if (index.ntotal, index.d) != shape or vectors.shape != shape:
             raise ValueError("its parts do not fit together")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
+        return Base(items, vectors, index, tuning, owner=(tensors, reader))
+    except UNREADABLE as error:
         raise GalleryError(f"{path} is no index of this format") from error
-    return Base(items, vectors, index, tuning, owner=(tensors, reader))
 
 
 def _parts(path: Path) -> tuple[dict[str, npt.NDArray[Any]], Tuning]:

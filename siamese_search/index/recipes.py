@@ -41,7 +41,14 @@ EXACT_RECIPES = (EXACT, "Flat")
 EXACT_AT_MOST = 100_000
 APPROXIMATE_AT_LEAST = 1000  # fewer are searched in no time, and little can be learned from them
 # What FAISS takes without a word and ends the process over, or fills the memory with.
-BOUNDS = {"IVF": (1, 1 << 22), "HNSW": (2, 512), "NSG": (2, 512)}
+BOUNDS = {
+    "IVF": (1, 1 << 22),
+    "HNSW": (2, 512),
+    "NSG": (16, 512),
+    "x": (1, 24),  # bits of a code
+    "fs_": (1, 1024),
+}
+FEWEST_DIMENSIONS = 8  # that product quantisation has something to divide of
 PROJECTED_AT_MOST = 256  # dimensions
 LISTS_AT_MOST = 16_384
 PER_LIST = 32  # vectors a list's centre is trained on
@@ -71,10 +78,21 @@ class Wanted:
             made(self.recipe, dimension)
         return self
 
+    def resolved(self, items: int, dimension: int) -> str:
+        """The recipe for so many items: a few have an exact index, whatever is wanted."""
+        recipe = choose(items, dimension) if self.recipe == AUTO else self.recipe
+        exact = recipe in EXACT_RECIPES or items >= APPROXIMATE_AT_LEAST
+        return recipe if exact else EXACT
+
+
+def serves(tuning: Tuning, recipe: str, count: int) -> bool:
+    """Whether what an earlier index has learned will do for a recipe and so many items."""
+    return tuning.recipe == recipe and count <= 2 * tuning.trained
+
 
 def choose(items: int, dimension: int, memory: int | None = None) -> str:
     """The recipe for so many items; ``memory`` bounds its bytes beside the vectors."""
-    if items <= EXACT_AT_MOST:
+    if items <= EXACT_AT_MOST or dimension < FEWEST_DIMENSIONS:
         return EXACT
     budget = (machine.memory() // MEMORY_SHARE if memory is None else memory) / items
     # The main components, in products of two that take 4 bits: what lies beyond tells little, and
@@ -126,10 +144,8 @@ def build(
     work with these vectors.
     """
     count, dimension = vectors.shape
-    recipe = choose(count, dimension) if wanted.recipe == AUTO else wanted.recipe
-    if count < APPROXIMATE_AT_LEAST and recipe not in EXACT_RECIPES:
-        recipe = EXACT
-    if previous and previous[1].recipe == recipe and count <= 2 * previous[1].trained:
+    recipe = wanted.resolved(count, dimension)
+    if previous and serves(previous[1], recipe, count):
         index, trained = previous[0], previous[1].trained
         if not previous[2]:
             index.reset()
@@ -140,15 +156,16 @@ def build(
         for start in range(index.ntotal, count, BLOCK):
             _let_go(vectors)
             index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
+        tuning = Tuning(recipe, trained)
+        if recipe in EXACT_RECIPES:
+            error = _error(vectors) if recipe == EXACT else ROUNDING
+            return index, replace(tuning, error=error)
+        return index, tuned(index, vectors, tuning, wanted.recall, seed)
     except (RuntimeError, MemoryError) as error:
         raise UsageError(
             f"FAISS makes no index {recipe!r} of {count} items ({_reason(error)}): take auto, or"
             " another factory string"
         ) from error
-    tuning = Tuning(recipe, trained)
-    if recipe in EXACT_RECIPES:
-        return index, replace(tuning, error=_error(vectors) if recipe == EXACT else ROUNDING)
-    return index, tuned(index, vectors, tuning, wanted.recall, seed)
 
 
 def _train(index: faiss.Index, vectors: FloatArray, seed: int) -> None:
@@ -216,7 +233,8 @@ def tuned(
             least = total
     if least == math.inf:
         log.warning(
-            "the index %s reaches recall@10 %.3f, not %g for certain: another recipe may",
+            "the index %s reaches recall@10 %.3f, not %g for certain: `siasearch compact --recipe`"
+            " takes another, auto for one",
             tuning.recipe,
             best.recall,
             target,

@@ -1,7 +1,8 @@
 """Search over a base, which an index file holds, a delta enrolled since, and removals.
 
 Candidates are scored again pair by pair and ties ordered by item number, so an answer does not
-depend on how items are spread over segments, as long as the base's recipe is exact.
+depend on how items are spread over segments, as long as the base's recipe is exact. With a filter
+any answer is exact.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from siamese_search.index.segments import Base, Candidates, Delta, Segment
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+
+CELLS = 1 << 22  # candidates held at a time
 
 
 class SearchIndex:
@@ -84,13 +88,18 @@ class SearchIndex:
         chosen = [segment.selected(allowed) for segment in segments]
         wanted, pending = k, np.arange(len(queries) if segments else 0)
         while len(pending):
-            found = [
-                segment.candidates(queries[pending], wanted, selected)
-                for segment, selected in zip(segments, chosen, strict=True)
-            ]
-            best, exact, settled = _merged(found, k)
-            items[pending, : best.shape[1]], scores[pending, : best.shape[1]] = best, exact
-            wanted, pending = 4 * wanted, pending[~settled]
+            rows, unsettled = max(1, CELLS // wanted), []
+            for start in range(0, len(pending), rows):
+                block = pending[start : start + rows]
+                found = [
+                    # A filter may leave nothing near, which is where a rough index looks.
+                    segment.candidates(queries[block], wanted, selected, allowed is not None)
+                    for segment, selected in zip(segments, chosen, strict=True)
+                ]
+                best, exact, settled = _merged(found, k)
+                items[block, : best.shape[1]], scores[block, : best.shape[1]] = best, exact
+                unsettled.append(block[~settled])
+            wanted, pending = 4 * wanted, np.concatenate(unsettled)
         return items, scores
 
 

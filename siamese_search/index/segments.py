@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-# Two float32 sums of the same products in another order differ by less than this.
+# Two float32 sums of the products of unit vectors in another order differ by less: by 1e-6 or so.
 ROUNDING = 1e-5
 BLOCK_ROWS = 8192  # vectors that are multiplied at once: a product of that size stays in cache
 FIRST_ROWS = 1024  # in the first block, where most are the best so far
@@ -27,7 +28,6 @@ BLOCK_QUERIES = 256
 SPARE = 16  # candidates beyond those asked for, so that one search nearly always settles
 MANY = 16  # queries from which on multiplying matrices is faster than scanning for each
 SHARED_BYTES = 64 << 20  # of vectors, from which on the cores share a query's scan
-SELECTIVE = 0.2  # share of the items below which a filtered search is exact
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,20 @@ class Segment:
         return selected if self.removed is None else selected & ~self.removed
 
     def candidates(
-        self, queries: FloatArray, wanted: int, selected: BoolArray | None
+        self, queries: FloatArray, wanted: int, selected: BoolArray | None, exact: bool = True
     ) -> Candidates:
-        """The best ``wanted`` for each query (q, dimension) and some more, or all there are."""
+        """The best ``wanted`` for each query (q, dimension) and some more, or all there are.
+
+        They are the best for certain where ``exact`` is asked for.
+        """
+        del exact
         return self._exhaustive(queries, wanted + SPARE, selected)
 
     def _exhaustive(
         self, queries: FloatArray, wanted: int, selected: BoolArray | None
     ) -> Candidates:
-        chosen = None if selected is None else np.flatnonzero(selected)
-        count = len(self.items) if chosen is None else len(chosen)
-        positions, scores = scan(self.vectors, queries, min(wanted, count), chosen)
+        count = len(self.items) if selected is None else int(np.count_nonzero(selected))
+        positions, scores = scan(self.vectors, queries, min(wanted, count), selected)
         rest = -np.inf if count <= wanted else scores.min(axis=1) + ROUNDING
         return self._offer(queries, positions, rest)
 
@@ -162,6 +165,18 @@ class Tuning:
     spare: int = 0
     recall: float | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no file of ours says: FAISS would end the process over some."""
+        for value, kind, least in (
+            (self.trained, int, 0),
+            (self.spare, int, 0),
+            (1 if self.effort is None else self.effort, int, 1),
+            (0.0 if self.error is None else self.error, float, 0.0),
+            (0.0 if self.recall is None else self.recall, float, 0.0),
+        ):
+            if not isinstance(value, kind) or not least <= value < 1 << 40:
+                raise ValueError(f"{value!r} is no number that an index is searched by")
+
 
 class Base(Segment):
     """A mapped index file: float32 vectors, and a FAISS index of their positions to search by."""
@@ -183,12 +198,11 @@ class Base(Segment):
         self._lists = Lists.of(self.index) if cores() > 1 else None
 
     def candidates(
-        self, queries: FloatArray, wanted: int, selected: BoolArray | None
+        self, queries: FloatArray, wanted: int, selected: BoolArray | None, exact: bool = True
     ) -> Candidates:
-        """The best ``wanted`` for each query (q, dimension) and some more, or all there are."""
         count = len(self.items) if selected is None else int(np.count_nonzero(selected))
         rough = self.tuning.error is None
-        if rough and count > wanted and count >= SELECTIVE * len(self.items):
+        if rough and not exact and count > wanted:
             return self._approximate(queries, wanted, selected, count)
         wanted += SPARE
         if rough or count <= wanted or len(queries) >= MANY:
@@ -233,9 +247,10 @@ class Base(Segment):
             positions[(positions >= 0) & ~selected[positions]] = -1
         found = self._offer(queries, positions, -np.inf, threads)
         items, scores = best_of(found.items, found.scores, wanted)
-        for row in np.flatnonzero((items < 0).any(axis=1)):
-            exact = self._exhaustive(queries[row : row + 1], wanted, selected)
-            items[row], scores[row] = exact.items[0], exact.scores[0]
+        short = np.flatnonzero((items < 0).any(axis=1))
+        if len(short):
+            exact = self._exhaustive(queries[short], wanted, selected)
+            items[short], scores[short] = exact.items, exact.scores
         return Candidates(items, scores, found.rest)
 
 
@@ -325,12 +340,16 @@ def products(queries: FloatArray, vectors: FloatArray, positions: IntArray) -> F
 
 
 def scan(
-    vectors: FloatArray, queries: FloatArray, wanted: int, chosen: IntArray | None = None
+    vectors: FloatArray, queries: FloatArray, wanted: int, selected: BoolArray | None = None
 ) -> tuple[IntArray, FloatArray]:
-    """The best ``wanted`` positions for each query, among ``chosen`` if given, in any order.
+    """The best ``wanted`` positions for each query in any order, of those that are ``selected``,
+    which must be as many.
 
     Multiplies matrices block by block, in float32; returns (q, wanted) positions and scores.
     """
+    chosen = None if selected is None else np.flatnonzero(selected)
+    if chosen is not None and 2 * len(chosen) > len(vectors):
+        chosen = None  # multiplying by all is faster than gathering these
     count = len(vectors) if chosen is None else len(chosen)
     found = []
     for start in range(0, max(1, len(queries)), BLOCK_QUERIES):
@@ -342,6 +361,8 @@ def scan(
             end = min(first + rows, count)
             near = np.arange(first, end) if chosen is None else chosen[first:end]
             new = block @ vectors[slice(first, end) if chosen is None else near].T
+            if chosen is None and selected is not None:
+                new[:, ~selected[first:end]] = -np.inf
             where = np.broadcast_to(near, new.shape)
             if first:
                 new, where = _above(scores.min(axis=1, keepdims=True), new, where)
@@ -419,3 +440,7 @@ def _shared(
 def _pool() -> ThreadPoolExecutor:
     # Each scans on its own: no threads of FAISS's below these.
     return ThreadPoolExecutor(cores(), initializer=lambda: faiss.omp_set_num_threads(1))
+
+
+if hasattr(os, "register_at_fork"):  # threads stay behind
+    os.register_at_fork(after_in_child=_pool.cache_clear)
