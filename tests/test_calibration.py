@@ -242,6 +242,8 @@ def test_pictures_of_strangers_can_be_named(
         assert "id0: no strangers" in caplog.text
         with pytest.raises(UsageError, match="pictures of 0 strangers"):
             gallery.calibrate(0.1, strangers=[folder])
+        gallery.rebuild()
+        assert gallery.calibration == found
 
 
 def test_a_damaged_calibration_is_named(tmp_path: Path, toy: Encoder) -> None:

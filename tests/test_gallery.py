@@ -366,6 +366,8 @@ def test_missing_images_stop_the_switch_and_a_later_rebuild_resumes(
         assert gallery.identify([picture(3)], rule="best")[0].identity == "b"
         assert len(gallery) == 4
         assert "item 3 has no embedding" in gallery.check()[0]
+        gallery.enroll_embeddings(coarse.embed([picture(7)]), ["c"], [{"shop": "x"}])
+        gallery.remove("c")
         report = gallery.rebuild()
         assert (report.switched, len(report.missing)) == (True, 1)
         picture(2).save(folder / "b" / "0.png")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,23 @@ def test_an_index_file_is_a_safetensors_file(tmp_path: Path) -> None:
     assert tensors["items"].tolist() == items.tolist()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("effort", 0), ("effort", "x"), ("spare", -1), ("error", "x"), ("trained", None), ("new", 1)],
+)
+def test_a_file_that_says_nonsense_of_itself_is_refused(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    write_index(tmp_path / "i", 24, [(np.arange(9), unit(np.random.default_rng(0), 9))])
+    content = (tmp_path / "i").read_bytes()
+    header = json.loads(content[8:4096])
+    header["__metadata__"][name] = json.dumps(value)
+    changed = content[:8] + json.dumps(header).encode().ljust(4088) + content[4096:]
+    (tmp_path / "i").write_bytes(changed)
+    with pytest.raises(GalleryError, match="no index of this format"):
+        SearchIndex.read(tmp_path / "i", 24)
+
+
 @pytest.mark.parametrize("content", [b"", b"x", bytes(5000), b"\x10" + bytes(7) + b"{}" * 3000])
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other").write_bytes(content)
@@ -209,14 +227,18 @@ def test_a_recipe_keeps_filters_removals_and_the_delta_exact(tmp_path: Path) -> 
     index.remove(np.arange(0, 3000, 7))
     few = np.setdiff1d(np.arange(2000, 2600), np.arange(0, 3000, 7))
     many = np.setdiff1d(np.arange(300, 3000), np.arange(0, 3000, 7))
+    rest = np.setdiff1d(np.arange(3000), np.arange(0, 3000, 7))
     queries = vectors[2400:2600:20]
     for query, row in zip(queries, answers(index, queries, 8, np.arange(2000, 2600)), strict=True):
         expected = brute_force(few, vectors[few], query, 8)
         assert [item for item, _ in row] == [item for item, _ in expected]
     for query, row in zip(queries, answers(index, queries, 8, np.arange(300, 3000)), strict=True):
         expected = brute_force(many, vectors[many], query, 8)
+        assert [item for item, _ in row] == [item for item, _ in expected]
+    for query, row in zip(queries, answers(index, queries, 8), strict=True):
+        expected = brute_force(rest, vectors[rest], query, 8)
         assert len({item for item, _ in row} & {item for item, _ in expected}) >= 7
-        assert {item for item, _ in row} <= set(many.tolist())
+        assert {item for item, _ in row} <= set(rest.tolist())
 
 
 def test_a_recipe_always_gives_as_many_as_there_are(tmp_path: Path) -> None:
@@ -241,7 +263,10 @@ def test_what_a_recipe_has_learned_is_used_again(tmp_path: Path, kept: Integers)
     assert np.mean(found == kept) > 0.98
 
 
-@pytest.mark.parametrize("recipe", ["nonsense", "", "HNSW1", "IVF0,Flat", "IVF16_HNSW0,Flat"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["nonsense", "", "HNSW1", "IVF0,Flat", "IVF16_HNSW0,Flat", "PQ12x0", "IVF16,PQ12x4fs_0"],
+)
 def test_unknown_recipes_are_said(recipe: str) -> None:
     with pytest.raises(UsageError, match=f"FAISS makes no index '{recipe}'.*: take auto"):
         Wanted(recipe).checked(24)
@@ -252,10 +277,10 @@ def test_an_unusable_recall_is_said() -> None:
         Wanted(recall=1.2).checked(24)
 
 
-@pytest.mark.parametrize("recipe", ["IVF2000,Flat", "IDMap,Flat"])
+@pytest.mark.parametrize("recipe", ["IVF2000,Flat", "IDMap,Flat", "ZnLattice2x10_2"])
 def test_a_recipe_that_does_not_work_with_the_items_is_said(tmp_path: Path, recipe: str) -> None:
     items, vectors = np.arange(1000), unit(np.random.default_rng(0), 1000)
-    with pytest.raises(UsageError, match=r"1000 items .*: take auto"):
+    with pytest.raises(UsageError, match=r"1000 items .*: take auto|not searched: take auto"):
         write_index(tmp_path / "i", 24, [(items, vectors)], Wanted(recipe))
     assert list(tmp_path.iterdir()) == []
 

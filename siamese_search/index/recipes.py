@@ -175,7 +175,7 @@ def _train(index: faiss.Index, vectors: FloatArray, seed: int) -> None:
     wanted = 65_536
     if inverted is not None:
         inverted.cp.niter = PASSES
-        inverted.cp.min_points_per_centroid = PER_LIST  # no warning
+        inverted.cp.min_points_per_centroid = 1  # no warning
         wanted = max(wanted, PER_LIST * inverted.nlist)
     chosen = np.arange(len(vectors))
     if len(chosen) > wanted:
