@@ -35,7 +35,8 @@ PENDING_AT_LEAST = 256
 PENDING_SHARE = 8
 PENDING_AT_MOST = 20_000
 PENDING_UNDERWAY = 4096
-FEW_CHANGES = 1000  # for which nobody wants to wait for a long compaction
+FEW_CHANGES = 1000  # for which nobody wants to wait while an index of many items is trained
+MANY_ITEMS = 50_000
 STALE_SECONDS = 3600.0
 
 # The files that siasearch makes, with their temporary names; nothing else is ever deleted.
@@ -215,7 +216,8 @@ class Snapshots:
         kept = self._catalog.wanted_index()
         items = self._catalog.totals()[1]
         dimension = self._catalog.state().generation.dimension
-        return Wanted(*(kept or ())).resolved(items, dimension) not in EXACT_RECIPES
+        recipe = Wanted(*(kept or ())).resolved(items, dimension)
+        return items >= MANY_ITEMS and recipe not in EXACT_RECIPES
 
     def _compact_elsewhere(self) -> None:
         """Start a process that compacts, and outlives this one."""

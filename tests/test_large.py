@@ -112,6 +112,7 @@ def test_a_few_changes_do_not_wait_for_a_long_compaction(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     vectors, names = clustered(toy.dimension)
+    monkeypatch.setattr("siamese_search.snapshots.MANY_ITEMS", 2000)
     monkeypatch.setattr("siamese_search.snapshots.PENDING_SHARE", 100)
     monkeypatch.setattr("siamese_search.snapshots.PENDING_AT_LEAST", 20)
     with Gallery.open(tmp_path / "gallery", toy) as gallery:

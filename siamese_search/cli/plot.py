@@ -61,7 +61,7 @@ def plot(
         raise UsageError("write `plot neighbours IMAGE`; the other kinds take no image")
     if kind not in ("neighbours", "confusions") and k != NEIGHBOURS:
         raise UsageError(f"--k does nothing with {kind}: leave it out")
-    if out is not None and out.suffix.lower() != ".png":
+    if out is not None and out.suffix.lower() not in ("", ".png"):
         raise UsageError(f"--out {out}: plots are PNG files, name one that ends in .png")
     if not (find_spec("matplotlib") and find_spec("sklearn")):
         raise RuntimeUnavailable("plots need matplotlib: pip install 'siasearch[plot]'")
