@@ -45,9 +45,6 @@ DATABASE_NAME = re.compile(r"\.gallery\.db\.[0-9a-f]{8}(-journal)?")
 COPY_NAME = re.compile(r"[0-9a-f]{64}(\.[^.]*)?|\.[0-9a-f]{64}(\.[^.]*)?\.[0-9a-f]{8}")
 
 
-_started: list[subprocess.Popen[bytes]] = []  # a handle that is dropped would warn
-
-
 class Snapshots:
     """The index of one gallery folder, kept in step with its catalog."""
 
@@ -233,7 +230,7 @@ class Snapshots:
         except OSError as error:
             raise StorageError(f"{sys.executable}: {error.strerror}") from error
         log.info("%s is compacted by process %d", folder, started.pid)
-        _started.append(started)
+        threading.Thread(target=started.wait, daemon=True).start()  # so that no zombie stays
 
     def _write(self, path: Path, state: State, wanted: Wanted | None) -> Written:
         """Write an index file of all that is enrolled."""
