@@ -210,7 +210,9 @@ class Base(Segment):
         if len(queries) < cores() and self.vectors.nbytes >= SHARED_BYTES:
             positions, scores = self._in_parts(queries, wanted, selected)
         else:
-            scores, positions = self.index.search(queries, wanted, params=_parameters(selected))
+            with _threads(1 if len(queries) == 1 else None):  # others would only be waited for
+                found = self.index.search(queries, wanted, params=_parameters(selected))
+            scores, positions = found
         return self._offer(queries, positions, scores.min(axis=1) + (self.tuning.error or 0))
 
     def _in_parts(
