@@ -174,7 +174,9 @@ class _Strangers:
         normal = -NormalDist().inv_cdf(rate)
         wider = student(normal, self._free) * math.sqrt(1 + 1 / self._free) / normal - 1
         steps += max(0.0, wider) * exceeded(rate) if normal > 0 else 0.0
-        return float(np.quantile(self._values, 1 - known)) + steps * self.scale
+        # What one more stranger exceeds at that rate on average, be they few (Weibull 1939).
+        base = float(np.quantile(self._values, 1 - known, method="weibull"))
+        return base + steps * self.scale
 
 
 def student(normal: float, freedom: float) -> float:

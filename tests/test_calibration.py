@@ -142,17 +142,31 @@ def gallery_of(folder: Path, encoder: Encoder, vectors: FloatArray, names: list[
 def test_strangers_pass_at_the_rate_that_was_asked(
     tmp_path: Path, toy: Encoder, each: int, fpir: float
 ) -> None:
+    rates = []
+    for draw in range(1, 6):  # of one gallery the rate may be off by more
+        vectors, names = clustered(2 * draw, toy.dimension, 150, each)
+        strangers, _ = clustered(2 * draw + 1, toy.dimension, 2000, 1)
+        with gallery_of(tmp_path / str(draw), toy, vectors, names) as gallery:
+            gallery.calibrate(fpir)
+            answers = gallery.identify_embeddings(strangers, k=1)
+            rates.append(np.mean([answer.identity is not None for answer in answers]))
+    assert fpir / 1.5 <= np.mean(rates) <= 1.5 * fpir
+
+
+@pytest.mark.parametrize("each", [1, 4])
+def test_a_calibrated_gallery_decides_by_its_thresholds(
+    tmp_path: Path, toy: Encoder, each: int
+) -> None:
     vectors, names = clustered(0, toy.dimension, 150, each)
     strangers, _ = clustered(1, toy.dimension, 2000, 1)
     with gallery_of(tmp_path / "gallery", toy, vectors, names) as gallery:
-        found = gallery.calibrate(fpir)
+        found = gallery.calibrate(0.02)
         assert gallery.calibration == found
         answers = gallery.identify_embeddings(strangers, k=1)
         rate = np.mean([answer.identity is not None for answer in answers])
-        assert fpir / 2 <= rate <= 2 * fpir
         assert all((a.identity is None) == (a.score < a.threshold) for a in answers if a.score)
         assert all(len(answer.matches) == 1 for answer in answers)
-        laxer = gallery.identify_embeddings(strangers, fpir=3 * fpir)
+        laxer = gallery.identify_embeddings(strangers, fpir=0.06)
         assert np.mean([answer.identity is not None for answer in laxer]) > rate
         fixed = gallery.identify_embeddings(strangers[:9], threshold=0.7)
         assert {answer.threshold for answer in fixed} == {0.7}

@@ -262,6 +262,7 @@ class Lists:
     def __init__(self, projections: list[Any], inverted: Any) -> None:
         self._projections = projections
         self._inverted = inverted
+        self._quantizer = faiss.downcast_index(inverted.quantizer)
 
     @classmethod
     def of(cls, index: Any) -> Lists | None:
@@ -278,7 +279,7 @@ class Lists:
         for projection in self._projections:
             query = projection.apply(query)
         inverted = self._inverted
-        distances, lists = inverted.quantizer.search(query, inverted.nprobe)
+        distances, lists = self._nearest(query)
 
         def part(core: int) -> tuple[FloatArray, IntArray]:
             # Every so-manieth, so that near lists, which have more to keep, are shared as well.
@@ -301,6 +302,19 @@ class Lists:
         positions, _ = best_of(positions, scores, count)
         positions[positions >= inverted.ntotal] = -1
         return positions
+
+    def _nearest(self, query: FloatArray) -> tuple[FloatArray, IntArray]:
+        """Distances and numbers (1, nprobe) of the lists to look at."""
+        quantizer, count = self._quantizer, self._inverted.nprobe
+        if not isinstance(quantizer, faiss.IndexFlatL2) or count >= quantizer.ntotal:
+            distances, lists = quantizer.search(query, count)
+            return distances, lists
+        # FAISS would put them in order, which takes it as long as the distances.
+        distances = np.empty((1, quantizer.ntotal), np.float32)
+        to, of = faiss.swig_ptr(distances), faiss.swig_ptr(query)
+        faiss.fvec_L2sqr_ny(to, of, quantizer.get_xb(), quantizer.d, quantizer.ntotal)
+        lists = np.argpartition(distances, count - 1)[:, :count]
+        return np.take_along_axis(distances, lists, axis=1), lists
 
 
 def set_effort(index: faiss.Index, effort: int) -> None:
