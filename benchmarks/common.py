@@ -179,6 +179,26 @@ def curves(
     figure.savefig(RESULTS / f"{name}.png", dpi=110)
 
 
+def lengths(name: str, panels: Mapping[str, Mapping[str, float]], across: str) -> None:
+    """Write ``results/NAME.png``: in each panel a bar for each figure, the first on top."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, row = pyplot.subplots(1, len(panels), figsize=(6 * len(panels), 3.5), squeeze=False)
+    for axes, (title, figures) in zip(row[0], panels.items(), strict=True):
+        drawn = axes.barh([*figures], [*figures.values()])
+        texts = [f"{value:,.0f}" if value > 100 else f"{value:.3g}" for value in figures.values()]
+        axes.bar_label(drawn, texts, padding=3)
+        axes.margins(x=0.15)
+        axes.invert_yaxis()
+        axes.set(title=title, xlabel=across)
+    figure.tight_layout()
+    RESULTS.mkdir(exist_ok=True)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
+
+
 class Bars:
     """Figures that have a bar to reach."""
 

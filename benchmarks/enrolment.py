@@ -21,7 +21,7 @@ import json
 import random
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -36,6 +36,7 @@ from common import (
     data_folder,
     grocery_split,
     interleaved,
+    lengths,
     median_ratio,
     medians,
     parser,
@@ -250,6 +251,17 @@ def report(
         bars.at_least(f"{title}: {name} / limit (aim 85)", of_limit, 75, " %")
 
 
+def draw(raw: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Plot the rates of first enrolments beside their limit."""
+    panels = {}
+    for name, title in (("photos", "Photos"), ("large", "12 megapixels")):
+        if name in raw:
+            middle = medians(raw[name])
+            left = [what for what in middle if what.endswith("again") or what == "better loop"]
+            panels[title] = {what: rate for what, rate in middle.items() if what not in left}
+    lengths("enrolment", panels, across="images a second")
+
+
 def main() -> None:
     arguments = parser(__doc__, repeats=3)
     arguments.add_argument("--loop-images", type=int, default=320, help="default 320")
@@ -278,6 +290,7 @@ def main() -> None:
         # So few images take hardly longer than starting a process, which is not the question.
         report(title, raw["large"], bars, times_loop=6, barred=("enroll",))
     bars.show()
+    draw(raw)
     settings = {
         "loop_images": options.loop_images,
         "large_images": options.large_images,

@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +33,7 @@ from common import (
     data_folder,
     grocery_split,
     interleaved,
+    lengths,
     median_ratio,
     medians,
     parser,
@@ -123,6 +124,13 @@ def warm(gallery_folder: str, paths: Sequence[str]) -> dict[str, list[float]]:
     return raw
 
 
+def draw(raw: Mapping[str, Any]) -> None:
+    """Plot the medians, cold and warm."""
+    warm = {name: 1000 * value for name, value in medians(raw["warm"]).items()}
+    panels = {"Whole processes": {n: 1000 * v for n, v in medians(raw["processes"]).items()}}
+    lengths("latency", panels | {"One image, warm": warm}, across="milliseconds")
+
+
 def main() -> None:
     arguments = parser(__doc__, repeats=15)
     arguments.add_argument("--probes", type=int, default=200, help="default 200")
@@ -178,6 +186,7 @@ def main() -> None:
     own = percentiles(raw["warm"]["identify an embedding"])[1]
     bars.at_most("identify an embedding, warm, p95", own, 2, " ms")
     bars.show()
+    draw(raw)
     settings = {"repeats": options.repeats, "probes": options.probes, "seed": options.seed}
     write_results(
         "latency",

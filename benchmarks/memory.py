@@ -15,6 +15,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -23,6 +24,7 @@ import psutil  # type: ignore[import-untyped]
 from common import (
     Bars,
     cub_classes,
+    curves,
     grocery_iconic,
     grocery_split,
     parser,
@@ -59,6 +61,15 @@ def enroll(encoder: str, files: list[ImageFile]) -> dict[str, Any]:
 def resident_at(samples: list[tuple[int, int]], done: int) -> int:
     """Bytes at the first sample with at least so many images done."""
     return next(size for count, size in samples if count >= done)
+
+
+def draw(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Plot what was resident as images were enrolled."""
+    series = {
+        f"run {number}": {done: size / MEGABYTE for done, size in once["samples"] if done}
+        for number, once in enumerate(runs, start=1)
+    }
+    curves("memory", {"Resident while enrolling": series}, across="images", up="MB")
 
 
 def main() -> None:
@@ -98,6 +109,7 @@ def main() -> None:
         bars.at_most(f"run {number}: resident at the end / after {stages[0]}", growth, 1.2, "×")
         bars.at_most(f"run {number}: peak", once["peak"] / MEGABYTE, 1000, " MB")
     bars.show()
+    draw(runs)
     settings = {"images": options.images, "seed": options.seed, "unit": "bytes"}
     write_results("memory", options.encoder, {**settings, "raw": runs, "bars": bars.rows})
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from common import (
     Bars,
     grocery_split,
     interleaved,
+    lengths,
     machine,
     median_ratio,
     medians,
@@ -133,6 +135,12 @@ def bare_rate(trainer: Trainer, steps: int) -> float:
     return steps * len(classes) / seconds(run)
 
 
+def draw(raw: Mapping[str, Sequence[float]], whole: Sequence[float]) -> None:
+    """Plot the rates beside what forward, loss and backward alone allow."""
+    figures = medians({**raw, "siasearch with decoding": whole})
+    lengths("training_speed", {"Training": figures}, across="images a second")
+
+
 def main() -> None:
     arguments = parser(__doc__, repeats=5)
     arguments.add_argument("--steps", type=int, default=6, help="a repetition's, default 6")
@@ -175,6 +183,7 @@ def main() -> None:
     bars.at_least("a run against the better plain loop", median_ratio(whole, raw[best]), 2, "x")
     bars.at_most("overhead over forward, loss and backward", overhead, 10, " %")
     bars.show()
+    draw(raw, whole)
     facts = {
         "machine": machine(),
         "images per second": raw,
