@@ -27,6 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
+FPIR = 0.01  # unless another is asked for
 FEWEST = 5  # identities without which nothing can be said
 KNOWN = 3  # strangers above a threshold that is read off rather than extrapolated
 WEIGHT = 10.0  # identities that the encoder's own scale counts for

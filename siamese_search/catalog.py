@@ -81,6 +81,11 @@ class Catalog(Database):
         with self._guard():
             return self._setting("identities"), self._setting("items")
 
+    def count_after(self, item: int) -> int:
+        """How many items have a number above that."""
+        with self._guard():
+            return self._value("SELECT count(*) FROM items WHERE id > ?", (item,))
+
     # Enrolment and edits
 
     def add(

@@ -312,8 +312,8 @@ class Enrolment:
                 kind = self._catalog.is_distractor(name)
                 self._kinds[name] = self._distractor if kind is None else kind
             if self._kinds[name] != self._distractor:
-                reason = "not as a distractor" if self._distractor else "as a distractor"
-                self._reject(file.path, f"{name!r} is enrolled {reason}: use another name")
+                what = "a distractor" if self._kinds[name] else "an identity to be named"
+                self._reject(file.path, f"{name!r} is enrolled as {what}: use another name")
                 continue
             yield replace(file, identity=name)
 

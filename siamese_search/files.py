@@ -9,15 +9,22 @@ from pathlib import Path
 from siamese_search.errors import StorageError
 
 
+def require_place(path: Path) -> None:
+    """Raise StorageError where no file can be written: to be told before long work."""
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder: name a file to write")
+    if path.exists() and not path.is_file():  # a device would be replaced, too
+        raise StorageError(f"{path} is no regular file: name another to write")
+    if not path.parent.is_dir():
+        raise StorageError(f"{path} could not be written: there is no folder {path.parent}")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file by way of a temporary name, synced, replacing one that is there.
 
     Raises StorageError, and leaves what was there, where that cannot be done.
     """
-    if path.is_dir():
-        raise StorageError(f"{path} is a folder: name a file to write")
-    if path.exists() and not path.is_file():  # a device would be replaced, too
-        raise StorageError(f"{path} is no regular file: name another to write")
+    require_place(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:

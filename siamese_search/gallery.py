@@ -27,6 +27,7 @@ from siamese_search.catalog import Catalog
 from siamese_search.encoder import Encoder, several
 from siamese_search.errors import (
     EncoderError,
+    GalleryDamaged,
     GalleryMismatch,
     GalleryMissing,
     ImageError,
@@ -365,7 +366,7 @@ class Gallery:
 
     def calibrate(
         self,
-        fpir: float = 0.01,
+        fpir: float | None = None,
         *,
         rule: str | None = None,
         strangers: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
@@ -375,13 +376,17 @@ class Gallery:
     ) -> Calibration:
         """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
 
+        Without ``fpir`` it is the one that was chosen before, else 0.01.
         By the gallery's own items, each as a stranger to the other identities; or by pictures of
         things that are not enrolled, files or folders, which is better where probes look unlike
         what is enrolled. Those that cannot be read go to ``reject``. Raises UsageError where there
         are too few to tell.
         """
         rule = scoring.known_rule(rule or scoring.DEFAULT_RULE)
-        encoder, generation = self.encoder, self._catalog.state().generation
+        fpir = self._rate_before() if fpir is None else fpir
+        calibration.require_rate(fpir)
+        encoder, state = self.encoder, self._catalog.state()
+        generation = state.generation
         require(encoder, generation, self.folder)
         if not len(self):
             raise UsageError(f"nothing is enrolled in {self.folder}: enrol first, then calibrate")
@@ -397,8 +402,17 @@ class Gallery:
             self._catalog.totals(),
             "gallery" if strangers is None else "strangers",
         )
+        found = dataclasses.replace(found, last_item=state.last_item)
         self._catalog.set_calibration(generation, found)
         return found
+
+    def _rate_before(self) -> float:
+        """The FPIR that the gallery is calibrated for, else the default."""
+        with suppress(GalleryDamaged):  # which calibrating mends
+            found = self.calibration
+            if found is not None:
+                return found.fpir
+        return calibration.FPIR
 
     def _evidence_of(
         self,
@@ -420,11 +434,14 @@ class Gallery:
         enrolled = {name for name, _ in self.identities()} - self.distractors()
         named_so = sorted({file.identity for file in pictures if file.identity in enrolled})
         if named_so:
-            pictures = [file for file in pictures if file.identity not in enrolled]
+            left = [file for file in pictures if file.identity not in enrolled]
             log.warning(
-                "%s: no strangers, since identities of these names are enrolled: left out",
+                "%d of %d pictures are no strangers, but named as what is enrolled (%s): left out",
+                len(pictures) - len(left),
+                len(pictures),
                 ", ".join(named_so[:5]) + (" and others" if len(named_so) > 5 else ""),
             )
+            pictures = left
         values, groups = [], []
         answers = self.identify_each([file.path for file in pictures], 2, rule=rule)
         for file, (_, answer) in zip(pictures, answers, strict=True):
@@ -507,9 +524,11 @@ class Gallery:
     def is_stale(self, found: Calibration) -> bool:
         """Whether the gallery has changed so much since that it should be calibrated again."""
         identities, items = self._catalog.totals()
+        new = 0 if found.last_item is None else self._catalog.count_after(found.last_item)
+        gone = found.items - (items - new)
         return (
             abs(identities - found.identities) > CHANGED * found.identities
-            or abs(items - found.items) > CHANGED * found.items
+            or max(new, gone, items - found.items) > CHANGED * found.items
         )
 
     # Unknowns

@@ -212,7 +212,8 @@ class Calibration:
     ``slope`` times the evidence, in ``scale``s from ``location``, plus ``offset``. ``lower`` and
     ``upper`` bound the true FPIR, roughly. ``extrapolated`` tells that there were too few
     strangers for this rate, ``fitted`` that the confidence is the gallery's own. ``identities`` and
-    ``items`` were the gallery's totals.
+    ``items`` were the gallery's totals, ``last_item`` the last number it had given out, None where
+    an earlier release did not note it.
     """
 
     fpir: float
@@ -230,6 +231,7 @@ class Calibration:
     identities: int
     items: int
     source: str
+    last_item: int | None = None
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,15 @@ def test_a_calibration_grows_stale_and_a_rebuild_renews_it(
         assert renewed is not None
         assert (renewed.fpir, renewed.items) == (0.05, 22)
         assert renewed.thresholds != found.thresholds
+        assert gallery.calibrate().fpir == 0.05  # as before
+        # As many as ever, but others.
+        gallery.remove("new")
+        gallery.enroll([pictures({"newer": 6}, "others", first_seed=80)])
+        assert len(gallery) == renewed.items
+        assert gallery.is_stale(renewed)
+        assert not gallery.is_stale(gallery.calibrate())
+        gallery.remove("newer")
+        assert gallery.is_stale(renewed)
 
 
 def test_pictures_of_strangers_can_be_named(
@@ -253,7 +262,7 @@ def test_pictures_of_strangers_can_be_named(
         picture(999).save(strange / "id0" / "another.png")
         again = gallery.calibrate(0.1, strangers=[strange], reject=rejected.append)
         assert again == found
-        assert "id0: no strangers" in caplog.text
+        assert "named as what is enrolled (id0)" in caplog.text
         with pytest.raises(UsageError, match="pictures of 0 strangers"):
             gallery.calibrate(0.1, strangers=[folder])
         gallery.rebuild()
@@ -291,9 +300,9 @@ def test_a_distractor_is_never_named(tmp_path: Path, toy: Encoder, pictures: Pic
         # A name is one or the other.
         more = pictures({"cat": 1, "poster": 1}, "more", first_seed=20)
         (refused,) = gallery.enroll([more], distractor=True).rejected
-        assert "'cat' is enrolled not as a distractor" in refused.reason
+        assert "'cat' is enrolled as an identity to be named" in refused.reason
         report = gallery.enroll([more])
-        assert ["as a distractor" in r.reason for r in report.rejected] == [True]
+        assert ["as a distractor:" in r.reason for r in report.rejected] == [True]
         # A correction from use: what was taken for a cat was none.
         gallery.relabel("cat", "poster")
         assert gallery.identify([picture(0)], threshold=-1)[0].identity is None

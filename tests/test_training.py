@@ -36,6 +36,7 @@ from siamese_search.training import (  # noqa: E402
     checkpoint,
     compounds,
     loop,
+    outcome,
     plots,
     retrieval,
 )
@@ -493,6 +494,19 @@ def test_a_network_whose_layers_run_in_another_order_than_listed_is_not_folded()
     view = training_view(network, 255 * torch.rand(3, 1, 16, 16))
     assert isinstance(view.backbone.bn, torch.nn.BatchNorm2d)
     assert view.backbone.bn.weight is backbone.bn.weight
+
+
+def test_what_rounding_changes_is_a_warning_and_the_encoder_is_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outcome, "ROUNDED_AGREEMENT", 2.0)
+    train([folder], tmp_path / "out", replace(SMALL, steps=2))
+    assert "train for longer" in caplog.text
+    assert Encoder.open(tmp_path / "out").record.training["least cosine to float32"] > 0
+    monkeypatch.setattr(outcome, "AGREEMENT", 2.0)
+    with pytest.raises(TrainingError, match="disagrees with torch"):
+        train([folder], tmp_path / "wrong", replace(SMALL, steps=2))
+    assert not (tmp_path / "wrong" / "encoder.json").exists()
 
 
 def test_a_folder_without_classes_is_trained_by_two_views_of_each(

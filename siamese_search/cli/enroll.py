@@ -16,6 +16,7 @@ from siamese_search.cli.common import (
     EncoderOption,
     GalleryOption,
     JsonOption,
+    counted,
     name_rejections,
     near,
     note,
@@ -27,6 +28,8 @@ from siamese_search.errors import UsageError
 
 if TYPE_CHECKING:
     from siamese_search.records import EnrollmentReport, ImageFile
+
+SHOWN = 3  # images of a group of unknowns, unless all are asked for
 
 
 def add(
@@ -97,10 +100,9 @@ def add(
             with progress_bar("enrolling", lambda: sum(1 for _ in found())) as watch:
                 report = target.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
         except KeyboardInterrupt:
-            note(
-                f"interrupted: the {len(target) - before} images enrolled so far are kept;"
-                " run the same command again to go on"
-            )
+            done = len(target) - before
+            kept = counted(done, "image") if done else "none"
+            note(f"interrupted: {kept} enrolled so far; run the same command again to go on")
             raise typer.Exit(1) from None
     print_report(report, gallery, as_json)
 
@@ -175,7 +177,7 @@ def unknowns(
             if as_json:
                 print_json({"dropped": dropped})
             else:
-                typer.echo(f"{dropped} images forgotten; their files stay")
+                typer.echo(f"{counted(dropped, 'image')} forgotten; files stay where they are")
             return
         groups = target.unknowns()
     if show is not None:
@@ -186,6 +188,7 @@ def unknowns(
         from siamese_search.evaluation.report import write_groups
 
         write_groups(page, f"Unknown to {gallery}", groups)
+        note(f"the groups are shown in {page}")
     for group in groups:
         if as_json:
             print_json(dataclasses.asdict(group))
@@ -193,9 +196,12 @@ def unknowns(
         like = ""
         if group.nearest is not None:
             like = f", most like {group.nearest.identity} ({group.nearest.score:.3f})"
-        typer.echo(f"group {group.number}: {len(group.paths)} images{like}")
-        for path in group.paths if show is not None else group.paths[:1]:
+        typer.echo(f"group {group.number}: {counted(len(group.paths), 'image')}{like}")
+        shown = len(group.paths) if show is not None else SHOWN
+        for path in group.paths[:shown]:
             typer.echo(f"  {near(path)}")
+        if len(group.paths) > shown:
+            typer.echo(f"  and {len(group.paths) - shown} more: --show {group.number}")
     if not groups and not as_json:
         typer.echo("nothing is kept: `query --keep-unknown` keeps what nobody fits")
 

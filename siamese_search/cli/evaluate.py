@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,14 +19,17 @@ from siamese_search.cli.common import (
     GalleryOption,
     JsonOption,
     RuleOption,
+    counted,
     encoder_for,
     name_rejections,
     near,
+    note,
     open_gallery,
     print_json,
     progress_bar,
 )
 from siamese_search.errors import UsageError
+from siamese_search.files import require_place
 from siamese_search.records import DUPLICATE
 
 if TYPE_CHECKING:
@@ -48,8 +52,12 @@ MEANT_FOR = {
 def calibrate(
     gallery: GalleryOption = DEFAULT_GALLERY,
     fpir: Annotated[
-        float, typer.Option(help="The share of strangers' probes that may get an identity.")
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            help="The share of strangers' probes that may get an identity; default: what was"
+            " chosen before, else 0.01."
+        ),
+    ] = None,
     rule: RuleOption = None,
     strangers: Annotated[
         list[str] | None,
@@ -177,6 +185,8 @@ def benchmark(
     if suite is not None:
         _run_suite(suite, data, encoder, device, rule, seeds, as_json)
         return
+    if report is not None:
+        require_place(report)
     places = probes or [str(split)]
     found = list(enrolment.not_empty(enrolment.find(places), places))
     files = [file for file in found if isinstance(file, ImageFile)]
@@ -215,6 +225,8 @@ def benchmark(
     if report is not None:
         first = "" if split is None else " (what follows is the first draw)"
         write_report(report, title + first, made[0], curves)
+        plots = "" if find_spec("matplotlib") else "; for plots: pip install 'siasearch[plot]'"
+        note(f"the report is in {report}{plots}")
     if rejected:
         raise typer.Exit(1)
 
@@ -349,7 +361,7 @@ def audit(
             f"  item {one.item}, {one.identity} ({one.own:.3f}), looks like {better.identity}"
             f" ({better.score:.3f}): {near(one.path) if one.path else 'an embedding'}"
         )
-    typer.echo(f"{len(found.duplicates)} pairs of nearly the same picture")
+    typer.echo(f"{counted(len(found.duplicates), 'pair')} of nearly the same picture")
     for a, b, score in found.duplicates[:top]:
         typer.echo(f"  {score:.3f}  {_named(items[a])}  and  {_named(items[b])}")
     typer.echo(f"{len(found.confusable)} pairs of identities are taken for each other")

@@ -17,6 +17,7 @@ from siamese_search.cli.common import (
     JsonOption,
     RuleOption,
     ThresholdOption,
+    counted,
     encoder_for,
     name_rejections,
     near,
@@ -57,10 +58,11 @@ def query(
     """Identify images: the best identity or unknown, and the k best candidates."""
     from siamese_search import enrolment
     from siamese_search.errors import ImageError
-    from siamese_search.records import ImageFile, Rejection, printable
+    from siamese_search.records import Identification, ImageFile, Rejection, printable
 
     conditions = _conditions(where) if where else None
     rejected: list[Rejection] = []
+    kept = 0
     given = {os.path.abspath(image): image for image in images}  # answers name them as asked
 
     def readable() -> Iterator[str]:
@@ -86,6 +88,10 @@ def query(
                 print_json({"image": image, **dataclasses.asdict(answer)})
             else:
                 typer.echo(_described(image, answer, where))
+            if keep_unknown and isinstance(answer, Identification):
+                kept += answer.identity is None and not answer.distracted
+    if keep_unknown:
+        note(f"{counted(kept, 'image')} kept that nobody fits: see `siasearch unknowns`")
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)
@@ -106,9 +112,11 @@ def _described(image: str, answer: Identification, where: list[str] | None) -> s
     if answer.score is None:
         which = f" that has {' and '.join(where)}" if where else ""
         return f"{near(image)}: unknown (nothing to compare it with{which})"
-    name = answer.identity or "unknown"
+    name = answer.identity or ("unknown, like a distractor" if answer.distracted else "unknown")
+    needed = "" if answer.identity or answer.distracted else f", threshold {answer.threshold:.3f}"
     lines = [
-        f"{near(image)}: {name} (score {answer.score:.3f}, confidence {answer.confidence:.0%})"
+        f"{near(image)}: {name} (score {answer.score:.3f}{needed},"
+        f" confidence {answer.confidence:.0%})"
     ]
     width = max(len(match.identity) for match in answer.matches)
     for rank, match in enumerate(answer.matches, start=1):

@@ -68,8 +68,10 @@ def plot(
     # Threads that spin while they wait slow a shared machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from siamese_search.evaluation import portrait
-    from siamese_search.files import write_whole
+    from siamese_search.files import require_place, write_whole
 
+    place = out or Path(f"{kind}.png")
+    require_place(place)
     with open_gallery(gallery, encoder, device) as source, progress_bar("searching") as watch:
         if image is not None:
             drawn = portrait.draw_neighbours(source, image, k)
@@ -81,7 +83,6 @@ def plot(
             drawn = portrait.draw_trade_off(source, watch)
         else:
             drawn = portrait.draw_confusions(source, k, watch)
-    place = out or Path(f"{kind}.png")
     write_whole(place, drawn.png)
     if as_json:
         print_json({"kind": kind, **drawn.facts, "drawn": str(place)})

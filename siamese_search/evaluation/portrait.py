@@ -167,7 +167,7 @@ def draw_trade_off(gallery: Gallery, watch: Watcher = lambda progress: None) -> 
     scores = own_scores(gallery, left_out)
     if scores.fnir is None:
         raise UsageError(
-            f"no identity in {gallery.folder} has two items: without, none can be missed;"
+            f"no identity in {gallery.folder} has two items, to see whether one finds the other:"
             " enrol more pictures of some"
         )
     _, fpir, fnir = metrics.error_rates(scores.found, scores.impostor)

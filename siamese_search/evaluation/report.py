@@ -129,7 +129,9 @@ def _mistake(mistake: Mistake) -> str:
     pictures = "".join(_picture(place) for place in (mistake.path, mistake.nearest) if place)
     truth = "a stranger" if mistake.identity is None else mistake.identity
     named = "unknown" if mistake.named is None else mistake.named
-    said = f"{truth}, called {named} ({mistake.score:.3f}, {mistake.confidence:.0%} sure)"
+    said = (
+        f"{truth}, called {named} (score {mistake.score:.3f}, confidence {mistake.confidence:.0%})"
+    )
     return f"<figure>{pictures}<figcaption>{html.escape(said)}</figcaption></figure>"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from siamese_search.records import Preprocessing
 from siamese_search.runtimes import OpenVINORuntime
 from siamese_search.training.data import Pictures
 
+log = logging.getLogger("siasearch")
+
 FloatArray = npt.NDArray[np.float32]
 
 # The least cosine between what torch and the exported graph make of a picture: in float32, where
-# only a wrong graph differs, and in the precision that it will run in.
+# only a wrong graph differs, and in the precision that it will run in, where a network that was
+# hardly trained may differ.
 AGREEMENT = 0.9999
 ROUNDED_AGREEMENT = 0.99
 PACKAGES = ("siasearch", "torch", "timm", "pytorch-metric-learning", "numpy")
@@ -74,14 +78,22 @@ def export(
         write_encoder(place, **fields)
         made = Encoder.open(place, "cpu")
         exact = OpenVINORuntime(made.folder, made.record, exact=True)
-        for runtime, needed in ((exact, AGREEMENT), (made.runtime, ROUNDED_AGREEMENT)):
-            least = float((runtime.embed(sample) * embeddings[:32]).sum(axis=1).min())
-            if not least >= needed:
-                raise TrainingError(
-                    f"the exported graph disagrees with torch: a cosine of {least:.4f} where"
-                    f" {needed} is needed; the run's checkpoint is kept"
-                )
-    fields["training"]["least cosine to float32"] = round(least, 4)
+        least, rounded = (
+            float((runtime.embed(sample) * embeddings[:32]).sum(axis=1).min())
+            for runtime in (exact, made.runtime)
+        )
+        if not least >= AGREEMENT:
+            raise TrainingError(
+                f"the exported graph disagrees with torch: a cosine of {least:.4f} where"
+                f" {AGREEMENT} is needed; the run's checkpoint is kept"
+            )
+        if not rounded >= ROUNDED_AGREEMENT:
+            log.warning(
+                "rounded as this processor runs it, the encoder's embeddings are as far as a cosine"
+                " of %.4f from the exact ones: train for longer",
+                rounded,
+            )
+    fields["training"]["least cosine to float32"] = round(rounded, 4)
     write_encoder(folder, **fields)
     return Encoder.open(folder, "cpu"), embeddings
 
