@@ -361,7 +361,7 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     assert report["draws"][0]["recall@1"] == 1
     assert report["draws"][0]["FPIR"] is None
     assert report["curves"]["identities"] == [
-        {"identities": size, "recall@1": [1.0] * 5, "TPIR at FPIR 0.01": [None] * 5}
+        {"identities": size, "recall@1": [1.0] * 5, "TPIR at FPIR 0.1": [None] * 5}
         for size in (5, 8)
     ]
     assert "As more is enrolled" in (shell.folder / "report.html").read_text()
