@@ -26,7 +26,10 @@ LOCK_NAME = ".maintenance.lock"  # held while a gallery is made, compacted or re
 class Database:
     """An open database. Threads may share it; other processes may have it open too."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, spill: bool = True) -> None:
+        """Without ``spill``, what a transaction writes stays in memory until it is committed, and
+        others can read as long.
+        """
         self.path = path
         self._lock = threading.RLock()
         self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
@@ -36,6 +39,8 @@ class Database:
                 self._check_owner()
                 if self.writable:
                     _make_durable(self._db)
+                if not spill:
+                    self._db.execute("PRAGMA cache_spill = OFF")
                 self._check_format()
             except BaseException:
                 self._db.close()

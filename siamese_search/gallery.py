@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ from siamese_search.snapshots import Snapshots
 log = logging.getLogger("siasearch")
 
 DATABASE = "gallery.db"
+K_AT_MOST = 100_000  # items that may be asked for of fewer
 SAMPLE = 4000  # items that calibration looks at
 CHANGED = 0.2  # of identities or items, from which on a calibration is stale
 
@@ -246,8 +247,16 @@ class Gallery:
                         " twice: none was enrolled"
                     )
                 added.append(number)
+            never = catalog.distractors({item.identity for item in items})
+            if never:
+                raise UsageError(
+                    f"{min(never)!r} is enrolled as a distractor: use another name; none was"
+                    " enrolled"
+                )
 
-        self._catalog.add(items, vectors, generation.number, before_commit=whole)
+        # A connection of its own, so that others can ask while many are written.
+        with closing(Catalog(self._catalog.path, spill=False)) as catalog:
+            catalog.add(items, vectors, generation.number, before_commit=whole)
         self._snapshots.compact_if_due(changed=len(added))
         return added
 
@@ -332,10 +341,9 @@ class Gallery:
         Returns items int64 (n, k) and cosines float32 (n, k), best first; padded with -1 and
         -inf where the gallery has fewer.
         """
-        if k < 1:
-            raise UsageError(f"k is {k}: ask for at least one item")
-        with self._snapshots.searching() as (index, _):
-            return index.search(enrolment.as_embeddings(embeddings, index.dimension), k)
+        if k < 1 or (k > K_AT_MOST and k > len(self)):
+            raise UsageError(f"k is {k}: ask for at least one item, and for no more than there are")
+        return self._identifier.search(embeddings, k)
 
     def scores(
         self, embeddings: FloatArray, rule: str | None = None

@@ -80,6 +80,20 @@ class Identifier:
             ]
         return answers
 
+    def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
+        """The k nearest items of embeddings (n, dimension), all under one encoder, and cosines."""
+        number, queries = 0, np.empty((0, 0), np.float32)
+        found: list[tuple[IntArray, FloatArray]] = []
+        while not found or BLOCK * len(found) < len(queries):
+            with self._snapshots.searching() as (index, generation):
+                if generation.number != number:  # at the start, or others have switched encoders
+                    number, found = generation.number, []
+                    queries = as_embeddings(embeddings, index.dimension)
+                start = BLOCK * len(found)
+                found.append(index.search(queries[start : start + BLOCK], k))
+        items, scores = zip(*found, strict=True)
+        return np.concatenate(items), np.concatenate(scores)
+
     def left_out(self, rule: str, limit: int | None = None, seed: int = 0) -> Iterator[LeftOut]:
         """The gallery's own items, each searched without itself.
 

@@ -7,10 +7,12 @@ Losing a snapshot costs time, never an answer. Knows nothing of SQL and FAISS th
 from __future__ import annotations
 
 import logging
+import os
 import re
 import secrets
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +29,8 @@ from siamese_search.records import Generation, Snapshot
 
 log = logging.getLogger("siasearch")
 
+PACKAGE = Path(__file__).parent
+
 # Below this a snapshot is read in full to verify it; above, if its size, time or inode changed.
 SMALL_BYTES = 64 << 20
 # Changes to fold in before compaction pays: an eighth of the base keeps its cost per item constant,
@@ -38,6 +42,7 @@ PENDING_UNDERWAY = 4096
 FEW_CHANGES = 1000  # for which nobody wants to wait while an index of many items is trained
 MANY_ITEMS = 50_000
 STALE_SECONDS = 3600.0
+TRIES = 5  # to open a snapshot that others replace
 
 # The files that siasearch makes, with their temporary names; nothing else is ever deleted.
 INDEX_NAME = re.compile(r"\.?index-\d+-[0-9a-f]{12}\.faiss")
@@ -54,6 +59,7 @@ class Snapshots:
         self._index: SearchIndex | None = None
         self._loaded: State | None = None
         self._version: tuple[int, int] | None = None
+        self._failed = 0  # pending changes with which another process could not compact
         self._lock = threading.RLock()
 
     @contextmanager
@@ -77,8 +83,8 @@ class Snapshots:
             or (loaded.generation, loaded.snapshot, loaded.epoch)
             != (state.generation, state.snapshot, state.epoch)
         ):
-            self._index = index = None  # not two of them in memory
-            index, item, removal = self._open(state)
+            self._index = index = None
+            state, index, item, removal = self._open(state)
         else:
             item, removal = loaded.last_item, loaded.last_removal
         self._index = None  # an exception half-way must not leave it half-changed
@@ -88,21 +94,28 @@ class Snapshots:
         self._index, self._loaded, self._version = index, state, version
         return index, state.generation
 
-    def _open(self, state: State) -> tuple[SearchIndex, int, int]:
-        """The snapshot's index with the item and removal up to which it goes, or an empty one."""
-        snapshot = state.snapshot
-        if snapshot is not None:
+    def _open(self, state: State) -> tuple[State, SearchIndex, int, int]:
+        """The snapshot's index with the item and removal up to which it goes, or an empty one; of a
+        later state where another process has replaced the snapshot meanwhile.
+        """
+        for _ in range(TRIES):
+            snapshot = state.snapshot
+            if snapshot is None:
+                break
             path = self._folder / snapshot.file
             fault = self.fault(snapshot)
             if fault is None:
                 try:
                     index = SearchIndex.read(path, state.generation.dimension)
-                    return index, snapshot.last_item, snapshot.last_removal
-                except GalleryError as error:  # replaced by another process just now
+                    return state, index, snapshot.last_item, snapshot.last_removal
+                except GalleryError as error:
                     fault = str(error)
-            if self._catalog.state().snapshot == snapshot:
+            now = self._catalog.state()
+            if now.snapshot == snapshot:
                 log.warning("%s; answering from the database. `siasearch rebuild` mends it.", fault)
-        return SearchIndex(state.generation.dimension), 0, 0
+                break
+            state = now
+        return state, SearchIndex(state.generation.dimension), 0, 0
 
     def fault(self, snapshot: Snapshot, thorough: bool = False) -> str | None:
         """What is wrong with a snapshot's file, None if it may be trusted."""
@@ -128,9 +141,7 @@ class Snapshots:
         ``underway`` says that more is to come, so that only what has doubled is worth it.
         """
         state = self._catalog.state()
-        snapshot = state.snapshot
-        pending = state.last_item - (snapshot.last_item if snapshot else 0)
-        pending += state.last_removal - (snapshot.last_removal if snapshot else 0)
+        snapshot, pending = state.snapshot, _pending(state)
         items = snapshot.items if snapshot else 0
         if underway:
             return pending > max(PENDING_UNDERWAY, items)
@@ -210,6 +221,8 @@ class Snapshots:
         return True
 
     def _takes_long(self) -> bool:
+        if not sys.executable or getattr(sys, "frozen", False):
+            return False  # there is no Python to start
         kept = self._catalog.wanted_index()
         items = self._catalog.totals()[1]
         dimension = self._catalog.state().generation.dimension
@@ -217,20 +230,45 @@ class Snapshots:
         return items >= MANY_ITEMS and recipe not in EXACT_RECIPES
 
     def _compact_elsewhere(self) -> None:
-        """Start a process that compacts, and outlives this one."""
+        """Start a process that compacts, and outlives this one.
+
+        Where one has failed, the next is started once twice as much has changed.
+        """
+        pending = _pending(self._catalog.state())
+        if pending < 2 * self._failed:
+            return
         with self.maintenance(wait=False):  # raises where somebody is at it
             pass
         folder = str(self._folder.absolute())
         command = (sys.executable, "-m", "siamese_search", "compact", "--if-due", "-g", folder)
         nowhere = subprocess.DEVNULL
+        places = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+        # A pipe would break when this process ends.
+        said = tempfile.TemporaryFile()  # noqa: SIM115  closed in the end by ``follow``
         try:
             started = subprocess.Popen(
-                command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
+                command,
+                stdin=nowhere,
+                stdout=nowhere,
+                stderr=said,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
+                start_new_session=True,
             )
         except OSError as error:
+            said.close()
             raise StorageError(f"{sys.executable}: {error.strerror}") from error
         log.info("%s is compacted by process %d", folder, started.pid)
-        threading.Thread(target=started.wait, daemon=True).start()  # so that no zombie stays
+
+        def follow() -> None:
+            failed = started.wait() != 0  # so that no zombie stays
+            self._failed = pending if failed else 0
+            with said:
+                said.seek(0)
+                last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
+            if failed:
+                log.warning("%s could not be compacted by another process: %s", folder, last)
+
+        threading.Thread(target=follow, daemon=True).start()
 
     def _write(self, path: Path, state: State, wanted: Wanted | None) -> Written:
         """Write an index file of all that is enrolled."""
@@ -318,6 +356,13 @@ class Snapshots:
                 yield f"{path}: item {item} has another embedding than the database"
         for item in base.items[~seen]:
             yield f"{path}: item {item} is not in the database"
+
+
+def _pending(state: State) -> int:
+    """How many items came or went since the snapshot."""
+    snapshot = state.snapshot
+    seen = (snapshot.last_item, snapshot.last_removal) if snapshot else (0, 0)
+    return state.last_item - seen[0] + state.last_removal - seen[1]
 
 
 def _delete(path: Path) -> None:

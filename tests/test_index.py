@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from siamese_search.errors import GalleryError, UsageError
-from siamese_search.index import SearchIndex, Wanted, recipes, sha256, write_index
+from siamese_search.index import SearchIndex, Wanted, recipes, segments, sha256, write_index
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -300,3 +303,81 @@ def test_recipes_follow_size_dimension_and_memory() -> None:
     assert recipes.choose(1_000_000, 509, memory=1 << 30) == "PCAR256,IVF8192,PQ128x4fs"
     assert recipes.choose(1_000_000, 510, memory=40_000_000) == "PCAR128,IVF8192,PQ64x4fs"
     assert recipes.choose(200_000, 30, memory=1 << 30) == "PCAR28,IVF4096,PQ14x4fs"
+
+
+@pytest.mark.parametrize("dimension", [8, 30, 100, 255, 512, 1280])
+@pytest.mark.parametrize("memory", [1 << 20, 1 << 26, 1 << 30])
+def test_what_auto_chooses_can_be_made(dimension: int, memory: int) -> None:
+    recipe = recipes.choose(6_000_000, dimension, memory)
+    assert recipes.made(recipe, dimension).d == dimension
+
+
+def test_an_index_that_does_not_fit_what_came_is_trained_anew(tmp_path: Path) -> None:
+    random = np.random.default_rng(8)
+    vectors = np.zeros((3500, 24), np.float32)
+    vectors[:2000, :12] = clustered(random, 2000)[:, :12]
+    vectors[2000:, 12:] = clustered(random, 1500)[:, 12:]  # of which the first show nothing
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    wanted = Wanted("PCAR12,IVF64,PQ6x4fs", 0.95)
+    first = write_index(tmp_path / "old", 24, [(np.arange(2000), vectors[:2000])], wanted)
+    assert (first.recall or 0) >= 0.95
+    write_index(tmp_path / "new", 24, [(np.arange(3500), vectors)], wanted, tmp_path / "old")
+    base = SearchIndex.read(tmp_path / "new", 24).base
+    assert base is not None
+    assert base.tuning.trained == 3500
+    assert (base.tuning.recall or 0) >= 0.95
+
+
+def test_auto_is_exact_where_nothing_else_finds_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recipes, "EXACT_AT_MOST", 1000)
+    monkeypatch.setattr(recipes, "SPARES", (1,))
+    vectors = unit(np.random.default_rng(9), 1500)
+    written = write_index(tmp_path / "i", 24, [(np.arange(1500), vectors)], Wanted(recall=1.0))
+    assert (written.recipe, written.recall) == ("SQfp16", None)
+    assert "all items are searched instead" in caplog.text
+
+
+def test_a_graph_that_cannot_grow_is_made_anew(tmp_path: Path) -> None:
+    vectors = clustered(np.random.default_rng(10), 1500)
+    wanted = Wanted("NSG16,Flat", 0.9)
+    write_index(tmp_path / "old", 24, [(np.arange(1200), vectors[:1200])], wanted)
+    write_index(tmp_path / "new", 24, [(np.arange(1500), vectors)], wanted, tmp_path / "old")
+    index = SearchIndex.read(tmp_path / "new", 24)
+    assert np.mean(index.search(vectors, 1)[0][:, 0] == np.arange(1500)) > 0.98
+
+
+def test_many_queries_are_searched_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = clustered(np.random.default_rng(11), 2000)
+    write_index(tmp_path / "i", 24, [(np.arange(2000), vectors)], Wanted("IVF16,PQ12x4fs"))
+    index = SearchIndex.read(tmp_path / "i", 24)
+    whole = index.search(vectors[:100], 5)
+    monkeypatch.setattr(segments, "CELLS", 200)
+    parts = index.search(vectors[:100], 5)
+    assert np.array_equal(whole[0], parts[0])
+    assert np.array_equal(whole[1], parts[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("recipe", ["SQfp16", "IVF16,PQ12x4fs"])
+def test_a_forked_process_can_search_batches(tmp_path: Path, recipe: str) -> None:
+    script = (
+        "import os, sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from siamese_search.index import SearchIndex, Wanted, write_index\n"
+        "vectors = np.random.default_rng(0).normal(size=(1500, 24)).astype(np.float32)\n"
+        "vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)\n"
+        "path = Path(sys.argv[1])\n"
+        "write_index(path, 24, [(np.arange(1500), vectors)], Wanted(sys.argv[2], 0.5))\n"
+        "SearchIndex.read(path, 24).search(vectors[:200], 5)\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    SearchIndex.read(path, 24).search(vectors[:200], 5)\n"
+        "    os._exit(0)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "i"), recipe]
+    assert subprocess.run(command, timeout=60).returncode == 0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,7 @@ from siamese_search.index import recipes
 from siamese_search.snapshots import Snapshots
 
 FloatArray = npt.NDArray[np.float32]
+Pictures = Callable[..., Path]
 ITEMS = 2400
 
 
@@ -131,3 +135,105 @@ def test_a_few_changes_do_not_wait_for_a_long_compaction(
         assert gallery.identify_embeddings(vectors[-1:])[0].identity == names[-1]
         assert gallery.check() == []
         assert not gallery.compact_if_due()
+
+
+def test_a_compaction_elsewhere_that_fails_is_said_and_not_started_again_at_once(
+    tmp_path: Path,
+    toy: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    vectors, names = clustered(toy.dimension)
+    monkeypatch.setattr("siamese_search.snapshots.MANY_ITEMS", 2000)
+    monkeypatch.setattr("siamese_search.snapshots.PENDING_SHARE", 100)
+    monkeypatch.setattr("siamese_search.snapshots.PENDING_AT_LEAST", 20)
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho no memory >&2\nexit 3\n")
+    script.chmod(0o755)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll_embeddings(vectors[:-200], names[:-200])
+        caplog.set_level(logging.INFO, "siasearch")
+        monkeypatch.setattr("sys.executable", str(script))
+        gallery.enroll_embeddings(vectors[-200:-120], names[-200:-120])
+        deadline = time.monotonic() + 60
+        while "no memory" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "could not be compacted by another process: no memory" in caplog.text
+        for row in range(-120, -90):
+            gallery.enroll_embeddings(vectors[row : row + 1 or None], [names[row]])
+        assert caplog.text.count("is compacted by process") == 1
+        gallery.enroll_embeddings(vectors[-90:], names[-90:])  # twice as many by now
+        assert caplog.text.count("is compacted by process") == 2
+
+
+def test_others_can_ask_while_many_embeddings_are_enrolled(tmp_path: Path, toy: Encoder) -> None:
+    vectors, names = clustered(toy.dimension, 30_000)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll_embeddings(vectors[:600], names[:600])
+        waits, done = [], threading.Event()
+
+        def ask() -> None:
+            with Gallery.open(tmp_path / "gallery", toy) as other:
+                while not done.is_set():
+                    begun = time.monotonic()
+                    for asked in (gallery, other):
+                        assert asked.identify_embeddings(vectors[:1])[0].identity == "id0"
+                    waits.append(time.monotonic() - begun)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            begun = time.monotonic()
+            gallery.enroll_embeddings(vectors[600:], names[600:])
+            took = time.monotonic() - begun
+        finally:
+            done.set()
+            asking.join()
+    assert len(waits) > 3
+    assert max(waits) < max(0.5, took / 2)
+
+
+def test_embeddings_are_not_enrolled_under_a_distractors_name(
+    tmp_path: Path, toy: Encoder, pictures: Pictures
+) -> None:
+    vectors, _ = clustered(toy.dimension, 6)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([pictures({"poster": 1})], distractor=True)
+        with pytest.raises(UsageError, match="'poster' is enrolled as a distractor"):
+            gallery.enroll_embeddings(vectors[:2], ["cat", "poster"])
+        assert gallery.identities() == [("poster", 1)]
+
+
+def test_a_batch_is_searched_in_blocks_and_an_absurd_k_is_refused(
+    tmp_path: Path, toy: Encoder
+) -> None:
+    vectors, names = clustered(toy.dimension)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll_embeddings(vectors, names)
+        items, scores = gallery.search(vectors[:600], 3)
+        assert items.shape == scores.shape == (600, 3)
+        assert items[:, 0].tolist() == list(range(1, 601))
+        assert gallery.search(vectors[:0], 3)[0].shape == (0, 3)
+        for k in (0, 10**9):
+            with pytest.raises(UsageError, match=f"k is {k}"):
+                gallery.search(vectors[:1], k)
+
+
+def test_a_snapshot_that_others_replace_is_opened_in_its_new_form(
+    tmp_path: Path, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, names = clustered(toy.dimension)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll_embeddings(vectors, names)
+        fault = Snapshots.fault
+
+        def replaced(self: Snapshots, *arguments: Any, **named: Any) -> str | None:
+            monkeypatch.setattr(Snapshots, "fault", fault)
+            gallery.compact()
+            return fault(self, *arguments, **named)
+
+        with Gallery.open(tmp_path / "gallery", toy) as other:
+            monkeypatch.setattr(Snapshots, "fault", replaced)
+            with other._snapshots.searching() as (index, _):
+                assert index.base is not None
+                assert len(index.base.items) == ITEMS

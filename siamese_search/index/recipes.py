@@ -12,6 +12,7 @@ import math
 import mmap
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +57,7 @@ PASSES = 8  # of k-means
 MEMORY_SHARE = 8  # of the machine's memory that an index may fill
 PROBES = 1000  # items that recall is measured on
 SPARES = (16, 32, 64, 128, 256, 512, 1024)
+STRAINED = 2  # times the effort that it took before: an index does not fit what came
 RESCORED = 64  # coarse scores that take as long as scoring one candidate again
 BLOCK = 1 << 15
 
@@ -99,7 +101,7 @@ def choose(items: int, dimension: int, memory: int | None = None) -> str:
     # is not forgotten when candidates are scored again.
     kept = min(PROJECTED_AT_MOST, dimension - dimension % 4)
     while kept / 4 > budget and kept > 32:
-        kept //= 2
+        kept = kept // 8 * 4
     lists = min(LISTS_AT_MOST, 2 ** round(math.log2(8 * math.sqrt(items))))
     projection = "" if kept == dimension else f"PCAR{kept},"
     return f"{projection}IVF{lists},PQ{kept // 2}x4fs"
@@ -139,33 +141,73 @@ def build(
     """A filled index of vectors (n, dimension), which may be mapped, and how to search it.
 
     ``previous`` is one of fewer of them: a copy of the index, its tuning, and whether its vectors
-    are the first of these. What it has learned is used again until there are twice as many. A few
-    vectors have an exact index, whatever is wanted. Raises UsageError where the recipe does not
-    work with these vectors.
+    are the first of these. What it has learned is used again until there are twice as many, or
+    until it does not serve for those that came. A few vectors have an exact index, whatever is
+    wanted, and so have those of which ``auto`` does not reach the wanted recall. Raises UsageError
+    where the recipe does not work with these vectors.
     """
     count, dimension = vectors.shape
     recipe = wanted.resolved(count, dimension)
+    found = None
     if previous and serves(previous[1], recipe, count):
-        index, trained = previous[0], previous[1].trained
-        if not previous[2]:
-            index.reset()
-    else:
-        index, trained = made(recipe, dimension), count
+        before = previous[1]
+        with suppress(RuntimeError):  # some graphs cannot grow
+            found = _filled(*previous, vectors, wanted.recall, seed)
+            strained = (found[1].effort or 0) > STRAINED * (before.effort or 0)
+            # What never reached the recall need not be trained again and again.
+            if strained or (not found[2] and (before.recall or 0.0) >= wanted.recall):
+                log.info("the index %s was trained on other items than came: anew", recipe)
+                found = None
     try:
-        _train(index, vectors, seed)
-        for start in range(index.ntotal, count, BLOCK):
-            _let_go(vectors)
-            index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
-        tuning = Tuning(recipe, trained)
-        if recipe in EXACT_RECIPES:
-            error = _error(vectors) if recipe == EXACT else ROUNDING
-            return index, replace(tuning, error=error)
-        return index, tuned(index, vectors, tuning, wanted.recall, seed)
+        if found is None:
+            fresh = made(recipe, dimension), Tuning(recipe, count), True
+            found = _filled(*fresh, vectors, wanted.recall, seed)
     except (RuntimeError, MemoryError) as error:
         raise UsageError(
             f"FAISS makes no index {recipe!r} of {count} items ({_reason(error)}): take auto, or"
             " another factory string"
         ) from error
+    index, tuning, reached = found
+    if not reached:
+        log.warning(
+            "the index %s reaches recall@10 %.3f, not %g for certain: %s",
+            recipe,
+            tuning.recall,
+            wanted.recall,
+            "all items are searched instead"
+            if wanted.recipe == AUTO
+            else "`siasearch compact --recipe` takes another, auto for one",
+        )
+        if wanted.recipe == AUTO:
+            return build(vectors, Wanted(EXACT))
+    return index, tuning
+
+
+def _filled(
+    index: faiss.Index,
+    tuning: Tuning,
+    goes_on: bool,
+    vectors: FloatArray,
+    recall: float,
+    seed: int,
+) -> tuple[faiss.Index, Tuning, bool]:
+    """An index with all the vectors, how to search it, and whether that reaches the recall.
+
+    It goes on with the vectors that it has, or with none. Raises RuntimeError where it cannot.
+    """
+    if not goes_on:
+        index.reset()
+    _train(index, vectors, seed)
+    # Some graphs are made at once or not at all.
+    rows = len(vectors) if "NSG" in tuning.recipe else BLOCK
+    for start in range(index.ntotal, len(vectors), rows):
+        _let_go(vectors)
+        index.add(np.ascontiguousarray(vectors[start : start + rows]))
+    tuning = Tuning(tuning.recipe, tuning.trained)
+    if tuning.recipe in EXACT_RECIPES:
+        error = _error(vectors) if tuning.recipe == EXACT else ROUNDING
+        return index, replace(tuning, error=error), True
+    return index, *tuned(index, vectors, tuning, recall, seed)
 
 
 def _train(index: faiss.Index, vectors: FloatArray, seed: int) -> None:
@@ -202,11 +244,12 @@ def _error(vectors: FloatArray) -> float:
 
 def tuned(
     index: faiss.Index, vectors: FloatArray, tuning: Tuning, target: float, seed: int = 0
-) -> Tuning:
-    """How far to search for the wanted recall@10, measured on some of the vectors themselves.
+) -> tuple[Tuning, bool]:
+    """How far to search for the wanted recall@10, measured on some of the vectors themselves, and
+    whether it is reached for certain, within a standard error.
 
     Of the efforts that reach it, each with as few candidates to score again as will do, the
-    cheapest is taken; where none does, the highest, with a warning.
+    cheapest is taken; where none does, the highest.
     """
     random = np.random.default_rng(seed)
     chosen = np.sort(random.choice(len(vectors), min(PROBES, len(vectors)), replace=False))
@@ -231,15 +274,7 @@ def tuned(
         if total < least or least == math.inf:
             best = replace(tuning, effort=effort if name else None, spare=spare, recall=recall)
             least = total
-    if least == math.inf:
-        log.warning(
-            "the index %s reaches recall@10 %.3f, not %g for certain: `siasearch compact --recipe`"
-            " takes another, auto for one",
-            tuning.recipe,
-            best.recall,
-            target,
-        )
-    return best
+    return best, least < math.inf
 
 
 def _efforts(index: faiss.Index, name: str | None) -> Iterator[tuple[int, float]]:

@@ -13,14 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.index.file import open_index
-from siamese_search.index.segments import Base, Candidates, Delta, Segment
+from siamese_search.index.segments import CELLS, Base, Candidates, Delta, Segment
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-
-
-CELLS = 1 << 22  # candidates held at a time
 
 
 class SearchIndex:
@@ -79,7 +76,8 @@ class SearchIndex:
         """The k nearest items of each query (q, dimension), among ``allowed`` if given.
 
         Returns items int64 (q, k) and inner products float32 (q, k), best first, equal scores by
-        ascending item; where fewer exist, padded with item -1 and score -inf.
+        ascending item (of those that a base which is not exact has found); where fewer exist,
+        padded with item -1 and score -inf.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         items = np.full((len(queries), k), -1, np.int64)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -26,6 +26,7 @@ BLOCK_ROWS = 8192  # vectors that are multiplied at once: a product of that size
 FIRST_ROWS = 1024  # in the first block, where most are the best so far
 BLOCK_QUERIES = 256
 SPARE = 16  # candidates beyond those asked for, so that one search nearly always settles
+CELLS = 1 << 22  # candidates held at a time
 MANY = 16  # queries from which on multiplying matrices is faster than scanning for each
 SHARED_BYTES = 64 << 20  # of vectors, from which on the cores share a query's scan
 
@@ -39,6 +40,18 @@ class Candidates:
     items: IntArray
     scores: FloatArray
     rest: FloatArray
+
+
+def joined(parts: list[Candidates]) -> Candidates:
+    """Those of several blocks of queries, which are as many for each."""
+    if len(parts) == 1:
+        return parts[0]
+    return Candidates(
+        *(
+            np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(Candidates)
+        )
+    )
 
 
 class Segment:
@@ -203,7 +216,14 @@ class Base(Segment):
         count = len(self.items) if selected is None else int(np.count_nonzero(selected))
         rough = self.tuning.error is None
         if rough and not exact and count > wanted:
-            return self._approximate(queries, wanted, selected, count)
+            # As many more as there may be of those that are gone.
+            reach = (wanted + self.tuning.spare) * len(self.items) // count
+            reach = min(reach, len(self.items))
+            rows = max(1, CELLS // reach)
+            starts = range(0, max(1, len(queries)), rows)
+            return joined(
+                [self._approximate(queries[s : s + rows], wanted, selected, reach) for s in starts]
+            )
         wanted += SPARE
         if rough or count <= wanted or len(queries) >= MANY:
             return self._exhaustive(queries, wanted, selected)
@@ -219,7 +239,8 @@ class Base(Segment):
         self, queries: FloatArray, wanted: int, selected: BoolArray | None
     ) -> tuple[IntArray, FloatArray]:
         """A search by all cores, each scanning a part: FAISS itself gives a query one core."""
-        bounds = np.linspace(0, len(self.items), cores() + 1).astype(int).tolist()
+        count = cores()  # once: threads may be given different ones
+        bounds = np.linspace(0, len(self.items), count + 1).astype(int).tolist()
 
         def part(core: int) -> tuple[FloatArray, IntArray]:
             own = faiss.IDSelectorRange(bounds[core], bounds[core + 1])
@@ -228,16 +249,17 @@ class Base(Segment):
             )
             return found
 
-        scores, positions = _shared(part, cores())
+        scores, positions = _shared(part, count)
         # FAISS pads with its least score; ours is -inf.
         scores[positions < 0] = -np.inf
         return best_of(positions, scores, wanted)
 
     def _approximate(
-        self, queries: FloatArray, wanted: int, selected: BoolArray | None, count: int
+        self, queries: FloatArray, wanted: int, selected: BoolArray | None, reach: int
     ) -> Candidates:
-        """By FAISS's coarse scores, then by true ones; nothing is known of what it did not find."""
-        reach = min((wanted + self.tuning.spare) * len(self.items) // count, len(self.items))
+        """By FAISS's coarse scores, ``reach`` for each, then by true ones; nothing is known of what
+        it did not find.
+        """
         # A query alone is done by one thread: others of FAISS's would only be waited for.
         threads = 1 if len(queries) == 1 else None
         with _threads(threads):
@@ -280,11 +302,12 @@ class Lists:
             query = projection.apply(query)
         inverted = self._inverted
         distances, lists = self._nearest(query)
+        parts = min(cores(), inverted.nprobe)
 
         def part(core: int) -> tuple[FloatArray, IntArray]:
             # Every so-manieth, so that near lists, which have more to keep, are shared as well.
-            near = np.ascontiguousarray(lists[:, core :: cores()])
-            far = np.ascontiguousarray(distances[:, core :: cores()])
+            near = np.ascontiguousarray(lists[:, core::parts])
+            far = np.ascontiguousarray(distances[:, core::parts])
             found, positions = np.empty((1, count), np.float32), np.empty((1, count), np.int64)
             inverted.search_preassigned_c(
                 1,
@@ -296,7 +319,7 @@ class Lists:
             )
             return found, positions
 
-        found, positions = _shared(part, min(cores(), inverted.nprobe))
+        found, positions = _shared(part, parts)
         scores = found if inverted.metric_type == faiss.METRIC_INNER_PRODUCT else -found
         scores[positions < 0] = -np.inf
         positions, _ = best_of(positions, scores, count)
@@ -442,10 +465,10 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _shared(
-    part: Callable[[int], tuple[FloatArray, IntArray]], cores: int
+    part: Callable[[int], tuple[FloatArray, IntArray]], count: int
 ) -> tuple[FloatArray, IntArray]:
     """What the cores find, each by ``part`` with its number, in columns side by side."""
-    others = [_pool().submit(part, core) for core in range(1, cores)]
+    others = [_pool().submit(part, core) for core in range(1, count)]
     with _threads(1):  # this thread is one of them: waking one takes as long as a short search
         found = [part(0), *(other.result() for other in others)]
     scores = np.concatenate([scores for scores, _ in found], axis=1)
@@ -458,5 +481,11 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), initializer=lambda: faiss.omp_set_num_threads(1))
 
 
-if hasattr(os, "register_at_fork"):  # threads stay behind
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+def _alone() -> None:
+    """In a forked process, where no thread has come along: FAISS would wait for its own."""
+    _pool.cache_clear()
+    faiss.omp_set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_alone)
