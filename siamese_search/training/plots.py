@@ -67,7 +67,7 @@ def _curves(epochs: Sequence[dict[str, Any]], before: float | None) -> Figure:
     figure = plots.figure(9, 3.5)
     left, right = figure.subplots(1, 2)
     steps = [epoch["step"] for epoch in epochs]
-    left.plot(steps, [epoch["loss"] for epoch in epochs])
+    left.plot(steps, [epoch["loss"] for epoch in epochs], marker=".")
     left.set(xlabel="step", ylabel="loss", title="training loss")
     if before is not None:
         recalls = [before, *(epoch["recall"] for epoch in epochs)]
