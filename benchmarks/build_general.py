@@ -153,15 +153,22 @@ def recalibrated(description: dict[str, Any], run: Path) -> dict[str, Any]:
     """The encoder's description with threshold and confidence for a domain it has not seen.
 
     How strangers score is measured on the even classes alone, so that the odd ones can be strangers
-    in Grocery's open-set protocol, which calibrates by it.
+    in Grocery's open-set protocol, which calibrates by it. How sure one photo each makes, on photos
+    of all classes: val.txt against train.txt, since photos of one day are too much alike.
     """
-    photos = grocery_split("train")
-    embeddings = Encoder.open(run, "cpu").embed([photo.path for photo in photos])
-    labels = np.unique([int(photo.fine) for photo in photos], return_inverse=True)[1]
-    even = np.array([int(photo.fine) % 2 == 0 for photo in photos])
-    threshold, fitted = reference.record(embeddings, labels)
+    encoder = Encoder.open(run, "cpu")
+
+    def embedded(split: str) -> reference.Pictures:
+        photos = grocery_split(split)
+        labels = np.array([int(photo.fine) for photo in photos])
+        return encoder.embed([photo.path for photo in photos]), labels
+
+    (embeddings, labels), (others, shown) = embedded("train"), embedded("val")
+    threshold, fitted = reference.record(embeddings, labels, (others, shown))
     fitted["data"] = fitted["data"].replace("held-out pictures", "Grocery training photos")
-    fitted["strangers"] = reference.record(embeddings[even], labels[even])[1]["strangers"]
+    even = labels % 2 == 0
+    strangers = reference.record(embeddings[even], labels[even])[1]["strangers"]
+    fitted["strangers"] |= {field: strangers[field] for field in ("scale", "tail")}
     training = description["training"] | {"start": "EfficientNet-Lite0, ImageNet-1k"}
     training["settings"]["start"] = "untuned"
     return description | {"threshold": threshold, "calibration": fitted, "training": training}

@@ -18,6 +18,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+Pictures = tuple[npt.NDArray[np.float32], IntArray]  # embeddings (n, dimension), classes (n,)
 
 MARGIN = 0.5  # of the runner-up's score; why: benchmarks/openset.py
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
@@ -104,12 +105,16 @@ class Trials:
 
 
 def trials(
-    embeddings: npt.NDArray[np.float32], labels: IntArray, most: int = 5, draws: int = 20
+    embeddings: npt.NDArray[np.float32],
+    labels: IntArray,
+    most: int = 5,
+    draws: int = 20,
+    apart: Pictures | None = None,
 ) -> list[Trials]:
     """Identification with half of the classes enrolled, one to ``most`` pictures each in turn.
 
-    All other pictures are probes, those of the other classes strangers; scores by the balanced
-    rule. ``embeddings`` is (n, dimension), ``labels`` (n,).
+    All other pictures are probes, or those ``apart`` instead, those of the other classes strangers;
+    scores by the balanced rule. ``embeddings`` is (n, dimension), ``labels`` (n,).
     """
     random = np.random.default_rng(0)
     classes = np.unique(labels)
@@ -119,28 +124,34 @@ def trials(
         chosen = np.sort(random.permutation(classes)[: max(1, len(classes) // 2)])
         shots = [min(1 + draw % most, max(1, len(members[c]) - 1)) for c in chosen]
         enrolled = [random.permutation(members[c])[:n] for c, n in zip(chosen, shots, strict=True)]
-        probes = np.setdiff1d(np.arange(len(labels)), np.concatenate(enrolled))
-        cosines = embeddings[probes] @ embeddings[np.concatenate(enrolled)].T
+        left = np.setdiff1d(np.arange(len(labels)), np.concatenate(enrolled))
+        probes, truth = (embeddings[left], labels[left]) if apart is None else apart
+        cosines = probes @ embeddings[np.concatenate(enrolled)].T
         starts = np.cumsum([0, *shots[:-1]])
         means = np.stack([embeddings[own].mean(axis=0) for own in enrolled])
         prototypes = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
         best = np.maximum.reduceat(cosines, starts, axis=1)
-        scores = (best + embeddings[probes] @ prototypes.T) / 2
+        scores = (best + probes @ prototypes.T) / 2
         ranked = np.sort(scores, axis=1)[:, ::-1]
         second = ranked[:, 1] if scores.shape[1] > 1 else np.zeros(len(probes))
         made.append(
             Trials(
                 ranked[:, 0].astype(np.float64),
                 evidence(ranked[:, 0], second),
-                np.isin(labels[probes], chosen),
-                chosen[scores.argmax(axis=1)] == labels[probes],
+                np.isin(truth, chosen),
+                chosen[scores.argmax(axis=1)] == truth,
             )
         )
     return made
 
 
-def record(embeddings: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, dict[str, Any]]:
+def record(
+    embeddings: npt.NDArray[np.float32], labels: IntArray, apart: Pictures | None = None
+) -> tuple[float, dict[str, Any]]:
     """What an encoder's record says, from classes (n,) that it was not trained on.
+
+    Pictures ``apart``, of the same classes but taken another day, tell better than others of the
+    same day how sure one may be with one picture each.
 
     Returns the threshold from which the best identity is rather right than wrong, and the fields
     of ``calibration``: the logistic of the score, and what ``Reference`` needs.
@@ -161,7 +172,7 @@ def record(embeddings: npt.NDArray[np.float32], labels: IntArray) -> tuple[float
     }
     tested = _standardised(made)
     # A gallery with several items each fits its own confidence; this is for those with one.
-    single = _standardised(trials(embeddings, labels, most=1))
+    single = _standardised(trials(embeddings, labels, most=1, apart=apart))
     if tested is not None and single is not None:
         values, scale, _, enrolled, _ = tested
         slope, offset = logistic(single[0], single[2], single[4])

@@ -127,6 +127,13 @@ def test_the_record_of_an_encoder_tells_what_held_out_classes_are_like() -> None
     reference = Reference.of(fields)
     assert reference.exceeded(0.01) > reference.exceeded(0.1) > 0
     assert reference.slope > 0
+    # Pictures of another day are less like those enrolled: one may be less sure.
+    later, _ = clustered(0, 64, 40, 4, spread=1.5)
+    classes = np.unique(names, return_inverse=True)[1]
+    _, apart = record(vectors, classes, (later, classes[::2]))
+    assert apart["strangers"]["tail"] == fields["strangers"]["tail"]
+    sure = [fields["strangers"]["slope"], apart["strangers"]["slope"]]
+    assert sure[1] < sure[0]
     _, alone = record(vectors[:8], np.zeros(8, np.int64))  # one class: nothing to tell
     assert "strangers" not in alone
 
