@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ log = logging.getLogger("siasearch")
 
 DATABASE = "gallery.db"
 K_AT_MOST = 100_000  # items that may be asked for of fewer
+MANY = 1000  # items that take so long to write that others should not wait
 SAMPLE = 4000  # items that calibration looks at
 CHANGED = 0.2  # of identities or items, from which on a calibration is stale
 
@@ -254,11 +255,18 @@ class Gallery:
                     " enrolled"
                 )
 
-        # A connection of its own, so that others can ask while many are written.
-        with closing(Catalog(self._catalog.path, spill=False)) as catalog:
+        with self._writing(len(items)) as catalog:
             catalog.add(items, vectors, generation.number, before_commit=whole)
         self._snapshots.compact_if_due(changed=len(added))
         return added
+
+    def _writing(self, count: int) -> AbstractContextManager[Catalog]:
+        """What writes so many items: where they are many, a connection of its own, so that others
+        can ask meanwhile.
+        """
+        if count < MANY:
+            return nullcontext(self._catalog)
+        return closing(Catalog(self._catalog.path, spill=False))
 
     # Identification
 
@@ -313,8 +321,7 @@ class Gallery:
                 (answer,) = self._identifier.identify(
                     encoder, result[None], k, threshold, where, rule, fpir
                 )
-                strange = answer.identity is None and not answer.distracted
-                if keep_unknown and strange and isinstance(image, (str, os.PathLike)):
+                if keep_unknown and answer.strange and isinstance(image, (str, os.PathLike)):
                     unknowns.keep(self._catalog, os.fspath(image), result, generation)
             except GalleryMismatch:  # another process has switched encoders meanwhile
                 answer = self.identify([image], k, threshold, where, rule, fpir)[0]
@@ -532,11 +539,13 @@ class Gallery:
     def is_stale(self, found: Calibration) -> bool:
         """Whether the gallery has changed so much since that it should be calibrated again."""
         identities, items = self._catalog.totals()
-        new = 0 if found.last_item is None else self._catalog.count_after(found.last_item)
-        gone = found.items - (items - new)
+        new = max(0, items - found.items)
+        if found.last_item is not None:
+            new = self._catalog.count_after(found.last_item)
+        gone = found.items + new - items
         return (
             abs(identities - found.identities) > CHANGED * found.identities
-            or max(new, gone, items - found.items) > CHANGED * found.items
+            or max(new, gone) > CHANGED * found.items
         )
 
     # Unknowns
@@ -693,10 +702,10 @@ class Gallery:
                 self._encoder = target
                 self._snapshots.compact()
         if before is not None and self.calibration is None:
-            self._calibrate_again(before)
+            report = dataclasses.replace(report, calibration=self._calibrate_again(before))
         return report
 
-    def _calibrate_again(self, before: Calibration) -> None:
+    def _calibrate_again(self, before: Calibration) -> Calibration | None:
         """As before, by the gallery's own items, which is all that is at hand."""
         if before.source == "strangers":
             log.warning(
@@ -704,9 +713,10 @@ class Gallery:
                 " `siasearch calibrate --strangers` again"
             )
         try:
-            self.calibrate(before.fpir, rule=before.rule)
+            return self.calibrate(before.fpir, rule=before.rule)
         except UsageError as error:
             log.warning("the gallery is not calibrated any more: %s", error)
+            return None
 
     def check(self) -> list[str]:
         """Compare files, database and index; every fault in a line, none where all is well."""

@@ -155,6 +155,11 @@ class Identification:
         """Whether what fitted best is never named."""
         return bool(self.matches) and self.matches[0].distractor
 
+    @property
+    def strange(self) -> bool:
+        """Whether nobody fits, nor what is never named."""
+        return self.identity is None and not self.distracted
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -252,13 +257,15 @@ class UnknownGroup:
 class RebuildReport:
     """What a rebuild did: whether the gallery now answers under the encoder asked for.
 
-    ``missing`` are the items whose image could not be read any more.
+    ``missing`` are the items whose image could not be read any more; ``calibration`` is what the
+    gallery was calibrated to again.
     """
 
     switched: bool
     embedded: int
     missing: tuple[Rejection, ...]
     items: int
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Snapshots:
             or (loaded.generation, loaded.snapshot, loaded.epoch)
             != (state.generation, state.snapshot, state.epoch)
         ):
-            self._index = index = None
+            self._index = index = None  # not two of them in memory
             state, index, item, removal = self._open(state)
         else:
             item, removal = loaded.last_item, loaded.last_removal

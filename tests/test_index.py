@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from siamese_search.errors import GalleryError, UsageError
-from siamese_search.index import SearchIndex, Wanted, recipes, segments, sha256, write_index
+from siamese_search.index import SearchIndex, Wanted, recipes, search, sha256, write_index
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -355,7 +355,7 @@ def test_many_queries_are_searched_in_blocks(
     write_index(tmp_path / "i", 24, [(np.arange(2000), vectors)], Wanted("IVF16,PQ12x4fs"))
     index = SearchIndex.read(tmp_path / "i", 24)
     whole = index.search(vectors[:100], 5)
-    monkeypatch.setattr(segments, "CELLS", 200)
+    monkeypatch.setattr(search, "CELLS", 200)
     parts = index.search(vectors[:100], 5)
     assert np.array_equal(whole[0], parts[0])
     assert np.array_equal(whole[1], parts[1])

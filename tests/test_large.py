@@ -109,6 +109,13 @@ def test_what_cannot_be_indexed_is_enrolled_all_the_same(
         assert gallery.identify_embeddings(vectors[:1])[0].identity == "id0"
 
 
+def compacted_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From some twenty changes on, by another process."""
+    monkeypatch.setattr("siamese_search.snapshots.MANY_ITEMS", 2000)
+    monkeypatch.setattr("siamese_search.snapshots.PENDING_SHARE", 100)
+    monkeypatch.setattr("siamese_search.snapshots.PENDING_AT_LEAST", 20)
+
+
 def test_a_few_changes_do_not_wait_for_a_long_compaction(
     tmp_path: Path,
     toy: Encoder,
@@ -116,9 +123,7 @@ def test_a_few_changes_do_not_wait_for_a_long_compaction(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     vectors, names = clustered(toy.dimension)
-    monkeypatch.setattr("siamese_search.snapshots.MANY_ITEMS", 2000)
-    monkeypatch.setattr("siamese_search.snapshots.PENDING_SHARE", 100)
-    monkeypatch.setattr("siamese_search.snapshots.PENDING_AT_LEAST", 20)
+    compacted_elsewhere(monkeypatch)
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll_embeddings(vectors[:-300], names[:-300])
         before = gallery.info()["index"]
@@ -144,9 +149,7 @@ def test_a_compaction_elsewhere_that_fails_is_said_and_not_started_again_at_once
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     vectors, names = clustered(toy.dimension)
-    monkeypatch.setattr("siamese_search.snapshots.MANY_ITEMS", 2000)
-    monkeypatch.setattr("siamese_search.snapshots.PENDING_SHARE", 100)
-    monkeypatch.setattr("siamese_search.snapshots.PENDING_AT_LEAST", 20)
+    compacted_elsewhere(monkeypatch)
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho no memory >&2\nexit 3\n")
     script.chmod(0o755)

@@ -171,9 +171,10 @@ def benchmark(
     Also how that changes as more identities are enrolled and, with --split, more pictures of each.
     """
     from siamese_search import enrolment
+    from siamese_search.calibration import FPIR
     from siamese_search.encoder import Encoder
     from siamese_search.evaluation.curves import pooled
-    from siamese_search.evaluation.evaluate import FPIR, evaluate, evaluate_splits
+    from siamese_search.evaluation.evaluate import evaluate, evaluate_splits
     from siamese_search.evaluation.report import write_report
     from siamese_search.records import ImageFile, Rejection
 

@@ -89,7 +89,7 @@ def query(
             else:
                 typer.echo(_described(image, answer, where))
             if keep_unknown and isinstance(answer, Identification):
-                kept += answer.identity is None and not answer.distracted
+                kept += answer.strange
     if keep_unknown:
         note(f"{counted(kept, 'image')} kept that nobody fits: see `siasearch unknowns`")
     name_rejections(rejected)
@@ -113,7 +113,7 @@ def _described(image: str, answer: Identification, where: list[str] | None) -> s
         which = f" that has {' and '.join(where)}" if where else ""
         return f"{near(image)}: unknown (nothing to compare it with{which})"
     name = answer.identity or ("unknown, like a distractor" if answer.distracted else "unknown")
-    needed = "" if answer.identity or answer.distracted else f", threshold {answer.threshold:.3f}"
+    needed = f", threshold {answer.threshold:.3f}" if answer.strange else ""
     lines = [
         f"{near(image)}: {name} (score {answer.score:.3f}{needed},"
         f" confidence {answer.confidence:.0%})"

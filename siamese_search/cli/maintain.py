@@ -70,8 +70,10 @@ def compact(
     if if_due and (recipe is not None or recall is not None):
         raise UsageError("--if-due takes what was chosen last: leave out --recipe and --recall")
     with open_gallery(gallery) as target:
-        due = target.compact_if_due() if if_due else True
-        if not if_due:
+        done = True
+        if if_due:
+            done = target.compact_if_due()
+        else:
             target.compact(recipe, recall)
         facts = target.info()
     if as_json:
@@ -79,7 +81,7 @@ def compact(
     else:
         found = "exact" if facts["recall"] is None else f"recall@10 {facts['recall']:.3f}"
         typer.echo(f"{facts['index']} holds {facts['indexed']} items ({facts['recipe']}, {found})")
-    if not due:
+    if not done:
         note("nothing was due, or another process is at it")
     if recipe not in (None, "auto", facts["recipe"]):
         note(f"so few items are searched exactly; {recipe} will serve from 1,000 items on")
@@ -107,9 +109,7 @@ def rebuild(
     with open_gallery(gallery, device=device) as target:
         try:
             with progress_bar("embedding") as watch:
-                before = target.calibration
                 report = target.rebuild(encoder, skip_missing=skip_missing, watch=watch)
-                now = target.calibration
         except KeyboardInterrupt:
             note("interrupted: the gallery answers as before; run the same command again to go on")
             raise typer.Exit(1) from None
@@ -130,8 +130,9 @@ def rebuild(
             f"not switched: {len(report.missing)} images cannot be read; bring them back (`add`"
             " finds moved ones), remove them, or use --skip-missing, and run this again"
         )
-    if now is not None and now != before:
-        note(f"calibrated again for an FPIR of {now.fpir:.3g}, by the gallery's own items")
+    if report.calibration is not None:
+        rate = report.calibration.fpir
+        note(f"calibrated again for an FPIR of {rate:.3g}, by the gallery's own items")
     if report.missing:
         raise typer.Exit(1)
 

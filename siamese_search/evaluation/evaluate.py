@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.calibration import FEWEST, require_rate
+from siamese_search.calibration import FEWEST, FPIR, require_rate
 from siamese_search.encoder import Encoder
 from siamese_search.enrolment import find, normalised
 from siamese_search.errors import ImageError, UsageError
@@ -41,7 +41,6 @@ FMRS = (0.001, 0.01)
 LARGEST_R = 1000  # items of an identity that mAP@R looks at
 BLOCK = 256  # probes whose nearest items are held at a time
 DRAWS = 5
-FPIR = 0.01
 
 
 @dataclass(frozen=True)

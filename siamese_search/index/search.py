@@ -13,11 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.index.file import open_index
-from siamese_search.index.segments import CELLS, Base, Candidates, Delta, Segment
+from siamese_search.index.segments import Base, Candidates, Delta, Segment
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+
+CELLS = 1 << 22  # candidates held at a time
 
 
 class SearchIndex:
@@ -86,7 +89,8 @@ class SearchIndex:
         chosen = [segment.selected(allowed) for segment in segments]
         wanted, pending = k, np.arange(len(queries) if segments else 0)
         while len(pending):
-            rows, unsettled = max(1, CELLS // wanted), []
+            held = wanted + max(segment.spare for segment in segments)
+            rows, unsettled = max(1, CELLS // held), []
             for start in range(0, len(pending), rows):
                 block = pending[start : start + rows]
                 found = [

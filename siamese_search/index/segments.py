@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -26,7 +26,6 @@ BLOCK_ROWS = 8192  # vectors that are multiplied at once: a product of that size
 FIRST_ROWS = 1024  # in the first block, where most are the best so far
 BLOCK_QUERIES = 256
 SPARE = 16  # candidates beyond those asked for, so that one search nearly always settles
-CELLS = 1 << 22  # candidates held at a time
 MANY = 16  # queries from which on multiplying matrices is faster than scanning for each
 SHARED_BYTES = 64 << 20  # of vectors, from which on the cores share a query's scan
 
@@ -42,20 +41,10 @@ class Candidates:
     rest: FloatArray
 
 
-def joined(parts: list[Candidates]) -> Candidates:
-    """Those of several blocks of queries, which are as many for each."""
-    if len(parts) == 1:
-        return parts[0]
-    return Candidates(
-        *(
-            np.concatenate([getattr(part, field.name) for part in parts])
-            for field in fields(Candidates)
-        )
-    )
-
-
 class Segment:
     """Vectors (n, dimension) with their item numbers (n,), ascending; searched in full."""
+
+    spare = SPARE  # candidates that it looks at beyond those wanted
 
     def __init__(self, items: IntArray, vectors: FloatArray) -> None:
         self.items = items
@@ -205,6 +194,7 @@ class Base(Segment):
         super().__init__(items, vectors)
         self.index: Any = faiss.downcast_index(index)
         self.tuning = tuning
+        self.spare = max(SPARE, tuning.spare)
         self._owner = index, owner
         if tuning.effort is not None:
             set_effort(self.index, tuning.effort)
@@ -216,14 +206,7 @@ class Base(Segment):
         count = len(self.items) if selected is None else int(np.count_nonzero(selected))
         rough = self.tuning.error is None
         if rough and not exact and count > wanted:
-            # As many more as there may be of those that are gone.
-            reach = (wanted + self.tuning.spare) * len(self.items) // count
-            reach = min(reach, len(self.items))
-            rows = max(1, CELLS // reach)
-            starts = range(0, max(1, len(queries)), rows)
-            return joined(
-                [self._approximate(queries[s : s + rows], wanted, selected, reach) for s in starts]
-            )
+            return self._approximate(queries, wanted, selected, count)
         wanted += SPARE
         if rough or count <= wanted or len(queries) >= MANY:
             return self._exhaustive(queries, wanted, selected)
@@ -255,11 +238,10 @@ class Base(Segment):
         return best_of(positions, scores, wanted)
 
     def _approximate(
-        self, queries: FloatArray, wanted: int, selected: BoolArray | None, reach: int
+        self, queries: FloatArray, wanted: int, selected: BoolArray | None, count: int
     ) -> Candidates:
-        """By FAISS's coarse scores, ``reach`` for each, then by true ones; nothing is known of what
-        it did not find.
-        """
+        """By FAISS's coarse scores, then by true ones; nothing is known of what it did not find."""
+        reach = min((wanted + self.tuning.spare) * len(self.items) // count, len(self.items))
         # A query alone is done by one thread: others of FAISS's would only be waited for.
         threads = 1 if len(queries) == 1 else None
         with _threads(threads):
