@@ -1,0 +1,178 @@
+"""Evidence, and what is known of an encoder's from classes held out of its training.
+
+What decides is the *evidence*: the best identity's score less half of the runner-up's. Somebody who
+is not enrolled resembles several identities alike; who is enrolled stands out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.arrays import BoolArray, DoubleArray, IntArray
+from siamese_search.decision.evidence import RATES, evidence, logistic
+
+Pictures = tuple[npt.NDArray[np.float32], IntArray]  # embeddings (n, dimension), classes (n,)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is known of an encoder's evidence from classes held out of its training.
+
+    ``scale`` is the standard deviation of strangers' evidence; ``tail`` what a share of strangers
+    (the key) exceeds, in that unit, from their mean; ``slope`` and ``offset`` give the log-odds
+    that the best identity is right, from evidence in that unit.
+    """
+
+    scale: float
+    tail: Mapping[float, float]
+    slope: float
+    offset: float
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Reference:
+        """As an encoder's record has it; a normal distribution where it has none."""
+        known = record.get("strangers")
+        if known is None:
+            tail = {rate: -NormalDist().inv_cdf(rate) for rate in RATES}
+            return cls(0.06, tail, 1.3, -2.0)
+        tail = {float(rate): float(value) for rate, value in known["tail"].items()}
+        return cls(known["scale"], tail, known["slope"], known["offset"])
+
+    def exceeded(self, rate: float) -> float:
+        """What a share of strangers exceeds, in standard deviations."""
+        rates = sorted(self.tail)
+        return float(np.interp(math.log(rate), np.log(rates), [self.tail[r] for r in rates]))
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials of identification: each probe's best score and evidence, whether it is enrolled, and
+    whether its best identity was the right one.
+    """
+
+    best: DoubleArray
+    evidence: DoubleArray
+    enrolled: BoolArray
+    right: BoolArray
+
+
+def trials(
+    embeddings: npt.NDArray[np.float32],
+    labels: IntArray,
+    most: int = 5,
+    draws: int = 20,
+    apart: Pictures | None = None,
+) -> list[Trials]:
+    """Identification with half of the classes enrolled, one to ``most`` pictures each in turn.
+
+    All other pictures are probes, or those ``apart`` instead, those of the other classes strangers;
+    scores by the balanced rule. ``embeddings`` is (n, dimension), ``labels`` (n,).
+    """
+    random = np.random.default_rng(0)
+    classes = np.unique(labels)
+    members = {c: np.flatnonzero(labels == c) for c in classes}
+    made = []
+    for draw in range(draws):
+        chosen = np.sort(random.permutation(classes)[: max(1, len(classes) // 2)])
+        shots = [min(1 + draw % most, max(1, len(members[c]) - 1)) for c in chosen]
+        enrolled = [random.permutation(members[c])[:n] for c, n in zip(chosen, shots, strict=True)]
+        left = np.setdiff1d(np.arange(len(labels)), np.concatenate(enrolled))
+        probes, truth = (embeddings[left], labels[left]) if apart is None else apart
+        cosines = probes @ embeddings[np.concatenate(enrolled)].T
+        starts = np.cumsum([0, *shots[:-1]])
+        means = np.stack([embeddings[own].mean(axis=0) for own in enrolled])
+        prototypes = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
+        best = np.maximum.reduceat(cosines, starts, axis=1)
+        scores = (best + probes @ prototypes.T) / 2
+        ranked = np.sort(scores, axis=1)[:, ::-1]
+        second = ranked[:, 1] if scores.shape[1] > 1 else np.zeros(len(probes))
+        made.append(
+            Trials(
+                ranked[:, 0].astype(np.float64),
+                evidence(ranked[:, 0], second),
+                np.isin(truth, chosen),
+                chosen[scores.argmax(axis=1)] == truth,
+            )
+        )
+    return made
+
+
+def record(
+    embeddings: npt.NDArray[np.float32], labels: IntArray, apart: Pictures | None = None
+) -> tuple[float, dict[str, Any]]:
+    """What an encoder's record says, from classes (n,) that it was not trained on.
+
+    Pictures ``apart``, of the same classes but taken another day, tell better than others of the
+    same day how sure one may be with one picture each.
+
+    Returns the threshold from which the best identity is rather right than wrong, and the fields
+    of ``calibration``: the logistic of the score, and what ``Reference`` needs.
+    """
+    made = trials(embeddings, labels)
+    slope, offset = logistic(
+        np.concatenate([t.best for t in made]), np.concatenate([t.right for t in made])
+    )
+    if slope <= 0:  # scores that say nothing: never be sure
+        slope, offset = 1.0, -1.0
+    threshold = round(float(np.clip(-offset / slope, -1.0, 1.0)), 4)
+    fields: dict[str, Any] = {
+        "slope": round(slope, 4),
+        "offset": round(offset, 4),
+        "target": "probability that the best-scoring identity is right",
+        "data": f"{len(labels)} held-out pictures of {len(np.unique(labels))} classes; half of the"
+        " classes enrolled with 1 to 5 pictures, all others as probes; 20 draws",
+    }
+    tested = _standardised(made)
+    # A gallery with several items each fits its own confidence; this is for those with one.
+    single = _standardised(trials(embeddings, labels, most=1, apart=apart))
+    if tested is not None and single is not None:
+        values, scale, _, enrolled, _ = tested
+        slope, offset = logistic(single[0], single[2], single[4])
+        if slope > 0:
+            tail = np.quantile(values[~enrolled], 1 - np.array(RATES))
+            fields["strangers"] = {
+                "scale": round(scale, 5),
+                "tail": {
+                    str(rate): round(float(t), 3) for rate, t in zip(RATES, tail, strict=True)
+                },
+                "slope": round(slope, 4),
+                "offset": round(offset, 4),
+            }
+    return threshold, fields
+
+
+def _standardised(
+    made: list[Trials],
+) -> tuple[DoubleArray, float, BoolArray, BoolArray, DoubleArray] | None:
+    """Evidence of all probes in standard deviations from the strangers' mean, and the mean of these
+    deviations; which are right and which enrolled; weights with which strangers count half.
+
+    None where there are no strangers, or nobody else.
+    """
+    parts = [
+        t
+        for t in made
+        if t.enrolled.any() and len(strange := t.evidence[~t.enrolled]) > 1 and strange.std() > 0
+    ]
+    if not parts:
+        return None
+    values, scales, weights = [], [], []
+    for t in parts:
+        strange, share = t.evidence[~t.enrolled], t.enrolled.mean()
+        scales.append(float(strange.std()))
+        values.append((t.evidence - strange.mean()) / strange.std())
+        weights.append(np.where(t.enrolled, 0.5 / share, 0.5 / (1 - share)))
+    return (
+        np.concatenate(values),
+        float(np.mean(scales)),
+        np.concatenate([t.right for t in parts]),
+        np.concatenate([t.enrolled for t in parts]),
+        np.concatenate(weights),
+    )

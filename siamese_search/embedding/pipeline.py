@@ -1,0 +1,103 @@
+"""Decode threads → batches → vectors, as chained generators with bounded memory.
+
+Each stage pulls from the one before and keeps a few tasks in flight, so the consumer's own work
+(hashing look-ups, transactions) overlaps with decoding and encoding. Order is kept throughout.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import TypeVar
+
+import numpy as np
+
+from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.embedding.runtimes import Runtime
+from siamese_search.errors import ImageError
+from siamese_search.machine import cores
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+AHEAD = 64  # decoded images that wait to be gathered
+
+
+@contextmanager
+def thread_pool(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """A pool with a thread a core. Leaving it drops what has not begun, as on Ctrl-C."""
+    pool = ThreadPoolExecutor(workers or cores())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def parallel_map(
+    pool: ThreadPoolExecutor,
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    ahead: int,
+    cost: Callable[[T], int] = lambda item: 0,
+    budget: int = 64 << 20,
+) -> Iterator[R]:
+    """``map`` in threads, in order, lazily: at most ``ahead`` results wait to be consumed.
+
+    ``cost`` gives the bytes that an item holds while it waits; their sum stays within ``budget``
+    (a single item may exceed it).
+    """
+    waiting: deque[tuple[Future[R], int]] = deque()
+    held = 0
+    for item in items:
+        weight = cost(item)
+        while waiting and (len(waiting) >= ahead or held + weight > budget):
+            future, freed = waiting.popleft()
+            held -= freed
+            yield future.result()
+        waiting.append((pool.submit(function, item), weight))
+        held += weight
+    while waiting:
+        yield waiting.popleft()[0].result()
+
+
+def embed_batches(
+    pixels: Iterable[tuple[T, PixelArray | ImageError]],
+    open_runtime: Callable[[], Runtime],
+    batch: int | None = None,
+) -> Iterator[list[tuple[T, FloatArray | ImageError]]]:
+    """Embed (key, uint8 (H, W, C)) pairs, in order and batch by batch.
+
+    Yields (key, float32 (dimension,)) pairs; an error in place of pixels comes out as it went in.
+    The runtime is opened once there is something to embed, and says how large a ``batch`` suits it.
+    """
+    iterator = iter(pixels)
+    first = next(iterator, None)
+    if first is None:
+        return
+    runtime = open_runtime()
+    gathered = batches(chain([first], iterator), batch or runtime.batch)
+
+    def embed(
+        pairs: list[tuple[T, PixelArray | ImageError]],
+    ) -> list[tuple[T, FloatArray | ImageError]]:
+        readable = [image for _, image in pairs if not isinstance(image, ImageError)]
+        vectors = iter(runtime.embed(np.stack(readable)) if readable else ())
+        return [
+            (key, image if isinstance(image, ImageError) else next(vectors)) for key, image in pairs
+        ]
+
+    # While these are encoded, the next is gathered.
+    with thread_pool(runtime.parallel) as pool:
+        yield from parallel_map(pool, embed, gathered, ahead=runtime.parallel + 1)
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of ``size`` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,149 @@
+"""The demonstration: one real picture per identity is enrolled, altered views are identified.
+
+The pictures are those that scikit-image carries in its package: 24 ancient coins on one
+photograph, and photographs of things, materials and the sky. Some of them are kept out of the
+gallery: the strangers, for whom *unknown* is the right answer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageEnhance, ImageFilter
+
+from siamese_search.errors import UsageError
+from siamese_search.gallery.gallery import Gallery
+from siamese_search.records import Identification
+
+PHOTOGRAPHS = (
+    "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png",
+    "coffee.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png",
+    "motorcycle_left.png", "page.png", "retina.jpg", "rocket.jpg", "text.png", "color.png",
+)  # fmt: skip
+STRANGERS = {"brick", "camera", "coffee", "rocket", "coin-05", "coin-12", "coin-17", "coin-23"}
+
+# Centres of the coins on coins.png, in pixels, row by row.
+COINS = (
+    (335, 44), (155, 51), (216, 51), (276, 53), (44, 54), (100, 56),
+    (270, 119), (46, 124), (206, 124), (336, 125), (103, 126), (153, 127),
+    (347, 187), (213, 193), (274, 194), (102, 196), (44, 198), (154, 198),
+    (46, 260), (172, 262), (301, 264), (244, 264), (114, 266), (359, 268),
+)  # fmt: skip
+COIN_REACH = 28  # half the side of a coin's picture, in pixels
+
+# A photograph, and what is seen of it: the centre (x, y) and half the width and height of the box.
+Box = tuple[float, float, float, float]
+View = Callable[[Image.Image, Box], Image.Image]
+
+
+@dataclass(frozen=True)
+class Row:
+    """How the probes of one kind of view were identified."""
+
+    view: str
+    probes: int
+    nearest: int  # the best candidate was the right identity
+    named: int  # and its score reached the threshold
+    misnamed: int  # a wrong identity reached the threshold
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demonstration found: a row per kind of view, the strangers' last."""
+
+    rows: tuple[Row, ...]
+    identities: int
+    threshold: float
+
+
+def photographs() -> Iterator[tuple[str, Image.Image, Box]]:
+    """Every identity with its photograph and its place on it. Needs scikit-image's files."""
+    package = importlib.util.find_spec("skimage")
+    if package is None or package.origin is None:
+        raise UsageError("the demo needs scikit-image's pictures: pip install 'siasearch[demo]'")
+    folder = Path(package.origin).parent / "data"
+    with Image.open(folder / "coins.png") as image:
+        coins = image.convert("RGB")
+    for number, (x, y) in enumerate(COINS, start=1):
+        yield f"coin-{number:02}", coins, (x, y, COIN_REACH, COIN_REACH)
+    for name in PHOTOGRAPHS:
+        with Image.open(folder / name) as image:
+            photograph = image.convert("RGB")
+        photograph.thumbnail((640, 640))
+        centre = photograph.width / 2, photograph.height / 2
+        yield name.split(".")[0].removesuffix("_left"), photograph, (*centre, *centre)
+
+
+def seen(image: Image.Image, box: Box, scale: float = 1.0, degrees: float = 0.0) -> Image.Image:
+    """What lies in a box, scaled about its centre and turned against what is around it."""
+    x, y, width, height = box
+    turned = image.rotate(degrees, Image.Resampling.BICUBIC, center=(x, y))
+    left, top = round(x - width * scale), round(y - height * scale)
+    return turned.crop((left, top, round(x + width * scale), round(y + height * scale)))
+
+
+def _saved_small(image: Image.Image, box: Box) -> Image.Image:
+    picture = seen(image, box)
+    picture.thumbnail((72, 72))
+    stored = io.BytesIO()
+    picture.save(stored, "JPEG", quality=30)
+    return Image.open(stored)
+
+
+VIEWS: dict[str, View] = {
+    "closer": lambda image, box: seen(image, box, scale=0.75),
+    "turned by 12°": lambda image, box: seen(image, box, scale=0.85, degrees=12),
+    "turned by 45°": lambda image, box: seen(image, box, scale=0.7, degrees=45),
+    "darker": lambda image, box: ImageEnhance.Brightness(seen(image, box)).enhance(0.45),
+    "less contrast": lambda image, box: ImageEnhance.Contrast(seen(image, box)).enhance(0.4),
+    "out of focus": lambda image, box: seen(image, box).filter(
+        ImageFilter.GaussianBlur(box[2] / 40)
+    ),
+    "72 px, poor JPEG": _saved_small,
+    "grey": lambda image, box: seen(image, box).convert("L"),
+}
+
+
+def write_pictures(folder: Path) -> tuple[Path, Path]:
+    """Write the pictures to enrol, ``enrol/IDENTITY/``, and the probes, ``probes/VIEW/``."""
+    enrol, probes = folder / "enrol", folder / "probes"
+    for identity, image, box in photographs():
+        if identity not in STRANGERS:
+            _save(seen(image, box), enrol / identity / f"{identity}.png")
+        for view, see in VIEWS.items():
+            _save(see(image, box), probes / view / f"{identity}.png")
+    return enrol, probes
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, compress_level=1)  # PNG: quickly rather than small
+
+
+def demonstrate(gallery: Gallery, pictures: Path) -> Outcome:
+    """Enrol the pictures, identify the probes, count."""
+    enrol, probes = write_pictures(pictures)
+    gallery.enroll([enrol])
+    answers: dict[str, list[tuple[str, Identification]]] = {"never enrolled": []}
+    for view in VIEWS:
+        paths = sorted((probes / view).glob("*.png"))
+        for path, answer in zip(paths, gallery.identify(paths, k=1), strict=True):
+            row = "never enrolled" if path.stem in STRANGERS else view
+            answers.setdefault(row, []).append((path.stem, answer))
+    strangers = answers.pop("never enrolled")
+    rows = [_row(view, asked) for view, asked in [*answers.items(), ("never enrolled", strangers)]]
+    return Outcome(tuple(rows), len(gallery.identities()), gallery.encoder.threshold)
+
+
+def _row(view: str, asked: list[tuple[str, Identification]]) -> Row:
+    return Row(
+        view,
+        probes=len(asked),
+        nearest=sum(answer.matches[0].identity == truth for truth, answer in asked),
+        named=sum(answer.identity == truth for truth, answer in asked),
+        misnamed=sum(answer.identity not in (None, truth) for truth, answer in asked),
+    )

@@ -1,0 +1,93 @@
+"""Re-embedding: fill a generation beside the active one, then switch to it.
+
+Resumable: what is embedded is committed, and a later run embeds what is still lacking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
+from siamese_search.errors import ImageError
+from siamese_search.gallery.copies import enrolled_bytes
+from siamese_search.records import Generation, Item, Progress, RebuildReport, Rejection, Watcher
+from siamese_search.storage.catalog import Catalog
+
+COMMIT_ITEMS = 256
+
+
+def reembed(
+    catalog: Catalog, folder: Path, encoder: Encoder, *, skip_missing: bool, watch: Watcher
+) -> RebuildReport:
+    """Embed every item of a gallery's folder under ``encoder``, then make it the active one."""
+    target = catalog.generation(encoder.fingerprint, encoder.location, encoder.dimension)
+    active = catalog.state().generation.number == target.number
+    embedded = 0
+    missing: dict[int, Rejection] = {}
+    # Again as long as others enrol meanwhile: the switch refuses while anything lacks.
+    while True:
+        total = catalog.totals()[1]
+        before = total - catalog.count_unembedded(target) - embedded
+        numbers: list[int] = []
+        vectors: list[npt.NDArray[np.float32]] = []
+        for item, result in _embed(catalog, folder, target, encoder, set(missing)):
+            if isinstance(result, ImageError):
+                missing[item.number] = Rejection(item.source or f"item {item.number}", str(result))
+            else:
+                numbers.append(item.number)
+                vectors.append(result)
+            if len(numbers) == COMMIT_ITEMS:
+                embedded += _commit(catalog, target, numbers, vectors)
+                watch(Progress("embedding", before + embedded + len(missing), total))
+        embedded += _commit(catalog, target, numbers, vectors)
+        watch(Progress("embedding", before + embedded + len(missing), total))
+        still = {item.number for item in catalog.items(missing)}
+        missing = {number: missing[number] for number in sorted(still)}
+        if active and not embedded:  # there is nothing to switch to
+            return RebuildReport(True, 0, tuple(missing.values()), total)
+        switched = (not missing or skip_missing) and catalog.switch(target, without=missing)
+        if switched:
+            catalog.prune()
+        if switched or (missing and not skip_missing):
+            items = catalog.totals()[1]
+            return RebuildReport(switched, embedded, tuple(missing.values()), items)
+
+
+def _commit(
+    catalog: Catalog,
+    target: Generation,
+    numbers: list[int],
+    vectors: list[npt.NDArray[np.float32]],
+) -> int:
+    if numbers:
+        catalog.store(target, numbers, np.stack(vectors))
+    count = len(numbers)
+    numbers.clear()
+    vectors.clear()
+    return count
+
+
+def _embed(
+    catalog: Catalog, folder: Path, target: Generation, encoder: Encoder, without: set[int]
+) -> Iterator[tuple[Item, npt.NDArray[np.float32] | ImageError]]:
+    def lacking() -> Iterator[Item]:
+        after = 0
+        while numbers := catalog.unembedded(target, after):
+            yield from catalog.items(number for number in numbers if number not in without)
+            after = numbers[-1]
+
+    def load(item: Item) -> tuple[Item, npt.NDArray[np.uint8] | ImageError]:
+        try:
+            return item, encoder.decode(enrolled_bytes(item, folder))
+        except ImageError as error:
+            return item, error
+
+    with thread_pool() as pool:
+        decoded = parallel_map(pool, load, lacking(), ahead=AHEAD, cost=lambda item: item.size)
+        for batch in embed_batches(decoded, lambda: encoder.runtime):
+            yield from batch

@@ -1,0 +1,266 @@
+"""Find image files, read them, hash them, and decode them into the pixels that an encoder takes.
+
+Knows nothing of encoders, galleries or indexes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import threading
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from siamese_search.errors import ImageError, UsageError
+from siamese_search.pictures import colour
+from siamese_search.pictures.containers import (
+    Jpeg,
+    check_pixels,
+    cut_short,
+    open_image,
+    orientation_of,
+    recognise,
+)
+from siamese_search.pictures.preprocessing import Preprocessing
+from siamese_search.pictures.read import read_file
+
+if TYPE_CHECKING:  # numpy.typing takes time to load
+    import numpy.typing as npt
+
+
+LARGE_PIXELS: Final = 16_000_000
+"""Pictures that decode to more pixels than this are decoded one at a time, to bound memory."""
+
+DRAFT_RESERVE: Final = 1.4
+"""How many times the target's sides a JPEG that is decoded at reduced scale keeps at least."""
+
+TRIM_MARGIN: Final = 1.15
+"""The side of a trimmed picture, in extents of what is drawn."""
+
+TRIM_LEAST: Final = 0.25
+"""The least extent that is taken for what is drawn, in long sides of the picture."""
+
+TRIM_RESERVE: Final = 8
+"""How many times the target's long side a picture that is trimmed keeps before."""
+
+_REDUCING_GAP: Final = 3.0
+_LARGE = threading.Lock()
+_RESAMPLING: Final = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+}
+# EXIF orientation to what makes the picture upright; 5 to 8 swap width and height.
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# ---------------------------------------------------------------------------------------- find
+
+
+# -------------------------------------------------------------------------------- read and hash
+
+
+# --------------------------------------------------------------------------------------- decode
+
+
+def decode(data: bytes, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """The pixels an encoder takes from an image file's contents.
+
+    Returns uint8 (height, width, channels), C-contiguous and writable, of exactly the size that
+    ``preprocessing`` names: upright, in sRGB, on white, as a viewer would show the picture
+    (animations and multi-page files: the first). Safe to call from several threads.
+
+    Raises ImageError if the contents are no image of a supported format, are damaged or cut
+    short, or claim more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, which is read at each call.
+    """
+    kind = recognise(data)
+    try:
+        image, orientation = open_image(kind, data)
+        check_pixels(*image.size)
+        return _render(image, preprocessing, orientation)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _image_error(error, f"damaged {kind} file") from error
+
+
+def prepare(
+    image: Image.Image | npt.NDArray[np.uint8], preprocessing: Preprocessing
+) -> npt.NDArray[np.uint8]:
+    """The pixels an encoder takes from a picture in memory; as :func:`decode` from there on.
+
+    ``image`` is a Pillow image of any mode, turned upright if it carries an EXIF orientation, or
+    uint8 (height, width, 3) sRGB or (height, width) grey. Raises UsageError for other arrays,
+    ImageError for a picture that is empty, too large, or fails to load.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
+            raise UsageError(
+                "an image array is uint8 of shape (height, width, 3) or (height, width), "
+                f"not {image.dtype} of shape {image.shape}"
+            )
+        if image.size == 0:
+            raise ImageError("the picture has no pixels")
+        image = Image.fromarray(image)
+    try:
+        check_pixels(*image.size)
+        return _render(image, preprocessing, None)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _image_error(error, "the picture cannot be used") from error
+
+
+def miniature(data: bytes, side: int) -> npt.NDArray[np.uint8]:
+    """The whole picture of an image file's contents, uint8 (side, side, 3), padded with white.
+
+    Raises ImageError as ``decode`` does.
+    """
+    return decode(data, Preprocessing(side, side, resize="pad", crop_fraction=1.0))
+
+
+def thumbnail(path: str, side: int) -> bytes:
+    """A picture as a JPEG of at most ``side`` pixels each way, padded with white.
+
+    Raises ImageError as ``decode`` does.
+    """
+    return encode(miniature(read_file(path), side), "JPEG")
+
+
+def encode(pixels: npt.NDArray[np.uint8], form: Literal["JPEG", "PNG"]) -> bytes:
+    """The bytes of an image file of uint8 (height, width, 3)."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format=form, quality=80)
+    return content.getvalue()
+
+
+def _image_error(error: Exception, what: str) -> ImageError:
+    # Pillow answers damage with whatever its parsers stumble over: OSError, SyntaxError,
+    # ValueError, struct.error, EOFError, IndexError, KeyError, TypeError, zlib.error and more.
+    if isinstance(error, MemoryError):
+        return ImageError("there is not enough memory to decode it")
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(f"too many pixels: {error}")
+    detail = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, struct.error | EOFError) or "truncated" in detail.lower():
+        return cut_short()
+    return ImageError(f"{what}: {detail[:200]}")
+
+
+class _Frame(NamedTuple):
+    """Which part of the stored picture is scaled to which size, both as stored (not upright)."""
+
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+
+
+def _frame(stored: tuple[int, int], how: Preprocessing, orientation: int) -> _Frame:
+    width, height = stored
+    target_width, target_height = how.width, how.height
+    if orientation >= 5:
+        target_width, target_height = target_height, target_width
+    if how.resize == "crop":
+        scale = min(width / target_width, height / target_height) * how.crop_fraction
+        left = max(0.0, (width - target_width * scale) / 2)
+        top = max(0.0, (height - target_height * scale) / 2)
+        return _Frame((left, top, width - left, height - top), (target_width, target_height))
+    whole = (0.0, 0.0, float(width), float(height))
+    if how.resize == "squash":
+        return _Frame(whole, (target_width, target_height))
+    scale = min(target_width / width, target_height / height)
+    if how.resize == "trim":  # enough to find what is drawn and to show it sharp
+        scale = min(1.0, TRIM_RESERVE * max(target_width, target_height) / max(width, height))
+    return _Frame(whole, (max(1, round(width * scale)), max(1, round(height * scale))))
+
+
+def _render(
+    image: Image.Image, how: Preprocessing, orientation: int | None
+) -> npt.NDArray[np.uint8]:
+    """Crop, scale, turn upright and colour an open image; ``orientation`` None: as it states."""
+    grey = how.channels == 1
+    pixels = image.width * image.height
+    frame = None
+    if isinstance(image, Jpeg):
+        orientation = orientation_of(image)
+        full = _frame(image.size, how, orientation)
+        luminance = grey and not colour.needs_colours(image.info.get("icc_profile"))
+        frame = _draft(image, full, "L" if luminance else None)
+        if "progressive" not in image.info:  # those are held in full whatever the scale
+            pixels = image.width * image.height
+    with _LARGE if pixels > LARGE_PIXELS else nullcontext():
+        image.load()
+        if orientation is None:  # a PNG may state it behind the pixels
+            orientation = orientation_of(image)
+        box, size = frame or _frame(image.size, how, orientation)
+        scaled = colour.resizable(image).resize(
+            size, _RESAMPLING[how.interpolation], box, _REDUCING_GAP
+        )
+    shown = colour.displayed(scaled, image.info.get("icc_profile"), grey=grey)
+    if orientation in _UPRIGHT:
+        shown = shown.transpose(_UPRIGHT[orientation])
+    if how.resize == "trim":
+        shown = _trimmed(shown, how)
+    if how.resize == "pad" and shown.size != (how.width, how.height):
+        canvas = Image.new(shown.mode, (how.width, how.height), "white")
+        offset = ((how.width - shown.width) // 2, (how.height - shown.height) // 2)
+        canvas.paste(shown, offset)
+        shown = canvas
+    # Not numpy.array(shown): numpy asks Pillow for the bytes twice.
+    pixels_out = np.frombuffer(bytearray(shown.tobytes()), np.uint8)
+    return pixels_out.reshape(how.height, how.width, how.channels)
+
+
+def _trimmed(image: Image.Image, how: Preprocessing) -> Image.Image:
+    """A square around what is drawn, with a margin, scaled to the target; else the whole picture.
+
+    Drawn is what differs from the border's median by half as much as anything does, and by an
+    eighth of the range at least. Small marks keep some of their surroundings. Grey drawings on
+    dark paper are turned dark on light.
+    """
+    pixels = np.asarray(image, np.int16).reshape(image.height, image.width, -1)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    background = np.median(border, axis=0)
+    apart = np.abs(pixels - background).max(axis=2)
+    drawn = apart > max(32, apart.max() / 2)
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    if not len(rows):
+        rows, columns = np.array([0, image.height - 1]), np.array([0, image.width - 1])
+    extent = max(int(np.ptp(rows)), int(np.ptp(columns))) + 1
+    side = TRIM_MARGIN * max(extent, TRIM_LEAST * max(image.size))
+    left = (columns[0] + columns[-1] + 1 - side) / 2
+    top = (rows[0] + rows[-1] + 1 - side) / 2
+    room = math.ceil(max(0.0, -left, -top, left + side - image.width, top + side - image.height))
+    if how.channels == 1 and background[0] < 128:
+        image, background = ImageOps.invert(image), 255 - background
+    paper = tuple(round(float(value)) for value in background)
+    canvas = ImageOps.expand(image, room, paper if len(paper) > 1 else paper[0])
+    box = (left + room, top + room, left + room + side, top + room + side)
+    return canvas.resize((how.width, how.height), _RESAMPLING[how.interpolation], box)
+
+
+def _draft(image: Jpeg, frame: _Frame, mode: str | None) -> _Frame:
+    """Have a JPEG decoded at the smallest scale that leaves a reserve; the frame at that scale."""
+    (left, top, right, bottom), (width, height) = frame
+    full_width, full_height = image.size
+    asked = (
+        math.ceil(full_width * width * DRAFT_RESERVE / (right - left)),
+        math.ceil(full_height * height * DRAFT_RESERVE / (bottom - top)),
+    )
+    drafted = image.draft(mode, asked)
+    if drafted is None:
+        return frame
+    scale = drafted[1][2] / full_width
+    box = (left * scale, top * scale, right * scale, bottom * scale)
+    return _Frame(box, frame.size)

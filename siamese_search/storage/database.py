@@ -1,0 +1,204 @@
+"""A gallery's database file: opening, format, transactions, and SQLite's errors as ours.
+
+A rollback journal with full syncing, never WAL: WAL carries a corruption race in SQLite before
+3.51.3, and a gallery may be opened by any library. Knows nothing of what the tables mean.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from siamese_search.errors import GalleryDamaged, GalleryFormatError, StorageError
+from siamese_search.files import sync_folder
+
+FORMAT = 3
+APPLICATION_ID = 0x53494153  # "SIAS": `file gallery.db` tells whose it is
+PAGE_BYTES = 16384  # a 512-d float32 vector is 2 KiB; a 4 KiB page would hold just one
+BUSY_SECONDS = 60.0
+LOCK_NAME = ".maintenance.lock"  # held while a gallery is made, compacted or rebuilt
+
+
+class Database:
+    """An open database. Threads may share it; other processes may have it open too."""
+
+    def __init__(self, path: Path, spill: bool = True) -> None:
+        """Without ``spill``, what a transaction writes stays in memory until it is committed, and
+        others can read as long.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+        with _mapped(path):
+            self._db = _connect(path, "rw" if self.writable else "ro")
+            try:
+                self._check_owner()
+                if self.writable:
+                    _make_durable(self._db)
+                if not spill:
+                    self._db.execute("PRAGMA cache_spill = OFF")
+                self._check_format()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _check_owner(self) -> None:
+        identifier = self._value("PRAGMA application_id")
+        if identifier != APPLICATION_ID:
+            raise GalleryDamaged(
+                f"{self.path} is not a gallery's database: restore it from a backup, or take"
+                " another --gallery"
+            )
+
+    def _check_format(self) -> None:
+        version = self._value("PRAGMA user_version")
+        if version > FORMAT:
+            raise GalleryFormatError(
+                f"{self.path} has format {version}, this siasearch reads up to {FORMAT}: upgrade it"
+            )
+        if version < FORMAT:
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        """Bring an older format to this one, in one transaction."""
+        from siamese_search.storage.schema import migrate
+
+        if not self.writable:
+            raise GalleryFormatError(f"{self.path} has an older format: open it once writable")
+        with self.writing():
+            migrate(self._db)
+            self._db.execute(f"PRAGMA user_version = {FORMAT}")
+
+    def close(self) -> None:
+        self._db.close()
+
+    # Transactions
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        with self._lock, _mapped(self.path):
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One consistent view. Keep it short: in rollback mode a reader holds up commits."""
+        with self._guard():
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """All or nothing; waits up to a minute for another writer."""
+        self.require_writable()
+        with self._guard():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    def require_writable(self) -> None:
+        """Raise StorageError where nothing can be written."""
+        if not self.writable:
+            raise StorageError(f"{self.path} cannot be written: check its permissions")
+
+    def version(self) -> tuple[int, int]:
+        """Changes whenever anybody, here or in another process, has changed anything."""
+        with self._guard():
+            # data_version tells of other connections, total_changes of this one.
+            return self._value("PRAGMA data_version"), self._db.total_changes
+
+    def _value(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        row = self._db.execute(sql, parameters).fetchone()
+        return 0 if row is None or row[0] is None else row[0]
+
+
+def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
+    """Make a database of the newest format; whole or not at all. Keeps one that is there."""
+    from filelock import FileLock
+
+    from siamese_search.storage.schema import migrate
+
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with _mapped(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            db = _connect(temporary, "rwc")
+            try:
+                _make_durable(db)
+                db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+                migrate(db)
+                fill(db)
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {FORMAT}")
+            finally:
+                db.close()
+            with FileLock(path.with_name(LOCK_NAME)):
+                if not path.exists():
+                    os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            for leftover in (temporary, Path(f"{temporary}-journal")):
+                leftover.unlink(missing_ok=True)
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open a database file; ``mode`` is ``ro``, ``rw`` or ``rwc`` (create)."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    db = sqlite3.connect(
+        uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False
+    )
+    db.execute("PRAGMA foreign_keys = ON")
+    return db
+
+
+def _make_durable(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = TRUNCATE")  # commits by a truncation, which is synced
+    db.execute("PRAGMA synchronous = FULL")
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the file system say into our errors."""
+    try:
+        yield
+    except UnicodeDecodeError as error:  # damage inside a name that SQLite's message quotes
+        raise _damaged(path, error) from error
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith(
+            # What SQLite says of damaged schema and text, without a code of its own.
+            ("Could not decode", "unsupported file", "malformed", "no such column", "no such table")
+        ):
+            raise _damaged(path, error) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise StorageError(f"{path} is held by another process: try again") from error
+        if code == sqlite3.SQLITE_CANTOPEN:
+            raise StorageError(f"{path} cannot be opened: check its permissions") from error
+        if code == sqlite3.SQLITE_FULL:
+            raise StorageError(
+                f"{path}: the disk is full; nothing of this step was kept"
+            ) from error
+        if isinstance(error, sqlite3.OperationalError):
+            raise StorageError(f"{path}: {error}; nothing of this step was kept") from error
+        raise
+    except OSError as error:
+        raise StorageError(f"{error.filename or path}: {error.strerror}") from error
+
+
+def _damaged(path: Path, error: Exception) -> GalleryDamaged:
+    return GalleryDamaged(
+        f"{path} is damaged ({error}): restore it from a backup, or save what can be read"
+        " with `sqlite3 gallery.db .recover`; nothing was overwritten"
+    )
