@@ -54,7 +54,7 @@ STEPS = (
     ("import the gallery", "from siamese_search.gallery.gallery import Gallery"),
     (
         "import openvino",
-        "from siamese_search.embedding.runtimes import import_openvino; import_openvino()",
+        "from siamese_search.embedding.openvino_runtime import import_openvino; import_openvino()",
     ),
     ("open the gallery", "gallery = Gallery.open(GALLERY)"),
     ("open the encoder", "encoder = gallery.encoder"),
