@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -140,13 +141,13 @@ def test_an_encoder_is_complete_once_its_description_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replaced: list[str] = []
-    original = Path.replace
+    original = os.replace
 
-    def replace(self: Path, target: Path) -> Path:
+    def replace(source: Path, target: Path) -> None:
         replaced.append(target.name)
-        return original(self, target)
+        original(source, target)
 
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     fingerprint = write_encoder(
         tmp_path / "e",
         name="e",

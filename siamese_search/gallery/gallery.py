@@ -26,7 +26,7 @@ from siamese_search.decision import calibration, rules
 from siamese_search.decision.evidence import evidence
 from siamese_search.decision.reference import Reference
 from siamese_search.embedding.encoder import Encoder, several
-from siamese_search.embedding.vectors import LENGTH_TOLERANCE, as_embeddings
+from siamese_search.embedding.vectors import are_unit, as_embeddings
 from siamese_search.errors import (
     EncoderError,
     GalleryDamaged,
@@ -40,8 +40,8 @@ from siamese_search.errors import (
 from siamese_search.gallery import enrolment, unknowns
 from siamese_search.gallery.active import require
 from siamese_search.gallery.calibrating import CHANGED, SAMPLE
-from siamese_search.gallery.checking import bytes_below
-from siamese_search.gallery.copies import enrolled_bytes
+from siamese_search.gallery.checking import own_bytes
+from siamese_search.gallery.copies import copy_fault, delete_copies, enrolled_bytes
 from siamese_search.gallery.identification import Identifier
 from siamese_search.gallery.rebuilding import reembed
 from siamese_search.gallery.self_test import audited
@@ -215,16 +215,13 @@ class Gallery:
         run = enrolment.Enrolment(
             self._catalog,
             self.encoder,
-            self._catalog.state().generation.number,
             copies=self.folder if copy else None,
             distractor=distractor,
             after_commit=lambda: self._snapshots.compact_if_due(underway=True),
             watch=watch,
         )
-        try:
-            run.run(files)
-        finally:
-            self._snapshots.compact_if_due(changed=run.added)
+        run.run(files)  # whoever interrupts it does not wait for an index file
+        self._snapshots.compact_if_due(changed=run.added)
         identities, items = self._catalog.totals()
         return EnrollmentReport(run.added, run.skipped, tuple(run.rejected), identities, items)
 
@@ -245,6 +242,12 @@ class Gallery:
         added: list[int] = []
 
         def whole(numbers: Sequence[int | None]) -> None:
+            never = catalog.distractors({item.identity for item in items})
+            if never:
+                raise UsageError(
+                    f"{min(never)!r} is enrolled as a distractor: use another name; none was"
+                    " enrolled"
+                )
             for row, number in enumerate(numbers):
                 if number is None:
                     raise UsageError(
@@ -252,15 +255,9 @@ class Gallery:
                         " twice: none was enrolled"
                     )
                 added.append(number)
-            never = catalog.distractors({item.identity for item in items})
-            if never:
-                raise UsageError(
-                    f"{min(never)!r} is enrolled as a distractor: use another name; none was"
-                    " enrolled"
-                )
 
         with self._writing(len(items)) as catalog:
-            catalog.add(items, vectors, generation.number, before_commit=whole)
+            catalog.add(items, vectors, generation.fingerprint, before_commit=whole)
         self._snapshots.compact_if_due(changed=len(added))
         return added
 
@@ -315,24 +312,28 @@ class Gallery:
         """
         if keep_unknown:
             self._catalog.require_writable()  # before anything is asked
+
+        def answered(
+            image: Any, result: FloatArray | ImageError, encoder: Encoder
+        ) -> Identification | ImageError:
+            while not isinstance(result, ImageError):
+                try:
+                    (answer,) = self._identifier.identify(
+                        encoder, result[None], k, threshold, where, rule, fpir
+                    )
+                    if keep_unknown and answer.strange and isinstance(image, (str, os.PathLike)):
+                        unknowns.keep(self._catalog, os.fspath(image), result, encoder.fingerprint)
+                    return answer
+                except GalleryMismatch:  # another process has switched encoders meanwhile
+                    encoder = self.encoder
+                    ((_, result),) = encoder.embed_each([image])
+                except ImageError as error:  # gone before it could be kept
+                    return error
+            return result
+
         encoder = self.encoder
-        generation = self._catalog.state().generation
         for image, result in encoder.embed_each(images):
-            if isinstance(result, ImageError):
-                yield image, result
-                continue
-            try:
-                (answer,) = self._identifier.identify(
-                    encoder, result[None], k, threshold, where, rule, fpir
-                )
-                if keep_unknown and answer.strange and isinstance(image, (str, os.PathLike)):
-                    unknowns.keep(self._catalog, os.fspath(image), result, generation)
-            except GalleryMismatch:  # another process has switched encoders meanwhile
-                answer = self.identify([image], k, threshold, where, rule, fpir)[0]
-            except ImageError as error:  # gone before it could be kept
-                yield image, error
-                continue
-            yield image, answer
+            yield image, answered(image, result, encoder)
 
     def identify_embeddings(
         self,
@@ -556,7 +557,10 @@ class Gallery:
 
     def unknowns(self) -> list[UnknownGroup]:
         """Probes that were kept because nobody fitted, grouped by resemblance, largest first."""
-        return unknowns.groups(self._catalog, self.encoder, self._identifier)
+        while True:
+            encoder = self.encoder
+            with suppress(GalleryMismatch):  # another process has switched encoders just now
+                return unknowns.groups(self._catalog, encoder, self._identifier)
 
     def enroll_unknowns(self, number: int, label: str) -> EnrollmentReport:
         """Enrol the group of that number as ``label``; what was enrolled is kept no more.
@@ -564,7 +568,7 @@ class Gallery:
         Raises UsageError where there is no such group.
         """
         group = self._group(number)
-        contents = {row[0]: row[1] for row in self._catalog.unknowns()}
+        contents = {probe.number: probe.content for probe in self._catalog.unknowns()}
         files: list[ImageFile | Rejection] = []
         for member, path in zip(group.members, group.paths, strict=True):
             fault = file_fault(path, contents.get(member, ""))
@@ -582,7 +586,7 @@ class Gallery:
         """Forget the group of that number, or all kept probes; returns how many there were."""
         if number is not None:
             return self._catalog.drop_unknowns(self._group(number).members)
-        return self._catalog.drop_unknowns(row[0] for row in self._catalog.unknowns())
+        return self._catalog.drop_unknowns(probe.number for probe in self._catalog.unknowns())
 
     def _group(self, number: int) -> UnknownGroup:
         for group in self.unknowns():
@@ -614,14 +618,7 @@ class Gallery:
         Raises UsageError where there is no such thing.
         """
         removed = self._catalog.remove(self._numbers(identity, item))
-        copies = {item.content: item.copy for item in removed if item.copy}
-        if copies:
-            with self._catalog.writing():  # nobody enrols the same content again meanwhile
-                for content in copies.keys() - self._catalog.known(copies).keys():
-                    try:
-                        (self.folder / copies[content]).unlink(missing_ok=True)
-                    except OSError as error:
-                        log.warning("%s was not deleted: %s", copies[content], error.strerror)
+        delete_copies(self._catalog, self.folder, removed)
         self._snapshots.compact_if_due(changed=len(removed))
         return len(removed)
 
@@ -663,7 +660,8 @@ class Gallery:
         """
         wanted = None
         if recipe is not None or recall is not None:
-            before = Wanted(*(self._catalog.wanted_index() or ()))
+            kept = self._catalog.wanted_index()
+            before = Wanted() if kept is None else Wanted(kept.recipe, kept.recall)
             wanted = Wanted(
                 before.recipe if recipe is None else recipe,
                 before.recall if recall is None else recall,
@@ -743,13 +741,12 @@ class Gallery:
         for number in self._catalog.unembedded(state.generation, limit=2**62):
             yield f"item {number} has no embedding under the encoder {state.generation.encoder!r}"
         for items, vectors in self._catalog.embeddings(state.generation):
-            lengths = np.linalg.norm(vectors, axis=1)
-            for item in items[~(np.abs(lengths - 1) < LENGTH_TOLERANCE)]:
+            for item in items[~are_unit(vectors)]:
                 yield f"the embedding of item {item} is not of unit length"
-        for item_number, copy, content in self._catalog.copies():
-            fault = file_fault(self.folder / copy, content)
+        for copy in self._catalog.copies():
+            fault = copy_fault(self.folder, copy)
             if fault:
-                yield f"the copy of item {item_number}: {fault}"
+                yield f"the copy of item {copy.item}: {fault}"
 
     def info(self) -> dict[str, Any]:
         """What the gallery is: totals, encoder, index and bytes on disk."""
@@ -770,7 +767,7 @@ class Gallery:
             "indexed": snapshot.items if snapshot else 0,
             "recipe": snapshot.recipe if snapshot else None,
             "recall": snapshot.recall if snapshot else None,
-            "bytes": bytes_below(self.folder),
+            "bytes": own_bytes(self.folder),
         }
 
     def _calibration_in_words(self) -> str | None:

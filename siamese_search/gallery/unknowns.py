@@ -16,38 +16,43 @@ from siamese_search.errors import ImageError
 from siamese_search.gallery.active import require
 from siamese_search.gallery.identification import Identifier
 from siamese_search.pictures.read import content_hash, file_fault, read_file
-from siamese_search.records import Generation, UnknownGroup
+from siamese_search.records import UnknownGroup
 from siamese_search.storage.catalog import Catalog
 
 MOST = 2000  # that are grouped, the latest ones: linkage takes their square in memory
 
 
-def keep(catalog: Catalog, path: str, vector: FloatArray, generation: Generation) -> None:
-    """Keep a probe, a file, with its embedding (dimension,) in a generation.
+def keep(catalog: Catalog, path: str, vector: FloatArray, fingerprint: str) -> None:
+    """Keep a probe, a file, with its embedding (dimension,) by the encoder of that fingerprint.
 
-    Raises ImageError where the file is gone, GalleryMismatch where the generation is not active.
+    Raises ImageError where the file is gone, GalleryMismatch where the encoder is not active.
     """
     content = content_hash(read_file(path))
-    catalog.keep_unknown(content, os.path.abspath(path), generation, vector)
+    catalog.keep_unknown(content, os.path.abspath(path), fingerprint, vector)
 
 
 def groups(catalog: Catalog, encoder: Encoder, identifier: Identifier) -> list[UnknownGroup]:
-    """The kept probes in groups, the largest first."""
+    """The kept probes in groups, the largest first.
+
+    Raises GalleryMismatch where the encoder is not the active one.
+    """
     generation = catalog.state().generation
     numbers, paths, vectors = [], [], []
     require(encoder, generation, catalog.path.parent)
-    for number, content, path, made, vector in catalog.unknowns()[-MOST:]:
-        if made != generation.number:
+    for probe in catalog.unknowns()[-MOST:]:
+        vector = probe.vector
+        if probe.generation != generation.number:
             # It cannot be compared, nor enrolled, while its file is gone.
-            if file_fault(path, content):
+            if file_fault(probe.source, probe.content):
                 continue
             try:
-                (vector,) = encoder.embed([path])
+                (vector,) = encoder.embed([probe.source])
             except ImageError:
                 continue
-            catalog.keep_unknown(content, path, generation, vector)
-        numbers.append(number)
-        paths.append(path)
+            if catalog.writable:
+                catalog.keep_unknown(probe.content, probe.source, encoder.fingerprint, vector)
+        numbers.append(probe.number)
+        paths.append(probe.source)
         vectors.append(vector)
     if not numbers:
         return []
