@@ -15,12 +15,29 @@ from siamese_search.errors import (
     GalleryMismatch,
     StorageError,
 )
-from siamese_search.records import NewItem
+from siamese_search.records import Calibration, NewItem
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.database import FORMAT
 
 DIMENSION = 6
 TOY, OTHER = "f" * 64, "e" * 64  # fingerprints
+CALIBRATION = Calibration(
+    fpir=0.01,
+    rule="best",
+    thresholds={0.01: 0.5},
+    location=0.0,
+    scale=1.0,
+    slope=1.0,
+    offset=0.0,
+    lower=0.0,
+    upper=0.1,
+    strangers=10,
+    extrapolated=True,
+    fitted=False,
+    identities=2,
+    items=4,
+    source="gallery",
+)
 
 
 @pytest.fixture
@@ -233,3 +250,57 @@ def test_faults_are_named(path: Path, catalog: Catalog) -> None:
     assert "row 1 of items holds damaged text" in faults
     with pytest.raises(GalleryDamaged, match="remove --item 1"):
         list(catalog.embeddings(catalog.state().generation))
+
+
+def test_what_an_encoder_has_embedded_is_not_kept_after_a_switch(catalog: Catalog) -> None:
+    old = catalog.state().generation
+    assert catalog.switch(catalog.generation(OTHER, "other", DIMENSION))
+    with pytest.raises(GalleryMismatch, match="meanwhile"):
+        catalog.add([new("cat", "a")], vectors(1), TOY)
+    with pytest.raises(GalleryMismatch, match="meanwhile"):
+        catalog.keep_unknown("00" * 32, "/probe", TOY, vectors(1)[0])
+    with pytest.raises(GalleryMismatch, match="meanwhile"):
+        catalog.set_calibration(old, CALIBRATION)
+    assert catalog.add([new("cat", "a")], vectors(1), OTHER) == [1]
+
+
+def test_an_identity_is_a_distractor_or_none_whoever_was_first(catalog: Catalog) -> None:
+    assert catalog.add([new("cat", "a")], vectors(1), TOY) == [1]
+    assert catalog.add(
+        [new("cat", "b"), new("poster", "c")], vectors(2, 3), TOY, distractor=True
+    ) == [None, 2]
+    assert catalog.add([new("poster", "d"), new("cat", "e")], vectors(4, 5), TOY) == [None, 3]
+    assert catalog.distractors(None) == {"poster"}
+    assert catalog.identities() == [("cat", 2), ("poster", 1)]
+
+
+def test_a_generation_gets_no_number_that_a_kept_probe_remembers(catalog: Catalog) -> None:
+    """Else its embedding would pass for one of another encoder."""
+    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), TOY)
+    first = catalog.state().generation
+    second = catalog.generation(OTHER, "other", DIMENSION)
+    catalog.store(second, [1], vectors(3))
+    assert catalog.switch(second, without=[2])
+    catalog.prune()  # which leaves the first generation, for item 2
+    catalog.keep_unknown("00" * 32, "/probe", OTHER, vectors(4)[0])
+    catalog.store(first, [1], vectors(1))
+    assert catalog.switch(first)
+    catalog.prune()
+    third = catalog.generation("d" * 64, "third", DIMENSION)
+    (probe,) = catalog.unknowns()
+    assert (probe.number, probe.content, probe.source) == (1, "00" * 32, "/probe")
+    assert probe.generation != third.number
+
+
+def test_a_calibration_with_a_field_of_a_newer_release_says_so(
+    path: Path, catalog: Catalog
+) -> None:
+    generation = catalog.state().generation
+    catalog.set_calibration(generation, CALIBRATION)
+    assert catalog.calibration(generation) == CALIBRATION
+    newer = sqlite3.connect(path)
+    newer.execute("UPDATE calibrations SET content = json_set(content, '$.weather', 'fine')")
+    newer.commit()
+    newer.close()
+    with pytest.raises(GalleryFormatError, match=r"newer siasearch \(weather\): upgrade"):
+        catalog.calibration(generation)

@@ -71,6 +71,11 @@ class EncoderRecord:
         canonical = json.dumps(determinants, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @property
+    def vouches_for_graph(self) -> bool:
+        """Whether the fingerprint tells one graph from another."""
+        return self.format > 1 or self.fingerprint in GRAPHS
+
 
 def shipped() -> list[str]:
     """The names of the encoders that come with the package."""

@@ -19,6 +19,7 @@ from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
 from siamese_search.errors import ImageError, UsageError
+from siamese_search.gallery.agreement import require_same_graph
 from siamese_search.gallery.copies import NewCopies, copy_path
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.pictures.sources import Files, normalised
@@ -107,6 +108,7 @@ class Enrolment:
 
     def run(self, files: Files) -> None:
         """Enrol files. An exception, also Ctrl-C, leaves what was committed before it."""
+        require_same_graph(self._catalog, self._encoder, self._catalog.path.parent)
         try:
             self._run_through(files)
         finally:

@@ -30,6 +30,7 @@ from siamese_search.embedding.vectors import are_unit, as_embeddings
 from siamese_search.errors import (
     EncoderError,
     GalleryDamaged,
+    GalleryFormatError,
     GalleryMismatch,
     GalleryMissing,
     ImageError,
@@ -39,6 +40,7 @@ from siamese_search.errors import (
 )
 from siamese_search.gallery import enrolment, unknowns
 from siamese_search.gallery.active import require
+from siamese_search.gallery.agreement import require_same_graph
 from siamese_search.gallery.calibrating import CHANGED, SAMPLE
 from siamese_search.gallery.checking import own_bytes
 from siamese_search.gallery.copies import copy_fault, delete_copies, enrolled_bytes
@@ -428,7 +430,7 @@ class Gallery:
 
     def _rate_before(self) -> float:
         """The FPIR that the gallery is calibrated for, else the default."""
-        with suppress(GalleryDamaged):  # which calibrating mends
+        with suppress(GalleryDamaged, GalleryFormatError):  # which calibrating mends
             found = self.calibration
             if found is not None:
                 return found.fpir
@@ -735,6 +737,7 @@ class Gallery:
     def _stored_faults(self) -> Iterator[str]:
         try:
             self.encoder.verify_files()
+            require_same_graph(self._catalog, self.encoder, self.folder)
         except EncoderError as error:
             yield str(error)
         state = self._catalog.state()
