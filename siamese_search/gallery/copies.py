@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 from siamese_search.errors import ImageError
+from siamese_search.files import delete, is_left_behind
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.records import Item
+from siamese_search.storage.catalog import Catalog
 
 COPY_NAME = re.compile(r"[0-9a-f]{64}(\.[^.]*)?|\.[0-9a-f]{64}(\.[^.]*)?\.[0-9a-f]{8}")
 
@@ -30,3 +32,20 @@ def enrolled_bytes(item: Item, folder: Path) -> bytes:
     if content_hash(data) != item.content:
         raise ImageError("has other content than when it was enrolled")
     return data
+
+
+def sweep_copies(folder: Path, catalog: Catalog) -> None:
+    """Delete copies of images that the database does not name, once they are old.
+
+    Another process may be about to commit young ones. The gallery may share its folder with
+    somebody's pictures, so only names that siasearch makes count.
+    """
+    old = [
+        path
+        for path in folder.glob("images/??/*")
+        if COPY_NAME.fullmatch(path.name) and is_left_behind(path)
+    ]
+    known = {copy for _, copy, _ in catalog.copies()} if old else set()
+    for path in old:
+        if path.relative_to(folder).as_posix() not in known:
+            delete(path)

@@ -40,7 +40,8 @@ from siamese_search.errors import (
 from siamese_search.gallery import enrolment, unknowns
 from siamese_search.gallery.active import require
 from siamese_search.gallery.calibrating import CHANGED, SAMPLE
-from siamese_search.gallery.checking import bytes_below
+from siamese_search.gallery.checking import bytes_below, index_differences
+from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.copies import enrolled_bytes
 from siamese_search.gallery.identification import Identifier
 from siamese_search.gallery.rebuilding import reembed
@@ -82,7 +83,12 @@ class Gallery:
     """
 
     def __init__(
-        self, folder: Path, catalog: Catalog, encoder: Encoder | None, device: str | None = None
+        self,
+        folder: Path,
+        catalog: Catalog,
+        encoder: Encoder | None,
+        device: str | None = None,
+        background: bool = False,
     ) -> None:
         self.folder = folder
         self._catalog = catalog
@@ -90,6 +96,7 @@ class Gallery:
         self._encoder_version: tuple[int, int] | None = None
         self._device = device
         self._snapshots = Snapshots(folder, catalog)
+        self._compaction = Compaction(folder, catalog, self._snapshots, background)
         self._identifier = Identifier(catalog, self._snapshots)
         self._lock = threading.RLock()
 
@@ -110,12 +117,20 @@ class Gallery:
         folder: str | os.PathLike[str],
         encoder: Encoder | str | os.PathLike[str] | None = None,
         device: str | None = None,
+        *,
+        background: bool = False,
     ) -> Gallery:
         """Open a gallery; make it where an encoder is given and none is there.
 
         ``encoder`` is an opened encoder, a shipped name or a folder; None takes the one that the
         gallery was made with. Raises GalleryMissing, GalleryMismatch (made by another encoder),
         GalleryFormatError, GalleryDamaged, StorageError or EncoderError.
+
+        From 50,000 items on, writing an index file takes long. With ``background``, as the command
+        line has it, a process of its own does that where few items came or went; it may outlive
+        this one. Without, the call that enrols or removes does it, once a quarter as much has
+        changed as the file holds, and so does ``compact``. Until then what has changed is found
+        all the same, more slowly.
         """
         folder = Path(folder)
         if encoder is not None and not isinstance(encoder, Encoder):
@@ -128,7 +143,7 @@ class Gallery:
                     " with --gallery"
                 )
             Catalog.create(database, encoder.fingerprint, encoder.location, encoder.dimension)
-        gallery = cls(folder, Catalog(database), encoder, device)
+        gallery = cls(folder, Catalog(database), encoder, device, background)
         try:
             if encoder is not None:
                 gallery._adopt(encoder)
@@ -168,7 +183,8 @@ class Gallery:
         return encoder
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the database and the index file."""
+        self._snapshots.release()
         self._catalog.close()
 
     def __enter__(self) -> Gallery:
@@ -218,13 +234,13 @@ class Gallery:
             self._catalog.state().generation.number,
             copies=self.folder if copy else None,
             distractor=distractor,
-            after_commit=lambda: self._snapshots.compact_if_due(underway=True),
+            after_commit=lambda: self._compaction.compact_if_due(underway=True),
             watch=watch,
         )
         try:
             run.run(files)
         finally:
-            self._snapshots.compact_if_due(changed=run.added)
+            self._compaction.compact_if_due(changed=run.added)
         identities, items = self._catalog.totals()
         return EnrollmentReport(run.added, run.skipped, tuple(run.rejected), identities, items)
 
@@ -261,7 +277,7 @@ class Gallery:
 
         with self._writing(len(items)) as catalog:
             catalog.add(items, vectors, generation.number, before_commit=whole)
-        self._snapshots.compact_if_due(changed=len(added))
+        self._compaction.compact_if_due(changed=len(added), in_blocks=True)
         return added
 
     def _writing(self, count: int) -> AbstractContextManager[Catalog]:
@@ -622,7 +638,7 @@ class Gallery:
                         (self.folder / copies[content]).unlink(missing_ok=True)
                     except OSError as error:
                         log.warning("%s was not deleted: %s", copies[content], error.strerror)
-        self._snapshots.compact_if_due(changed=len(removed))
+        self._compaction.compact_if_due(changed=len(removed))
         return len(removed)
 
     def relabel(self, old: str | None, new: str, item: int | None = None) -> int:
@@ -668,11 +684,11 @@ class Gallery:
                 before.recipe if recipe is None else recipe,
                 before.recall if recall is None else recall,
             )
-        self._snapshots.compact(wanted=wanted)
+        self._compaction.compact(wanted=wanted)
 
     def compact_if_due(self) -> bool:
         """Compact where enough has changed and no other process does; returns whether it did."""
-        return self._snapshots.compact_if_due()
+        return self._compaction.compact_if_due()
 
     def rebuild(
         self,
@@ -690,7 +706,7 @@ class Gallery:
         been embedded is kept in either case, so that running it again resumes.
         """
         if encoder is None and not self._catalog.count_unembedded(self._catalog.state().generation):
-            self._snapshots.compact()
+            self._compaction.compact()
             return RebuildReport(True, 0, (), len(self))
         target = self.encoder if encoder is None else encoder
         if not isinstance(target, Encoder):
@@ -698,13 +714,13 @@ class Gallery:
         # What the active encoder could not embed cannot be found already: no reason to stop.
         skip_missing = skip_missing or encoder is None
         before = self.calibration
-        with self._snapshots.maintenance(wait=False):
+        with self._compaction.maintenance(wait=False):
             report = reembed(
                 self._catalog, self.folder, target, skip_missing=skip_missing, watch=watch
             )
             if report.switched:
                 self._encoder = target
-                self._snapshots.compact()
+                self._compaction.compact()
         if before is not None and self.calibration is None:
             report = dataclasses.replace(report, calibration=self._calibrate_again(before))
         return report
@@ -728,7 +744,10 @@ class Gallery:
             version = self._catalog.version()
             faults = list(self._catalog.faults())
             if not faults:
-                faults = [*self._snapshots.differences(), *self._stored_faults()]
+                faults = [
+                    *index_differences(self.folder, self._catalog, self._snapshots),
+                    *self._stored_faults(),
+                ]
             # What others change while it looks can seem a fault.
             if not faults or self._catalog.version() == version:
                 break

@@ -18,7 +18,7 @@ from siamese_search.gallery.active import require
 from siamese_search.gallery.members import MembersOf
 from siamese_search.gallery.self_test import without_item
 from siamese_search.gallery.snapshots import Snapshots
-from siamese_search.index import SearchIndex
+from siamese_search.index import Index
 from siamese_search.records import Calibration, Identification, LeftOut, Match
 from siamese_search.storage.catalog import Catalog
 
@@ -115,7 +115,7 @@ class Identifier:
                 found = list(self._left_out(index, items[start : start + BLOCK], rule))
             yield from found
 
-    def _left_out(self, index: SearchIndex, items: IntArray, rule: str) -> Iterator[LeftOut]:
+    def _left_out(self, index: Index, items: IntArray, rule: str) -> Iterator[LeftOut]:
         items = items[index.holds(items)]
         vectors = index.vectors(items)
         owners = self._catalog.owners(items.tolist())
@@ -180,7 +180,7 @@ class Identifier:
                 scores[:, here] = rules.scored(block, owned, rule)
             yield scores
 
-    def _everybody(self, index: SearchIndex) -> dict[str, rules.Members]:
+    def _everybody(self, index: Index) -> dict[str, rules.Members]:
         """All identities by name, but for those of whom no item can be found under the encoder."""
         members = MembersOf(self._catalog, index)
         names = [name for name, _ in self._catalog.identities()]
@@ -189,7 +189,7 @@ class Identifier:
 
     def _rank(
         self,
-        index: SearchIndex,
+        index: Index,
         queries: FloatArray,
         k: int,
         allowed: IntArray | None,
@@ -229,7 +229,7 @@ class Identifier:
         ]
 
     def _nearest(
-        self, index: SearchIndex, queries: FloatArray, wanted: int, allowed: IntArray | None
+        self, index: Index, queries: FloatArray, wanted: int, allowed: IntArray | None
     ) -> list[dict[str, Match]]:
         """The identities of the ``wanted`` nearest items of each query, best first."""
         found, scores = index.search(queries, wanted, allowed)
@@ -241,7 +241,7 @@ class Identifier:
 
     def _complete(
         self,
-        index: SearchIndex,
+        index: Index,
         query: FloatArray,
         least: int,
         wanted: int,
@@ -264,7 +264,7 @@ class Identifier:
             (new,) = self._nearest(index, query, wanted, others)
             found.update(new)
 
-    def _members(self, index: SearchIndex, allowed: IntArray | None) -> MembersOf:
+    def _members(self, index: Index, allowed: IntArray | None) -> MembersOf:
         """The items of identities; what is known of them is kept until the gallery changes."""
         if allowed is not None:
             return MembersOf(self._catalog, index, allowed)

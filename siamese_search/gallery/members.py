@@ -6,7 +6,7 @@ import numpy as np
 
 from siamese_search.arrays import IntArray
 from siamese_search.decision import rules
-from siamese_search.index import SearchIndex
+from siamese_search.index import Index
 from siamese_search.storage.catalog import Catalog
 
 KEPT = 8192  # identities whose prototypes are kept
@@ -15,9 +15,7 @@ KEPT = 8192  # identities whose prototypes are kept
 class MembersOf:
     """The items of identities in one state of a gallery, loaded when they are asked for."""
 
-    def __init__(
-        self, catalog: Catalog, index: SearchIndex, allowed: IntArray | None = None
-    ) -> None:
+    def __init__(self, catalog: Catalog, index: Index, allowed: IntArray | None = None) -> None:
         self.index = index
         self._catalog = catalog
         self._allowed = allowed
