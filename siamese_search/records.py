@@ -326,3 +326,7 @@ Watcher = Callable[[Progress], None]
 def surplus_fields(record: type, names: Iterable[str]) -> list[str]:
     """Which of the stored names are no field of a record: a newer release has written them."""
     return sorted(set(names) - {one.name for one in fields(record)})
+
+
+def unwatched(progress: Progress) -> None:
+    """Nobody looks on: a watcher that does nothing."""
