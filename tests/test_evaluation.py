@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -14,9 +15,12 @@ from PIL import Image
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.evaluation import explain, protocols
-from siamese_search.evaluation.evaluate import evaluate, evaluate_splits
-from siamese_search.evaluation.report import shown, write_report
-from siamese_search.records import ImageFile
+from siamese_search.evaluation.evaluate import evaluate, evaluate_embeddings
+from siamese_search.evaluation.report import write_groups, write_report
+from siamese_search.evaluation.splits import Split, evaluate_splits
+from siamese_search.evaluation.unmatched import unmatched_labels
+from siamese_search.evaluation.words import left_out_lines, shown, unmatched_lines
+from siamese_search.records import ImageFile, UnknownGroup
 
 Pictures = Callable[..., Path]
 
@@ -114,10 +118,11 @@ def test_splits_of_a_folder_are_disjoint_and_repeat(tmp_path: Path, toy: Encoder
     picture(77).save(tmp_path / "photos" / "single" / "0.png")
     picture(77).save(tmp_path / "photos" / "single" / "double.png")
     files = files_of(tmp_path / "photos")
-    made, rejected = evaluate_splits(toy, files, shots=2, seeds=3)
-    assert ["the same picture as" in one.reason for one in rejected] == [True]
-    again, _ = evaluate_splits(toy, files, shots=2, seeds=3)
-    assert [one.figures for one in made] == [one.figures for one in again]
+    whole = evaluate_splits(toy, files, Split(shots=2, draws=3))
+    made = whole.draws
+    assert ["the same picture as" in one.reason for one in whole.rejected] == [True]
+    again = evaluate_splits(toy, files, Split(shots=2, draws=3)).draws
+    assert [str(one.figures) for one in made] == [str(one.figures) for one in again]
     assert len({tuple(one.per_identity) for one in made}) > 1
     for one in made:
         assert one.figures["identities"] == 6
@@ -126,12 +131,12 @@ def test_splits_of_a_folder_are_disjoint_and_repeat(tmp_path: Path, toy: Encoder
         assert one.figures["probes"] == 12 * 4 + 1 - 12
         assert one.figures["recall@1"] == 1
     with pytest.raises(UsageError, match="0 classes have more than 4 pictures"):
-        evaluate_splits(toy, files, shots=4)
+        evaluate_splits(toy, files, Split(shots=4))
     with pytest.raises(UsageError, match="a share of the classes"):
-        evaluate_splits(toy, files, strangers=1.0)
-    everybody, _ = evaluate_splits(toy, files, strangers=0.0, seeds=1)
-    assert everybody[0].figures["strangers"] == 1
-    assert np.isfinite(everybody[0].figures["EER"])
+        evaluate_splits(toy, files, Split(strangers=1.0))
+    (everybody,) = evaluate_splits(toy, files, Split(strangers=0.0, draws=1)).draws
+    assert everybody.figures["strangers"] == 1
+    assert np.isfinite(everybody.figures["EER"])
 
 
 def test_an_explanation_marks_what_two_pictures_share(tmp_path: Path, toy: Encoder) -> None:
@@ -222,3 +227,108 @@ def test_names_are_compared_as_they_are_enrolled_and_distractors_are_strangers(
         found = evaluate(gallery, [tmp_path / "photos", tmp_path / "poster.png"])
     assert (found.figures["strangers"], found.figures["TPIR"], found.figures["FPIR"]) == (1, 1, 0)
     assert found.mistakes == ()
+
+
+def test_a_label_is_near_to_names_with_other_folders_case_signs_or_spelling() -> None:
+    enrolled = ["Packages/Milk/Oatly", "Fruit/Red Apple", "pear", "Tea/Green", "Coffee/Green"]
+    labels = [
+        *["Milk/Oatly"] * 3,  # a folder above is missing
+        *["Shop/pear"] * 2,  # a folder above is too many
+        *["fruit/red_apple"],  # case, and the sign between words
+        *["Tea/Gren"] * 4,  # a letter
+        *["Green"] * 2,  # stands for either
+        *["Walrus"] * 9,
+        *["pear"] * 5,
+    ]
+    found = [(one.label, one.pictures, one.near) for one in unmatched_labels(labels, enrolled)]
+    assert found == [
+        ("Tea/Gren", 4, ("Tea/Green",)),
+        ("Milk/Oatly", 3, ("Packages/Milk/Oatly",)),
+        ("Green", 2, ("Coffee/Green", "Tea/Green")),
+        ("Shop/pear", 2, ("pear",)),
+        ("fruit/red_apple", 1, ("Fruit/Red Apple",)),
+        ("Walrus", 9, ()),
+    ]
+    assert unmatched_labels(["pear"], enrolled) == ()
+    lines = unmatched_lines(unmatched_labels(labels, enrolled))
+    assert lines[0] == "6 labels are not enrolled, so their 21 pictures count as strangers:"
+    assert lines[2] == "Milk/Oatly, 3 pictures (near: Packages/Milk/Oatly)"
+    (heading, line) = unmatched_lines(unmatched_labels(["z"], enrolled))
+    assert heading == "1 label is not enrolled, so its 1 picture counts as a stranger:"
+    assert line == "z, 1 picture"
+
+
+def test_many_labels_are_compared_with_many_names_in_little_time() -> None:
+    names = [f"shelf {n % 97}/thing {n}" for n in range(20_000)]
+    labels = [f"thing {n}" for n in range(0, 20_000, 7)] + [f"walrus {n}" for n in range(3000)]
+    begun = time.process_time()
+    found = unmatched_labels(labels, names)
+    assert time.process_time() - begun < 10  # 120 million comparisons would take an hour
+    near = {one.label: one.near for one in found}
+    assert near["thing 700"] == ("shelf 21/thing 700",)
+    assert len(unmatched_lines(found)) == 14  # a heading, twelve labels, and how many more
+
+
+def test_probes_whose_labels_are_not_enrolled_are_named_first(
+    gallery: Gallery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        (tmp_path / "probes" / "shop" / "a").mkdir(parents=True, exist_ok=True)
+        picture(0, noise=number + 1).save(tmp_path / "probes" / "shop" / "a" / f"{number}.png")
+    found = evaluate(gallery, [tmp_path / "probes"])
+    (one,) = found.unmatched
+    assert (one.label, one.pictures, one.near) == ("shop/a", 3, ("a",))
+    assert found.figures["FPIR"] == 1  # all are named, and none is a mistake
+    assert "their labels are near to names that are enrolled, as 'shop/a' to 'a'" in caplog.text
+    write_report(tmp_path / "report.html", "probes", found)
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("shop/a, 3 pictures (near: a)") < page.index("<table>")
+    assert evaluate(gallery, [tmp_path / "probes" / "shop"]).unmatched == ()
+
+
+@pytest.mark.parametrize(("strangers", "given"), [(29, ()), (30, (0.1,)), (300, (0.1, 0.01))])
+def test_rates_that_too_few_strangers_tell_are_left_out_and_said_so(
+    tmp_path: Path, toy: Encoder, strangers: int, given: tuple[float, ...]
+) -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(12 + strangers, 49)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = [f"id{n}" for n in range(6)]
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll_embeddings(vectors[:6], names)
+        truth = [*names, *["nobody"] * strangers]
+        found = evaluate_embeddings(gallery, vectors[6 : 12 + strangers], truth, fpir=0.02)
+    told = {rate for rate in (0.1, 0.01, 0.001) if found.figures[f"TPIR at FPIR {rate:g}"] >= 0}
+    assert told == set(given)
+    left = {one.figure: one for one in found.left_out if one.of == "strangers"}
+    assert set(left) == {
+        f"TPIR at FPIR {rate:g}" for rate in (0.1, 0.02, 0.01, 0.001) if strangers < 3 / rate
+    }
+    small = left["TPIR at FPIR 0.001"]
+    assert (small.counted, small.needed) == (strangers, 3000)
+    (curve,) = found.growth
+    assert np.isnan(curve.tpir).all() == (strangers < 150)
+    assert np.isfinite(curve.recall).all()
+    pairs = {one.figure: one for one in found.left_out if one.of != "strangers"}
+    counted = 6 * (6 + strangers) - 6
+    assert (pairs["FNMR at FMR 0.001"].counted, pairs["FNMR at FMR 0.001"].needed) == (
+        counted,
+        3000,
+    )
+    assert math.isnan(found.figures["FNMR at FMR 0.001"])
+    assert ("FNMR at FMR 0.01" in pairs) == (counted < 300)
+    (line,) = [line for line in left_out_lines(found.left_out) if "FPIR 0.001" in line]
+    assert line == (
+        f"TPIR (rank 1) at FPIR 0.001 is left out: {strangers} strangers cannot show such a rate,"
+        " 3,000 could (rule of three)"
+    )
+    write_report(tmp_path / "report.html", "few", found)
+    assert line in (tmp_path / "report.html").read_text()
+
+
+def test_a_group_of_one_picture_has_one_image(tmp_path: Path) -> None:
+    groups = [UnknownGroup(1, (1,), ("a.png",), None), UnknownGroup(2, (2, 3), ("b", "c"), None)]
+    write_groups(tmp_path / "page.html", "groups", groups)
+    page = (tmp_path / "page.html").read_text()
+    assert "Group 1: 1 image</h2>" in page
+    assert "Group 2: 2 images</h2>" in page
