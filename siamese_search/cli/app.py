@@ -70,7 +70,7 @@ def main() -> None:
     # ends with the process anyway: a tenth of a query.
     atexit.register(gc.freeze)
     try:
-        app()
+        app(prog_name="siasearch")  # however it was started
     except SiaSearchError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
