@@ -4,6 +4,7 @@ import math
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from conftest import picture
 from PIL import Image
 
 from siamese_search import Encoder, Gallery
+from siamese_search.arrays import DoubleArray, FloatArray
 from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.evaluation import explain, protocols
 from siamese_search.evaluation.evaluate import evaluate, evaluate_embeddings
@@ -324,6 +326,75 @@ def test_rates_that_too_few_strangers_tell_are_left_out_and_said_so(
     )
     write_report(tmp_path / "report.html", "few", found)
     assert line in (tmp_path / "report.html").read_text()
+
+
+def crowd(random: np.random.Generator) -> tuple[FloatArray, list[str], FloatArray]:
+    """Items with their identities, and probes of ``own``: that has the best prototype for them, but
+    none of the 100 nearest items.
+    """
+
+    def unit(vectors: DoubleArray) -> DoubleArray:
+        scaled: DoubleArray = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+        return scaled
+
+    probe = np.eye(49)[0]
+    aside = unit(random.normal(size=(5 + 12, 48)))
+    aside = np.pad(aside, ((0, 0), (1, 0)))  # at right angles to the probe
+    others = unit(0.64 * probe + 0.77 * aside[:5]).repeat(20, axis=0)
+    items = np.concatenate([others, unit(0.6 * probe + 0.8 * aside[5:])])
+    items = unit(items + 0.004 * random.normal(size=items.shape))
+    names = [f"other{n // 20}" for n in range(100)] + ["own"] * 12
+    probes = unit(probe + 0.005 * random.normal(size=(9, 49)))
+    return items.astype(np.float32), names, probes.astype(np.float32)
+
+
+@pytest.mark.parametrize("calibrate", [False, True])
+def test_benchmark_names_whom_a_query_names_in_a_crowded_gallery(
+    tmp_path: Path, toy: Encoder, calibrate: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    random = np.random.default_rng(0)
+    items, names, probes = crowd(random)
+    spread = random.normal(size=(20, 49)).repeat(5, axis=0)
+    spread += 1.5 * random.normal(size=spread.shape)
+    spread /= np.linalg.norm(spread, axis=1, keepdims=True)
+    first = np.arange(100) % 5 < 3
+    labels = [f"id{n // 5}" for n in range(100)]
+    asked = np.concatenate([probes, spread[~first], spread[-5:]]).astype(np.float32)
+    truth = [*["own"] * 9, *(labels[n] for n in np.flatnonzero(~first)), *["nobody"] * 5]
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll_embeddings(items, names)
+        gallery.enroll_embeddings(
+            spread[first].astype(np.float32), [labels[n] for n in np.flatnonzero(first)]
+        )
+        if calibrate:
+            gallery.calibrate(0.1)
+        places = [str(n) for n in range(len(asked))]
+        found = evaluate_embeddings(gallery, asked, truth, paths=places)
+        queried = gallery.identify_embeddings(asked, k=5)
+        identities, scores = gallery.scores(asked)
+    best = [answer.matches[0].identity for answer in queried]
+    assert best == [identities[column] for column in scores.argmax(axis=1)]
+    assert best[:9] == ["own"] * 9
+    wrong = {int(one.path): one.named for one in found.mistakes}
+    own = [name if name in identities else None for name in truth]
+    named = [wrong.get(row, own[row]) for row in range(len(asked))]
+    assert named == [answer.identity for answer in queried]
+    assert 0 < len(wrong) < 50  # not cut off
+    assert found.figures["recall@1"] == np.mean(
+        [a == b for a, b in zip(best, own, strict=True) if b]
+    )
+    assert "a query does not find" not in caplog.text
+
+
+def test_where_a_query_does_not_compare_all_identities_it_is_said(
+    gallery: Gallery, caplog: pytest.LogCaptureFixture
+) -> None:
+    probes = gallery.encoder.embed([picture(0, noise=5), picture(1, noise=5)])
+    answers = gallery.identify_embeddings(probes, k=3)
+    # As if the first one's best identity had been missed.
+    missed = replace(answers[0], matches=answers[0].matches[1:], identity=None)
+    evaluate_embeddings(gallery, probes, ["a", "b"], answers=[missed, answers[1]])
+    assert "of 1 of 2 probes a query does not find the best identity" in caplog.text
 
 
 def test_a_group_of_one_picture_has_one_image(tmp_path: Path) -> None:

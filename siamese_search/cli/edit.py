@@ -70,7 +70,7 @@ def list_(
 def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
     """Show what the gallery is: totals, encoder, index, size on disk."""
     with open_gallery(gallery) as source:
-        facts = source.info()
+        facts = dataclasses.asdict(source.info())
     if as_json:
         print_json(facts)
     else:
