@@ -48,11 +48,13 @@ class ActiveEncoder:
                 self._version = version
             return self._active
 
-    def adopt(self, encoder: Encoder) -> None:
-        """Make sure that an encoder is the gallery's, and remember where it lies now.
+    def adopt(self, encoder: Encoder | None) -> None:
+        """Make sure that an encoder, if any, is the gallery's, and remember where it lies now.
 
         Raises GalleryMismatch where it is another.
         """
+        if encoder is None:
+            return
         generation = self._catalog.state().generation
         require(encoder, generation, self._folder)
         if encoder.location != generation.encoder and self._catalog.writable:

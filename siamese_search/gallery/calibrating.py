@@ -106,6 +106,13 @@ class Calibrating:
             or max(new, gone) > CHANGED * found.items
         )
 
+    def rule(self, rule: str | None) -> str:
+        """The rule that is asked for, else that of the calibration. Raises UsageError."""
+        if rule is None:
+            found = self.now()
+            return found.rule if found else rules.DEFAULT_RULE
+        return rules.known_rule(rule)
+
     def in_words(self) -> str | None:
         """The rate and the rule, and whether they are stale; None where there are none."""
         found = self.now()

@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,17 @@ import numpy as np
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.errors import GalleryMissing, ImageError, StorageError, UsageError
+from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery import checking, editing, enrolment
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.answering import Answering
 from siamese_search.gallery.calibrating import Calibrating, Places
 from siamese_search.gallery.copies import enrolled_bytes
 from siamese_search.gallery.identification import Identifier, Question
+from siamese_search.gallery.opening import exists, opened_catalog, opened_encoder
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.rebuilding import rebuild
-from siamese_search.gallery.self_test import SelfTest, audited
+from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.index import Wanted
@@ -56,7 +56,6 @@ from siamese_search.storage.catalog import Catalog
 
 log = logging.getLogger("siasearch")
 
-DATABASE = "gallery.db"
 K_AT_MOST = 100_000  # items that may be asked for of fewer
 
 
@@ -91,13 +90,7 @@ class Gallery:
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
         """Whether there is a gallery in a folder. Raises StorageError if that cannot be told."""
-        database = Path(folder) / DATABASE
-        try:
-            return stat.S_ISREG(database.stat().st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError as error:
-            raise StorageError(f"{database}: {error.strerror}") from error
+        return exists(Path(folder))
 
     @classmethod
     def open(
@@ -113,20 +106,10 @@ class Gallery:
         GalleryFormatError, GalleryDamaged, StorageError or EncoderError.
         """
         folder = Path(folder)
-        if encoder is not None and not isinstance(encoder, Encoder):
-            encoder = Encoder.open(encoder, device)
-        database = folder / DATABASE
-        if not cls.exists(folder):
-            if encoder is None:
-                raise GalleryMissing(
-                    f"no gallery in {folder}: enrol images with `siasearch add`, or name one"
-                    " with --gallery"
-                )
-            Catalog.create(database, encoder.fingerprint, encoder.location, encoder.dimension)
-        gallery = cls(folder, Catalog(database), encoder, device)
+        used = opened_encoder(encoder, device)
+        gallery = cls(folder, opened_catalog(folder, used), used, device)
         try:
-            if encoder is not None:
-                gallery._active.adopt(encoder)
+            gallery._active.adopt(used)
         except BaseException:
             gallery.close()
             raise
@@ -290,7 +273,7 @@ class Gallery:
 
         Others may change the gallery between blocks: whoever is gone scores -inf from then on.
         """
-        return self._identifier.scores(self.encoder, embeddings, self._known_rule(rule))
+        return self._identifier.scores(self.encoder, embeddings, self._calibrating.rule(rule))
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
         """Whether two images show the same identity."""
@@ -338,18 +321,14 @@ class Gallery:
 
         ``duplicate`` is the cosine from which on two items count as the same picture.
         """
-        found, total = [], len(self)
-        for one in self._self_test.left_out(rule):
-            found.append(one)
-            watch(Progress("auditing", len(found), total))
-        return audited(found, self._self_test.alike(duplicate))
+        return self._self_test.audit(duplicate, rule, watch)
 
     def left_out(self, limit: int | None = None, rule: str | None = None) -> Iterator[LeftOut]:
         """The gallery's own items, each searched without itself; about ``limit`` of them.
 
         ``rule`` is one of ``rules.RULES``, by default that of the calibration.
         """
-        return self._self_test.left_out(self._known_rule(rule), limit)
+        return self._self_test.left_out(self._calibrating.rule(rule), limit)
 
     def sample(self, limit: int, seed: int = 0) -> tuple[list[Item], FloatArray]:
         """Items drawn at random, or all where there are no more than ``limit``, by number.
@@ -364,13 +343,6 @@ class Gallery:
         Raises ImageError where it is gone or has changed.
         """
         return enrolled_bytes(item, self.folder)
-
-    def _known_rule(self, rule: str | None) -> str:
-        """The rule that is asked for, else that of the calibration."""
-        if rule is None:
-            found = self.calibration
-            return found.rule if found else rules.DEFAULT_RULE
-        return rules.known_rule(rule)
 
     # Unknowns
 
@@ -438,11 +410,9 @@ class Gallery:
         tuned to. Both hold for later index files too. Raises UsageError where FAISS has no such
         index or it does not work with these items.
         """
-        wanted = None
-        if recipe is not None or recall is not None:
-            before = Wanted(*(self._catalog.wanted_index() or ()))
-            wanted = before.changed(recipe, recall)
-        self._snapshots.compact(wanted=wanted)
+        asked = recipe is not None or recall is not None
+        before = Wanted(*(self._catalog.wanted_index() or ()))
+        self._snapshots.compact(wanted=before.changed(recipe, recall) if asked else None)
 
     def compact_if_due(self) -> bool:
         """Compact where enough has changed and no other process does; returns whether it did."""

@@ -15,7 +15,7 @@ from siamese_search.decision import rules
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.index import SearchIndex
-from siamese_search.records import Audit, Item, LeftOut
+from siamese_search.records import Audit, Item, LeftOut, Progress, Watcher
 from siamese_search.storage.catalog import Catalog
 
 BLOCK = 256  # items that are searched in one read of the database
@@ -87,6 +87,14 @@ class SelfTest:
                 if near[place] >= 0 and cosines[place] >= cosine:
                     pairs[min(item, near[place]), max(item, near[place])] = cosines[place]
         return {(first, second, score) for (first, second), score in pairs.items()}
+
+    def audit(self, duplicate: float, rule: str, watch: Watcher) -> Audit:
+        """See ``Gallery.audit``."""
+        found, total = [], self._catalog.totals()[1]
+        for one in self.left_out(rule):
+            found.append(one)
+            watch(Progress("auditing", len(found), total))
+        return audited(found, self.alike(duplicate))
 
     def sample(self, limit: int, seed: int = 0) -> tuple[list[Item], FloatArray]:
         """Items drawn at random, or all where there are no more than ``limit``, by number.
