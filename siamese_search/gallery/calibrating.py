@@ -17,7 +17,7 @@ from siamese_search.arrays import DoubleArray
 from siamese_search.decision import calibration, rules
 from siamese_search.decision.evidence import evidence
 from siamese_search.decision.reference import Reference
-from siamese_search.errors import GalleryDamaged, ImageError, UsageError
+from siamese_search.errors import GalleryDamaged, GalleryFormatError, ImageError, UsageError
 from siamese_search.gallery.active import Active, ActiveEncoder
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.self_test import SelfTest
@@ -123,7 +123,7 @@ class Calibrating:
 
     def _rate_before(self) -> float:
         """The FPIR that the gallery is calibrated for, else the default."""
-        with suppress(GalleryDamaged):  # which calibrating mends
+        with suppress(GalleryDamaged, GalleryFormatError):  # which calibrating mends
             found = self.now()
             if found is not None:
                 return found.fpir

@@ -165,11 +165,9 @@ class Gallery:
         watch: Watcher = _unwatched,
     ) -> EnrollmentReport:
         """Enrol a stream of images found before; rejections pass through to the report."""
-        active = self._active.now()
         run = enrolment.Enrolment(
             self._catalog,
-            active.encoder,
-            active.generation.number,
+            self.encoder,
             copies=self.folder if copy else None,
             distractor=distractor,
             after_commit=lambda: self._snapshots.compact_if_due(underway=True),
@@ -411,7 +409,8 @@ class Gallery:
         index or it does not work with these items.
         """
         asked = recipe is not None or recall is not None
-        before = Wanted(*(self._catalog.wanted_index() or ()))
+        kept = self._catalog.wanted_index()
+        before = Wanted(kept.recipe, kept.recall) if kept else Wanted()
         self._snapshots.compact(wanted=before.changed(recipe, recall) if asked else None)
 
     def compact_if_due(self) -> bool:
