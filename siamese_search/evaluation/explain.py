@@ -1,8 +1,8 @@
 """Which regions make two pictures similar: by covering them, with any encoder (Zeiler 2014).
 
 A window of the picture's mean colour moves over one picture, and the cosine to the other is taken
-anew. Where it falls, the region speaks for the resemblance; where it rises, against it. Knows nothing of
-galleries.
+anew. Where it falls, the region speaks for the resemblance; where it rises, against it.
+Knows nothing of galleries.
 """
 
 from __future__ import annotations

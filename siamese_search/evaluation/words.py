@@ -105,10 +105,9 @@ def unmatched_lines(unmatched: Sequence[UnmatchedLabel]) -> list[str]:
         lines.append(f"{one.label}, {counted(one.pictures, 'picture')}{near}")
     if len(unmatched) > LABELS:
         hidden = unmatched[LABELS:]
-        near = f", {sum(bool(one.near) for one in hidden)} near to a name that is"
-        lines.append(
-            f"and {counted(len(hidden), 'more label')}{near * any(o.near for o in hidden)}"
-        )
+        others = sum(bool(one.near) for one in hidden)
+        named = f", {others} near to a name that is" if others else ""
+        lines.append(f"and {counted(len(hidden), 'more label')}{named}; --json lists all")
     return lines
 
 
