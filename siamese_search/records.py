@@ -28,6 +28,11 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number of things for people: ``3 items``, ``1 item``."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 @dataclass(frozen=True)
 class Rejection:
     """A file that was not enrolled, and why. ``path`` is printable, whatever the name's bytes."""
