@@ -103,9 +103,9 @@ def test_a_long_enrolment_writes_index_files_on_the_way(
     folder = pictures({"a": 300})
     indexed: list[int] = []
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
-        gallery.enroll([folder], watch=lambda _: indexed.append(gallery.info()["indexed"]))
+        gallery.enroll([folder], watch=lambda _: indexed.append(gallery.info().indexed))
         assert len(set(indexed)) >= 3
-        assert gallery.info()["indexed"] > 250
+        assert gallery.info().indexed > 250
 
 
 def test_an_interruption_keeps_what_was_committed(
@@ -391,9 +391,9 @@ def test_an_interrupted_enrolment_does_not_compact_first(
         with pytest.raises(KeyboardInterrupt):
             gallery.enroll([folder], watch=interrupt)
         assert len(gallery) >= 32
-        assert gallery.info()["index"] is None
+        assert gallery.info().index is None
         gallery.enroll([folder])
-        assert gallery.info()["index"] is not None
+        assert gallery.info().index is not None
 
 
 def test_the_bytes_of_a_gallery_are_its_own(
@@ -404,7 +404,7 @@ def test_the_bytes_of_a_gallery_are_its_own(
     with Gallery.open(tmp_path, toy) as gallery:
         gallery.enroll([folder], copy=True)
         gallery.compact()
-        ours = [tmp_path / "gallery.db", tmp_path / str(gallery.info()["index"])]
+        ours = [tmp_path / "gallery.db", tmp_path / str(gallery.info().index)]
         ours += [tmp_path / str(item.copy) for item in gallery.items("cats")]
         ours += [tmp_path / str(item.copy) for item in gallery.items("ab")]
-        assert gallery.info()["bytes"] == sum(path.stat().st_size for path in ours)
+        assert gallery.info().bytes == sum(path.stat().st_size for path in ours)

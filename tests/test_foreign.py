@@ -106,7 +106,7 @@ def test_no_copies_are_written_through_a_link(foreign: Path, toy: Encoder) -> No
 @pytest.mark.parametrize("name", ["../index-1-0123456789ab.faiss", "gallery.db", "/dev/zero"])
 def test_an_index_file_is_ours_only_by_name(name: str, foreign: Path, toy: Encoder) -> None:
     with Gallery.open(foreign, toy) as gallery:
-        own = foreign / str(gallery.info()["index"])
+        own = foreign / str(gallery.info().index)
     if name.startswith(".."):
         shutil.copy2(own, foreign / name)
     change(foreign, "UPDATE snapshots SET file = ?", name)
@@ -116,4 +116,4 @@ def test_an_index_file_is_ours_only_by_name(name: str, foreign: Path, toy: Encod
         assert gallery.identify([picture(1)])[0].identity == "b"
         gallery.compact()
         assert gallery.check() == []
-        assert gallery.info()["bytes"] > 0
+        assert gallery.info().bytes > 0

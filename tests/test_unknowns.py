@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +9,9 @@ from conftest import picture
 
 from siamese_search import Encoder, Gallery, Identification
 from siamese_search.errors import ImageError, UsageError
-from siamese_search.gallery import unknowns
 from siamese_search.gallery.unknowns import linked
+from siamese_search.records import KeptProbe
+from siamese_search.storage.catalog import Catalog
 
 Pictures = Callable[..., Path]
 
@@ -152,16 +152,17 @@ def test_kept_probes_can_be_seen_while_others_switch_encoders(
     asked: Gallery, coarse: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = [group.paths for group in asked.unknowns()]
-    groups = unknowns.groups
+    read = Catalog.unknowns
     switched: list[bool] = []
 
-    def late(*arguments: Any) -> Any:
+    def late(self: Catalog) -> list[KeptProbe]:
         if not switched:
+            switched.append(True)
             with Gallery.open(asked.folder) as other:
-                switched.append(other.rebuild(coarse).switched)
-        return groups(*arguments)
+                assert other.rebuild(coarse).switched
+        return read(self)
 
-    monkeypatch.setattr(unknowns, "groups", late)
+    monkeypatch.setattr(Catalog, "unknowns", late)
     after = [group.paths for group in asked.unknowns()]
     assert switched == [True]
     assert sorted(sum(after, ())) == sorted(sum(before, ()))

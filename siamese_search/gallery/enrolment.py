@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
+from siamese_search.embedding.vectors import as_embeddings
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery.agreement import require_same_graph
 from siamese_search.gallery.copies import NewCopies, copy_path
@@ -25,6 +27,7 @@ from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.pictures.sources import Files, normalised
 from siamese_search.records import (
     Enrolled,
+    EnrollmentReport,
     ImageFile,
     NewItem,
     Progress,
@@ -35,6 +38,7 @@ from siamese_search.records import (
 from siamese_search.storage.catalog import Catalog
 
 COMMIT_SECONDS = 1.0
+MANY = 1000  # items that are written by a connection of their own
 
 
 def embedded_items(
@@ -114,6 +118,11 @@ class Enrolment:
         finally:
             if self._copies is not None:
                 self._copies.discard()
+
+    def report(self) -> EnrollmentReport:
+        """What was done, with the gallery's totals as of now."""
+        totals = self._catalog.totals()
+        return EnrollmentReport(self.added, self.skipped, tuple(self.rejected), *totals)
 
     def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []
@@ -278,3 +287,37 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except (OSError, ValueError):  # no name at all, with a NUL
         return 0
+
+
+def enroll_embeddings(
+    catalog: Catalog,
+    embeddings: FloatArray,
+    identities: Iterable[str],
+    metadata: Iterable[Mapping[str, str]] | None,
+) -> list[int]:
+    """See ``Gallery.enroll_embeddings``."""
+    generation = catalog.state().generation
+    vectors = as_embeddings(embeddings, generation.dimension)
+    items = embedded_items(vectors, identities, metadata)
+    added: list[int] = []
+    # Many take so long to write that others must be able to ask meanwhile, by their connection.
+    own = nullcontext(catalog) if len(items) < MANY else closing(Catalog(catalog.path, spill=False))
+    with own as writer:
+
+        def whole(numbers: Sequence[int | None]) -> None:
+            never = writer.distractors({item.identity for item in items})
+            if never:
+                raise UsageError(
+                    f"{min(never)!r} is enrolled as a distractor: use another name; none was"
+                    " enrolled"
+                )
+            for row, number in enumerate(numbers):
+                if number is None:
+                    raise UsageError(
+                        f"embedding {row} ({items[row].identity}) is enrolled already, or given"
+                        " twice: none was enrolled"
+                    )
+                added.append(number)
+
+        writer.add(items, vectors, generation.fingerprint, before_commit=whole)
+    return added

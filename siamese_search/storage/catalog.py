@@ -15,7 +15,7 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import UsageError
-from siamese_search.records import Copy, Enrolled, Item, KeptProbe, NewItem
+from siamese_search.records import Copy, Enrolled, Generation, Item, KeptProbe, NewItem
 from siamese_search.storage.database import create
 from siamese_search.storage.faults import faults_in
 from siamese_search.storage.generations import Generations
@@ -193,22 +193,23 @@ class Catalog(Generations):
 
     # Unknowns
 
-    def keep_unknown(self, content: str, source: str, fingerprint: str, vector: FloatArray) -> None:
+    def keep_unknown(
+        self, content: str, source: str, generation: Generation, vector: FloatArray
+    ) -> None:
         """Keep a probe that nobody fitted; its place and embedding are brought up to date.
 
-        Raises GalleryMismatch where the encoder that embedded it, by its fingerprint, is not the
-        active one.
+        Raises GalleryMismatch where the embedding is not of the active generation.
         """
         added = datetime.now(UTC).isoformat(timespec="seconds")
         stored = np.ascontiguousarray(vector, "<f4").tobytes()
         with self.writing():
-            generation = self._require_active(fingerprint)
+            number = self._require_active(generation.fingerprint)
             self._db.execute(
                 "INSERT INTO unknowns (content, source, added, generation, vector)"
                 " VALUES (?, ?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET"
                 " source = excluded.source, generation = excluded.generation,"
                 " vector = excluded.vector",
-                (bytes.fromhex(content), source, added, generation, stored),
+                (bytes.fromhex(content), source, added, number, stored),
             )
 
     def unknowns(self) -> list[KeptProbe]:
@@ -296,6 +297,22 @@ class Catalog(Generations):
             ):
                 found.setdefault(name, []).append(number)
         return {name: np.array(numbers, np.int64) for name, numbers in found.items()}
+
+    def several(self, allowed: IntArray | None = None) -> dict[str, int]:
+        """The identities with several items, or several of those ``allowed``, by name, with a
+        number that changes with the set of their items.
+        """
+        mixed = "sum(1 + (id * 2654435761) % 4294967291)"
+        which = "" if allowed is None else "WHERE id IN (SELECT value FROM json_each(?))"
+        wanted = () if allowed is None else (json.dumps(allowed.tolist()),)
+        with self._guard():
+            rows = self._db.execute(
+                f"SELECT name, mark FROM (SELECT identity, {mixed} AS mark FROM items {which}"
+                " GROUP BY identity HAVING count(*) > 1) AS found"
+                " JOIN identities ON identities.id = found.identity ORDER BY name",
+                wanted,
+            )
+            return dict(rows.fetchall())
 
     def identities(self) -> list[tuple[str, int]]:
         """Every identity with its number of items, by name."""
