@@ -258,7 +258,7 @@ def test_what_an_encoder_has_embedded_is_not_kept_after_a_switch(catalog: Catalo
     with pytest.raises(GalleryMismatch, match="meanwhile"):
         catalog.add([new("cat", "a")], vectors(1), TOY)
     with pytest.raises(GalleryMismatch, match="meanwhile"):
-        catalog.keep_unknown("00" * 32, "/probe", old, vectors(1)[0])
+        catalog.keep_unknown("00" * 32, "/probe", TOY, vectors(1)[0])
     with pytest.raises(GalleryMismatch, match="meanwhile"):
         catalog.set_calibration(old, CALIBRATION)
     assert catalog.add([new("cat", "a")], vectors(1), OTHER) == [1]
@@ -282,7 +282,7 @@ def test_a_generation_gets_no_number_that_a_kept_probe_remembers(catalog: Catalo
     catalog.store(second, [1], vectors(3))
     assert catalog.switch(second, without=[2])
     catalog.prune()  # which leaves the first generation, for item 2
-    catalog.keep_unknown("00" * 32, "/probe", second, vectors(4)[0])
+    catalog.keep_unknown("00" * 32, "/probe", OTHER, vectors(4)[0])
     catalog.store(first, [1], vectors(1))
     assert catalog.switch(first)
     catalog.prune()

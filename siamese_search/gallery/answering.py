@@ -57,7 +57,7 @@ class Answering:
             with suppress(GalleryMismatch):
                 (answer,) = self._identifier.identify(active.encoder, vector[None], question)
                 if keep and answer.strange and isinstance(image, (str, os.PathLike)):
-                    self._unknowns.keep(os.fspath(image), vector, active.generation)
+                    self._unknowns.keep(os.fspath(image), vector, active.encoder.fingerprint)
                 return answer
             active = self._active.now()
             ((_, result),) = active.encoder.embed_each([image])

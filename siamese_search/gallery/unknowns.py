@@ -17,7 +17,7 @@ from siamese_search.errors import GalleryMismatch, ImageError, UsageError
 from siamese_search.gallery.active import Active, ActiveEncoder
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.pictures.read import content_hash, file_fault, read_file
-from siamese_search.records import Generation, ImageFile, Rejection, UnknownGroup, printable
+from siamese_search.records import ImageFile, Rejection, UnknownGroup, printable
 from siamese_search.storage.catalog import Catalog
 
 MOST = 2000  # that are grouped, the latest ones: linkage takes their square in memory
@@ -31,14 +31,13 @@ class Unknowns:
         self._active = active
         self._identifier = identifier
 
-    def keep(self, path: str, vector: FloatArray, generation: Generation) -> None:
-        """Keep a probe, a file, with its embedding (dimension,) in a generation.
+    def keep(self, path: str, vector: FloatArray, fingerprint: str) -> None:
+        """Keep a probe, a file, with its embedding (dimension,) by the encoder of a fingerprint.
 
-        Raises ImageError where the file is gone, GalleryMismatch where the generation is not
-        active.
+        Raises ImageError where the file is gone, GalleryMismatch where the encoder is not active.
         """
         content = content_hash(read_file(path))
-        self._catalog.keep_unknown(content, os.path.abspath(path), generation, vector)
+        self._catalog.keep_unknown(content, os.path.abspath(path), fingerprint, vector)
 
     def groups(self) -> list[UnknownGroup]:
         """The kept probes in groups, the largest first."""
@@ -49,19 +48,20 @@ class Unknowns:
     def _groups(self, active: Active) -> list[UnknownGroup]:
         numbers, paths, vectors = [], [], []
         for probe in self._catalog.unknowns()[-MOST:]:
-            vector, path = probe.vector, probe.source
+            vector = probe.vector
             if probe.generation != active.generation.number:
                 # It cannot be compared, nor enrolled, while its file is gone.
-                if file_fault(path, probe.content):
+                if file_fault(probe.source, probe.content):
                     continue
                 try:
-                    (vector,) = active.encoder.embed([path])
+                    (vector,) = active.encoder.embed([probe.source])
                 except ImageError:
                     continue
                 if self._catalog.writable:
-                    self._catalog.keep_unknown(probe.content, path, active.generation, vector)
+                    made_by = active.encoder.fingerprint
+                    self._catalog.keep_unknown(probe.content, probe.source, made_by, vector)
             numbers.append(probe.number)
-            paths.append(path)
+            paths.append(probe.source)
             vectors.append(vector)
         if not numbers:
             return []

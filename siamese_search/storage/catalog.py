@@ -15,7 +15,7 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import UsageError
-from siamese_search.records import Copy, Enrolled, Generation, Item, KeptProbe, NewItem
+from siamese_search.records import Copy, Enrolled, Item, KeptProbe, NewItem
 from siamese_search.storage.database import create
 from siamese_search.storage.faults import faults_in
 from siamese_search.storage.generations import Generations
@@ -193,23 +193,22 @@ class Catalog(Generations):
 
     # Unknowns
 
-    def keep_unknown(
-        self, content: str, source: str, generation: Generation, vector: FloatArray
-    ) -> None:
+    def keep_unknown(self, content: str, source: str, fingerprint: str, vector: FloatArray) -> None:
         """Keep a probe that nobody fitted; its place and embedding are brought up to date.
 
-        Raises GalleryMismatch where the embedding is not of the active generation.
+        Raises GalleryMismatch where the encoder that embedded it, by its fingerprint, is not the
+        active one.
         """
         added = datetime.now(UTC).isoformat(timespec="seconds")
         stored = np.ascontiguousarray(vector, "<f4").tobytes()
         with self.writing():
-            number = self._require_active(generation.fingerprint)
+            generation = self._require_active(fingerprint)
             self._db.execute(
                 "INSERT INTO unknowns (content, source, added, generation, vector)"
                 " VALUES (?, ?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET"
                 " source = excluded.source, generation = excluded.generation,"
                 " vector = excluded.vector",
-                (bytes.fromhex(content), source, added, number, stored),
+                (bytes.fromhex(content), source, added, generation, stored),
             )
 
     def unknowns(self) -> list[KeptProbe]:
