@@ -19,7 +19,7 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
+from siamese_search.embedding.pipeline import embedded, parallel_map, thread_pool
 from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.files import sync_folder
 from siamese_search.gallery.copies import COPIES
@@ -117,7 +117,7 @@ class Enrolment:
         items: list[NewItem] = []
         vectors: list[FloatArray] = []
         committed = time.monotonic()
-        with thread_pool(2) as readers, thread_pool() as decoders:
+        with thread_pool(2) as readers:
             read = parallel_map(
                 readers,
                 self._read,
@@ -125,26 +125,25 @@ class Enrolment:
                 ahead=8,
                 cost=lambda file: _size(file.path),
             )
-            decoded = parallel_map(
-                decoders,
+            with embedded(
+                ((self._item(task), task) for task in self._new(read)),
                 self._decode,
-                self._new(read),
-                ahead=AHEAD,
+                lambda: self._encoder.runtime,
                 cost=lambda task: len(task.data),
-            )
-            for batch in embed_batches(decoded, lambda: self._encoder.runtime):
-                for item, result in batch:
-                    if isinstance(result, ImageError):
-                        self._reject(item.source or "", str(result))
-                        for twin in self._underway.pop(item.content)[1]:
-                            self._reject(twin.path, str(result))
-                    else:
-                        items.append(item)
-                        vectors.append(result)
-                if time.monotonic() - committed >= COMMIT_SECONDS:
-                    self._commit(items, vectors)
-                    committed = time.monotonic()
-            self._commit(items, vectors)
+            ) as stream:
+                for batch in stream:
+                    for item, result in batch:
+                        if isinstance(result, ImageError):
+                            self._reject(item.source or "", str(result))
+                            for twin in self._underway.pop(item.content)[1]:
+                                self._reject(twin.path, str(result))
+                        else:
+                            items.append(item)
+                            vectors.append(result)
+                    if time.monotonic() - committed >= COMMIT_SECONDS:
+                        self._commit(items, vectors)
+                        committed = time.monotonic()
+                self._commit(items, vectors)
 
     def _regular(self, files: Files) -> Iterator[ImageFile]:
         for file in files:
@@ -203,21 +202,22 @@ class Enrolment:
             if item and item.metadata | file.metadata != item.metadata:
                 self._described[number] = file.metadata
 
-    def _decode(self, task: _Read) -> tuple[NewItem, PixelArray | ImageError]:
-        file = task.file
-        item = NewItem(
-            file.identity, task.content, file.path, len(task.data), metadata=file.metadata
-        )
-        try:
-            pixels = self._encoder.decode(task.data)
-        except ImageError as error:
-            return item, error
+    def _item(self, task: _Read) -> NewItem:
+        file, copy = task.file, None
         if self._copies is not None:
             suffix = Path(file.path).suffix.lower()
-            item = replace(item, copy=f"{COPIES}/{task.content[:2]}/{task.content}{suffix}")
-            self._unpublished.add(self._temporary(item))
-            self._write_copy(self._temporary(item), task.data)
-        return item, pixels
+            copy = f"{COPIES}/{task.content[:2]}/{task.content}{suffix}"
+        return NewItem(
+            file.identity, task.content, file.path, len(task.data), copy, metadata=file.metadata
+        )
+
+    def _decode(self, task: _Read) -> PixelArray:
+        pixels = self._encoder.decode(task.data)
+        if self._copies is not None:
+            temporary = self._temporary(self._item(task))
+            self._unpublished.add(temporary)
+            self._write_copy(temporary, task.data)
+        return pixels
 
     def _temporary(self, item: NewItem) -> Path:
         """Where a copy lies, by a name of this run's own, until its item is committed."""
