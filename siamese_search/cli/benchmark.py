@@ -154,7 +154,7 @@ def benchmark(
     if report is not None:
         first = "" if split is None else " (what follows is the first draw)"
         write_report(report, title + first, made[0], curves)
-        plots = "" if find_spec("matplotlib") else "; for plots: pip install 'siasearch[plot]'"
+        plots = "" if find_spec("matplotlib") else "; for plots: pip install 'siamese-search[plot]'"
         note(f"the report is in {report}{plots}")
     if rejected:
         raise typer.Exit(1)

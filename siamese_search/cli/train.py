@@ -120,7 +120,7 @@ def train(
         from siamese_search.training.settings import Settings, parsed
     except ImportError as error:
         raise RuntimeUnavailable(
-            f"training needs torch: pip install 'siasearch[train]' ({error})"
+            f"training needs torch: pip install 'siamese-search[train]' ({error})"
         ) from error
     if not paths and manifest is None:
         raise UsageError("name folders of pictures, or a --manifest")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from siamese_search import __version__
 from siamese_search.arrays import FloatArray
 from siamese_search.decision import reference
 from siamese_search.embedding.encoder import Encoder
@@ -29,7 +30,7 @@ log = logging.getLogger("siasearch")
 # hardly trained may differ.
 AGREEMENT = 0.9999
 ROUNDED_AGREEMENT = 0.99
-PACKAGES = ("siasearch", "torch", "timm", "pytorch-metric-learning", "numpy")
+PACKAGES = ("torch", "timm", "pytorch-metric-learning", "numpy")
 
 
 def export(
@@ -99,4 +100,5 @@ def export(
 
 
 def _versions() -> dict[str, str]:
-    return {package: importlib.metadata.version(package) for package in PACKAGES}
+    others = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"siasearch": __version__, **others}
