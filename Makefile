@@ -26,7 +26,7 @@ lint: $(DEV)
 
 # Builds the site in build/docs; a broken link is an error.
 docs: $(DEV)
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # Which lines and branches the tests run, also in the processes that they start.
 coverage: $(DEV)
