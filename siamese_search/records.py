@@ -244,6 +244,31 @@ class RebuildReport:
 
 
 @dataclass(frozen=True)
+class GalleryInfo:
+    """What a gallery is: totals, encoder, how it decides, index and bytes on disk.
+
+    ``threshold`` is the encoder's, None where the encoder cannot be found; ``calibration`` says in
+    words how the gallery decides, None where it was not calibrated. ``indexed`` items are in the
+    file ``index``; ``recall`` is None where its recipe is exact.
+    """
+
+    gallery: str
+    identities: int
+    items: int
+    encoder: str
+    fingerprint: str
+    dimension: int
+    threshold: float | None
+    calibration: str | None
+    distractors: int
+    index: str | None
+    indexed: int
+    recipe: str | None
+    recall: float | None
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a long operation is; ``total`` is None where it is not known beforehand."""
 

@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,15 +20,25 @@ import numpy as np
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
+from siamese_search.embedding.vectors import as_embeddings
 from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.files import sync_folder
 from siamese_search.gallery.copies import COPIES
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.pictures.sources import Files, normalised
-from siamese_search.records import ImageFile, NewItem, Progress, Rejection, Watcher, printable
+from siamese_search.records import (
+    EnrollmentReport,
+    ImageFile,
+    NewItem,
+    Progress,
+    Rejection,
+    Watcher,
+    printable,
+)
 from siamese_search.storage.catalog import Catalog
 
 COMMIT_SECONDS = 1.0
+MANY = 1000  # items that are written by a connection of their own
 
 
 def embedded_items(
@@ -112,6 +122,11 @@ class Enrolment:
             for path in self._unpublished:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
+
+    def report(self) -> EnrollmentReport:
+        """What was done, with the gallery's totals as of now."""
+        totals = self._catalog.totals()
+        return EnrollmentReport(self.added, self.skipped, tuple(self.rejected), *totals)
 
     def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []
@@ -298,3 +313,37 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except (OSError, ValueError):  # no name at all, with a NUL
         return 0
+
+
+def enroll_embeddings(
+    catalog: Catalog,
+    embeddings: FloatArray,
+    identities: Iterable[str],
+    metadata: Iterable[Mapping[str, str]] | None,
+) -> list[int]:
+    """See ``Gallery.enroll_embeddings``."""
+    generation = catalog.state().generation
+    vectors = as_embeddings(embeddings, generation.dimension)
+    items = embedded_items(vectors, identities, metadata)
+    added: list[int] = []
+    # Many take so long to write that others must be able to ask meanwhile, by their connection.
+    own = nullcontext(catalog) if len(items) < MANY else closing(Catalog(catalog.path, spill=False))
+    with own as writer:
+
+        def whole(numbers: Sequence[int | None]) -> None:
+            for row, number in enumerate(numbers):
+                if number is None:
+                    raise UsageError(
+                        f"embedding {row} ({items[row].identity}) is enrolled already, or given"
+                        " twice: none was enrolled"
+                    )
+                added.append(number)
+            never = writer.distractors({item.identity for item in items})
+            if never:
+                raise UsageError(
+                    f"{min(never)!r} is enrolled as a distractor: use another name; none was"
+                    " enrolled"
+                )
+
+        writer.add(items, vectors, generation.number, before_commit=whole)
+    return added

@@ -347,6 +347,22 @@ class Catalog(Database):
                 found.setdefault(name, []).append(number)
         return {name: np.array(numbers, np.int64) for name, numbers in found.items()}
 
+    def several(self, allowed: IntArray | None = None) -> dict[str, int]:
+        """The identities with several items, or several of those ``allowed``, by name, with a
+        number that changes with the set of their items.
+        """
+        mixed = "sum(1 + (id * 2654435761) % 4294967291)"
+        which = "" if allowed is None else "WHERE id IN (SELECT value FROM json_each(?))"
+        wanted = () if allowed is None else (json.dumps(allowed.tolist()),)
+        with self._guard():
+            rows = self._db.execute(
+                f"SELECT name, mark FROM (SELECT identity, {mixed} AS mark FROM items {which}"
+                " GROUP BY identity HAVING count(*) > 1) AS found"
+                " JOIN identities ON identities.id = found.identity ORDER BY name",
+                wanted,
+            )
+            return dict(rows.fetchall())
+
     def identities(self) -> list[tuple[str, int]]:
         """Every identity with its number of items, by name."""
         with self._guard():
