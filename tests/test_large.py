@@ -18,6 +18,8 @@ from siamese_search.errors import UsageError
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.index import recipes
 
+pytestmark = pytest.mark.slow
+
 Pictures = Callable[..., Path]
 ITEMS = 2400
 
