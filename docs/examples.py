@@ -25,6 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DEMO = "siasearch demo"
 BLOCK = re.compile(r"(?:^(?:    .*| *)\n)*^    .*\n", re.MULTILINE)
 PROMPT = "    $ "
+HERE = "/home/you"  # what the pages call the folder in which their examples are run
 
 
 def examples(page: str) -> list[tuple[str, str]]:
@@ -34,7 +35,7 @@ def examples(page: str) -> list[tuple[str, str]]:
         if block.lstrip("\n").startswith(PROMPT):
             for one in _split(block):
                 command, *output = [line[4:] for line in one.strip("\n").splitlines()]
-                found.append((command[2:], "\n".join(output).strip()))
+                found.append((command[2:], "\n".join(output).strip("\n")))
     return found
 
 
@@ -58,7 +59,8 @@ def run(command: str, folder: Path) -> str:
     )
     if result.returncode not in (0, 1):  # 1: the answer is no
         raise RuntimeError(f"{command}: {result.stderr}")
-    return "\n".join(line.rstrip() for line in result.stdout.splitlines()).strip()
+    printed = result.stdout.replace(os.path.realpath(folder), HERE)
+    return "\n".join(line.rstrip() for line in printed.splitlines()).strip("\n")
 
 
 def outputs(page: str, demo: Path, demo_says: str, folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -72,8 +74,8 @@ def outputs(page: str, demo: Path, demo_says: str, folder: Path) -> Iterator[tup
 
 
 def without_digits(text: str) -> str:
-    """Scores differ in their last digits between processors."""
-    return re.sub(r"[\d.]+", "#", text).strip()
+    """Without what differs: last digits of scores between processors, names of index files."""
+    return re.sub(r"index-\S+\.faiss|[\d.]+", "#", text).strip()
 
 
 def main(pages: list[Path]) -> None:
