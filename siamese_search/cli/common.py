@@ -67,7 +67,7 @@ def open_gallery(folder: Path, encoder: str | None = None, device: str | None = 
 
     if not Gallery.exists(folder):
         return Gallery.open(folder)  # raises, also where an encoder is named
-    return Gallery.open(folder, encoder, device)
+    return Gallery.open(folder, encoder, device, background=True)
 
 
 def encoder_for(gallery: Path, encoder: str | None, device: str | None) -> Encoder:

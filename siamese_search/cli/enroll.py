@@ -98,7 +98,7 @@ def add(
     # An encoder is named only to make a gallery, or to insist on the one it has.
     if encoder is None and not Gallery.exists(gallery):
         encoder = DEFAULT_ENCODER
-    with Gallery.open(gallery, encoder, device) as target:
+    with Gallery.open(gallery, encoder, device, background=True) as target:
         before = len(target)
         try:
             with progress_bar("enrolling", lambda: sum(1 for _ in found())) as watch:

@@ -57,7 +57,10 @@ class Answering:
             with suppress(GalleryMismatch):
                 (answer,) = self._identifier.identify(active.encoder, vector[None], question)
                 if keep and answer.strange and isinstance(image, (str, os.PathLike)):
-                    self._unknowns.keep(os.fspath(image), vector, active.generation)
+                    self._unknowns.keep(os.fspath(image), vector, active.encoder.fingerprint)
                 return answer
             active = self._active.now()
-            (vector,) = active.encoder.embed([image])
+            ((_, result),) = active.encoder.embed_each([image])
+            if isinstance(result, ImageError):
+                raise result
+            vector = result

@@ -17,13 +17,13 @@ from siamese_search.arrays import DoubleArray
 from siamese_search.decision import calibration, rules
 from siamese_search.decision.evidence import evidence
 from siamese_search.decision.reference import Reference
-from siamese_search.errors import GalleryDamaged, ImageError, UsageError
+from siamese_search.errors import GalleryDamaged, GalleryFormatError, ImageError, UsageError
 from siamese_search.gallery.active import Active, ActiveEncoder
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.pictures.sources import find, not_empty
-from siamese_search.records import Calibration, ImageFile, Rejection, printable
+from siamese_search.records import Calibration, ImageFile, RebuildReport, Rejection, printable
 from siamese_search.storage.catalog import Catalog
 
 log = logging.getLogger("siasearch")
@@ -81,7 +81,13 @@ class Calibrating:
         self._catalog.set_calibration(active.generation, found)
         return found
 
-    def again(self, before: Calibration) -> Calibration | None:
+    def renewed(self, report: RebuildReport, before: Calibration | None) -> RebuildReport:
+        """The report of a rebuild; a gallery that was calibrated before is calibrated again."""
+        if before is None or self.now() is not None:
+            return report
+        return replace(report, calibration=self._again(before))
+
+    def _again(self, before: Calibration) -> Calibration | None:
         """As before, by the gallery's own items, which is all that is at hand."""
         if before.source == "strangers":
             log.warning(
@@ -123,7 +129,7 @@ class Calibrating:
 
     def _rate_before(self) -> float:
         """The FPIR that the gallery is calibrated for, else the default."""
-        with suppress(GalleryDamaged):  # which calibrating mends
+        with suppress(GalleryDamaged, GalleryFormatError):  # which calibrating mends
             found = self.now()
             if found is not None:
                 return found.fpir

@@ -6,15 +6,13 @@ Knows nothing of embeddings.
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from siamese_search.errors import UsageError
+from siamese_search.gallery.copies import delete_copies
 from siamese_search.pictures.sources import normalised
 from siamese_search.storage.catalog import Catalog
-
-log = logging.getLogger("siasearch")
 
 COMPARED = 10_000  # identities; looking for a name like one of more takes too long
 
@@ -46,12 +44,5 @@ def numbers_of(catalog: Catalog, identity: str | None, item: int | None) -> list
 def remove(catalog: Catalog, folder: Path, numbers: Sequence[int]) -> int:
     """Remove items, with the gallery's copies of their images; returns how many went."""
     removed = catalog.remove(numbers)
-    copies = {item.content: item.copy for item in removed if item.copy}
-    if copies:
-        with catalog.writing():  # nobody enrols the same content again meanwhile
-            for content in copies.keys() - catalog.known(copies).keys():
-                try:
-                    (folder / copies[content]).unlink(missing_ok=True)
-                except OSError as error:
-                    log.warning("%s was not deleted: %s", copies[content], error.strerror)
+    delete_copies(catalog, folder, removed)
     return len(removed)

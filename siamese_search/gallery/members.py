@@ -13,7 +13,7 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
-from siamese_search.index import SearchIndex
+from siamese_search.index import Index
 from siamese_search.storage.catalog import Catalog
 
 KEPT = 8192  # identities whose items are kept at hand
@@ -35,7 +35,7 @@ class MembersOf:
     def __init__(
         self,
         catalog: Catalog,
-        index: SearchIndex,
+        index: Index,
         allowed: IntArray | None = None,
         before: MembersOf | None = None,
     ) -> None:

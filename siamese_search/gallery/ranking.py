@@ -14,7 +14,7 @@ import numpy as np
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.gallery.members import MembersOf
-from siamese_search.index import SearchIndex
+from siamese_search.index import Index
 from siamese_search.records import Match
 from siamese_search.storage.catalog import Catalog
 
@@ -34,11 +34,11 @@ class Ranking:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._known: dict[bytes | None, MembersOf] = {}
-        self._seen: tuple[SearchIndex, tuple[int, int]] | None = None
+        self._seen: tuple[Index, tuple[int, int]] | None = None
 
     def rank(
         self,
-        index: SearchIndex,
+        index: Index,
         queries: FloatArray,
         k: int,
         allowed: IntArray | None,
@@ -80,7 +80,7 @@ class Ranking:
                 ]
         return self._marked([tuple(itertools.islice(one.values(), k)) for one in found])
 
-    def members(self, index: SearchIndex, allowed: IntArray | None = None) -> MembersOf:
+    def members(self, index: Index, allowed: IntArray | None = None) -> MembersOf:
         """The items of identities; what is known of them is kept until the gallery changes."""
         now = index, self._catalog.version()
         key = None if allowed is None else allowed.tobytes()
@@ -107,7 +107,7 @@ class Ranking:
         ]
 
     def _nearest(
-        self, index: SearchIndex, queries: FloatArray, wanted: int, allowed: IntArray | None
+        self, index: Index, queries: FloatArray, wanted: int, allowed: IntArray | None
     ) -> tuple[list[dict[str, Match]], FloatArray]:
         """The identities of the ``wanted`` nearest items of each query, best first, and what no
         other item scores more than: -inf where there are no others.
@@ -122,7 +122,7 @@ class Ranking:
 
     def _complete(
         self,
-        index: SearchIndex,
+        index: Index,
         query: FloatArray,
         least: int,
         wanted: int,
@@ -147,7 +147,7 @@ class Ranking:
 
     def _with_further(
         self,
-        index: SearchIndex,
+        index: Index,
         query: FloatArray,
         k: int,
         allowed: IntArray | None,

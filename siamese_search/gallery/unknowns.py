@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 
 from siamese_search.arrays import FloatArray
-from siamese_search.errors import ImageError, UsageError
-from siamese_search.gallery.active import ActiveEncoder
+from siamese_search.errors import GalleryMismatch, ImageError, UsageError
+from siamese_search.gallery.active import Active, ActiveEncoder
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.pictures.read import content_hash, file_fault, read_file
-from siamese_search.records import Generation, ImageFile, Rejection, UnknownGroup, printable
+from siamese_search.records import ImageFile, Rejection, UnknownGroup, printable
 from siamese_search.storage.catalog import Catalog
 
 MOST = 2000  # that are grouped, the latest ones: linkage takes their square in memory
@@ -30,31 +31,37 @@ class Unknowns:
         self._active = active
         self._identifier = identifier
 
-    def keep(self, path: str, vector: FloatArray, generation: Generation) -> None:
-        """Keep a probe, a file, with its embedding (dimension,) in a generation.
+    def keep(self, path: str, vector: FloatArray, fingerprint: str) -> None:
+        """Keep a probe, a file, with its embedding (dimension,) by the encoder of a fingerprint.
 
-        Raises ImageError where the file is gone, GalleryMismatch where the generation is not
-        active.
+        Raises ImageError where the file is gone, GalleryMismatch where the encoder is not active.
         """
         content = content_hash(read_file(path))
-        self._catalog.keep_unknown(content, os.path.abspath(path), generation, vector)
+        self._catalog.keep_unknown(content, os.path.abspath(path), fingerprint, vector)
 
     def groups(self) -> list[UnknownGroup]:
         """The kept probes in groups, the largest first."""
-        active = self._active.now()
+        while True:
+            with suppress(GalleryMismatch):  # another process has switched encoders just now
+                return self._groups(self._active.now())
+
+    def _groups(self, active: Active) -> list[UnknownGroup]:
         numbers, paths, vectors = [], [], []
-        for number, content, path, made, vector in self._catalog.unknowns()[-MOST:]:
-            if made != active.generation.number:
+        for probe in self._catalog.unknowns()[-MOST:]:
+            vector = probe.vector
+            if probe.generation != active.generation.number:
                 # It cannot be compared, nor enrolled, while its file is gone.
-                if file_fault(path, content):
+                if file_fault(probe.source, probe.content):
                     continue
                 try:
-                    (vector,) = active.encoder.embed([path])
+                    (vector,) = active.encoder.embed([probe.source])
                 except ImageError:
                     continue
-                self._catalog.keep_unknown(content, path, active.generation, vector)
-            numbers.append(number)
-            paths.append(path)
+                if self._catalog.writable:
+                    made_by = active.encoder.fingerprint
+                    self._catalog.keep_unknown(probe.content, probe.source, made_by, vector)
+            numbers.append(probe.number)
+            paths.append(probe.source)
             vectors.append(vector)
         if not numbers:
             return []
@@ -87,7 +94,7 @@ class Unknowns:
 
     def files(self, group: UnknownGroup, label: str) -> list[ImageFile | Rejection]:
         """A group's pictures, to be enrolled as ``label``, but for those that have changed."""
-        contents = {row[0]: row[1] for row in self._catalog.unknowns()}
+        contents = {probe.number: probe.content for probe in self._catalog.unknowns()}
         files: list[ImageFile | Rejection] = []
         for member, path in zip(group.members, group.paths, strict=True):
             fault = file_fault(path, contents.get(member, ""))
@@ -107,7 +114,7 @@ class Unknowns:
         """Forget the group of that number, or all kept probes; returns how many there were."""
         if number is not None:
             return self._catalog.drop_unknowns(self.group(number).members)
-        return self._catalog.drop_unknowns(row[0] for row in self._catalog.unknowns())
+        return self._catalog.drop_unknowns(probe.number for probe in self._catalog.unknowns())
 
 
 def linked(vectors: FloatArray, threshold: float) -> list[list[int]]:

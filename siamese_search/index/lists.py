@@ -1,4 +1,7 @@
-"""Inverted lists: a single probe's search by all cores, and how far an index looks."""
+"""Inverted lists: a single probe's search by all cores, and how far an index looks.
+
+Knows nothing of items and files.
+"""
 
 from __future__ import annotations
 
