@@ -85,20 +85,18 @@ def main(pages: list[Path]) -> None:
         demo.mkdir()
         demo_says = run(DEMO, demo)
         for number, path in enumerate(pages):
-            page = written = path.read_text(encoding="utf-8")
+            page = left = path.read_text(encoding="utf-8")
+            written = ""
             for command, old, new in outputs(page, demo, demo_says, Path(scratch, str(number))):
-                if without_digits(old) != without_digits(new):
-                    written = _replaced(written, command, old, new)
-            if written != page:
-                path.write_text(written, encoding="utf-8")
+                block = _block(command, old)
+                before, found, left = left.partition(block)
+                if not found:
+                    raise RuntimeError(f"{command}: cannot find its output on {path}")
+                same = without_digits(old) == without_digits(new)
+                written += before + (block if same else _block(command, new))
+            if written + left != page:
+                path.write_text(written + left, encoding="utf-8")
                 print(f"{path.relative_to(ROOT)} is written anew")
-
-
-def _replaced(page: str, command: str, old: str, new: str) -> str:
-    before, after = (_block(command, output) for output in (old, new))
-    if before not in page:
-        raise RuntimeError(f"{command}: cannot find its output on the page")
-    return page.replace(before, after, 1)
 
 
 def _block(command: str, output: str) -> str:
