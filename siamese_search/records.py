@@ -28,6 +28,11 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number of things for people: ``3 items``, ``1 item``."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 @dataclass(frozen=True)
 class Rejection:
     """A file that was not enrolled, and why. ``path`` is printable, whatever the name's bytes."""
@@ -326,3 +331,7 @@ Watcher = Callable[[Progress], None]
 def surplus_fields(record: type, names: Iterable[str]) -> list[str]:
     """Which of the stored names are no field of a record: a newer release has written them."""
     return sorted(set(names) - {one.name for one in fields(record)})
+
+
+def unwatched(progress: Progress) -> None:
+    """Nobody looks on: a watcher that does nothing."""

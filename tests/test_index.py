@@ -162,6 +162,37 @@ def test_a_file_that_says_nonsense_of_itself_is_refused(
         SearchIndex.read(tmp_path / "i", 24)
 
 
+def golden_vectors(count: int) -> Floats:
+    """What the files in ``golden/`` hold, under the numbers 3, 6, 9 and so on."""
+    rows, columns = np.arange(1, count + 1)[:, None], np.arange(1, 13)
+    vectors = np.sin(rows * columns * 0.37) + np.cos(rows * 0.11 + columns)
+    unit: Floats = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "recipe"), [("exact", 40, "SQfp16"), ("lists", 300, "PCAR8,IVF4,PQ4x4fs")]
+)
+def test_a_stored_index_file_opens_and_answers(name: str, count: int, recipe: str) -> None:
+    index = SearchIndex.read(Path(__file__).parent / "golden" / f"index-{name}.faiss", 12)
+    items, vectors = 3 * np.arange(1, count + 1), golden_vectors(count)
+    assert index.items.tolist() == items.tolist()
+    assert np.abs(index.vectors(items) - vectors).max() < 1e-6
+    assert index.base is not None
+    assert index.base.tuning.recipe == recipe
+    allowed = items[::3]
+    for query, found, filtered in zip(
+        vectors[::20], answers(index, vectors[::20], 4), answers(index, vectors[::20], 4, allowed),
+        strict=True,
+    ):  # fmt: skip
+        exact = brute_force(items, vectors, query, 4)
+        assert found[0][0] == exact[0][0]
+        assert recipe != "SQfp16" or [item for item, _ in found] == [item for item, _ in exact]
+        exact = brute_force(allowed, vectors[::3], query, 4)
+        assert [item for item, _ in filtered] == [item for item, _ in exact]
+        assert [score for _, score in filtered] == pytest.approx([s for _, s in exact], abs=1e-6)
+
+
 @pytest.mark.parametrize("content", [b"", b"x", bytes(5000), b"\x10" + bytes(7) + b"{}" * 3000])
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other").write_bytes(content)

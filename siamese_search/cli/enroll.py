@@ -15,8 +15,8 @@ from siamese_search.cli.common import (
     DeviceOption,
     EncoderOption,
     GalleryOption,
+    JsonLinesOption,
     JsonOption,
-    counted,
     name_rejections,
     near,
     note,
@@ -26,6 +26,7 @@ from siamese_search.cli.common import (
 )
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
+from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.records import EnrollmentReport, ImageFile
@@ -142,7 +143,8 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
         typer.echo(
             f"{report.added} added, {report.skipped} skipped (enrolled already),"
             f" {len(report.rejected)} rejected\n"
-            f"{gallery} has {report.identities} identities, {report.items} items"
+            f"{gallery} has {counted(report.identities, 'identity', 'identities')},"
+            f" {counted(report.items, 'item')}"
         )
     if report.rejected:
         raise typer.Exit(1)
@@ -166,7 +168,7 @@ def unknowns(
     ] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """Show the images that `query --keep-unknown` kept, in groups; enrol a group under a name."""
     chosen = [option for option in (show, enroll, drop) if option is not None]

@@ -12,7 +12,6 @@ from siamese_search.cli.common import (
     EncoderOption,
     GalleryOption,
     JsonOption,
-    counted,
     name_rejections,
     note,
     open_gallery,
@@ -20,6 +19,7 @@ from siamese_search.cli.common import (
     progress_bar,
 )
 from siamese_search.errors import UsageError
+from siamese_search.records import counted
 
 
 def check(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
@@ -82,7 +82,8 @@ def compact(
         print_json({key: getattr(facts, key) for key in ("index", "indexed", "recipe", "recall")})
     else:
         found = "exact" if facts.recall is None else f"recall@10 {facts.recall:.3f}"
-        typer.echo(f"{facts.index} holds {facts.indexed} items ({facts.recipe}, {found})")
+        items = counted(facts.indexed, "item")
+        typer.echo(f"{facts.index} holds {items} ({facts.recipe}, {found})")
     if not done:
         note("nothing to do yet, or another process is doing it")
     if recipe not in (None, "auto", facts.recipe):
@@ -126,11 +127,14 @@ def rebuild(
             }
         )
     elif report.switched:
-        typer.echo(f"rebuilt: {report.embedded} images embedded, {report.items} items")
+        typer.echo(
+            f"rebuilt: {counted(report.embedded, 'image')} embedded,"
+            f" {counted(report.items, 'item')}"
+        )
     else:
         typer.echo(
-            f"not switched: {len(report.missing)} images cannot be read; bring them back (`add`"
-            " finds moved ones), remove them, or use --skip-missing, and run this again"
+            f"not switched: {counted(len(report.missing), 'image')} cannot be read; bring them back"
+            " (`add` finds moved ones), remove them, or use --skip-missing, and run this again"
         )
     if report.calibration is not None:
         rate = report.calibration.fpir

@@ -34,6 +34,11 @@ CHANGED = 0.2  # of identities or items, from which on a calibration is stale
 Places = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
+def warn_of(rejection: Rejection) -> None:
+    """Say that a picture is left out."""
+    log.warning("%s: %s", rejection.path, rejection.reason)
+
+
 class Calibrating:
     """Chooses how one gallery decides, and says whether that still holds."""
 

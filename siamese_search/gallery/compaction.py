@@ -20,7 +20,7 @@ from pathlib import Path
 from siamese_search.errors import SiaSearchError, StorageError, UsageError
 from siamese_search.files import delete, is_left_behind, sync_folder
 from siamese_search.gallery.copies import sweep_copies
-from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots
+from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, names_index
 from siamese_search.index import Previous, Wanted, Written
 from siamese_search.records import Snapshot
 from siamese_search.storage.catalog import Catalog
@@ -127,7 +127,7 @@ class Compaction:
         """Write an index file of all that is enrolled."""
         generation, snapshot = state.generation, state.snapshot
         previous = None
-        if snapshot is not None:
+        if snapshot is not None and names_index(snapshot.file):
             previous = Previous(self._folder / snapshot.file, snapshot.sha256)
 
         def write(recipe: Wanted) -> Written:

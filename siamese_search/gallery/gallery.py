@@ -7,7 +7,6 @@ pixels, SQL and FAISS.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery import checking, editing, enrolment
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.answering import Answering
-from siamese_search.gallery.calibrating import Calibrating, Places
+from siamese_search.gallery.calibrating import Calibrating, Places, warn_of
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.copies import enrolled_bytes
 from siamese_search.gallery.identification import Identifier, Question
@@ -43,26 +42,16 @@ from siamese_search.records import (
     ImageFile,
     Item,
     LeftOut,
-    Progress,
     RebuildReport,
     Rejection,
     UnknownGroup,
     Verification,
     Watcher,
+    unwatched,
 )
 from siamese_search.storage.catalog import Catalog
 
-log = logging.getLogger("siasearch")
-
 K_AT_MOST = 100_000  # items that may be asked for of fewer
-
-
-def _unwatched(progress: Progress) -> None:
-    """Nobody looks on."""
-
-
-def _named(rejection: Rejection) -> None:
-    log.warning("%s: %s", rejection.path, rejection.reason)
 
 
 class Gallery:
@@ -155,7 +144,7 @@ class Gallery:
         *,
         copy: bool = False,
         distractor: bool = False,
-        watch: Watcher = _unwatched,
+        watch: Watcher = unwatched,
     ) -> EnrollmentReport:
         """Enrol files and folders of images; see ``add`` for how places become identities.
 
@@ -172,7 +161,7 @@ class Gallery:
         *,
         copy: bool = False,
         distractor: bool = False,
-        watch: Watcher = _unwatched,
+        watch: Watcher = unwatched,
     ) -> EnrollmentReport:
         """Enrol a stream of images found before; rejections pass through to the report."""
         run = enrolment.Enrolment(
@@ -295,7 +284,7 @@ class Gallery:
         *,
         rule: str | None = None,
         strangers: Places | None = None,
-        reject: Callable[[Rejection], None] = _named,
+        reject: Callable[[Rejection], None] = warn_of,
     ) -> Calibration:
         """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
 
@@ -323,7 +312,7 @@ class Gallery:
         *,
         duplicate: float = DUPLICATE,
         rule: str = rules.DEFAULT_RULE,
-        watch: Watcher = _unwatched,
+        watch: Watcher = unwatched,
     ) -> Audit:
         """Search every item without itself: what is likely wrong, double, or not told apart.
 
@@ -429,7 +418,7 @@ class Gallery:
         encoder: Encoder | str | os.PathLike[str] | None = None,
         *,
         skip_missing: bool = False,
-        watch: Watcher = _unwatched,
+        watch: Watcher = unwatched,
     ) -> RebuildReport:
         """Re-embed all items under another encoder; without one, embed what lacks an embedding and
         write the index anew.

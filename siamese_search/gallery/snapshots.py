@@ -111,9 +111,9 @@ class Snapshots:
             snapshot = state.snapshot
             if snapshot is None:
                 break
-            path = self._folder / snapshot.file
             fault = self.fault(snapshot)
             if fault is None:
+                path = self._folder / snapshot.file
                 try:
                     index = self.engine.read(path, state.generation.dimension)
                     guarded = GuardedIndex(index, partial(self._without_snapshot, path))
@@ -156,9 +156,9 @@ class Snapshots:
 
     def fault(self, snapshot: Snapshot, thorough: bool = False) -> str | None:
         """What is wrong with a snapshot's file, None if it may be trusted."""
-        path = self._folder / snapshot.file
-        if not INDEX_NAME.fullmatch(snapshot.file):
+        if not names_index(snapshot.file):
             return f"{snapshot.file!r} is no name of an index file"
+        path = self._folder / snapshot.file
         try:
             status = path.stat()
             stamp = status.st_size, status.st_mtime_ns, status.st_ino
@@ -173,6 +173,11 @@ class Snapshots:
         except OSError as error:
             return f"{path} cannot be read: {error.strerror}"
         return None
+
+
+def names_index(file: object) -> bool:
+    """Whether a file that a database names, perhaps somebody else's, can be an index file here."""
+    return isinstance(file, str) and bool(INDEX_NAME.fullmatch(file))
 
 
 def _kept(state: State) -> tuple[Generation, Snapshot | None, int]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from siamese_search.arrays import ByteArray, FloatArray, IntArray
 from siamese_search.errors import GalleryError, GalleryFormatError, StorageError, UsageError
+from siamese_search.files import whole_file
 from siamese_search.index import recipes
 from siamese_search.index.contract import Previous, Wanted, Written
 from siamese_search.index.segments import Base, Tuning
@@ -64,7 +65,7 @@ def write_index(
     wanted = recipes.checked(wanted or Wanted(), dimension)
     temporary = path.with_name(f".{path.name}")
     try:
-        with open(temporary, "w+b") as file:
+        with whole_file(path, temporary) as file:
             file.write(bytes(HEADER))
             parts = [np.empty(0, np.int64)]
             for numbers, vectors in chunks:
@@ -74,14 +75,10 @@ def write_index(
             items = np.concatenate(parts)
             tuning = _write_rest(file, dimension, items, wanted, previous)
             file.flush()
-            os.fsync(file.fileno())
-        _try(temporary, dimension, tuning)
-        checksum = sha256(temporary)
-        os.replace(temporary, path)
+            _try(temporary, dimension, tuning)
+            checksum = sha256(temporary)
     except (OSError, RuntimeError) as error:
         raise StorageError(f"{path}: the index file could not be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return Written(checksum, len(items), tuning.recipe, tuning.recall)
 
 
