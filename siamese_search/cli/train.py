@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,9 +20,11 @@ from siamese_search.cli.common import (
 )
 from siamese_search.errors import RuntimeUnavailable, UsageError
 from siamese_search.pictures.sources import read_manifest
+from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.training.loop import Epoch
+    from siamese_search.training.run import TrainingReport
 
 
 def train(
@@ -197,14 +200,33 @@ def train(
             f"{report.encoder}: {report.dimension} dimensions, trained {report.steps} steps on"
             f" {report.pictures} pictures of {report.classes} classes"
         )
-        if report.recall is not None and report.recall_before is not None:
-            typer.echo(
-                f"recall@1 on held-out {report.held_out}: {report.recall_before:.1%} before,"
-                f" {report.recall:.1%} now"
-            )
+        for line in _gain(report):
+            typer.echo(line)
+        typer.echo(f"threshold {report.threshold:.3f}, by {report.basis}")
         typer.echo(f"siasearch rebuild --encoder {report.encoder}   puts a gallery under it")
     if report.rejected and "RANK" not in os.environ:  # torchrun would call it a failure
         raise typer.Exit(1)
+
+
+def _gain(report: TrainingReport) -> Iterator[str]:
+    """What was gained over the start, in lines."""
+    if report.recall is None:
+        return
+    pictures = counted(report.held_out_pictures, "held-out picture")
+    held = f"{pictures} of {report.held_out_classes} classes"
+    if report.recall_before is not None:
+        yield f"recall@1 on {held}: {report.recall_before:.1%} before, {report.recall:.1%} now"
+    if report.kept == 0:
+        yield (
+            f"nothing was gained on {held}: the starting weights are kept; more classes or"
+            " pictures, or more --steps, may help"
+        )
+    elif report.gained is not None:
+        error = "" if report.gained_error is None else f" ± {100 * report.gained_error:.1f}"
+        yield (
+            f"gained {100 * report.gained:.1f}{error} points of mAP@R over the start"
+            " (± one standard error over the classes)"
+        )
 
 
 def _tell(epoch: Epoch) -> None:
