@@ -316,6 +316,7 @@ def test_one_class_is_too_few() -> None:
 # Runs
 
 
+@pytest.mark.slow
 def test_a_run_leaves_an_encoder_that_a_gallery_is_rebuilt_under(
     folder: Path, tmp_path: Path, toy_folder: Path
 ) -> None:
@@ -341,6 +342,7 @@ def test_a_run_leaves_an_encoder_that_a_gallery_is_rebuilt_under(
         assert answer.matches[0].identity == "class-03"
 
 
+@pytest.mark.slow
 def test_training_goes_on_bit_for_bit_after_a_stop(folder: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     settings = replace(SMALL, loss="proxy-anchor", augmentation="photo", dropout=0.2, hard_every=1)
@@ -365,6 +367,7 @@ def test_training_goes_on_bit_for_bit_after_a_stop(folder: Path, tmp_path: Path)
     assert len(fingerprints) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path) -> None:
     """Kill -9 at any moment loses the epoch at most: a resumed run ends with the same weights."""
     script = tmp_path / "script.py"
@@ -397,6 +400,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path
     assert steps == [2, 4, 6, 8, 10, 12]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(folder: Path, tmp_path: Path) -> None:
     """Without augmentation and batch statistics, halves of a batch give the whole's gradients."""
     train([folder], tmp_path / "start", replace(SMALL, steps=2))
@@ -513,6 +517,7 @@ def test_what_rounding_changes_is_a_warning_and_the_encoder_is_kept(
     assert not (tmp_path / "wrong" / "encoder.json").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_without_classes_is_trained_by_two_views_of_each(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -525,6 +530,7 @@ def test_a_loss_that_is_no_number_stops_the_run(folder: Path, tmp_path: Path) ->
         train([folder], tmp_path / "out", replace(SMALL, rate=1e30, clip=1e30))
 
 
+@pytest.mark.slow
 def test_a_run_does_not_train_on_what_it_draws_and_goes_on_with_the_same_pictures_only(
     folder: Path,
 ) -> None:
