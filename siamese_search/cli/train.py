@@ -13,7 +13,6 @@ import typer
 
 from siamese_search.cli.common import (
     JsonOption,
-    counted,
     name_rejections,
     note,
     print_json,
@@ -21,6 +20,7 @@ from siamese_search.cli.common import (
 )
 from siamese_search.errors import RuntimeUnavailable, UsageError
 from siamese_search.pictures.sources import read_manifest
+from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.training.loop import Epoch
@@ -59,15 +59,25 @@ def train(
             " needs no classes.",
         ),
     ] = "multi-similarity",
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Batches at most.")] = 600,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Train for this many batches at most.")
+    ] = 600,
     classes: Annotated[int, typer.Option("--classes", min=2, help="Classes in a batch.")] = 16,
-    images: Annotated[int, typer.Option("--images", min=1, help="Pictures of each.")] = 4,
+    images: Annotated[
+        int, typer.Option("--images", min=1, help="Pictures of each class in a batch.")
+    ] = 4,
     rate: Annotated[float | None, typer.Option("--rate", help="The highest learning rate.")] = None,
     dimension: Annotated[
-        int | None, typer.Option("--dimension", min=2, help="Of a new projection.")
+        int | None,
+        typer.Option(
+            "--dimension", min=2, help="Embed into this many dimensions, by a new projection."
+        ),
     ] = None,
     size: Annotated[
-        int | None, typer.Option("--size", min=16, help="Pixels: height and width.")
+        int | None,
+        typer.Option(
+            "--size", min=16, help="Height and width of what the network sees, in pixels."
+        ),
     ] = None,
     crop: Annotated[
         float | None,
@@ -82,15 +92,26 @@ def train(
         ),
     ] = None,
     hard_every: Annotated[
-        int, typer.Option("--hard-every", min=0, help="Mine hard classes every so many epochs.")
+        int,
+        typer.Option(
+            "--hard-every",
+            min=0,
+            help="Every N epochs, put classes that look alike into the same batches.",
+        ),
     ] = 0,
     holdout: Annotated[
-        float, typer.Option("--holdout", help="The share of classes that validates.")
+        float,
+        typer.Option(
+            "--holdout", help="The share of classes that is held out, to choose the best epoch."
+        ),
     ] = 0.2,
     patience: Annotated[
         int,
         typer.Option(
-            "--patience", min=1, help="Stop after so many epochs that are worse than the best."
+            "--patience",
+            metavar="N",
+            min=1,
+            help="Stop after N epochs in a row that are worse than the best.",
         ),
     ] = 8,
     more: Annotated[
@@ -102,10 +123,11 @@ def train(
             " dropout=0.2 or freeze=50; may be given again.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="The seed of every random choice.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from DIR's checkpoint.")] = False,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="Default: a GPU if any.")
+        str | None,
+        typer.Option("--device", metavar="cpu|cuda|mps", help="Default: a GPU if there is one."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -123,7 +145,7 @@ def train(
         from siamese_search.training.settings import Settings, parsed
     except ImportError as error:
         raise RuntimeUnavailable(
-            f"training needs torch: pip install 'siasearch[train]' ({error})"
+            f"training needs torch: pip install 'siamese-search[train]' ({error})"
         ) from error
     if not paths and manifest is None:
         raise UsageError("name folders of pictures, or a --manifest")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from siamese_search import __version__
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.network import EmbeddingNetwork, export_onnx, round_weights
@@ -29,7 +30,7 @@ log = logging.getLogger("siasearch")
 # hardly trained may differ.
 AGREEMENT = 0.9999
 ROUNDED_AGREEMENT = 0.99
-PACKAGES = ("siasearch", "torch", "timm", "pytorch-metric-learning", "numpy")
+PACKAGES = ("torch", "timm", "pytorch-metric-learning", "numpy")
 
 
 def final(network: EmbeddingNetwork) -> EmbeddingNetwork:
@@ -97,4 +98,5 @@ def export(
 
 
 def _versions() -> dict[str, str]:
-    return {package: importlib.metadata.version(package) for package in PACKAGES}
+    others = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"siasearch": __version__, **others}

@@ -369,7 +369,7 @@ def _draw(
 ) -> None:
     """The plots, where the libraries for them are installed."""
     if any(importlib.util.find_spec(module) is None for module in ("matplotlib", "sklearn")):
-        warn("no plots: pip install 'siasearch[plot]'")
+        warn("no plots: pip install 'siamese-search[plot]'")
         return
     from siamese_search.training import plots
 
