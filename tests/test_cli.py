@@ -144,7 +144,7 @@ def test_enrol_query_edit_check_from_start_to_end(
     assert report == {"switched": True, "embedded": 3, "missing": [], "items": 3}
     assert shell.json("query", probe)[0]["identity"] == "Greek/beta"
     (facts,) = shell.json("info")
-    assert (facts.items, facts.identities, facts.dimension) == (3, 2, 13)
+    assert (facts["items"], facts["identities"], facts["dimension"]) == (3, 2, 13)
     assert "no faults" in shell("check").stdout
 
 
@@ -315,6 +315,7 @@ from siamese_search.gallery import enrolment
 from siamese_search.storage.catalog import Catalog
 from siamese_search.cli import main
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 enrolment.COMMIT_SECONDS = 0.0  # a commit after every batch
 add = Catalog.add
 
@@ -407,6 +408,7 @@ def test_check_names_a_damaged_encoder(shell: Shell, pictures: Pictures) -> None
     assert "wrong checksum" in report["faults"][0]
 
 
+@pytest.mark.slow
 def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None:
     folder = pictures({f"id{number}": 2 for number in range(8)})
     shell("add", folder, "--encoder", shell.encoder)
@@ -674,6 +676,7 @@ def test_what_a_query_was_about_is_enrolled_from_its_output(
     assert "no such file" in report["rejected"][0]["reason"]
 
 
+@pytest.mark.slow
 def test_plots_are_written_where_they_may_be(shell: Shell, pictures: Pictures) -> None:
     folder = pictures({"a": 2, "b": 1})
     shell("add", folder, "--encoder", shell.encoder)

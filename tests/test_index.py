@@ -235,6 +235,7 @@ def clustered(random: np.random.Generator, rows: int) -> Floats:
     return vectors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe", ["IVF16,PQ12x4fs", "HNSW16", "IVF16,SQ8", "OPQ12,IVF16,PQ12x4fs"]
 )
@@ -288,6 +289,7 @@ def earlier(path: Path, vectors: Floats, wanted: Wanted) -> Previous:
     return Previous(path, written.sha256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [np.arange(3000), np.arange(3, 3000)])
 def test_what_a_recipe_has_learned_is_used_again(tmp_path: Path, kept: Integers) -> None:
     vectors = clustered(np.random.default_rng(6), 3000)
@@ -364,6 +366,7 @@ def test_what_auto_chooses_can_be_made(dimension: int, memory: int) -> None:
     assert recipes.made(recipe, dimension).d == dimension
 
 
+@pytest.mark.slow
 def test_an_index_that_does_not_fit_what_came_is_trained_anew(tmp_path: Path) -> None:
     random = np.random.default_rng(8)
     vectors = np.zeros((3500, 24), np.float32)

@@ -21,6 +21,8 @@ from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.index import FaissEngine, Written, recipes
 
+pytestmark = pytest.mark.slow
+
 Pictures = Callable[..., Path]
 ITEMS = 2400
 

@@ -324,4 +324,4 @@ def test_without_matplotlib_the_command_says_what_to_install(
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert "pip install 'siasearch[plot]'" in capsys.readouterr().err
+    assert "pip install 'siamese-search[plot]'" in capsys.readouterr().err

@@ -44,7 +44,9 @@ def add(
     ] = None,
     manifest: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Columns path,label; further ones become metadata."),
+        typer.Option(
+            metavar="CSV", help="A list with the columns path,label; others are metadata."
+        ),
     ] = None,
     from_query: Annotated[
         str | None,
@@ -61,7 +63,9 @@ def add(
     ] = False,
     distractor: Annotated[
         bool,
-        typer.Option("--distractor", help="What looks like these is never named: it is unknown."),
+        typer.Option(
+            "--distractor", help="Never give a name to what looks like these: it is unknown."
+        ),
     ] = False,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -205,7 +209,7 @@ def unknowns(
         if len(group.paths) > shown:
             typer.echo(f"  and {len(group.paths) - shown} more: --show {group.number}")
     if not groups and not as_json:
-        typer.echo("nothing is kept: `query --keep-unknown` keeps what nobody fits")
+        typer.echo("nothing is kept: `query --keep-unknown` keeps images that get no name")
 
 
 def register(app: typer.Typer) -> None:

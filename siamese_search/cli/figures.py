@@ -64,7 +64,7 @@ def print_evaluation(measured: Measured, report: Path | None, as_json: bool) -> 
 
         title = measured.title + " (what follows is the first draw)" * measured.several
         write_report(report, title, measured.draws[0], curves)
-        plots = "" if find_spec("matplotlib") else "; for plots: pip install 'siasearch[plot]'"
+        plots = "" if find_spec("matplotlib") else "; for plots: pip install 'siamese-search[plot]'"
         note(f"the report is in {report}{plots}")
 
 

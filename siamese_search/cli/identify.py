@@ -47,11 +47,11 @@ def query(
     rule: RuleOption = None,
     fpir: Annotated[
         float | None,
-        typer.Option(help="Let about this share of strangers pass; needs a calibrated gallery."),
+        typer.Option(help="Name about this share of strangers; needs a calibrated gallery."),
     ] = None,
     keep_unknown: Annotated[
         bool,
-        typer.Option("--keep-unknown", help="Keep images that nobody fits, for `unknowns`."),
+        typer.Option("--keep-unknown", help="Keep images that get no name, for `unknowns`."),
     ] = False,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
@@ -100,7 +100,7 @@ def query(
             if keep_unknown and isinstance(answer, Identification):
                 kept += answer.strange
     if keep_unknown:
-        note(f"{counted(kept, 'image')} kept that nobody fits: see `siasearch unknowns`")
+        note(f"{counted(kept, 'image')} kept that got no name: see `siasearch unknowns`")
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)

@@ -67,7 +67,7 @@ def plot(
     if out is not None and out.suffix.lower() not in ("", ".png"):
         raise UsageError(f"--out {out}: plots are PNG files, name one that ends in .png")
     if not (find_spec("matplotlib") and find_spec("sklearn")):
-        raise RuntimeUnavailable("plots need matplotlib: pip install 'siasearch[plot]'")
+        raise RuntimeUnavailable("plots need matplotlib: pip install 'siamese-search[plot]'")
     # Threads that spin while they wait slow a shared machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from siamese_search.evaluation import likeness, own_scores

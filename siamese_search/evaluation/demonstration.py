@@ -88,7 +88,9 @@ def photographs() -> Iterator[Subject]:
     """Every identity. Needs scikit-image's files."""
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
-        raise UsageError("the demo needs scikit-image's pictures: pip install 'siasearch[demo]'")
+        raise UsageError(
+            "the demo needs scikit-image's pictures: pip install 'siamese-search[demo]'"
+        )
     folder = Path(package.origin).parent / "data"
     with Image.open(folder / "coins.png") as image:
         coins = image.convert("RGB")

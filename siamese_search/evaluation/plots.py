@@ -1,6 +1,6 @@
 """Plots for a person to look at: scores, error rates, maps of embeddings, grids of pictures.
 
-Needs ``pip install 'siasearch[plot]'``. Knows nothing of galleries and encoders.
+Needs ``pip install 'siamese-search[plot]'``. Knows nothing of galleries and encoders.
 """
 
 from __future__ import annotations

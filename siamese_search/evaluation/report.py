@@ -145,7 +145,7 @@ def _plots(evaluation: Evaluation) -> list[str]:
     try:
         from siamese_search.evaluation import plots
     except ImportError:
-        return ["<p>For plots: pip install 'siasearch[plot]'</p>"]
+        return ["<p>For plots: pip install 'siamese-search[plot]'</p>"]
     with plots.style():
         figure = plots.figure(12, 3.6)
         cmc, det, scores = figure.subplots(1, 3)

@@ -253,7 +253,7 @@ class Compaction:
 
 
 def pending_in(state: State) -> int:
-    """How many items came or went since the snapshot."""
+    """How many items were added or removed since the snapshot was written."""
     snapshot = state.snapshot
     seen = (snapshot.last_item, snapshot.last_removal) if snapshot else (0, 0)
     return state.last_item - seen[0] + state.last_removal - seen[1]

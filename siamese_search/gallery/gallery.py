@@ -101,7 +101,7 @@ class Gallery:
         GalleryFormatError, GalleryDamaged, StorageError or EncoderError.
 
         From 50,000 items on, writing an index file takes long. With ``background``, as the command
-        line has it, a process of its own does that where few items came or went; it may outlive
+        line has it, a process of its own does that where few items have changed; it may outlive
         this one. Without, the call that enrols or removes does it, once a quarter as much has
         changed as the file holds, and so does ``compact``. Until then what has changed is found
         all the same, more slowly.

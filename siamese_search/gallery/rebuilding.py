@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search.embedding import pipeline
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
 from siamese_search.errors import ImageError
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.compaction import Compaction
@@ -110,13 +110,11 @@ def _embed(
             yield from catalog.items(number for number in numbers if number not in without)
             after = numbers[-1]
 
-    def load(item: Item) -> tuple[Item, npt.NDArray[np.uint8] | ImageError]:
-        try:
-            return item, encoder.decode(enrolled_bytes(item, folder))
-        except ImageError as error:
-            return item, error
-
-    with thread_pool() as pool:
-        decoded = parallel_map(pool, load, lacking(), ahead=AHEAD, cost=lambda item: item.size)
-        for batch in embed_batches(decoded, lambda: encoder.runtime):
+    with pipeline.embedded(
+        ((item, item) for item in lacking()),
+        lambda item: encoder.decode(enrolled_bytes(item, folder)),
+        lambda: encoder.runtime,
+        cost=lambda item: item.size,
+    ) as stream:
+        for batch in stream:
             yield from batch

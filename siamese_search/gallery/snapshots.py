@@ -1,6 +1,6 @@
 """Snapshots: index files that cache what the catalog holds, and the index that is searched.
 
-A snapshot covers the items up to a point; what came or went since is merged in from the catalog.
+A snapshot covers the items up to a point; later changes are merged in from the catalog.
 Losing a snapshot costs time, never an answer. Knows nothing of SQL and FAISS themselves, nor of
 when a snapshot is written: that is ``compaction``.
 """
