@@ -94,6 +94,7 @@ def by_loop(vectors: FloatArray, query: FloatArray, k: int) -> list[tuple[int, f
     return [(row + 1, cosines[row]) for row in ranked[:k]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["compact", "enrol and compact", "rebuild"])
 def test_what_a_damaged_file_lost_does_not_stay_lost(
     way: str, made: tuple[Path, FloatArray, list[str]], toy: Encoder
