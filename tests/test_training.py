@@ -322,6 +322,7 @@ def test_one_class_is_too_few() -> None:
 # Runs
 
 
+@pytest.mark.slow
 def test_a_run_leaves_an_encoder_that_a_gallery_is_rebuilt_under(
     folder: Path, tmp_path: Path, toy_folder: Path
 ) -> None:
