@@ -53,11 +53,12 @@ def trained_record(
     fitted, fields = record(view.held, held)
     count = len(np.unique(held))
     fields |= {"classes": count, "pictures": len(held)}
+    if not unseen:
+        fields["data"] += "; these are classes that it was trained on, and tell nothing of others"
     if start is None:
         return _as_in_a_usual_gallery(fitted, fields, view.held, held)
     if not unseen:
         threshold, stretch = start.threshold, 1.0
-        fields["data"] += "; these are classes that it was trained on, and tell nothing of others"
     else:
         before, after = (strangers(v.held, v.enrolled, enrolled) for v in (start.view, view))
         threshold, stretch = matched(before, after, held, start.threshold)
