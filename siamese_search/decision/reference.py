@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,11 @@ import numpy.typing as npt
 
 from siamese_search.arrays import BoolArray, DoubleArray, IntArray
 from siamese_search.decision.evidence import RATES, evidence, logistic
+
+WEIGHT = 10.0  # strangers that the scale of an encoder's record counts for
+VAGUENESS = 0.25  # of a tail's steepness, from one set of classes to another
+BODY = (0.5, 0.7, 0.9, 0.97, 0.99)  # rates below the tail
+ONWARD = 0.01  # the rate from which on a tail's mean steepness continues beyond the least
 
 Pictures = tuple[npt.NDArray[np.float32], IntArray]  # embeddings (n, dimension), classes (n,)
 
@@ -27,28 +32,60 @@ class Reference:
 
     ``scale`` is the standard deviation of strangers' evidence; ``tail`` what a share of strangers
     (the key) exceeds, in that unit, from their mean; ``slope`` and ``offset`` give the log-odds
-    that the best identity is right, from evidence in that unit.
+    that the best identity is right, from evidence in that unit. ``weight`` is how many strangers
+    the scale counts for, ``vagueness`` the relative standard error of the tail's steepness.
     """
 
     scale: float
     tail: Mapping[float, float]
     slope: float
     offset: float
+    weight: float = WEIGHT
+    vagueness: float = VAGUENESS
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Reference:
-        """As an encoder's record has it; a normal distribution where it has none."""
+        """As an encoder's record has it; where it has nothing, Gumbel's distribution, that of the
+        best of many scores, with little weight.
+        """
         known = record.get("strangers")
         if known is None:
-            tail = {rate: -NormalDist().inv_cdf(rate) for rate in RATES}
-            return cls(0.06, tail, 1.3, -2.0)
+            tail = {rate: _gumbel_quantile(rate) for rate in RATES}
+            return cls(0.06, tail, 1.3, -2.0, 1.0, 2 * VAGUENESS)
         tail = {float(rate): float(value) for rate, value in known["tail"].items()}
         return cls(known["scale"], tail, known["slope"], known["offset"])
 
-    def exceeded(self, rate: float) -> float:
+    def exceeded(self, rate: npt.ArrayLike) -> DoubleArray:
         """What a share of strangers exceeds, in standard deviations."""
-        rates = sorted(self.tail)
-        return float(np.interp(math.log(rate), np.log(rates), [self.tail[r] for r in rates]))
+        rates, values = self._known
+        found: DoubleArray = np.interp(np.log(np.asarray(rate, np.float64)), np.log(rates), values)
+        return found
+
+    def beyond(self, standard: npt.ArrayLike) -> DoubleArray:
+        """The share of strangers that exceed what is given in standard deviations.
+
+        Above what is known it falls off exponentially, as it does on average from the rate of
+        ``ONWARD`` on.
+        """
+        rates, values = self._known
+        given = np.asarray(standard, np.float64)
+        pace = math.log(ONWARD / rates[0]) / max(1e-6, values[0] - float(self.exceeded(ONWARD)))
+        inside = np.interp(given, values[::-1], np.log(rates[::-1]))
+        found: DoubleArray = np.exp(inside - pace * np.maximum(0.0, given - values[0]))
+        return found
+
+    @cached_property
+    def _known(self) -> tuple[DoubleArray, DoubleArray]:
+        """Rates and what they exceed: the tail, and Gumbel's distribution below it."""
+        points = sorted(self.tail.items()) + [(rate, _gumbel_quantile(rate)) for rate in BODY]
+        rates, values = np.array(points).T
+        return rates, np.minimum.accumulate(values)
+
+
+def _gumbel_quantile(rate: float) -> float:
+    """What a share of Gumbel's distribution exceeds, in its standard deviations from its mean."""
+    reduced = -math.log(-math.log1p(-rate))
+    return (reduced - np.euler_gamma) * math.sqrt(6) / math.pi
 
 
 @dataclass(frozen=True)
