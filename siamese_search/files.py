@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from siamese_search.errors import StorageError
 
@@ -24,22 +26,48 @@ def require_place(path: Path) -> None:
         raise StorageError(f"{path} could not be written: there is no folder {path.parent}")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file by way of a temporary name, synced, replacing one that is there.
-
-    Raises StorageError, and leaves what was there, where that cannot be done.
-    """
-    require_place(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+@contextmanager
+def new_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """A file to write, synced in the end; there is none where that fails, with an OSError."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
+        with open(path, "w+b") as file:
+            yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_file(
+    path: Path, temporary: Path | None = None, *, sync: bool = True
+) -> Iterator[BinaryIO]:
+    """A file to write by way of a temporary name, beside it, which replaces one that is there.
+
+    Others see all of it or what was there before. Without ``sync`` that holds while the system
+    runs. Where it fails, with an OSError or what the writer raises, what was there stays.
+    """
+    temporary = temporary or path.with_name(f".{path.name}.tmp")
+    with new_file(temporary, sync=sync) as file:
+        yield file
+    try:
         os.replace(temporary, path)
-    except OSError as error:
+    except OSError:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a whole file. Raises StorageError, and leaves what was there, where it cannot."""
+    require_place(path)
+    try:
+        with whole_file(path) as file:
+            file.write(content)
+    except OSError as error:
         raise StorageError(f"{path} could not be written: {error.strerror}") from error
 
 

@@ -216,7 +216,7 @@ class World:
     def active(self) -> str:
         """The name of the encoder that the gallery answers with."""
         with Gallery.open(self.folder) as gallery:
-            return Path(gallery.info()["encoder"]).name
+            return Path(gallery.info().encoder).name
 
     # What must hold after a kill
 
@@ -275,7 +275,7 @@ class World:
         self, gallery: Gallery, numbers: dict[int, int], there: dict[int, str]
     ) -> list[str]:
         """Where answers differ from a brute-force search over embeddings made anew."""
-        vectors = self._expected[gallery.info()["fingerprint"]]
+        vectors = self._expected[gallery.info().fingerprint]
         items = np.array(sorted(numbers), np.int64)
         enrolled = [numbers[item] for item in items.tolist()]
         probes = vectors[:: PICTURES // 8]
@@ -311,7 +311,7 @@ class World:
             gallery.compact()
             names = [name for name, _ in gallery.identities()]
             copies = {item.copy for name in names for item in gallery.items(name)}
-            named = {gallery.info()["index"], "gallery.db", "gallery.db-journal", *copies}
+            named = {gallery.info().index, "gallery.db", "gallery.db-journal", *copies}
         there = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*.*")}
         return sorted(there - named - {".maintenance.lock"})
 

@@ -42,19 +42,19 @@ def test_an_index_becomes_approximate_and_exact_again_with_its_size(
     vectors, names = clustered(toy.dimension)
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll_embeddings(vectors[:1800], names[:1800])
-        assert (gallery.info()["recipe"], gallery.info()["recall"]) == ("SQfp16", None)
+        assert (gallery.info().recipe, gallery.info().recall) == ("SQfp16", None)
         gallery.enroll_embeddings(vectors[1800:], names[1800:])
         gallery.compact()
         facts = gallery.info()
-        assert facts["recipe"] == "PCAR48,IVF512,PQ24x4fs"
-        assert facts["recall"] >= 0.99
+        assert facts.recipe == "PCAR48,IVF512,PQ24x4fs"
+        assert (facts.recall or 0) >= 0.99
         answers = gallery.identify_embeddings(vectors[::40])
         assert [answer.identity for answer in answers] == names[::40]
         assert gallery.check() == []
         for name in dict.fromkeys(names[:900]):
             gallery.remove(name)
         gallery.compact()
-        assert gallery.info()["recipe"] == "SQfp16"
+        assert gallery.info().recipe == "SQfp16"
 
 
 def test_a_recipe_and_a_recall_hold_until_others_are_chosen(tmp_path: Path, toy: Encoder) -> None:
@@ -66,15 +66,15 @@ def test_a_recipe_and_a_recall_hold_until_others_are_chosen(tmp_path: Path, toy:
         gallery.enroll_embeddings(vectors[1500:], names[1500:])
         gallery.compact()
         facts = gallery.info()
-        assert (facts["recipe"], facts["indexed"]) == ("HNSW16", ITEMS)
-        assert facts["recall"] >= 0.9
+        assert (facts.recipe, facts.indexed) == ("HNSW16", ITEMS)
+        assert (facts.recall or 0) >= 0.9
         for recall in (0, -1, 1.5, float("nan")):
             with pytest.raises(UsageError, match="share"):
                 gallery.compact(recall=recall)
         with pytest.raises(UsageError, match="FAISS makes no index"):
             gallery.compact("")
         gallery.compact("auto")
-        assert gallery.info()["recipe"].startswith("PCAR48")
+        assert str(gallery.info().recipe).startswith("PCAR48")
 
 
 def test_a_recipe_that_does_not_fit_any_more_gives_way_to_auto(
@@ -87,9 +87,9 @@ def test_a_recipe_that_does_not_fit_any_more_gives_way_to_auto(
         for name in dict.fromkeys(names[:1200]):
             gallery.remove(name)
         # What it has learned from more items would serve fewer as well.
-        (tmp_path / "gallery" / gallery.info()["index"]).unlink()
+        (tmp_path / "gallery" / str(gallery.info().index)).unlink()
         gallery.compact()
-        assert gallery.info()["recipe"] == "SQfp16"
+        assert gallery.info().recipe == "SQfp16"
         assert "made by the recipe auto this time" in caplog.text
 
 
@@ -125,7 +125,7 @@ def test_a_few_changes_do_not_wait_for_a_long_compaction(
     compacted_elsewhere(monkeypatch)
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll_embeddings(vectors[:-300], names[:-300])
-        before = gallery.info()["index"]
+        before = gallery.info().index
         caplog.set_level(logging.INFO, "siasearch")
         with monkeypatch.context() as patched:
             patched.setattr(Snapshots, "compact", lambda *a, **k: pytest.fail("it waits"))
@@ -133,9 +133,9 @@ def test_a_few_changes_do_not_wait_for_a_long_compaction(
             assert "is compacted by process" in caplog.text
             deadline = time.monotonic() + 60
             # In the other process 2,400 items are few, so that its index is exact.
-            while gallery.info()["index"] == before and time.monotonic() < deadline:
+            while gallery.info().index == before and time.monotonic() < deadline:
                 time.sleep(0.1)
-        assert (gallery.info()["indexed"], gallery.info()["recipe"]) == (ITEMS, "SQfp16")
+        assert (gallery.info().indexed, gallery.info().recipe) == (ITEMS, "SQfp16")
         assert gallery.identify_embeddings(vectors[-1:])[0].identity == names[-1]
         assert gallery.check() == []
         assert not gallery.compact_if_due()

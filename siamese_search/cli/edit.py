@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -56,7 +57,7 @@ def list_(
 def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
     """Show what the gallery is: totals, encoder, index, size on disk."""
     with open_gallery(gallery) as source:
-        facts = source.info()
+        facts = asdict(source.info())
     if as_json:
         print_json(facts)
     else:

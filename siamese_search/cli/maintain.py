@@ -77,13 +77,13 @@ def compact(
             target.compact(recipe, recall)
         facts = target.info()
     if as_json:
-        print_json({key: facts[key] for key in ("index", "indexed", "recipe", "recall")})
+        print_json({key: getattr(facts, key) for key in ("index", "indexed", "recipe", "recall")})
     else:
-        found = "exact" if facts["recall"] is None else f"recall@10 {facts['recall']:.3f}"
-        typer.echo(f"{facts['index']} holds {facts['indexed']} items ({facts['recipe']}, {found})")
+        found = "exact" if facts.recall is None else f"recall@10 {facts.recall:.3f}"
+        typer.echo(f"{facts.index} holds {facts.indexed} items ({facts.recipe}, {found})")
     if not done:
         note("nothing was due, or another process is at it")
-    if recipe not in (None, "auto", facts["recipe"]):
+    if recipe not in (None, "auto", facts.recipe):
         note(f"so few items are searched exactly; {recipe} will serve from 1,000 items on")
 
 

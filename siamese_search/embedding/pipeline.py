@@ -17,6 +17,7 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.runtimes import Runtime
+from siamese_search.embedding.vectors import are_unit
 from siamese_search.errors import ImageError
 from siamese_search.machine import cores
 
@@ -86,7 +87,7 @@ def embed_batches(
         pairs: list[tuple[T, PixelArray | ImageError]],
     ) -> list[tuple[T, FloatArray | ImageError]]:
         readable = [image for _, image in pairs if not isinstance(image, ImageError)]
-        vectors = iter(runtime.embed(np.stack(readable)) if readable else ())
+        vectors = iter(_checked(runtime.embed(np.stack(readable))) if readable else ())
         return [
             (key, image if isinstance(image, ImageError) else next(vectors)) for key, image in pairs
         ]
@@ -94,6 +95,16 @@ def embed_batches(
     # While these are encoded, the next is gathered.
     with thread_pool(runtime.parallel) as pool:
         yield from parallel_map(pool, embed, gathered, ahead=runtime.parallel + 1)
+
+
+def _checked(vectors: FloatArray) -> Iterator[FloatArray | ImageError]:
+    """Each row, or the error of its image: no picture may become what cannot be compared."""
+    for vector, unit in zip(vectors, are_unit(vectors), strict=True):
+        yield (
+            vector
+            if unit
+            else ImageError("the encoder gives no finite embedding of unit length for it")
+        )
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -5,6 +5,7 @@ Resumable: what is embedded is committed, and a later run embeds what is still l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +15,39 @@ import numpy.typing as npt
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
 from siamese_search.errors import ImageError
+from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.copies import enrolled_bytes
+from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.records import Generation, Item, Progress, RebuildReport, Rejection, Watcher
 from siamese_search.storage.catalog import Catalog
 
 COMMIT_ITEMS = 256
+
+
+def rebuild(
+    catalog: Catalog,
+    snapshots: Snapshots,
+    active: ActiveEncoder,
+    encoder: Encoder | str | os.PathLike[str] | None,
+    skip_missing: bool,
+    watch: Watcher,
+) -> RebuildReport:
+    """See ``Gallery.rebuild``, but for the calibration."""
+    if encoder is None and not catalog.count_unembedded(catalog.state().generation):
+        snapshots.compact()
+        return RebuildReport(True, 0, (), catalog.totals()[1])
+    target = active.now().encoder if encoder is None else encoder
+    if not isinstance(target, Encoder):
+        target = Encoder.open(target, active.device)
+    # What the active encoder could not embed cannot be found already: no reason to stop.
+    skip_missing = skip_missing or encoder is None
+    with snapshots.maintenance(wait=False):
+        folder = catalog.path.parent
+        report = reembed(catalog, folder, target, skip_missing=skip_missing, watch=watch)
+        if report.switched:
+            active.use(target)
+            snapshots.compact()
+    return report
 
 
 def reembed(

@@ -24,7 +24,7 @@ import numpy as np
 from siamese_search.errors import GalleryError, SiaSearchError, StorageError, UsageError
 from siamese_search.files import STALE_SECONDS, delete, sync_folder
 from siamese_search.gallery.compaction import pending_in
-from siamese_search.gallery.copies import COPY_NAME
+from siamese_search.gallery.copies import copies_in
 from siamese_search.index import EXACT_RECIPES, SearchIndex, Wanted, Written, sha256, write_index
 from siamese_search.records import Generation, Snapshot
 from siamese_search.storage.catalog import Catalog
@@ -122,6 +122,8 @@ class Snapshots:
     def fault(self, snapshot: Snapshot, thorough: bool = False) -> str | None:
         """What is wrong with a snapshot's file, None if it may be trusted."""
         path = self._folder / snapshot.file
+        if not INDEX_NAME.fullmatch(snapshot.file):
+            return f"{snapshot.file!r} is no name of an index file"
         try:
             status = path.stat()
             stamp = status.st_size, status.st_mtime_ns, status.st_ino
@@ -228,7 +230,8 @@ class Snapshots:
         kept = self._catalog.wanted_index()
         items = self._catalog.totals()[1]
         dimension = self._catalog.state().generation.dimension
-        recipe = Wanted(*(kept or ())).resolved(items, dimension)
+        wanted = Wanted() if kept is None else Wanted(kept.recipe, kept.recall)
+        recipe = wanted.resolved(items, dimension)
         return items >= MANY_ITEMS and recipe not in EXACT_RECIPES
 
     def _compact_elsewhere(self) -> None:
@@ -289,7 +292,7 @@ class Snapshots:
         if kept is None:
             return write(Wanted())
         try:
-            return write(Wanted(*kept).checked(generation.dimension))
+            return write(Wanted(kept.recipe, kept.recall).checked(generation.dimension))
         except UsageError as error:  # it fitted what was enrolled then
             log.warning("%s; the index is made by the recipe auto this time", error)
             return write(Wanted())
@@ -307,15 +310,10 @@ class Snapshots:
     def _sweep_copies(self) -> None:
         """Delete copies of images that the database does not name, once they are old.
 
-        Another process may be about to commit young ones. The gallery may share its folder with
-        somebody's pictures, so only names that siasearch makes count.
+        Another process may be about to commit young ones.
         """
-        old = [
-            path
-            for path in self._folder.glob("images/??/*")
-            if COPY_NAME.fullmatch(path.name) and self._is_left_behind(path)
-        ]
-        known = {copy for _, copy, _ in self._catalog.copies()} if old else set()
+        old = [path for path in copies_in(self._folder) if self._is_left_behind(path)]
+        known = {copy.path for copy in self._catalog.copies()} if old else set()
         for path in old:
             if path.relative_to(self._folder).as_posix() not in known:
                 delete(path)

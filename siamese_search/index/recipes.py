@@ -63,6 +63,12 @@ class Wanted:
     recipe: str = AUTO
     recall: float = RECALL
 
+    def changed(self, recipe: str | None, recall: float | None) -> Wanted:
+        """The same but for what is given."""
+        return Wanted(
+            self.recipe if recipe is None else recipe, self.recall if recall is None else recall
+        )
+
     def checked(self, dimension: int) -> Wanted:
         """The same. Raises UsageError where FAISS knows no such index of that dimension."""
         if not 0 < self.recall <= 1:
