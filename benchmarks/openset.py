@@ -69,11 +69,9 @@ def measure(
 
 def calibration_error(draws: list[dict[str, Any]]) -> float:
     """The expected calibration error over draws, strangers weighing half."""
-    weights = [
-        np.where(d["known"], 0.5 / d["known"].mean(), 0.5 / (1 - d["known"].mean())) for d in draws
-    ]
-    confidence, right = (np.concatenate([d[key] for d in draws]) for key in ("confidence", "right"))
-    return metrics.calibration_error(confidence, right, np.concatenate(weights))
+    return metrics.calibration_error(
+        *(np.concatenate([draw[key] for draw in draws]) for key in ("confidence", "right", "known"))
+    )
 
 
 def main() -> None:

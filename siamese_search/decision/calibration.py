@@ -47,7 +47,9 @@ class Evidence:
     again: DoubleArray = field(default_factory=lambda: np.empty(0))
 
 
-def self_test(left_out: Sequence[LeftOut], never: frozenset[str] | set[str] = frozenset()) -> Evidence:
+def self_test(
+    left_out: Sequence[LeftOut], never: frozenset[str] | set[str] = frozenset()
+) -> Evidence:
     """What a gallery's own items say of it, each searched without itself.
 
     Each is a stranger once its own identity is left out, and a genuine probe where that has others;
@@ -104,10 +106,13 @@ def fit(
     slope, offset, fitted = reference.slope, reference.offset, False
     hits = seen.right
     if len({owner for owner, hit in zip(seen.owners, hits, strict=True) if hit}) >= OWN_FIT:
-        scores = np.concatenate([values, seen.genuine])
-        truth = np.concatenate([np.zeros(len(values), bool), hits])
-        # Half of the probes are strangers, and those that something never named fits do not ask.
-        share = np.repeat([0.5 / len(seen.strangers), 0.5 / len(hits)], [len(values), len(hits)])
+        # Half of the probes are strangers; those that what is never named fits have no confidence.
+        shown = np.isfinite(seen.genuine)
+        scores = np.concatenate([values, seen.genuine[shown]])
+        truth = np.concatenate([np.zeros(len(values), bool), hits[shown]])
+        share = np.repeat(
+            [0.5 / len(seen.strangers), 0.5 / len(hits)], [len(values), int(shown.sum())]
+        )
         found = logistic((scores - model.location) / model.scale, truth, share * len(scores))
         if found[0] > 0:
             (slope, offset), fitted = found, True

@@ -1,7 +1,7 @@
-"""Conformal p-values: how often a stranger shows as much evidence (Vovk, Gammerman and Shafer 2005).
+"""Conformal p-values: how often a stranger shows as much evidence.
 
-Where a probe is a stranger like those of the calibration, its p-value is p or less in at most a
-share p of cases, whatever the distribution.
+Vovk, Gammerman and Shafer (2005). Where a probe is a stranger like those of the calibration, its
+p-value is p or less in at most a share p of cases, whatever the distribution.
 """
 
 from __future__ import annotations

@@ -38,12 +38,15 @@ def evidence_of(matches: Sequence[Match], rivals: Sequence[Match] | None = None)
 
     ``rivals`` are the best identities whatever the filter, where there is one.
     """
-    if not matches:
+    if not matches or matches[0].distractor:
         return -math.inf
-    best = matches[0]
     others = matches if rivals is None else rivals
-    second = next((match.score for match in others if match.identity != best.identity), 0.0)
-    return float(evidence(best.score, second, not best.distractor))
+    return matches[0].score - taken_off([m for m in others if m.identity != matches[0].identity])
+
+
+def taken_off(others: Sequence[Match]) -> float:
+    """What is taken off the best score, by the other identities, best first."""
+    return RUNNER_UP * max(0.0, others[0].score) if others else 0.0
 
 
 def best_two(scores: FloatArray) -> tuple[FloatArray, FloatArray]:

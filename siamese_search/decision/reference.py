@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.arrays import BoolArray, DoubleArray, IntArray
-from siamese_search.decision.evidence import RATES, evidence, logistic
+from siamese_search.decision.evidence import RATES, best_two, evidence, logistic
 
 WEIGHT = 10.0  # strangers that the scale of an encoder's record counts for
 VAGUENESS = 0.25  # of a tail's steepness, from one set of classes to another
@@ -128,12 +128,11 @@ def trials(
         prototypes = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
         best = np.maximum.reduceat(cosines, starts, axis=1)
         scores = (best + probes @ prototypes.T) / 2
-        ranked = np.sort(scores, axis=1)[:, ::-1]
-        second = ranked[:, 1] if scores.shape[1] > 1 else np.zeros(len(probes))
+        first, second = best_two(scores)
         made.append(
             Trials(
-                ranked[:, 0].astype(np.float64),
-                evidence(ranked[:, 0], second),
+                first.astype(np.float64),
+                evidence(first, second),
                 np.isin(truth, chosen),
                 chosen[scores.argmax(axis=1)] == truth,
             )

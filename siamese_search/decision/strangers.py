@@ -41,7 +41,8 @@ class Strangers:
     ) -> None:
         self._sorted = np.sort(values)[::-1]
         shown = self._sorted[np.isfinite(self._sorted)]
-        self.independent = _independent(groups) * (FREEDOM if mutual else 1.0)
+        count = _independent(groups)
+        self.independent = max(1.0, FREEDOM * count - 1) if mutual else count
         # The least rate that the sample tells itself.
         self.known = min(KNOWN / self.independent, LARGEST_KNOWN, len(shown) / (len(values) + 1))
         self.location = float(shown.mean()) if len(shown) else 0.0
@@ -59,8 +60,8 @@ class Strangers:
         """The rate at each excess over the highest threshold read off, averaged over what may be:
         the rate at that threshold, and how much the excess is stretched.
         """
-        count = self.independent + 1
         shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
+        count = self.independent
         rates = beta_quantile(shares, self.known * count, (1 - self.known) * count)
         nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
         total = np.zeros(len(self._excess))
@@ -69,7 +70,7 @@ class Strangers:
             total += weight * self._rate(rates[:, None], stretched).mean(axis=0)
         return total
 
-    def _rate(self, base: npt.ArrayLike, excess: npt.ArrayLike) -> DoubleArray:
+    def _rate(self, base: npt.ArrayLike, excess: float | DoubleArray) -> DoubleArray:
         """The share that exceeds a threshold by ``excess`` standard deviations, of which the share
         ``base`` exceeds it at all.
         """
@@ -109,7 +110,11 @@ class Strangers:
             [
                 float(self._rate(base, excess / stretch))
                 for base, stretch in (
-                    (counted, 1.0), (low, 1.0), (counted, 1 / wide), (high, 1.0), (counted, wide)
+                    (counted, 1.0),
+                    (low, 1.0),
+                    (counted, 1 / wide),
+                    (high, 1.0),
+                    (counted, wide),
                 )
             ]
         )

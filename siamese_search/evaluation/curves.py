@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from siamese_search.arrays import BoolArray, DoubleArray, IntArray
 from siamese_search.decision import rules
-from siamese_search.decision.evidence import evidence
+from siamese_search.decision.evidence import best_two, evidence
 from siamese_search.evaluation import metrics
 
 Float32Array = npt.NDArray[np.float32]
@@ -53,14 +53,6 @@ def pooled(curves: Sequence[Curve]) -> Curve:
     return Curve(first.what, first.fpir, first.at, recall, tpir)
 
 
-def best_two(scores: Float32Array) -> tuple[Float32Array, Float32Array]:
-    """The best score of each row of scores (n, m) and the second, which is nought where m is 1."""
-    if scores.shape[1] < 2:
-        return scores[:, 0], np.zeros(len(scores), np.float32)
-    top = np.partition(scores, -2, axis=1)
-    return top[:, -1], top[:, -2]
-
-
 def identified(
     scores: Float32Array, own: IntArray, never: BoolArray
 ) -> tuple[BoolArray, DoubleArray]:
@@ -73,7 +65,7 @@ def identified(
     right = np.zeros(len(own), bool)
     right[known] = metrics.ranks(scores[known], own[known]) == 1
     nameable = right | ~never[scores.argmax(axis=1)]
-    return right, np.where(nameable, evidence(*best_two(scores)), -np.inf)
+    return right, evidence(*best_two(scores), nameable)
 
 
 def sizes(identities: int) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.arrays import FloatArray
-from siamese_search.decision.calibration import FEWEST, FPIR, require_rate
+from siamese_search.decision.calibration import FEWEST_STRANGE, FPIR, require_rate
 from siamese_search.decision.evidence import evidence
 from siamese_search.decision.rules import DEFAULT_RULE
 from siamese_search.embedding.encoder import Encoder
@@ -190,8 +190,8 @@ def evaluate_embeddings(
     figures |= _retrieval(gallery, embeddings[enrolled], wanted)
     figures["TPIR"] = float((named & right)[known].mean()) if known.any() else math.nan
     figures["FPIR"] = float(named[~known].mean()) if not known.all() else math.nan
-    shown = np.array([name not in never for name in best])
-    strength = np.where(shown, evidence(scored.best, scored.second), -np.inf)
+    nameable = np.array([name not in never for name in best])
+    strength = evidence(scored.best, scored.second, nameable)
     for rate in FPIRS:
         tpir, _ = metrics.tpir_at_fpir(strength, right, known, rate)
         figures[f"TPIR at FPIR {rate:g}"] = tpir
@@ -199,7 +199,7 @@ def evaluate_embeddings(
     figures["AUC"] = metrics.area_under_curve(genuine, impostor)
     figures |= {f"FNMR at FMR {f:g}": metrics.fnmr_at_fmr(genuine, impostor, f) for f in FMRS}
     confidence = [answer.confidence for answer in answers]
-    figures["calibration error"] = metrics.calibration_error(confidence, right)
+    figures["calibration error"] = metrics.calibration_error(confidence, right, known)
     _, fmr, fnmr = metrics.error_rates(genuine, impostor)
     steps = np.unique(np.linspace(0, len(fmr) - 1, 200).astype(int))
     if fpir is None:
@@ -342,7 +342,7 @@ def evaluate_splits(
             Gallery.open(folder, encoder) as gallery,
         ):
             gallery.enroll_embeddings(stacked[chosen], [labels[n] for n in chosen])
-            if len(enrolled) >= FEWEST:
+            if len(enrolled) >= FEWEST_STRANGE:
                 gallery.calibrate(fpir, rule=rule)
             measured = evaluate_embeddings(
                 gallery,

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from siamese_search.arrays import BoolArray, DoubleArray, PixelArray
-from siamese_search.decision.calibration import threshold_at
+from siamese_search.decision.calibration import self_test, threshold_at
 from siamese_search.decision.evidence import evidence
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import metrics, plots
@@ -105,28 +105,25 @@ class OwnScores:
 
 def own_scores(gallery: Gallery, left_out: list[LeftOut]) -> OwnScores:
     """What decides, of items that were each searched without themselves."""
-    calibration = gallery.calibration
-    genuine, right, impostor = [], [], []
-    for one in left_out:
-        first, second = ([match.score for match in one.others] + [0.0, 0.0])[:2]
-        impostor.append((first, second))
-        if one.own is not None:
-            genuine.append((one.own, first))
-            right.append(one.own >= first)
-
-    def decides(pairs: list[tuple[float, float]]) -> DoubleArray:
-        best, runner_up = np.array(pairs, float).reshape(-1, 2).T
-        return best if calibration is None else evidence(best, runner_up)
-
+    calibration, never = gallery.calibration, gallery.distractors()
+    own = [one for one in left_out if one.own is not None and one.identity not in never]
+    best = [(one.own, one.others[0].score if one.others else 0.0) for one in own]
+    genuine, first = np.array(best, np.float64).reshape(-1, 2).T
+    impostor = self_test(left_out, never).strangers
+    right = genuine >= first
+    if calibration is None:
+        impostor = np.array([one.others[0].score if one.others else 0.0 for one in left_out])
+    else:
+        genuine = evidence(genuine, first)
     if calibration is None:
         threshold, standard = gallery.encoder.threshold, "the encoder's"
     else:
         threshold = threshold_at(calibration.fpir, calibration.thresholds)
         standard = f"FPIR {calibration.fpir:.3g} asked"
     return OwnScores(
-        decides(genuine),
-        np.array(right, bool),
-        decides(impostor),
+        genuine,
+        right,
+        impostor,
         calibration is not None,
         threshold,
         standard,
@@ -145,7 +142,9 @@ def draw_scores(gallery: Gallery, watch: Watcher = lambda progress: None) -> Por
         axes = figure.subplots()
         groups = {
             f"genuine: own identity ({len(scores.genuine)} items)": scores.genuine,
-            f"impostor: best other identity ({len(scores.impostor)} items)": scores.impostor,
+            f"impostor: best other identity ({len(scores.impostor)} items)": scores.impostor[
+                np.isfinite(scores.impostor)
+            ],
         }
         label = f"threshold {scores.threshold:.3f} ({scores.standard})"
         plots.histogram(axes, groups, (scores.threshold, label))

@@ -431,12 +431,14 @@ class Gallery:
         cannot be read any more stop the switch, unless ``skip_missing``: then they stay enrolled
         but cannot be found until their images are back and ``rebuild`` is run again. What has
         been embedded is kept in either case, so that running it again resumes. A calibrated gallery
-        is calibrated again.
+        is calibrated again; of another, a warning says what decides from now on.
         """
-        before = self.calibration
+        before, generation = self.calibration, self._catalog.state().generation
         report = rebuild(self._catalog, self._snapshots, self._active, encoder, skip_missing, watch)
         if before is not None and self.calibration is None:
             return dataclasses.replace(report, calibration=self._calibrating.again(before))
+        if before is None and self._catalog.state().generation != generation:
+            self._calibrating.warn_of_encoder()
         return report
 
     def check(self) -> list[str]:
