@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from siamese_search.errors import StorageError
 
 log = logging.getLogger("siasearch")
 
-STALE_SECONDS = 3600.0
+STALE_SECONDS = 3600.0  # after which a file that nothing names belongs to no running process
 
 
 def require_place(path: Path) -> None:
@@ -77,6 +78,14 @@ def delete(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:  # still open on Windows: the next compaction's turn
         log.debug("cannot delete %s yet: %s", path, error)
+
+
+def is_left_behind(path: Path) -> bool:
+    """Whether a file that nothing names is from a process that is gone."""
+    try:
+        return time.time() - path.stat().st_mtime > STALE_SECONDS
+    except OSError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:

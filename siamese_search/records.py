@@ -28,6 +28,11 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number of things for people: ``3 items``, ``1 item``."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 @dataclass(frozen=True)
 class Rejection:
     """A file that was not enrolled, and why. ``path`` is printable, whatever the name's bytes."""
@@ -224,7 +229,7 @@ class Calibration:
     ``thresholds`` are what evidence must reach, by false positive identification rate (FPIR), from
     the least rate on that can be offered; ``fpir`` is the one that was asked for. The log-odds that
     the best identity is right are ``slope`` times the evidence, in ``scale``s from ``location``,
-    plus ``offset``. ``lower`` and ``upper`` bound the true FPIR nine times in ten.
+    plus ``offset``. ``lower`` and ``upper`` bound the true FPIR, eight times in ten or more.
     ``extrapolated`` tells that there were too few strangers for this rate, ``fitted`` that the
     confidence is the gallery's own. ``identities`` and ``items`` were the gallery's totals.
 
@@ -338,3 +343,7 @@ Watcher = Callable[[Progress], None]
 def surplus_fields(record: type, names: Iterable[str]) -> list[str]:
     """Which of the stored names are no field of a record: a newer release has written them."""
     return sorted(set(names) - {one.name for one in fields(record)})
+
+
+def unwatched(progress: Progress) -> None:
+    """Nobody looks on: a watcher that does nothing."""

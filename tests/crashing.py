@@ -22,7 +22,7 @@ from siamese_search.embedding import encoder as encoders
 from siamese_search.embedding import pipeline
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.record import EncoderRecord
-from siamese_search.gallery import enrolment, rebuilding, snapshots
+from siamese_search.gallery import compaction, enrolment, rebuilding
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.pictures.read import content_hash
 from siamese_search.records import ImageFile
@@ -67,7 +67,7 @@ def prepare_process() -> None:
     changes: list[tuple[Any, str, Any]] = [
         (encoders, "open_runtime", numpy_runtime),
         (enrolment, "COMMIT_SECONDS", 0.0),
-        (snapshots, "PENDING_AT_LEAST", 12),
+        (compaction, "PENDING_AT_LEAST", 12),
         (rebuilding, "COMMIT_ITEMS", 8),
         (pipeline.embed_batches, "__defaults__", (5,)),
     ]

@@ -51,6 +51,7 @@ def clustered(
     return vectors.astype(np.float32), [f"{seed}-{n // each}" for n in range(len(vectors))]
 
 
+@pytest.mark.slow
 def test_many_strangers_give_their_own_quantile() -> None:
     values = np.random.default_rng(0).gamma(2.0, 0.05, 50_000)
     found = fitted(values, np.arange(50_000), 0.01)
@@ -145,6 +146,7 @@ def gallery_of(folder: Path, encoder: Encoder, vectors: FloatArray, names: list[
     return gallery
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", [1, 4])
 @pytest.mark.parametrize("fpir", [0.02, 0.1])
 def test_strangers_pass_at_the_rate_that_was_asked(

@@ -99,7 +99,7 @@ def test_a_long_enrolment_writes_index_files_on_the_way(
     tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(enrolment, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr("siamese_search.gallery.snapshots.PENDING_UNDERWAY", 50)
+    monkeypatch.setattr("siamese_search.gallery.compaction.PENDING_UNDERWAY", 50)
     folder = pictures({"a": 300})
     indexed: list[int] = []
     with Gallery.open(tmp_path / "gallery", toy) as gallery:

@@ -103,11 +103,13 @@ def test_no_copies_are_written_through_a_link(foreign: Path, toy: Encoder) -> No
     assert list(elsewhere.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../index-1-0123456789ab.faiss", "gallery.db", "/dev/zero"])
-def test_an_index_file_is_ours_only_by_name(name: str, foreign: Path, toy: Encoder) -> None:
+@pytest.mark.parametrize(
+    "name", ["../index-1-0123456789ab.faiss", "gallery.db", "/dev/zero", b"no text"]
+)
+def test_an_index_file_is_ours_only_by_name(name: str | bytes, foreign: Path, toy: Encoder) -> None:
     with Gallery.open(foreign, toy) as gallery:
         own = foreign / str(gallery.info().index)
-    if name.startswith(".."):
+    if isinstance(name, str) and name.startswith(".."):
         shutil.copy2(own, foreign / name)
     change(foreign, "UPDATE snapshots SET file = ?", name)
     with Gallery.open(foreign, toy) as gallery:

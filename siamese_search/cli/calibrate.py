@@ -15,11 +15,11 @@ from siamese_search.cli.common import (
     GalleryOption,
     JsonOption,
     RuleOption,
-    counted,
     name_rejections,
     open_gallery,
     print_json,
 )
+from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.records import Calibration, Rejection

@@ -98,11 +98,17 @@ def fit(
     """
     require_rate(fpir)
     _require_strangers(len(set(seen.shown)), source)
+    values = seen.strangers[np.isfinite(seen.strangers)]
+    if len(values) < FEWEST_STRANGE:
+        raise UsageError(
+            f"all but {len(values)} of {len(seen.strangers)} strangers are most like what is never"
+            " named: with so many distractors nothing can be said of the others"
+        )
     groups = np.unique(np.array(seen.shown, str), return_inverse=True)[1]
-    model = Strangers(seen.strangers, groups, reference, mutual=source != "strangers")
+    gallery = source != "strangers"
+    model = Strangers(seen.strangers, groups, reference, totals[0] - gallery, mutual=gallery)
     thresholds = _offered(model, fpir, seen.again)
     lower, upper = model.bounds(fpir)
-    values = seen.strangers[np.isfinite(seen.strangers)]
     slope, offset, fitted = reference.slope, reference.offset, False
     hits = seen.right
     if len({owner for owner, hit in zip(seen.owners, hits, strict=True) if hit}) >= OWN_FIT:

@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from siamese_search.decision import conformal
 from siamese_search.decision.calibration import threshold_at
-from siamese_search.decision.conformal import PValues
 from siamese_search.decision.evidence import evidence_of, probability, taken_off
 from siamese_search.records import Calibration, Identification, Match
 
@@ -87,8 +87,6 @@ class CalibratedJudge(Judge):
         self._needed = threshold_at(
             calibration.fpir if fpir is None else fpir, calibration.thresholds
         )
-        known = calibration.evidence
-        self._p_values = PValues(known, calibration.strangers) if known else None
 
     def _verdict(self, matches: Sequence[Match], rivals: Sequence[Match]) -> Verdict:
         if not matches:
@@ -98,8 +96,10 @@ class CalibratedJudge(Judge):
         least = self._needed + less if others else max(self._needed, self._alone)
         standard = (best.score - less - self._calibration.location) / self._calibration.scale
         p_value = None
-        if self._p_values is not None and others:
-            p_value = self._p_values.of(evidence_of(matches, rivals))
+        known = self._calibration.evidence
+        if known and others:
+            shown = evidence_of(matches, rivals)
+            p_value = conformal.p_value(shown, known, self._calibration.strangers)
         return Verdict(
             least if self._given is None else self._given,
             probability(self._calibration.slope * standard + self._calibration.offset),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,14 @@ from siamese_search.arrays import BoolArray, DoubleArray, IntArray
 from siamese_search.decision.evidence import RATES, best_two, evidence, logistic
 
 WEIGHT = 10.0  # strangers that the scale of an encoder's record counts for
+SHARES = 500  # of a distribution that are looked at
+IDENTITIES = 40  # of the galleries that a record was made with, unless it says how many
 VAGUENESS = 0.25  # of a tail's steepness, from one set of classes to another
 BODY = (0.5, 0.7, 0.9, 0.97, 0.99)  # rates below the tail
 ONWARD = 0.01  # the rate from which on a tail's mean steepness continues beyond the least
+
+KNOWN = 3  # strangers above a quantile that is read off rather than extrapolated
+GUMBEL = math.sqrt(6) / math.pi  # the scale of a Gumbel distribution with standard deviation 1
 
 Pictures = tuple[npt.NDArray[np.float32], IntArray]  # embeddings (n, dimension), classes (n,)
 
@@ -32,7 +38,8 @@ class Reference:
 
     ``scale`` is the standard deviation of strangers' evidence; ``tail`` what a share of strangers
     (the key) exceeds, in that unit, from their mean; ``slope`` and ``offset`` give the log-odds
-    that the best identity is right, from evidence in that unit. ``weight`` is how many strangers
+    that the best identity is right, from evidence in that unit. They come from galleries of
+    ``identities``. ``weight`` is how many strangers
     the scale counts for, ``vagueness`` the relative standard error of the tail's steepness.
     """
 
@@ -40,6 +47,7 @@ class Reference:
     tail: Mapping[float, float]
     slope: float
     offset: float
+    identities: int = IDENTITIES
     weight: float = WEIGHT
     vagueness: float = VAGUENESS
 
@@ -50,10 +58,15 @@ class Reference:
         """
         known = record.get("strangers")
         if known is None:
-            tail = {rate: _gumbel_quantile(rate) for rate in RATES}
-            return cls(0.06, tail, 1.3, -2.0, 1.0, 2 * VAGUENESS)
+            tail = {rate: gumbel(rate) for rate in RATES}
+            return cls(0.06, tail, 1.3, -2.0, weight=1.0, vagueness=2 * VAGUENESS)
         tail = {float(rate): float(value) for rate, value in known["tail"].items()}
-        return cls(known["scale"], tail, known["slope"], known["offset"])
+        identities = max(2, int(record.get("classes", 2 * IDENTITIES)) // 2)
+        return cls(known["scale"], tail, known["slope"], known["offset"], identities)
+
+    def scale_among(self, identities: int) -> float:
+        """The scale in a gallery of so many: the best of more scores varies less."""
+        return self.scale * _spread_of_best(identities) / _spread_of_best(self.identities)
 
     def exceeded(self, rate: npt.ArrayLike) -> DoubleArray:
         """What a share of strangers exceeds, in standard deviations."""
@@ -77,15 +90,16 @@ class Reference:
     @cached_property
     def _known(self) -> tuple[DoubleArray, DoubleArray]:
         """Rates and what they exceed: the tail, and Gumbel's distribution below it."""
-        points = sorted(self.tail.items()) + [(rate, _gumbel_quantile(rate)) for rate in BODY]
+        points = sorted(self.tail.items()) + [(rate, gumbel(rate)) for rate in BODY]
         rates, values = np.array(points).T
         return rates, np.minimum.accumulate(values)
 
 
-def _gumbel_quantile(rate: float) -> float:
-    """What a share of Gumbel's distribution exceeds, in its standard deviations from its mean."""
-    reduced = -math.log(-math.log1p(-rate))
-    return (reduced - np.euler_gamma) * math.sqrt(6) / math.pi
+def _spread_of_best(count: int) -> float:
+    """The standard deviation of the best of so many scores, were they normal."""
+    shares = (np.arange(SHARES) + 0.5) / SHARES
+    normal = NormalDist()
+    return float(np.std([normal.inv_cdf(share ** (1 / max(1, count))) for share in shares]))
 
 
 @dataclass(frozen=True)
@@ -172,16 +186,39 @@ def record(
         values, scale, _, enrolled, _ = tested
         slope, offset = logistic(single[0], single[2], single[4])
         if slope > 0:
-            tail = np.quantile(values[~enrolled], 1 - np.array(RATES))
+            # Pictures of a class resemble each other: as many strangers as ``calibration`` counts.
+            count = len(np.unique(labels))
+            clusters = count * min(2.0, math.sqrt(len(labels) / count))
+            quantiles = np.quantile(values[~enrolled], 1 - np.array(RATES))
+            tail = careful_tail(
+                dict(zip(RATES, quantiles.tolist(), strict=True)), min(0.3, KNOWN / clusters)
+            )
             fields["strangers"] = {
                 "scale": round(scale, 5),
-                "tail": {
-                    str(rate): round(float(t), 3) for rate, t in zip(RATES, tail, strict=True)
-                },
+                "tail": {str(rate): round(value, 3) for rate, value in tail.items()},
                 "slope": round(slope, 4),
                 "offset": round(offset, 4),
             }
     return threshold, fields
+
+
+def careful_tail(tail: Mapping[float, float], known: float) -> dict[float, float]:
+    """The tail of strangers' evidence where it is not known below a rate ``known``.
+
+    From there on it grows as a Gumbel distribution's, to which the best of many scores tends, since
+    quantiles of few classes lie too low. Both are in standard deviations from the mean.
+    """
+    rates = sorted(tail)
+    least = float(np.interp(math.log(known), np.log(rates), [tail[rate] for rate in rates]))
+    return {
+        rate: value if rate >= known else max(value, least + gumbel(rate) - gumbel(known))
+        for rate, value in tail.items()
+    }
+
+
+def gumbel(rate: float) -> float:
+    """What a share of a Gumbel distribution of mean 0 and standard deviation 1 exceeds."""
+    return GUMBEL * (-math.log(-math.log1p(-rate)) - float(np.euler_gamma))
 
 
 def _standardised(

@@ -32,12 +32,17 @@ class Strangers:
     """The distribution of strangers' evidence.
 
     ``values`` (n,) is that of a sample, -inf where what fits best is never named; ``groups`` (n,)
-    number from 0 what each shows; ``mutual`` tells that they are each other's rivals, as the items
-    of a gallery are.
+    number from 0 what each shows; ``rivals`` is how many identities they are compared with;
+    ``mutual`` tells that they are these themselves, as the items of a gallery are.
     """
 
     def __init__(
-        self, values: DoubleArray, groups: IntArray, reference: Reference, mutual: bool
+        self,
+        values: DoubleArray,
+        groups: IntArray,
+        reference: Reference,
+        rivals: int,
+        mutual: bool,
     ) -> None:
         self._sorted = np.sort(values)[::-1]
         shown = self._sorted[np.isfinite(self._sorted)]
@@ -48,7 +53,7 @@ class Strangers:
         self.location = float(shown.mean()) if len(shown) else 0.0
         free = self.independent * len(shown) / max(1, len(values))
         spread = float(shown.var()) if len(shown) else 0.0
-        variance = free * spread + reference.weight * reference.scale**2
+        variance = free * spread + reference.weight * reference.scale_among(rivals) ** 2
         self.scale = max(1e-6, math.sqrt(variance / (free + reference.weight)))
         # By how much the excess may be stretched: the scale's standard error and the shape's.
         self._stretch = math.sqrt(1 / (free + reference.weight) + reference.vagueness**2)

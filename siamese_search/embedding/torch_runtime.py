@@ -71,7 +71,7 @@ class TorchRuntime:
             from siamese_search.embedding.network import EmbeddingNetwork
         except ImportError as error:
             raise RuntimeUnavailable(
-                f"device {device!r} needs torch: pip install 'siasearch[train]' ({error})"
+                f"device {device!r} needs torch: pip install 'siamese-search[train]' ({error})"
             ) from error
         if device != "cpu" and not _torch_sees(device):
             raise RuntimeUnavailable(

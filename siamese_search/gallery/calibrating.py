@@ -23,7 +23,14 @@ from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.pictures.sources import find, not_empty
-from siamese_search.records import Calibration, ImageFile, Rejection, printable
+from siamese_search.records import (
+    Calibration,
+    Generation,
+    ImageFile,
+    RebuildReport,
+    Rejection,
+    printable,
+)
 from siamese_search.storage.catalog import Catalog
 
 log = logging.getLogger("siasearch")
@@ -32,6 +39,11 @@ SAMPLE = 4000  # items that calibration looks at
 CHANGED = 0.2  # of identities or items, from which on a calibration is stale
 
 Places = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def warn_of(rejection: Rejection) -> None:
+    """Say that a picture is left out."""
+    log.warning("%s: %s", rejection.path, rejection.reason)
 
 
 class Calibrating:
@@ -82,7 +94,22 @@ class Calibrating:
         self._catalog.set_calibration(active.generation, found)
         return found
 
-    def again(self, before: Calibration) -> Calibration | None:
+    def renewed(
+        self, report: RebuildReport, before: Calibration | None, generation: Generation
+    ) -> RebuildReport:
+        """The report of a rebuild; a gallery that was calibrated before is calibrated again.
+
+        Warns where it was not, if it answered under another ``generation``.
+        """
+        if before is None:
+            if self.now() is None and self._catalog.state().generation.number != generation.number:
+                self._warn_of_encoder()
+            return report
+        if self.now() is not None:
+            return report
+        return replace(report, calibration=self._again(before))
+
+    def _again(self, before: Calibration) -> Calibration | None:
         """As before, by the gallery's own items, which is all that is at hand."""
         if before.source == "strangers":
             log.warning(
@@ -93,10 +120,10 @@ class Calibrating:
             return self.calibrate(before.fpir, before.rule, None, lambda rejection: None)
         except UsageError as error:
             log.warning("the gallery is not calibrated any more: %s", error)
-            self.warn_of_encoder()
+            self._warn_of_encoder()
             return None
 
-    def warn_of_encoder(self) -> None:
+    def _warn_of_encoder(self) -> None:
         """Say that the gallery's error rate is not known under its encoder."""
         log.warning(
             "the gallery is not calibrated under this encoder, whose own threshold decides, %.3f:"

@@ -9,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from siamese_search.embedding.vectors import are_unit
-from siamese_search.errors import EncoderError, SiaSearchError
+from siamese_search.errors import EncoderError, GalleryError, SiaSearchError
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.agreement import require_same_graph
+from siamese_search.gallery.compaction import DATABASE_NAME
 from siamese_search.gallery.copies import copies_in, copy_fault
-from siamese_search.gallery.snapshots import DATABASE_NAME, INDEX_NAME, Snapshots
+from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots
 from siamese_search.records import GalleryInfo
 from siamese_search.storage.catalog import Catalog
 
@@ -26,7 +27,7 @@ def faults(catalog: Catalog, snapshots: Snapshots, active: ActiveEncoder) -> lis
         version = catalog.version()
         found = list(catalog.faults())
         if not found:
-            found = [*snapshots.differences(), *_stored_faults(catalog, active)]
+            found = [*index_differences(catalog, snapshots), *_stored_faults(catalog, active)]
         # What others change while it looks can seem a fault.
         if not found or catalog.version() == version:
             break
@@ -91,3 +92,33 @@ def own_bytes(folder: Path) -> int:
 def _is_ours(name: str) -> bool:
     database = name in ("gallery.db", "gallery.db-journal") or DATABASE_NAME.fullmatch(name)
     return bool(database or INDEX_NAME.fullmatch(name))
+
+
+def index_differences(catalog: Catalog, snapshots: Snapshots) -> Iterator[str]:
+    """Where the snapshot's content disagrees with the database, one line each."""
+    state = catalog.state()
+    snapshot = state.snapshot
+    if snapshot is None:
+        return
+    fault = snapshots.fault(snapshot, thorough=True)
+    if fault:
+        yield fault
+        return
+    path = catalog.path.parent / snapshot.file
+    try:
+        index = snapshots.engine.read(path, state.generation.dimension)
+    except GalleryError as error:
+        yield str(error)
+        return
+    index.remove(catalog.removed_after(snapshot.last_removal))
+    for items, vectors in catalog.embeddings(state.generation, upto=snapshot.last_item):
+        held = index.holds(items)
+        for item in items[~held]:
+            yield f"{path}: item {item} is missing"
+        differing = (index.vectors(items[held]) != vectors[held]).any(axis=1)
+        for item in items[held][differing]:
+            yield f"{path}: item {item} has another embedding than the database"
+        index.remove(items)
+    for item in index.items:  # that are left
+        yield f"{path}: item {item} is not in the database"
+    index.close()

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from siamese_search.errors import ImageError, StorageError
-from siamese_search.files import new_file, sync_folder
+from siamese_search.files import delete, is_left_behind, new_file, sync_folder
 from siamese_search.pictures.read import content_hash, file_fault, read_file
 from siamese_search.records import Copy, Item, NewItem
 from siamese_search.storage.catalog import Catalog
@@ -154,3 +154,15 @@ class NewCopies:
     def _temporary(self, copy: str) -> Path:
         path = self._folder / copy
         return path.with_name(f".{path.name}.{self._run}")
+
+
+def sweep_copies(folder: Path, catalog: Catalog) -> None:
+    """Delete copies of images that the database does not name, once they are old.
+
+    Another process may be about to commit young ones.
+    """
+    old = [path for path in copies_in(folder) if is_left_behind(path)]
+    known = {copy.path for copy in catalog.copies()} if old else set()
+    for path in old:
+        if path.relative_to(folder).as_posix() not in known:
+            delete(path)

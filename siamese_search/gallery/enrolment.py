@@ -18,7 +18,7 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
+from siamese_search.embedding.pipeline import embedded, parallel_map, thread_pool
 from siamese_search.embedding.vectors import as_embeddings
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery.agreement import require_same_graph
@@ -128,7 +128,7 @@ class Enrolment:
         items: list[NewItem] = []
         vectors: list[FloatArray] = []
         committed = time.monotonic()
-        with thread_pool(2) as readers, thread_pool() as decoders:
+        with thread_pool(2) as readers:
             read = parallel_map(
                 readers,
                 self._read,
@@ -136,26 +136,25 @@ class Enrolment:
                 ahead=8,
                 cost=lambda file: _size(file.path),
             )
-            decoded = parallel_map(
-                decoders,
+            with embedded(
+                ((self._item(task), task) for task in self._new(read)),
                 self._decode,
-                self._new(read),
-                ahead=AHEAD,
+                lambda: self._encoder.runtime,
                 cost=lambda task: len(task.data),
-            )
-            for batch in embed_batches(decoded, lambda: self._encoder.runtime):
-                for item, result in batch:
-                    if isinstance(result, ImageError):
-                        self._reject(item.source or "", str(result))
-                        for twin in self._underway.pop(item.content)[1]:
-                            self._reject(twin.path, str(result))
-                    else:
-                        items.append(item)
-                        vectors.append(result)
-                if time.monotonic() - committed >= COMMIT_SECONDS:
-                    self._commit(items, vectors)
-                    committed = time.monotonic()
-            self._commit(items, vectors)
+            ) as stream:
+                for batch in stream:
+                    for item, result in batch:
+                        if isinstance(result, ImageError):
+                            self._reject(item.source or "", str(result))
+                            for twin in self._underway.pop(item.content)[1]:
+                                self._reject(twin.path, str(result))
+                        else:
+                            items.append(item)
+                            vectors.append(result)
+                    if time.monotonic() - committed >= COMMIT_SECONDS:
+                        self._commit(items, vectors)
+                        committed = time.monotonic()
+                self._commit(items, vectors)
 
     def _regular(self, files: Files) -> Iterator[ImageFile]:
         for file in files:
@@ -220,20 +219,19 @@ class Enrolment:
             if item and item.metadata | file.metadata != item.metadata:
                 self._described[known.number] = file.metadata
 
-    def _decode(self, task: _Read) -> tuple[NewItem, PixelArray | ImageError]:
-        file = task.file
-        item = NewItem(
-            file.identity, task.content, file.path, len(task.data), metadata=file.metadata
-        )
-        try:
-            pixels = self._encoder.decode(task.data)
-        except ImageError as error:
-            return item, error
+    def _item(self, task: _Read) -> NewItem:
+        file, copy = task.file, None
         if self._copies is not None:
-            place = copy_path(task.content, file.path)
-            item = replace(item, copy=place)
-            self._copies.write(place, task.data)
-        return item, pixels
+            copy = copy_path(task.content, file.path)
+        return NewItem(
+            file.identity, task.content, file.path, len(task.data), copy, metadata=file.metadata
+        )
+
+    def _decode(self, task: _Read) -> PixelArray:
+        pixels = self._encoder.decode(task.data)
+        if self._copies is not None:
+            self._copies.write(copy_path(task.content, task.file.path), task.data)
+        return pixels
 
     def _commit(self, items: list[NewItem], vectors: list[FloatArray]) -> None:
         if items:

@@ -7,9 +7,6 @@ pixels, SQL and FAISS.
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +21,8 @@ from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery import checking, editing, enrolment
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.answering import Answering
-from siamese_search.gallery.calibrating import Calibrating, Places
+from siamese_search.gallery.calibrating import Calibrating, Places, warn_of
+from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.copies import enrolled_bytes
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.opening import exists, opened_catalog, opened_encoder
@@ -33,8 +31,7 @@ from siamese_search.gallery.rebuilding import rebuild
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.unknowns import Unknowns
-from siamese_search.index import Wanted
-from siamese_search.pictures.sources import Files, find, normalised, not_empty
+from siamese_search.pictures.sources import Files, given, normalised
 from siamese_search.records import (
     DUPLICATE,
     Audit,
@@ -45,26 +42,16 @@ from siamese_search.records import (
     ImageFile,
     Item,
     LeftOut,
-    Progress,
     RebuildReport,
     Rejection,
     UnknownGroup,
     Verification,
     Watcher,
+    unwatched,
 )
 from siamese_search.storage.catalog import Catalog
 
-log = logging.getLogger("siasearch")
-
 K_AT_MOST = 100_000  # items that may be asked for of fewer
-
-
-def _unwatched(progress: Progress) -> None:
-    """Nobody looks on."""
-
-
-def _named(rejection: Rejection) -> None:
-    log.warning("%s: %s", rejection.path, rejection.reason)
 
 
 class Gallery:
@@ -74,12 +61,18 @@ class Gallery:
     """
 
     def __init__(
-        self, folder: Path, catalog: Catalog, encoder: Encoder | None, device: str | None = None
+        self,
+        folder: Path,
+        catalog: Catalog,
+        encoder: Encoder | None,
+        device: str | None = None,
+        background: bool = False,
     ) -> None:
         self.folder = folder
         self._catalog = catalog
         self._active = ActiveEncoder(folder, catalog, encoder, device)
         self._snapshots = Snapshots(folder, catalog)
+        self._compaction = Compaction(folder, catalog, self._snapshots, background)
         ranking = Ranking(catalog)
         self._identifier = Identifier(catalog, self._snapshots, ranking)
         self._self_test = SelfTest(catalog, self._snapshots, ranking)
@@ -98,16 +91,24 @@ class Gallery:
         folder: str | os.PathLike[str],
         encoder: Encoder | str | os.PathLike[str] | None = None,
         device: str | None = None,
+        *,
+        background: bool = False,
     ) -> Gallery:
         """Open a gallery; make it where an encoder is given and none is there.
 
         ``encoder`` is an opened encoder, a shipped name or a folder; None takes the one that the
         gallery was made with. Raises GalleryMissing, GalleryMismatch (made by another encoder),
         GalleryFormatError, GalleryDamaged, StorageError or EncoderError.
+
+        From 50,000 items on, writing an index file takes long. With ``background``, as the command
+        line has it, a process of its own does that where few items have changed; it may outlive
+        this one. Without, the call that enrols or removes does it, once a quarter as much has
+        changed as the file holds, and so does ``compact``. Until then what has changed is found
+        all the same, more slowly.
         """
         folder = Path(folder)
         used = opened_encoder(encoder, device)
-        gallery = cls(folder, opened_catalog(folder, used), used, device)
+        gallery = cls(folder, opened_catalog(folder, used), used, device, background)
         try:
             gallery._active.adopt(used)
         except BaseException:
@@ -121,7 +122,8 @@ class Gallery:
         return self._active.now().encoder
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the database and the index file."""
+        self._snapshots.release()
         self._catalog.close()
 
     def __enter__(self) -> Gallery:
@@ -142,7 +144,7 @@ class Gallery:
         *,
         copy: bool = False,
         distractor: bool = False,
-        watch: Watcher = _unwatched,
+        watch: Watcher = unwatched,
     ) -> EnrollmentReport:
         """Enrol files and folders of images; see ``add`` for how places become identities.
 
@@ -150,10 +152,7 @@ class Gallery:
         added, skipped (enrolled already) and rejected, with reasons. Raises UsageError where there
         is no image at all.
         """
-        paths = list(paths) if not isinstance(paths, (str, os.PathLike)) else [paths]
-        records = [path for path in paths if isinstance(path, ImageFile)]
-        named = [os.fspath(path) for path in paths if not isinstance(path, ImageFile)]
-        files = not_empty(itertools.chain(records, find(named, label)), named or ["an empty list"])
+        files = given(paths, label)
         return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
 
     def enroll_found(
@@ -162,7 +161,7 @@ class Gallery:
         *,
         copy: bool = False,
         distractor: bool = False,
-        watch: Watcher = _unwatched,
+        watch: Watcher = unwatched,
     ) -> EnrollmentReport:
         """Enrol a stream of images found before; rejections pass through to the report."""
         run = enrolment.Enrolment(
@@ -170,11 +169,11 @@ class Gallery:
             self.encoder,
             copies=self.folder if copy else None,
             distractor=distractor,
-            after_commit=lambda: self._snapshots.compact_if_due(underway=True),
+            after_commit=lambda: self._compaction.compact_if_due(underway=True),
             watch=watch,
         )
         run.run(files)
-        self._snapshots.compact_if_due(changed=run.added)
+        self._compaction.compact_if_due(changed=run.added)
         return run.report()
 
     def enroll_embeddings(
@@ -189,7 +188,7 @@ class Gallery:
         numbers. Raises UsageError for anything else, and for an embedding that is there already.
         """
         added = enrolment.enroll_embeddings(self._catalog, embeddings, identities, metadata)
-        self._snapshots.compact_if_due(changed=len(added))
+        self._compaction.compact_if_due(changed=len(added), in_blocks=True)
         return added
 
     # Identification
@@ -285,7 +284,7 @@ class Gallery:
         *,
         rule: str | None = None,
         strangers: Places | None = None,
-        reject: Callable[[Rejection], None] = _named,
+        reject: Callable[[Rejection], None] = warn_of,
     ) -> Calibration:
         """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
 
@@ -313,7 +312,7 @@ class Gallery:
         *,
         duplicate: float = DUPLICATE,
         rule: str = rules.DEFAULT_RULE,
-        watch: Watcher = _unwatched,
+        watch: Watcher = unwatched,
     ) -> Audit:
         """Search every item without itself: what is likely wrong, double, or not told apart.
 
@@ -387,7 +386,7 @@ class Gallery:
         """
         numbers = editing.numbers_of(self._catalog, identity, item)
         removed = editing.remove(self._catalog, self.folder, numbers)
-        self._snapshots.compact_if_due(changed=removed)
+        self._compaction.compact_if_due(changed=removed)
         return removed
 
     def relabel(self, old: str | None, new: str, item: int | None = None) -> int:
@@ -408,21 +407,18 @@ class Gallery:
         tuned to. Both hold for later index files too. Raises UsageError where FAISS has no such
         index or it does not work with these items.
         """
-        asked = recipe is not None or recall is not None
-        kept = self._catalog.wanted_index()
-        before = Wanted(kept.recipe, kept.recall) if kept else Wanted()
-        self._snapshots.compact(wanted=before.changed(recipe, recall) if asked else None)
+        self._compaction.compact(wanted=self._compaction.wanted(recipe, recall))
 
     def compact_if_due(self) -> bool:
         """Compact where enough has changed and no other process does; returns whether it did."""
-        return self._snapshots.compact_if_due()
+        return self._compaction.compact_if_due()
 
     def rebuild(
         self,
         encoder: Encoder | str | os.PathLike[str] | None = None,
         *,
         skip_missing: bool = False,
-        watch: Watcher = _unwatched,
+        watch: Watcher = unwatched,
     ) -> RebuildReport:
         """Re-embed all items under another encoder; without one, embed what lacks an embedding and
         write the index anew.
@@ -431,15 +427,13 @@ class Gallery:
         cannot be read any more stop the switch, unless ``skip_missing``: then they stay enrolled
         but cannot be found until their images are back and ``rebuild`` is run again. What has
         been embedded is kept in either case, so that running it again resumes. A calibrated gallery
-        is calibrated again; of another, a warning says what decides from now on.
+        is calibrated again; of another, a warning says what decides under the new encoder.
         """
         before, generation = self.calibration, self._catalog.state().generation
-        report = rebuild(self._catalog, self._snapshots, self._active, encoder, skip_missing, watch)
-        if before is not None and self.calibration is None:
-            return dataclasses.replace(report, calibration=self._calibrating.again(before))
-        if before is None and self._catalog.state().generation != generation:
-            self._calibrating.warn_of_encoder()
-        return report
+        report = rebuild(
+            self._catalog, self._compaction, self._active, encoder, skip_missing, watch
+        )
+        return self._calibrating.renewed(report, before, generation)
 
     def check(self) -> list[str]:
         """Compare files, database and index; every fault in a line, none where all is well."""

@@ -20,7 +20,7 @@ from siamese_search.gallery.active import require
 from siamese_search.gallery.members import MembersOf
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.snapshots import Snapshots
-from siamese_search.index import SearchIndex
+from siamese_search.index import Index
 from siamese_search.records import Calibration, Generation, Identification
 from siamese_search.storage.catalog import Catalog
 
@@ -80,7 +80,7 @@ class Identifier:
 
     def _answers(
         self,
-        index: SearchIndex,
+        index: Index,
         generation: Generation,
         encoder: Encoder,
         queries: FloatArray,
@@ -145,7 +145,7 @@ class Identifier:
                 scores[:, here] = rules.scored(block, owned, rule)
             yield scores
 
-    def _everybody(self, index: SearchIndex) -> dict[str, rules.Members]:
+    def _everybody(self, index: Index) -> dict[str, rules.Members]:
         """All identities by name, but for those of whom no item can be found under the encoder."""
         members = MembersOf(self._catalog, index)
         names = [name for name, _ in self._catalog.identities()]

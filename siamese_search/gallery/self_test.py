@@ -14,7 +14,7 @@ from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.snapshots import Snapshots
-from siamese_search.index import SearchIndex
+from siamese_search.index import Index
 from siamese_search.records import Audit, Item, LeftOut, Progress, Watcher
 from siamese_search.storage.catalog import Catalog
 
@@ -55,7 +55,7 @@ class SelfTest:
         chosen = [random.permutation(members[name])[:each] for name in sorted(members)]
         return np.sort(np.concatenate(chosen))
 
-    def _left_out(self, index: SearchIndex, items: IntArray, rule: str) -> Iterator[LeftOut]:
+    def _left_out(self, index: Index, items: IntArray, rule: str) -> Iterator[LeftOut]:
         items = items[index.holds(items)]
         vectors = index.vectors(items)
         owners = self._catalog.owners(items.tolist())
