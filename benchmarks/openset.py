@@ -7,8 +7,9 @@ those, and then come probes: other pictures of the same classes, and strangers. 
 classes by photos of train.txt (or their iconic picture, also calibrated by the train.txt photos of
 the odd classes as strangers), probed with test.txt; cub: some of the last 100 kinds; omniglot: some
 of the 659 evaluation characters, under ``glyph``. Measured against the FPIR that was asked for: the
-share of strangers that got a name. TPIR: the share of the others
-that got the right one. ECE: the expected calibration error of the confidence in ten bins (Guo et
+share of strangers that got a name, and in how many draws it lay within the bounds that
+``calibrate`` gave. A rate that it refused, since the enrolled are too few for it, is left out of
+the means. TPIR: the share of the others that got the right one. ECE: the expected calibration error of the confidence in ten bins (Guo et
 al. 2017), strangers weighing half, over all draws together. *Global* is what other tools do: the
 best item's cosine against one threshold, the one that gives 1 % FPIR on another set (cub's for
 grocery, grocery's for the others). *At best*: TPIR where each statistic's own threshold lets
@@ -29,6 +30,7 @@ from rules import SETS
 
 from siamese_search import Encoder, Gallery
 from siamese_search.decision.evidence import evidence
+from siamese_search.errors import UsageError
 from siamese_search.evaluation import metrics
 
 RATES = (0.01, 0.05)
@@ -49,11 +51,18 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, Gallery.open(folder, encoder) as gallery:
         gallery.enroll_embeddings(enrolled[0], enrolled[1].tolist())
         for rate in RATES:
-            gallery.calibrate(rate, strangers=strangers)
+            try:
+                found = gallery.calibrate(rate, strangers=strangers)
+            except UsageError as error:  # too few for this rate
+                print(error, flush=True)
+                continue
             answers = gallery.identify_embeddings(probes, k=2)
             named = np.array([answer.identity is not None for answer in answers])
             best = np.array([answer.matches[0].identity for answer in answers])
             figures[f"FPIR {rate:.0%}"] = float(named[~known].mean())
+            within = found.lower <= max(figures[f"FPIR {rate:.0%}"], 0.5 / (~known).sum())
+            within &= figures[f"FPIR {rate:.0%}"] <= found.upper
+            figures[f"within {rate:.0%}"] = float(within)
             figures[f"TPIR {rate:.0%}"] = float((named & (best == truth))[known].mean())
         figures["confidence"] = np.array([answer.confidence for answer in answers])
         figures["right"] = best == truth
@@ -69,11 +78,10 @@ def measure(
 
 def calibration_error(draws: list[dict[str, Any]]) -> float:
     """The expected calibration error over draws, strangers weighing half."""
-    weights = [
-        np.where(d["known"], 0.5 / d["known"].mean(), 0.5 / (1 - d["known"].mean())) for d in draws
-    ]
-    confidence, right = (np.concatenate([d[key] for d in draws]) for key in ("confidence", "right"))
-    return metrics.calibration_error(confidence, right, np.concatenate(weights))
+    confidence, right, known = (
+        np.concatenate([draw[key] for draw in draws]) for key in ("confidence", "right", "known")
+    )
+    return metrics.calibration_error(confidence, right, known)
 
 
 def main() -> None:
@@ -138,10 +146,15 @@ def summarised(measured: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str,
         figures: dict[str, float] = {}
         for rate in RATES:
             for kind in ("FPIR", "TPIR"):
-                values = [draw[f"{kind} {rate:.0%}"] for draw in draws]
-                figures[f"{kind} {rate:.0%}"] = statistics.mean(values)
+                key = f"{kind} {rate:.0%}"
+                values = [draw[key] for draw in draws if key in draw] or [0.0]
+                figures[key] = statistics.mean(values)
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
                 figures[f"{kind} {rate:.0%} s.d."] = spread
+            figures[f"refused {rate:.0%}"] = sum(f"FPIR {rate:.0%}" not in draw for draw in draws)
+            figures[f"within bounds {rate:.0%}"] = statistics.mean(
+                draw.get(f"within {rate:.0%}", 1.0) for draw in draws
+            )
         figures["ECE"] = calibration_error(draws)
         for title, score, right in (
             ("at best", "evidence", "right"),
@@ -175,8 +188,11 @@ def show(summary: dict[str, dict[str, float]], repeats: int) -> None:
             f"{100 * f[key]:.1f}" if key in f else ""
             for key in ("global FPIR", "global TPIR", "at best", "at best, best item")
         ]
-        rows.append((setting, *rates, *other, f"{f['ECE']:.3f}"))
+        within = [f"{100 * f[f'within bounds {rate:.0%}']:.0f}" for rate in RATES]
+        refused = [f"{f[f'refused {rate:.0%}']:.0f}" for rate in RATES]
+        rows.append((setting, *rates, *within, *refused, *other, f"{f['ECE']:.3f}"))
     asked = [f"{kind} {rate:.0%}" for rate in RATES for kind in ("FPIR", "TPIR")]
+    asked += [f"{what} {rate:.0%}" for what in ("within", "refused") for rate in RATES]
     others = ["global FPIR", "global TPIR", "at best", "best item", "ECE"]
     header = ("items of identities", *asked, *others)
     table(f"Per cent, {repeats} draws", header, rows)

@@ -152,13 +152,17 @@ class Match:
 
 @dataclass(frozen=True)
 class Identification:
-    """The k best identities for a probe, best first. ``identity`` is None for *unknown*."""
+    """The k best identities for a probe, best first. ``identity`` is None for *unknown*.
+
+    ``p_value`` is how often a stranger shows as much evidence, None where no strangers are known.
+    """
 
     identity: str | None
     score: float | None
     confidence: float
     threshold: float
     matches: tuple[Match, ...]
+    p_value: float | None = None
 
     @property
     def distracted(self) -> bool:
@@ -222,13 +226,17 @@ class Audit:
 class Calibration:
     """How a gallery decides: what strangers' evidence is like (see ``calibration.py``).
 
-    ``thresholds`` are what evidence must reach, by false positive identification rate (FPIR);
-    ``fpir`` is the one that was asked for. The log-odds that the best identity is right are
-    ``slope`` times the evidence, in ``scale``s from ``location``, plus ``offset``. ``lower`` and
-    ``upper`` bound the true FPIR, roughly. ``extrapolated`` tells that there were too few
-    strangers for this rate, ``fitted`` that the confidence is the gallery's own. ``identities`` and
-    ``items`` were the gallery's totals, ``last_item`` the last number it had given out, None where
-    an earlier release did not note it.
+    ``thresholds`` are what evidence must reach, by false positive identification rate (FPIR), from
+    the least rate on that can be offered; ``fpir`` is the one that was asked for. The log-odds that
+    the best identity is right are ``slope`` times the evidence, in ``scale``s from ``location``,
+    plus ``offset``. ``lower`` and ``upper`` bound the true FPIR, eight times in ten or more.
+    ``extrapolated`` tells that there were too few strangers for this rate, ``fitted`` that the
+    confidence is the gallery's own. ``identities`` and ``items`` were the gallery's totals.
+
+    What an earlier release did not note is None or empty: ``last_item`` is the last number that the
+    gallery had given out; ``independent`` as how many strangers the ``strangers`` pictures count,
+    since some show the same; ``evidence`` that of strangers, see ``conformal.py``; ``named`` the
+    share of the gallery's ``genuine`` items that would get their own name.
     """
 
     fpir: float
@@ -247,6 +255,10 @@ class Calibration:
     items: int
     source: str
     last_item: int | None = None
+    independent: float | None = None
+    evidence: tuple[float, ...] = ()
+    genuine: int | None = None
+    named: float | None = None
 
 
 @dataclass(frozen=True)

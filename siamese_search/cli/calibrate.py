@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,7 @@ from siamese_search.cli.common import (
     open_gallery,
     print_json,
 )
+from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.records import Calibration, Rejection
@@ -58,7 +60,9 @@ def calibrate(
         name_rejections(rejected)
     if as_json:
         named = {"rejected": [{"path": r.path, "reason": r.reason} for r in rejected]}
-        print_json(dataclasses.asdict(found) | named)
+        facts = dataclasses.asdict(found)
+        del facts["evidence"]  # what the p-values rest on: up to a thousand numbers
+        print_json(facts | named)
     else:
         typer.echo(_described(found))
     if rejected:
@@ -66,20 +70,30 @@ def calibrate(
 
 
 def _described(found: Calibration) -> str:
-    from siamese_search.decision.evidence import RATES
-
-    # Beyond these nothing is known.
-    least = f"{found.lower:.2g}" + " or less" * (found.lower <= RATES[0])
-    most = f"{found.upper:.2g}" + " or more" * (found.upper >= RATES[-1])
     lines = [
         f"calibrated for an FPIR of {found.fpir:.3g} with {found.identities} identities"
-        f" (rule {found.rule}): the true rate likely lies between {least} and {most}"
+        f" (rule {found.rule}): the true rate likely lies between {_rate(found.lower)} and"
+        f" {_rate(found.upper)}"
     ]
     what = "pictures of strangers" if found.source == "strangers" else "of the gallery's own items"
-    if found.extrapolated:
+    count = f"{found.strangers} {what}"
+    if found.independent is not None and round(found.independent) < found.strangers:
+        count += f", as good as {found.independent:.0f} strangers that have nothing in common,"
+    needed = math.ceil(1 / found.fpir - 1e-9)
+    if found.extrapolated and (found.independent or found.strangers) < needed:
         lines.append(
-            f"{found.strangers} {what} are few for this rate: the rest is extrapolated by what is"
-            " known of the encoder"
+            f"an FPIR of {found.fpir:.3g} cannot be shown with fewer than {needed:,} strangers:"
+            f" {count} are too few, and the rest is extrapolated by what is known of the encoder"
+        )
+    elif found.extrapolated:
+        lines.append(
+            f"{count} are few for this rate: the rest is extrapolated by what is known of the"
+            " encoder"
+        )
+    if found.named is not None and found.genuine:
+        lines.append(
+            f"{found.named:.0%} of {counted(found.genuine, 'item')} of your own would get their"
+            " name, each searched without itself"
         )
     if not found.fitted:
         lines.append(
@@ -87,6 +101,11 @@ def _described(found: Calibration) -> str:
             " several items that find each other"
         )
     return "\n".join(lines)
+
+
+def _rate(share: float) -> str:
+    """A rate for people; below one in 10,000 nobody can tell."""
+    return f"{share:.2g}" if share >= 1e-4 else "0"
 
 
 def register(app: typer.Typer) -> None:

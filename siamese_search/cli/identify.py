@@ -157,14 +157,25 @@ def verify(
     a: Annotated[str, typer.Argument(metavar="A", help="One image.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another image.")],
     gallery: GalleryOption = DEFAULT_GALLERY,
-    threshold: ThresholdOption = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            "-t",
+            min=-1.0,
+            max=1.0,
+            help="The least score; default: the encoder's, also where the gallery is calibrated.",
+        ),
+    ] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether two images show the same identity; exit code 1 where they differ.
 
-    Uses the encoder named, else that of the gallery where there is one, else `general`.
+    Uses the encoder named, else that of the gallery where there is one, else `general`, and its
+    threshold. A gallery's calibration tells how the best of all its identities stands out from the
+    others; a pair has no others, so it says nothing of a pair.
     """
     answer = encoder_for(gallery, encoder, device).verify(a, b, threshold)
     if as_json:

@@ -1,26 +1,60 @@
 """Evidence: what decides whether the best identity is named, and the probability that it is right.
 
 The evidence is the best identity's score less half of the runner-up's. Somebody who is not enrolled
-resembles several identities alike; who is enrolled stands out.
+resembles several identities alike; who is enrolled stands out. What is never named, a distractor,
+shows none: minus infinity.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.arrays import DoubleArray
+from siamese_search.arrays import DoubleArray, FloatArray
+from siamese_search.records import Match
 
-MARGIN = 0.5  # of the runner-up's score; why: benchmarks/openset.py
+RUNNER_UP = 0.5  # the share of the runner-up's score that is taken off; why: benchmarks/openset.py
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 
 
-def evidence(best: npt.ArrayLike, runner_up: npt.ArrayLike) -> DoubleArray:
-    """The best score less ``MARGIN`` of the runner-up's, which is nought where there is none."""
+def evidence(
+    best: npt.ArrayLike, runner_up: npt.ArrayLike, nameable: npt.ArrayLike = True
+) -> DoubleArray:
+    """The best score less half of the runner-up's, which is nought where there is none.
+
+    ``nameable`` tells whether the best may be named.
+    """
     second = np.maximum(np.asarray(runner_up, np.float64), 0.0)
-    return np.asarray(best, np.float64) - MARGIN * second
+    shown = np.asarray(best, np.float64) - RUNNER_UP * second
+    found: DoubleArray = np.where(np.asarray(nameable, bool), shown, -np.inf)
+    return found
+
+
+def evidence_of(matches: Sequence[Match], rivals: Sequence[Match] | None = None) -> float:
+    """The evidence for the best of a probe's identities, best first; -inf where there are none.
+
+    ``rivals`` are the best identities whatever the filter, where there is one.
+    """
+    if not matches or matches[0].distractor:
+        return -math.inf
+    others = matches if rivals is None else rivals
+    return matches[0].score - taken_off([m for m in others if m.identity != matches[0].identity])
+
+
+def taken_off(others: Sequence[Match]) -> float:
+    """What is taken off the best score, by the other identities, best first."""
+    return RUNNER_UP * max(0.0, others[0].score) if others else 0.0
+
+
+def best_two(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The best score of each row of scores (n, m) and the second, which is nought where m is 1."""
+    if scores.shape[1] < 2:
+        return scores[:, 0], np.zeros(len(scores), np.float32)
+    top = np.partition(scores, -2, axis=1)
+    return top[:, -1], top[:, -2]
 
 
 def probability(log_odds: float) -> float:

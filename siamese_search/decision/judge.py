@@ -5,59 +5,103 @@ Knows nothing of how scores come about.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from siamese_search.decision import conformal
 from siamese_search.decision.calibration import threshold_at
-from siamese_search.decision.evidence import evidence, probability
+from siamese_search.decision.evidence import evidence_of, probability, taken_off
 from siamese_search.records import Calibration, Identification, Match
 
-Judge = Callable[[Sequence[Match], Sequence[Match]], tuple[float, float]]
-"""The threshold and the confidence for a probe's identities, best first, and for its rivals, which
-are the best identities whatever the filter."""
 
-
-def decide(
-    matches: tuple[Match, ...], k: int, judge: Judge, rivals: Sequence[Match]
-) -> Identification:
-    """The best identity if its score reaches the threshold and it may be named, else *unknown*.
-
-    ``matches`` are two identities or more, where there are so many; ``k`` of them are shown.
+@dataclass(frozen=True)
+class Verdict:
+    """What the score of a probe's best identity must reach, the probability that this identity is
+    right, and how often a stranger shows as much evidence, where that is known.
     """
-    threshold, confidence = judge(matches, rivals)
-    if not matches:
-        return Identification(None, None, confidence, threshold, matches)
-    best = matches[0]
-    named = best.score >= threshold and not best.distractor
-    identity = best.identity if named else None
-    return Identification(identity, best.score, confidence, threshold, matches[:k])
+
+    threshold: float
+    confidence: float
+    p_value: float | None = None
 
 
-def fixed(threshold: float, confidence: Callable[[float], float]) -> Judge:
-    """One threshold for every probe."""
-    return lambda matches, _: (threshold, confidence(matches[0].score) if matches else 0.0)
+class Judge(ABC):
+    """Decides whether the best of a probe's identities is named."""
 
+    def decide(
+        self, matches: tuple[Match, ...], k: int, rivals: Sequence[Match] | None = None
+    ) -> Identification:
+        """The best identity if its score reaches the threshold and it may be named, else *unknown*.
 
-def calibrated(
-    calibration: Calibration, fpir: float | None, threshold: float | None, alone: float
-) -> Judge:
-    """What lets evidence pass at the rate asked for; a given threshold is for all probes.
-
-    Where there is no rival to stand out from, the score must reach ``alone`` at least.
-    """
-    rate = calibration.fpir if fpir is None else fpir
-    needed = threshold_at(rate, calibration.thresholds)
-
-    def judge(matches: Sequence[Match], rivals: Sequence[Match]) -> tuple[float, float]:
-        if not matches:
-            return needed if threshold is None else threshold, 0.0
-        best = matches[0]
-        others = [match.score for match in rivals if match.identity != best.identity]
-        shown = float(evidence(best.score, others[0] if others else 0.0))
-        least = needed + best.score - shown if others else max(needed, alone)
-        standard = (shown - calibration.location) / calibration.scale
-        return (
-            least if threshold is None else threshold,
-            probability(calibration.slope * standard + calibration.offset),
+        ``matches`` are two identities or more, best first, where there are so many; ``k`` of them
+        are shown. ``rivals`` are the best identities whatever the filter, where there is one.
+        """
+        verdict = self._verdict(matches, matches if rivals is None else rivals)
+        identity = score = None
+        if matches:
+            best, score = matches[0], matches[0].score
+            named = score >= verdict.threshold and not best.distractor
+            identity = best.identity if named else None
+        return Identification(
+            identity=identity,
+            score=score,
+            confidence=verdict.confidence,
+            threshold=verdict.threshold,
+            matches=matches[:k],
+            p_value=verdict.p_value,
         )
 
-    return judge
+    @abstractmethod
+    def _verdict(self, matches: Sequence[Match], rivals: Sequence[Match]) -> Verdict: ...
+
+
+class FixedJudge(Judge):
+    """One threshold on the score for every probe."""
+
+    def __init__(self, threshold: float, confidence: Callable[[float], float]) -> None:
+        self._threshold = threshold
+        self._confidence = confidence
+
+    def _verdict(self, matches: Sequence[Match], rivals: Sequence[Match]) -> Verdict:  # noqa: ARG002
+        return Verdict(self._threshold, self._confidence(matches[0].score) if matches else 0.0)
+
+
+class CalibratedJudge(Judge):
+    """What lets evidence pass at the rate asked for; a given ``threshold`` is for all probes.
+
+    Where there is no rival to stand out from, the score must reach ``alone`` at least. Raises
+    UsageError for a rate that the calibration does not offer.
+    """
+
+    def __init__(
+        self,
+        calibration: Calibration,
+        alone: float,
+        fpir: float | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        self._calibration = calibration
+        self._alone = alone
+        self._given = threshold
+        self._needed = threshold_at(
+            calibration.fpir if fpir is None else fpir, calibration.thresholds
+        )
+
+    def _verdict(self, matches: Sequence[Match], rivals: Sequence[Match]) -> Verdict:
+        if not matches:
+            return Verdict(self._needed if self._given is None else self._given, 0.0)
+        best, others = matches[0], [m for m in rivals if m.identity != matches[0].identity]
+        less = taken_off(others)
+        least = self._needed + less if others else max(self._needed, self._alone)
+        standard = (best.score - less - self._calibration.location) / self._calibration.scale
+        p_value = None
+        known = self._calibration.evidence
+        if known and others:
+            shown = evidence_of(matches, rivals)
+            p_value = conformal.p_value(shown, known, self._calibration.strangers)
+        return Verdict(
+            least if self._given is None else self._given,
+            probability(self._calibration.slope * standard + self._calibration.offset),
+            p_value,
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any
 
@@ -16,7 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.arrays import BoolArray, DoubleArray, IntArray
-from siamese_search.decision.evidence import RATES, evidence, logistic
+from siamese_search.decision.evidence import RATES, best_two, evidence, logistic
+
+WEIGHT = 10.0  # strangers that the scale of an encoder's record counts for
+SHARES = 500  # of a distribution that are looked at
+IDENTITIES = 40  # of the galleries that a record was made with, unless it says how many
+VAGUENESS = 0.25  # of a tail's steepness, from one set of classes to another
+BODY = (0.5, 0.7, 0.9, 0.97, 0.99)  # rates below the tail
+ONWARD = 0.01  # the rate from which on a tail's mean steepness continues beyond the least
 
 KNOWN = 3  # strangers above a quantile that is read off rather than extrapolated
 GUMBEL = math.sqrt(6) / math.pi  # the scale of a Gumbel distribution with standard deviation 1
@@ -30,28 +38,68 @@ class Reference:
 
     ``scale`` is the standard deviation of strangers' evidence; ``tail`` what a share of strangers
     (the key) exceeds, in that unit, from their mean; ``slope`` and ``offset`` give the log-odds
-    that the best identity is right, from evidence in that unit.
+    that the best identity is right, from evidence in that unit. They come from galleries of
+    ``identities``. ``weight`` is how many strangers
+    the scale counts for, ``vagueness`` the relative standard error of the tail's steepness.
     """
 
     scale: float
     tail: Mapping[float, float]
     slope: float
     offset: float
+    identities: int = IDENTITIES
+    weight: float = WEIGHT
+    vagueness: float = VAGUENESS
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Reference:
-        """As an encoder's record has it; a normal distribution where it has none."""
+        """As an encoder's record has it; where it has nothing, Gumbel's distribution, that of the
+        best of many scores, with little weight.
+        """
         known = record.get("strangers")
         if known is None:
-            tail = {rate: -NormalDist().inv_cdf(rate) for rate in RATES}
-            return cls(0.06, tail, 1.3, -2.0)
+            tail = {rate: gumbel(rate) for rate in RATES}
+            return cls(0.06, tail, 1.3, -2.0, weight=1.0, vagueness=2 * VAGUENESS)
         tail = {float(rate): float(value) for rate, value in known["tail"].items()}
-        return cls(known["scale"], tail, known["slope"], known["offset"])
+        identities = max(2, int(record.get("classes", 2 * IDENTITIES)) // 2)
+        return cls(known["scale"], tail, known["slope"], known["offset"], identities)
 
-    def exceeded(self, rate: float) -> float:
+    def scale_among(self, identities: int) -> float:
+        """The scale in a gallery of so many: the best of more scores varies less."""
+        return self.scale * _spread_of_best(identities) / _spread_of_best(self.identities)
+
+    def exceeded(self, rate: npt.ArrayLike) -> DoubleArray:
         """What a share of strangers exceeds, in standard deviations."""
-        rates = sorted(self.tail)
-        return float(np.interp(math.log(rate), np.log(rates), [self.tail[r] for r in rates]))
+        rates, values = self._known
+        found: DoubleArray = np.interp(np.log(np.asarray(rate, np.float64)), np.log(rates), values)
+        return found
+
+    def beyond(self, standard: npt.ArrayLike) -> DoubleArray:
+        """The share of strangers that exceed what is given in standard deviations.
+
+        Above what is known it falls off exponentially, as it does on average from the rate of
+        ``ONWARD`` on.
+        """
+        rates, values = self._known
+        given = np.asarray(standard, np.float64)
+        pace = math.log(ONWARD / rates[0]) / max(1e-6, values[0] - float(self.exceeded(ONWARD)))
+        inside = np.interp(given, values[::-1], np.log(rates[::-1]))
+        found: DoubleArray = np.exp(inside - pace * np.maximum(0.0, given - values[0]))
+        return found
+
+    @cached_property
+    def _known(self) -> tuple[DoubleArray, DoubleArray]:
+        """Rates and what they exceed: the tail, and Gumbel's distribution below it."""
+        points = sorted(self.tail.items()) + [(rate, gumbel(rate)) for rate in BODY]
+        rates, values = np.array(points).T
+        return rates, np.minimum.accumulate(values)
+
+
+def _spread_of_best(count: int) -> float:
+    """The standard deviation of the best of so many scores, were they normal."""
+    shares = (np.arange(SHARES) + 0.5) / SHARES
+    normal = NormalDist()
+    return float(np.std([normal.inv_cdf(share ** (1 / max(1, count))) for share in shares]))
 
 
 @dataclass(frozen=True)
@@ -94,12 +142,11 @@ def trials(
         prototypes = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
         best = np.maximum.reduceat(cosines, starts, axis=1)
         scores = (best + probes @ prototypes.T) / 2
-        ranked = np.sort(scores, axis=1)[:, ::-1]
-        second = ranked[:, 1] if scores.shape[1] > 1 else np.zeros(len(probes))
+        first, second = best_two(scores)
         made.append(
             Trials(
-                ranked[:, 0].astype(np.float64),
-                evidence(ranked[:, 0], second),
+                first.astype(np.float64),
+                evidence(first, second),
                 np.isin(truth, chosen),
                 chosen[scores.argmax(axis=1)] == truth,
             )

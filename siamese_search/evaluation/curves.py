@@ -14,7 +14,7 @@ import numpy as np
 
 from siamese_search.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from siamese_search.decision import rules
-from siamese_search.decision.evidence import evidence
+from siamese_search.decision.evidence import best_two, evidence
 from siamese_search.evaluation import metrics
 
 SMALLEST = 5  # identities
@@ -64,14 +64,6 @@ def pooled(curves: Sequence[Curve]) -> Curve:
     return replace(curves[0], recall=recall, tpir=tpir, strangers=fewest)
 
 
-def best_two(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The best score of each row of scores (n, m) and the second, which is nought where m is 1."""
-    if scores.shape[1] < 2:
-        return scores[:, 0], np.zeros(len(scores), np.float32)
-    top = np.partition(scores, -2, axis=1)
-    return top[:, -1], top[:, -2]
-
-
 def identified(scores: FloatArray, own: IntArray, never: BoolArray) -> Identified:
     """Identify n probes by the scores of m identities.
 
@@ -82,7 +74,7 @@ def identified(scores: FloatArray, own: IntArray, never: BoolArray) -> Identifie
     right = np.zeros(len(own), bool)
     right[known] = metrics.ranks(scores[known], own[known]) == 1
     nameable = right | ~never[scores.argmax(axis=1)]
-    return Identified(right, np.where(nameable, evidence(*best_two(scores)), -np.inf))
+    return Identified(right, evidence(*best_two(scores), nameable))
 
 
 def sizes(identities: int) -> list[int]:

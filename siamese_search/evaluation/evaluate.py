@@ -207,8 +207,8 @@ def evaluate_embeddings(
     if fpir is None:
         fpir = gallery.calibration.fpir if gallery.calibration else FPIR
     curve = growth.curve(fpir)
-    shown = np.array([name not in never for name in best])
-    strength = np.where(shown, evidence(scored.best, scored.second), -np.inf)
+    nameable = np.array([name not in never for name in best])
+    strength = evidence(scored.best, scored.second, nameable)
     counts: Figures = {
         "probes": len(truth),
         "strangers": asked.strangers,
@@ -254,7 +254,7 @@ def _error_rates(asked: _Asked, scored: Scores, strength: DoubleArray) -> Figure
         refused = metrics.fnmr_at_fmr(scored.genuine, scored.impostor, rate)
         found[_fnmr(rate)] = refused if told else math.nan
     confidence = [answer.confidence for answer in asked.answers]
-    found["calibration error"] = metrics.calibration_error(confidence, right)
+    found["calibration error"] = metrics.calibration_error(confidence, right, known)
     return found
 
 

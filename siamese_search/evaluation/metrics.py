@@ -173,19 +173,21 @@ def fnmr_at_fmr(genuine: npt.ArrayLike, impostor: npt.ArrayLike, fmr: float) -> 
 
 
 def calibration_error(
-    confidence: npt.ArrayLike,
-    right: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
-    bins: int = 10,
+    confidence: npt.ArrayLike, right: npt.ArrayLike, enrolled: npt.ArrayLike, bins: int = 10
 ) -> float:
-    """The expected calibration error (Guo et al. 2017) in bins of equal width."""
+    """The expected calibration error (Guo et al. 2017) in bins of equal width.
+
+    A confidence is a probability where half of the probes are strangers. So those that are
+    ``enrolled`` (n,) weigh half here, the others half; NaN where there are none of either.
+    """
     chances, hits = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
-    shares = np.ones(len(chances)) if weights is None else np.asarray(weights, np.float64)
-    if not len(chances):
+    known = np.asarray(enrolled, bool)
+    if known.all() or not known.any():
         return math.nan
+    shares = np.where(known, 0.5 / known.sum(), 0.5 / (~known).sum())
     place = np.minimum((chances * bins).astype(int), bins - 1)
     gaps = np.bincount(place, shares * (chances - hits), minlength=bins)
-    return float(np.abs(gaps).sum() / shares.sum())
+    return float(np.abs(gaps).sum())
 
 
 def confusions(named: Sequence[str], truth: Sequence[str], most: int = 20) -> list[Confusion]:

@@ -9,13 +9,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from siamese_search.arrays import BoolArray, DoubleArray
-from siamese_search.decision.calibration import threshold_at
+from siamese_search.decision.calibration import self_test, threshold_at
 from siamese_search.decision.evidence import evidence
 from siamese_search.errors import UsageError
 from siamese_search.evaluation import metrics, plots, portrait
@@ -39,18 +38,13 @@ class ScoreFacts(Extent):
     eer: float | None
 
 
-class _BestTwo(NamedTuple):
-    first: float
-    second: float
-
-
 @dataclass(frozen=True)
 class OwnScores:
     """What decides, for a gallery's own items: scores, or evidence where it is calibrated.
 
     ``genuine`` (m,) is that of each item's own identity, where it has other items; ``right`` (m,)
     tells whether no other identity was better; ``impostor`` (n,) is that of the best other
-    identity. ``standard`` says where the threshold comes from.
+    identity, -inf where that is never named. ``standard`` says where the threshold comes from.
     """
 
     genuine: DoubleArray
@@ -83,32 +77,36 @@ class OwnScores:
 
 def own_scores(gallery: Gallery, left_out: Sequence[LeftOut]) -> OwnScores:
     """What decides, of items that were each searched without themselves."""
-    calibration = gallery.calibration
-    genuine, right, impostor = [], [], []
-    for one in left_out:
-        first, second = ([match.score for match in one.others] + [0.0, 0.0])[:2]
-        impostor.append(_BestTwo(first, second))
-        if one.own is not None:
-            genuine.append(_BestTwo(one.own, first))
-            right.append(one.own >= first)
-
-    def decides(pairs: list[_BestTwo]) -> DoubleArray:
-        best, runner_up = np.array(pairs, float).reshape(-1, 2).T
-        return best if calibration is None else evidence(best, runner_up)
-
+    calibration, never = gallery.calibration, gallery.distractors()
+    seen = self_test(left_out, never)
+    own = [one for one in left_out if one.own is not None and one.identity not in never]
+    genuine = np.array([one.own for one in own], np.float64)
+    best_other = np.array([_best(one) for one in own], np.float64)
+    right = genuine >= best_other
+    impostor = seen.strangers
+    if calibration is None:  # the score decides, but what is never named has none
+        best = np.array([_best(one) for one in left_out])
+        impostor = np.where(np.isfinite(seen.strangers), best, -np.inf)
+    else:
+        genuine = evidence(genuine, best_other)
     if calibration is None:
         threshold, standard = gallery.encoder.threshold, "the encoder's"
     else:
         threshold = threshold_at(calibration.fpir, calibration.thresholds)
         standard = f"FPIR {calibration.fpir:.3g} asked"
     return OwnScores(
-        decides(genuine),
-        np.array(right, bool),
-        decides(impostor),
+        genuine,
+        right,
+        impostor,
         calibration is not None,
         threshold,
         standard,
     )
+
+
+def _best(one: LeftOut) -> float:
+    """The score of the best other identity, nought where there is none."""
+    return one.others[0].score if one.others else 0.0
 
 
 def draw_scores(gallery: Gallery, watch: Watcher = lambda progress: None) -> Portrait[ScoreFacts]:
@@ -118,12 +116,13 @@ def draw_scores(gallery: Gallery, watch: Watcher = lambda progress: None) -> Por
     """
     left_out = portrait.left_out(gallery, watch)
     scores = own_scores(gallery, left_out)
+    shown = scores.impostor[np.isfinite(scores.impostor)]
     with plots.style():
         figure = plots.figure(8, 4.5)
         axes = figure.subplots()
         groups = {
             f"genuine: own identity ({len(scores.genuine)} items)": scores.genuine,
-            f"impostor: best other identity ({len(scores.impostor)} items)": scores.impostor,
+            f"impostor: best other identity ({len(scores.impostor)} items)": shown,
         }
         label = f"threshold {scores.threshold:.3f} ({scores.standard})"
         plots.histogram(axes, groups, (scores.threshold, label))

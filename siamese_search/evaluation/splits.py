@@ -6,6 +6,7 @@ and terminals.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from siamese_search.arrays import IntArray
-from siamese_search.decision.calibration import FEWEST, FPIR, require_rate
+from siamese_search.decision.calibration import FEWEST_STRANGE, FPIR, require_rate
 from siamese_search.decision.rules import DEFAULT_RULE
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import UsageError
@@ -23,6 +24,8 @@ from siamese_search.evaluation.probes import Probes, embedded
 from siamese_search.evaluation.results import Evaluation
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.records import ImageFile, Rejection
+
+log = logging.getLogger("siasearch")
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,11 @@ def _evaluated(
         Gallery.open(folder, encoder) as gallery,
     ):
         gallery.enroll_embeddings(enrolled.embeddings, enrolled.labels)
-        if len(draw.classes) >= FEWEST:
-            gallery.calibrate(split.fpir, rule=split.rule)
+        if len(draw.classes) >= FEWEST_STRANGE:
+            try:
+                gallery.calibrate(split.fpir, rule=split.rule)
+            except UsageError as error:  # too few for this rate
+                log.warning("draw %d by the encoder's threshold, since %s", seed, error)
         measured = evaluate_embeddings(
             gallery,
             probes.embeddings,

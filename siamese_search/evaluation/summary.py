@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from siamese_search.arrays import BoolArray, FloatArray, IntArray
+from siamese_search.decision.evidence import best_two
 from siamese_search.evaluation import metrics
-from siamese_search.evaluation.curves import Growth, best_two
+from siamese_search.evaluation.curves import Growth
 
 log = logging.getLogger("siasearch")
 

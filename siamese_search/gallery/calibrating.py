@@ -15,7 +15,7 @@ import numpy as np
 
 from siamese_search.arrays import DoubleArray
 from siamese_search.decision import calibration, rules
-from siamese_search.decision.evidence import evidence
+from siamese_search.decision.evidence import evidence_of
 from siamese_search.decision.reference import Reference
 from siamese_search.errors import GalleryDamaged, GalleryFormatError, ImageError, UsageError
 from siamese_search.gallery.active import Active, ActiveEncoder
@@ -23,7 +23,14 @@ from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.pictures.sources import find, not_empty
-from siamese_search.records import Calibration, ImageFile, RebuildReport, Rejection, printable
+from siamese_search.records import (
+    Calibration,
+    Generation,
+    ImageFile,
+    RebuildReport,
+    Rejection,
+    printable,
+)
 from siamese_search.storage.catalog import Catalog
 
 log = logging.getLogger("siasearch")
@@ -70,7 +77,8 @@ class Calibrating:
         if not self._catalog.totals()[1]:
             folder = self._catalog.path.parent
             raise UsageError(f"nothing is enrolled in {folder}: enrol first, then calibrate")
-        seen = calibration.self_test(list(self._self_test.left_out(rule, SAMPLE)))
+        left_out = list(self._self_test.left_out(rule, SAMPLE))
+        seen = calibration.self_test(left_out, self._catalog.distractors(None))
         if strangers is not None:
             values, shown = self._evidence_of(active, strangers, rule, reject)
             seen = replace(seen, strangers=values, shown=shown)
@@ -86,9 +94,18 @@ class Calibrating:
         self._catalog.set_calibration(active.generation, found)
         return found
 
-    def renewed(self, report: RebuildReport, before: Calibration | None) -> RebuildReport:
-        """The report of a rebuild; a gallery that was calibrated before is calibrated again."""
-        if before is None or self.now() is not None:
+    def renewed(
+        self, report: RebuildReport, before: Calibration | None, generation: Generation
+    ) -> RebuildReport:
+        """The report of a rebuild; a gallery that was calibrated before is calibrated again.
+
+        Warns where it was not, if it answered under another ``generation``.
+        """
+        if before is None:
+            if self.now() is None and self._catalog.state().generation.number != generation.number:
+                self._warn_of_encoder()
+            return report
+        if self.now() is not None:
             return report
         return replace(report, calibration=self._again(before))
 
@@ -103,7 +120,16 @@ class Calibrating:
             return self.calibrate(before.fpir, before.rule, None, lambda rejection: None)
         except UsageError as error:
             log.warning("the gallery is not calibrated any more: %s", error)
+            self._warn_of_encoder()
             return None
+
+    def _warn_of_encoder(self) -> None:
+        """Say that the gallery's error rate is not known under its encoder."""
+        log.warning(
+            "the gallery is not calibrated under this encoder, whose own threshold decides, %.3f:"
+            " run `siasearch calibrate`, to choose the share of strangers that get a name",
+            self._active.now().encoder.threshold,
+        )
 
     def is_stale(self, found: Calibration) -> bool:
         """Whether the gallery has changed so much since that it should be calibrated again."""
@@ -125,12 +151,15 @@ class Calibrating:
         return rules.known_rule(rule)
 
     def in_words(self) -> str | None:
-        """The rate and the rule, and whether they are stale; None where there are none."""
+        """The rate, the rule and what evidence must reach, and whether that is stale; None where it
+        is not calibrated.
+        """
         found = self.now()
         if found is None:
             return None
         stale = "; stale: run `siasearch calibrate`" if self.is_stale(found) else ""
-        return f"FPIR {found.fpir:.3g}, rule {found.rule}{stale}"
+        needed = calibration.threshold_at(found.fpir, found.thresholds)
+        return f"FPIR {found.fpir:.3g}, rule {found.rule}, evidence from {needed:.3f} on{stale}"
 
     def _rate_before(self) -> float:
         """The FPIR that the gallery is calibrated for, else the default."""
@@ -153,8 +182,7 @@ class Calibrating:
                 reject(Rejection(printable(file.path), str(result)))
                 continue
             (answer,) = self._identifier.identify(active.encoder, result[None], question)
-            scores = [match.score for match in answer.matches] + [0.0, 0.0]
-            values.append(float(evidence(scores[0], scores[1])))
+            values.append(evidence_of(answer.matches))
             groups.append(file.identity)
         return np.array(values), groups
 

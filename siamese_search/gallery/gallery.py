@@ -427,13 +427,13 @@ class Gallery:
         cannot be read any more stop the switch, unless ``skip_missing``: then they stay enrolled
         but cannot be found until their images are back and ``rebuild`` is run again. What has
         been embedded is kept in either case, so that running it again resumes. A calibrated gallery
-        is calibrated again.
+        is calibrated again; of another, a warning says what decides under the new encoder.
         """
-        before = self.calibration
+        before, generation = self.calibration, self._catalog.state().generation
         report = rebuild(
             self._catalog, self._compaction, self._active, encoder, skip_missing, watch
         )
-        return self._calibrating.renewed(report, before)
+        return self._calibrating.renewed(report, before, generation)
 
     def check(self) -> list[str]:
         """Compare files, database and index; every fault in a line, none where all is well."""

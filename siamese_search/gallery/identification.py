@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
-from siamese_search.decision import judge, rules
+from siamese_search.decision import rules
+from siamese_search.decision.judge import CalibratedJudge, FixedJudge, Judge
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.vectors import as_embeddings
 from siamese_search.errors import UsageError
@@ -89,14 +90,13 @@ class Identifier:
         allowed = None if where is None else self._catalog.where(where)
         calibration = self._catalog.calibration(generation)
         rule = question.rule or (calibration.rule if calibration else rules.DEFAULT_RULE)
-        judged = _judge(calibration, encoder, question, rule)
+        judge = _judge(calibration, encoder, question, rule)
         ranked = self._ranking.rank(index, queries, max(k, 2), allowed, rule)
         # A filter leaves out rivals that the rate was calibrated with.
         filtered = allowed is not None and calibration is not None
         rivals = self._ranking.rank(index, queries, 3, None, rule) if filtered else ranked
         return [
-            judge.decide(matches, k, judged, others)
-            for matches, others in zip(ranked, rivals, strict=True)
+            judge.decide(matches, k, others) for matches, others in zip(ranked, rivals, strict=True)
         ]
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
@@ -155,13 +155,13 @@ class Identifier:
 
 def _judge(
     calibration: Calibration | None, encoder: Encoder, question: Question, rule: str
-) -> judge.Judge:
+) -> Judge:
     """How probes are decided. Raises UsageError for a rate where nothing is calibrated for it."""
     threshold, fpir = question.threshold, question.fpir
     if calibration is not None and calibration.rule == rule:
-        return judge.calibrated(calibration, fpir, threshold, encoder.threshold)
+        return CalibratedJudge(calibration, encoder.threshold, fpir, threshold)
     if fpir is not None:
         raise UsageError(
             f"the gallery is not calibrated for the rule {rule}: run `siasearch calibrate`"
         )
-    return judge.fixed(encoder.threshold if threshold is None else threshold, encoder.confidence)
+    return FixedJudge(encoder.threshold if threshold is None else threshold, encoder.confidence)

@@ -48,6 +48,8 @@ class State:
 class Generations(Database):
     """The generations in an open ``gallery.db``."""
 
+    _parsed: tuple[str, Calibration] | None = None  # the calibration read last, for it may be long
+
     def state(self) -> State:
         """The active generation, its snapshot, and the last numbers given out."""
         with self._guard():
@@ -295,8 +297,13 @@ class Generations(Database):
             ).fetchone()
         if row is None:
             return None
+        if self._parsed is None or self._parsed[0] != row[0]:
+            self._parsed = row[0], self._calibration(row[0])
+        return self._parsed[1]
+
+    def _calibration(self, content: str) -> Calibration:
         try:
-            fields = json.loads(row[0])
+            fields = json.loads(content)
             newer = surplus_fields(Calibration, fields)
             if newer:
                 raise GalleryFormatError(
@@ -304,6 +311,7 @@ class Generations(Database):
                     f" ({', '.join(newer)}): upgrade, or run `siasearch calibrate`"
                 )
             fields["thresholds"] = {float(r): float(t) for r, t in fields["thresholds"].items()}
+            fields["evidence"] = tuple(fields.get("evidence", ()))
             return Calibration(**fields)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise GalleryDamaged(
