@@ -71,6 +71,7 @@ class Snapshot:
     last_removal: int
     recipe: str
     recall: float | None
+    metric: int | None = None  # by which its vectors were projected, None where by none
 
 
 @dataclass(frozen=True)
