@@ -229,7 +229,8 @@ class Calibration:
     ``upper`` bound the true FPIR, roughly. ``extrapolated`` tells that there were too few
     strangers for this rate, ``fitted`` that the confidence is the gallery's own. ``identities`` and
     ``items`` were the gallery's totals, ``last_item`` the last number it had given out, None where
-    an earlier release did not note it.
+    an earlier release did not note it. ``metric`` is the number of the metric that scores are of,
+    None for plain cosines.
     """
 
     fpir: float
@@ -248,6 +249,7 @@ class Calibration:
     items: int
     source: str
     last_item: int | None = None
+    metric: int | None = None
 
 
 @dataclass(frozen=True)
@@ -298,7 +300,8 @@ class GalleryInfo:
 
     ``threshold`` is the encoder's, None where the encoder cannot be found; ``calibration`` says in
     words how the gallery decides, None where it was not calibrated. ``indexed`` items are in the
-    file ``index``; ``recall`` is None where its recipe is exact.
+    file ``index``; ``recall`` is None where its recipe is exact. ``metric`` says in words what the
+    gallery's own metric was learned from, None where plain cosines are compared.
     """
 
     gallery: str
@@ -315,6 +318,7 @@ class GalleryInfo:
     recipe: str | None
     recall: float | None
     bytes: int
+    metric: str | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from siamese_search.errors import SiaSearchError, StorageError, UsageError
 from siamese_search.files import delete, is_left_behind, sync_folder
 from siamese_search.gallery.copies import sweep_copies
-from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, names_index
+from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of, names_index
 from siamese_search.index import Previous, Wanted, Written
 from siamese_search.records import Snapshot
 from siamese_search.storage.catalog import Catalog
@@ -106,6 +106,7 @@ class Compaction:
                     last_removal=state.last_removal,
                     recipe=written.recipe,
                     recall=written.recall,
+                    metric=state.metric,
                 )
             )
             self._snapshots.release()  # what it has in memory is no longer of use
@@ -125,15 +126,15 @@ class Compaction:
 
     def _write(self, path: Path, state: State, wanted: Wanted | None) -> Written:
         """Write an index file of all that is enrolled."""
-        generation, snapshot = state.generation, state.snapshot
+        metric, snapshot = self._catalog.metric(state), state.snapshot
         previous = None
-        if snapshot is not None and names_index(snapshot.file):
+        if snapshot is not None and names_index(snapshot.file) and snapshot.metric == state.metric:
             previous = Previous(self._folder / snapshot.file, snapshot.sha256)
 
         def write(recipe: Wanted) -> Written:
-            chunks = self._catalog.embeddings(generation, upto=state.last_item)
+            chunks = self._snapshots.projected(state, metric)
             engine = self._snapshots.engine
-            return engine.write(path, generation.dimension, chunks, recipe, previous)
+            return engine.write(path, dimension_of(state, metric), chunks, recipe, previous)
 
         kept = self._catalog.wanted_index()
         if wanted is not None or kept is None:
