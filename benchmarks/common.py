@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from siamese_search.evaluation import suites
-from siamese_search.evaluation.suites import Photo
+from siamese_search.evaluation import protocols
+from siamese_search.evaluation.protocols import Photo
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -58,17 +58,17 @@ def data_folder() -> Path:
 
 def grocery_split(split: str) -> list[Photo]:
     """``train``, ``val`` or ``test`` of the Grocery Store Dataset."""
-    return suites.grocery_split(data_folder(), split)
+    return protocols.grocery_split(data_folder(), split)
 
 
 def grocery_iconic() -> list[Photo]:
     """The catalogue picture of each of the 81 fine classes."""
-    return suites.grocery_iconic(data_folder())
+    return protocols.grocery_iconic(data_folder())
 
 
 def cub_classes() -> list[list[Photo]]:
     """The photos of each bird, birds in name order."""
-    return suites.cub_classes(data_folder())
+    return protocols.cub_classes(data_folder())
 
 
 # Measuring

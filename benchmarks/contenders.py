@@ -15,18 +15,15 @@ from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 from embeddings import K, Sized, enrol
 
 from siamese_search import Gallery
+from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.index import SearchIndex
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 EXACT = ("Flat", "SQfp16")
 MOST_EFFORT = 4096
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 
 class Contender:

@@ -38,7 +38,7 @@ from crashing import Action, Told, World, prepare_process
 
 import siamese_search
 import siamese_search.cli
-from siamese_search import catalog
+from siamese_search.storage import catalog
 
 KINDS = (
     "create", "add", "bulk", "copy", "two at once", "remove", "relabel", "compact", "reindex",

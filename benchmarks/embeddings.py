@@ -34,11 +34,11 @@ from unittest.mock import patch
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 from common import ROOT, cub_classes, grocery_split
 
 from siamese_search import Encoder, Gallery
-from siamese_search.snapshots import Snapshots
+from siamese_search.arrays import FloatArray, IntArray
+from siamese_search.gallery.snapshots import Snapshots
 
 K = 10  # neighbours that are searched
 ITEMS = 10  # of an identity
@@ -50,9 +50,6 @@ NOISE = 0.3
 SCAN = 50_000  # vectors compared at a time
 # What the randomness is for, so that no two draws share any.
 IDENTITIES, ENROLLED, ASKED, SAMPLES = range(4)
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 
 class Extended:

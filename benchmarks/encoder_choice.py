@@ -33,13 +33,13 @@ from common import (
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
-from siamese_search import images
-from siamese_search.evaluation.suites import Photo
-from siamese_search.network import EmbeddingNetwork, WindowedPool
-from siamese_search.pipeline import batches, parallel_map, thread_pool
-from siamese_search.records import Preprocessing
+from siamese_search.arrays import FloatArray
+from siamese_search.embedding.network import EmbeddingNetwork, WindowedPool
+from siamese_search.embedding.pipeline import batches, parallel_map, thread_pool
+from siamese_search.evaluation.protocols import Photo
+from siamese_search.pictures import render
+from siamese_search.pictures.preprocessing import Preprocessing
 
-FloatArray = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Parts = Mapping[str, FloatArray]
 # What is compared: the embeddings of each picture set, by the set's name.
@@ -113,9 +113,9 @@ class Describer:
 
         def prepare(photo: Photo) -> npt.NDArray[np.uint8]:
             if alter is None:
-                return images.decode(Path(photo.path).read_bytes(), self.preprocessing)
+                return render.decode(Path(photo.path).read_bytes(), self.preprocessing)
             with Image.open(photo.path) as image:
-                return images.prepare(alter(image.convert("RGB")), self.preprocessing)
+                return render.prepare(alter(image.convert("RGB")), self.preprocessing)
 
         rows = []
         with thread_pool(1) as pool:

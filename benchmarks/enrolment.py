@@ -47,8 +47,9 @@ from common import (
 )
 from PIL import Image
 
-from siamese_search import Encoder, Gallery, images
-from siamese_search.pipeline import parallel_map, thread_pool
+from siamese_search import Encoder, Gallery
+from siamese_search.embedding.pipeline import parallel_map, thread_pool
+from siamese_search.pictures.read import content_hash, read_file
 
 LARGE = (4000, 3000)
 QUALITY = 90
@@ -114,8 +115,8 @@ class _Files:
 
 def decode_alone(encoder: Encoder, paths: Sequence[str]) -> float:
     def load(path: str) -> int:
-        data = images.read_file(path)
-        return len(images.content_hash(data)) + encoder.decode(data).size
+        data = read_file(path)
+        return len(content_hash(data)) + encoder.decode(data).size
 
     def decode_all() -> None:
         with thread_pool() as pool:

@@ -24,8 +24,8 @@ import torch
 from build_general import COMMON, write_untuned
 from common import RESULTS, Bars, cub_classes, data_folder, grocery_split, machine, table
 
-from siamese_search.encoder import Encoder
-from siamese_search.evaluation.suites import SUITES, Photo, Pictures
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.evaluation.protocols import SUITES, Photo, Pictures
 from siamese_search.records import ImageFile
 from siamese_search.training.checkpoint import NAME
 from siamese_search.training.run import train

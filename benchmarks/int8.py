@@ -31,16 +31,16 @@ from common import (
     write_results,
 )
 
-from siamese_search import Encoder, images
+from siamese_search import Encoder
+from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.embedding.openvino_runtime import import_openvino
 from siamese_search.machine import cores
-from siamese_search.runtimes import import_openvino
+from siamese_search.pictures import render
+from siamese_search.pictures.read import read_file
 
 BATCH = 16
 TIMED = 20  # batches
 KEPT = ("Add", "Concat", "Divide", "Multiply", "Power", "ReduceMean", "ReduceSum", "Sqrt")
-
-FloatArray = npt.NDArray[np.float32]
-PixelArray = npt.NDArray[np.uint8]
 
 
 class Compiled:
@@ -96,7 +96,7 @@ def main() -> None:
     how = encoder.record.preprocessing
 
     def decoded(photos: list[Any]) -> tuple[PixelArray, npt.NDArray[np.str_]]:
-        pixels = [images.decode(images.read_file(photo.path), how) for photo in photos]
+        pixels = [render.decode(read_file(photo.path), how) for photo in photos]
         return np.stack(pixels), np.array([photo.fine for photo in photos])
 
     train, test = grocery_split("train"), grocery_split("test")

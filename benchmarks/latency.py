@@ -51,8 +51,11 @@ STEPS = (
     ("import numpy", "import numpy"),
     ("import Pillow", "from PIL import Image, JpegImagePlugin"),
     ("import faiss", "import faiss"),
-    ("import the gallery", "from siamese_search.gallery import Gallery"),
-    ("import openvino", "from siamese_search.runtimes import import_openvino; import_openvino()"),
+    ("import the gallery", "from siamese_search.gallery.gallery import Gallery"),
+    (
+        "import openvino",
+        "from siamese_search.embedding.openvino_runtime import import_openvino; import_openvino()",
+    ),
     ("open the gallery", "gallery = Gallery.open(GALLERY)"),
     ("open the encoder", "encoder = gallery.encoder"),
     ("read, verify and compile the graph", "runtime = encoder.runtime"),

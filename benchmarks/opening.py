@@ -49,7 +49,7 @@ from siamese_search import Encoder, Gallery
 FIRST_ANSWER = """
 import json, pathlib, sys, time
 import faiss, numpy, openvino
-from siamese_search.gallery import Gallery
+from siamese_search.gallery.gallery import Gallery
 
 def status(field):
     path = pathlib.Path("/proc/self/status")

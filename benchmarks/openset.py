@@ -28,8 +28,8 @@ from common import Bars, grocery_iconic, grocery_split, parser, table, write_res
 from rules import SETS
 
 from siamese_search import Encoder, Gallery
+from siamese_search.decision.evidence import evidence
 from siamese_search.evaluation import metrics
-from siamese_search.reference import evidence
 
 RATES = (0.01, 0.05)
 SIZES = {"grocery": (41,), "cub": (20, 50), "omniglot": (20, 100, 600)}

@@ -11,8 +11,10 @@ from __future__ import annotations
 import numpy as np
 from common import cub_classes, grocery_split, parser, table, write_results
 
-from siamese_search import Encoder, images
-from siamese_search.runtimes import OpenVINORuntime
+from siamese_search import Encoder
+from siamese_search.embedding.openvino_runtime import OpenVINORuntime
+from siamese_search.pictures import render
+from siamese_search.pictures.read import read_file
 
 BATCH = 32
 
@@ -22,7 +24,7 @@ def main() -> None:
     encoder = Encoder.open(options.encoder, "cpu")
     photos = grocery_split("test")[::10] + [birds[0] for birds in cub_classes()]
     how = encoder.record.preprocessing
-    pixels = np.stack([images.decode(images.read_file(photo.path), how) for photo in photos])
+    pixels = np.stack([render.decode(read_file(photo.path), how) for photo in photos])
     exact = OpenVINORuntime(encoder.folder, encoder.record, exact=True)
     cosines = np.concatenate(
         [

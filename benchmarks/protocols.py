@@ -14,8 +14,8 @@ import statistics
 from common import Bars, data_folder, parser, table, write_results
 
 from siamese_search import Encoder
-from siamese_search.evaluation.suites import SUITES, Figures, Pictures
-from siamese_search.scoring import RULES
+from siamese_search.decision.rules import RULES
+from siamese_search.evaluation.protocols import SUITES, Figures, Pictures
 
 # Untuned EfficientNet-Lite0, from the README of the data.
 REFERENCE = {

@@ -20,7 +20,7 @@ from pathlib import Path
 from common import grocery_split, parser, run, siasearch, table, write_results
 
 from siamese_search import Encoder
-from siamese_search.evaluation.suites import Photo
+from siamese_search.evaluation.protocols import Photo
 
 
 def enrolled(gallery: Path, photos: list[Photo], encoder: str) -> float:

@@ -22,10 +22,10 @@ import numpy.typing as npt
 from common import Bars, cub_classes, data_folder, grocery_split, parser, table, write_results
 
 from siamese_search import Encoder, Gallery
-from siamese_search.evaluation.suites import distinct, drawings
-from siamese_search.scoring import DEFAULT_RULE, RULES
+from siamese_search.arrays import FloatArray
+from siamese_search.decision.rules import DEFAULT_RULE, RULES
+from siamese_search.evaluation.protocols import distinct, drawings
 
-FloatArray = npt.NDArray[np.float32]
 SHOTS = (1, 3, 5, 10)
 PROBES = 1500
 FPIR = 0.01

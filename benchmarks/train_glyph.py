@@ -27,10 +27,11 @@ import torch
 from common import RESULTS, Bars, data_folder, machine, table
 from PIL import Image
 
-from siamese_search import reference
-from siamese_search.encoder import SHIPPED, Encoder
-from siamese_search.evaluation.suites import SUITES, Pictures
-from siamese_search.images import find_images
+from siamese_search.decision import reference
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.record import SHIPPED
+from siamese_search.evaluation.protocols import SUITES, Pictures
+from siamese_search.pictures.find import find_images
 from siamese_search.records import ImageFile
 from siamese_search.training.checkpoint import NAME
 from siamese_search.training.data import split

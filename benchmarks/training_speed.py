@@ -39,7 +39,7 @@ from pytorch_metric_learning.losses import MultiSimilarityLoss
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from siamese_search.network import EmbeddingNetwork
+from siamese_search.embedding.network import EmbeddingNetwork
 from siamese_search.records import ImageFile
 from siamese_search.training.data import decode, roomy
 from siamese_search.training.loop import Trainer

@@ -13,10 +13,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from siamese_search.encoder import Encoder
+    from siamese_search.embedding.encoder import Encoder
     from siamese_search.errors import SiaSearchError
     from siamese_search.evaluation.evaluate import evaluate
-    from siamese_search.gallery import Gallery
+    from siamese_search.gallery.gallery import Gallery
     from siamese_search.records import Identification, Match, Verification
     from siamese_search.training.run import train
 
@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Encoder": "encoder",
-    "Gallery": "gallery",
+    "Encoder": "embedding.encoder",
+    "Gallery": "gallery.gallery",
     "Identification": "records",
     "Match": "records",
     "SiaSearchError": "errors",

@@ -1,12 +1,17 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there. Knows nothing of what they hold."""
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from siamese_search.errors import StorageError
+
+log = logging.getLogger("siasearch")
+
+STALE_SECONDS = 3600.0
 
 
 def require_place(path: Path) -> None:
@@ -36,3 +41,21 @@ def write_whole(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise StorageError(f"{path} could not be written: {error.strerror}") from error
+
+
+def delete(path: Path) -> None:
+    """Delete a file, where the system lets it be deleted now."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:  # still open on Windows: the next compaction's turn
+        log.debug("cannot delete %s yet: %s", path, error)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable, where the system lets folders be opened."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

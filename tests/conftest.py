@@ -13,8 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from siamese_search.encoder import Encoder, write_encoder
-from siamese_search.records import Preprocessing
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.record import write_encoder
+from siamese_search.pictures.preprocessing import Preprocessing
 
 # Threads that spin while they wait slow a busy machine down many times over. It is read when the
 # libraries load that have such threads: scikit-learn and torch, by the tests that need them.

@@ -17,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 from conftest import picture, write_toy_encoder
 
-from siamese_search import encoder as encoders
-from siamese_search import enrolment, images, pipeline, rebuilding, snapshots
-from siamese_search.encoder import Encoder, EncoderRecord
-from siamese_search.gallery import Gallery
+from siamese_search.arrays import FloatArray
+from siamese_search.embedding import encoder as encoders
+from siamese_search.embedding import pipeline
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.record import EncoderRecord
+from siamese_search.gallery import enrolment, rebuilding, snapshots
+from siamese_search.gallery.gallery import Gallery
+from siamese_search.pictures.read import content_hash
 from siamese_search.records import ImageFile
 
-FloatArray = npt.NDArray[np.float32]
 PICTURES = 160
 IDENTITIES = 12
 # Older than any limit below which a left-over may still belong to a running process.
@@ -130,8 +133,7 @@ class World:
             encoder.fingerprint: encoder.embed(self.pictures) for encoder in self.encoders.values()
         }
         self._names = {
-            images.content_hash(path.read_bytes()): number
-            for number, path in enumerate(self.pictures)
+            content_hash(path.read_bytes()): number for number, path in enumerate(self.pictures)
         }
         self.model: dict[int, str] = {}
         self.numbers: dict[int, int] = {}  # every item number ever seen, and its picture

@@ -11,7 +11,8 @@ import pytest
 from conftest import picture
 
 from siamese_search import Encoder, Gallery
-from siamese_search.calibration import (
+from siamese_search.arrays import FloatArray
+from siamese_search.decision.calibration import (
     Evidence,
     fit,
     rate_at,
@@ -19,13 +20,13 @@ from siamese_search.calibration import (
     student,
     threshold_at,
 )
+from siamese_search.decision.evidence import evidence, logistic
+from siamese_search.decision.reference import Reference, record
+from siamese_search.decision.rules import DEFAULT_RULE
 from siamese_search.errors import GalleryDamaged, UsageError
 from siamese_search.records import Calibration, Rejection
-from siamese_search.reference import Reference, evidence, logistic, record
-from siamese_search.scoring import DEFAULT_RULE
 
 Pictures = Callable[..., Path]
-FloatArray = npt.NDArray[np.float32]
 
 NORMAL = Reference.of({})
 
@@ -367,7 +368,7 @@ def test_a_filter_or_a_lonely_identity_lets_no_more_strangers_pass(
 def test_one_large_identity_does_not_hide_the_others(
     tmp_path: Path, toy: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siamese_search.gallery.SAMPLE", 60)
+    monkeypatch.setattr("siamese_search.gallery.gallery.SAMPLE", 60)
     large, _ = clustered(0, toy.dimension, 1, 1000)
     vectors, names = clustered(1, toy.dimension, 12, 1)
     with gallery_of(tmp_path / "gallery", toy, large, ["big"] * 1000) as gallery:

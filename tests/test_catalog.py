@@ -9,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from siamese_search.catalog import Catalog
-from siamese_search.database import FORMAT
 from siamese_search.errors import (
     GalleryDamaged,
     GalleryFormatError,
@@ -18,6 +16,8 @@ from siamese_search.errors import (
     StorageError,
 )
 from siamese_search.records import NewItem
+from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.database import FORMAT
 
 DIMENSION = 6
 
@@ -113,7 +113,7 @@ def test_a_failed_batch_leaves_nothing(catalog: Catalog) -> None:
 def test_embeddings_stream_in_chunks_by_item(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siamese_search.catalog.CHUNK", 3)
+    monkeypatch.setattr("siamese_search.storage.catalog.CHUNK", 3)
     catalog.add([new("cat", str(n)) for n in range(8)], vectors(*range(8)), 1)
     generation = catalog.state().generation
     chunks = list(catalog.embeddings(generation, after=1, upto=7))
@@ -141,7 +141,7 @@ def test_a_generation_is_switched_to_only_when_complete(catalog: Catalog) -> Non
 def test_what_the_new_generation_lacks_keeps_its_old_embedding(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siamese_search.catalog.CHUNK", 1)
+    monkeypatch.setattr("siamese_search.storage.catalog.CHUNK", 1)
     catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), 1)
     old = catalog.state().generation
     target = catalog.generation("e" * 64, "other", DIMENSION)
@@ -209,7 +209,7 @@ def test_other_files_and_newer_formats_are_refused(tmp_path: Path, path: Path) -
 def test_waiting_for_another_writer_ends_with_a_clear_error(
     path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siamese_search.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("siamese_search.storage.database.BUSY_SECONDS", 0.05)
     impatient = Catalog(path)
     with catalog.writing(), pytest.raises(StorageError, match="another process"):
         impatient.add([new("cat", "a")], vectors(1), 1)

@@ -246,8 +246,8 @@ def test_every_command_has_help() -> None:
 
 INTERRUPTED = """
 import os, signal, sys
-from siamese_search import enrolment
-from siamese_search.catalog import Catalog
+from siamese_search.gallery import enrolment
+from siamese_search.storage.catalog import Catalog
 from siamese_search.cli import main
 
 enrolment.COMMIT_SECONDS = 0.0  # a commit after every batch

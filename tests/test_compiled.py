@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pytest
 from conftest import picture, write_toy_encoder
 
-from siamese_search import Encoder, compiled
+from siamese_search import Encoder
+from siamese_search.embedding import compiled
+from siamese_search.embedding.openvino_runtime import import_openvino
 from siamese_search.errors import EncoderError
-from siamese_search.runtimes import import_openvino
 
 openvino = import_openvino()
 
@@ -73,7 +74,7 @@ def another_processor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def more_cores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     del folder
-    monkeypatch.setattr("siamese_search.runtimes.cores", lambda: 3)
+    monkeypatch.setattr("siamese_search.embedding.openvino_runtime.cores", lambda: 3)
 
 
 def another_fingerprint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,12 @@ import pytest
 from conftest import picture
 from crashing import prepare_process
 
-from siamese_search.catalog import Catalog
-from siamese_search.encoder import Encoder
+from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import GalleryMismatch, StorageError, UsageError
-from siamese_search.gallery import Gallery
+from siamese_search.gallery.gallery import Gallery
+from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.records import EnrollmentReport
-from siamese_search.snapshots import Snapshots
+from siamese_search.storage.catalog import Catalog
 
 PERMANENT = range(8)
 PASSING = range(8, 14)

@@ -6,15 +6,13 @@ import math
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from siamese_search import Encoder, Gallery
+from siamese_search.arrays import FloatArray
 from siamese_search.errors import UsageError
 from siamese_search.evaluation import curves, summary
 from siamese_search.evaluation.evaluate import evaluate_embeddings
-
-FloatArray = npt.NDArray[np.float32]
 
 
 def clustered(random: np.random.Generator, classes: int, each: int, spread: float) -> FloatArray:
@@ -162,7 +160,9 @@ def test_scores_come_in_blocks_and_see_what_others_do_between_them(
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll_embeddings(vectors, names)
         whole = gallery.scores(probes)
-        monkeypatch.setattr("siamese_search.identification.SCORES", 24)  # four probes of six
+        monkeypatch.setattr(
+            "siamese_search.gallery.identification.SCORES", 24
+        )  # four probes of six
         found, parts = gallery.score_blocks(probes)
         blocks = list(parts)
         assert [len(block) for block in blocks] == [4, 4, 3]

@@ -11,9 +11,9 @@ from conftest import picture, toy_graph, write_toy_encoder
 from PIL import Image
 
 from siamese_search import Encoder
-from siamese_search.encoder import read_record, resolve, shipped, write_encoder
+from siamese_search.embedding.record import read_record, resolve, shipped, write_encoder
 from siamese_search.errors import EncoderError, ImageError, RuntimeUnavailable
-from siamese_search.records import Preprocessing
+from siamese_search.pictures.preprocessing import Preprocessing
 
 
 def slow_embedding(image: Image.Image) -> list[float]:

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import pytest
 from conftest import picture
 
-from siamese_search import Encoder, Gallery, enrolment
+from siamese_search import Encoder, Gallery
 from siamese_search.errors import StorageError, UsageError
+from siamese_search.gallery import enrolment
+from siamese_search.pictures.sources import find, normalised, read_answers, read_manifest
 from siamese_search.records import ImageFile, Progress, Rejection
 
 Pictures = Callable[..., Path]
@@ -20,7 +22,7 @@ Pictures = Callable[..., Path]
 
 def manifest(path: Path, text: str) -> list[ImageFile | Rejection]:
     path.write_text(text, encoding="utf-8")
-    return list(enrolment.read_manifest(str(path)))
+    return list(read_manifest(str(path)))
 
 
 def test_a_manifest_gives_paths_labels_and_metadata(tmp_path: Path) -> None:
@@ -44,10 +46,10 @@ def test_a_file_without_the_columns_is_refused(tmp_path: Path, text: str) -> Non
 
 
 def test_names_are_normalised_or_refused() -> None:
-    assert enrolment.normalised("  Cafe\u0301 ") == "Café"
+    assert normalised("  Cafe\u0301 ") == "Café"
     for name in ("", " ", "a\nb", "a\udcff"):
         with pytest.raises(UsageError):
-            enrolment.normalised(name)
+            normalised(name)
 
 
 def test_two_spellings_of_a_folder_are_one_identity(tmp_path: Path, toy: Encoder) -> None:
@@ -96,7 +98,7 @@ def test_a_long_enrolment_writes_index_files_on_the_way(
     tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(enrolment, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr("siamese_search.snapshots.PENDING_UNDERWAY", 50)
+    monkeypatch.setattr("siamese_search.gallery.snapshots.PENDING_UNDERWAY", 50)
     folder = pictures({"a": 300})
     indexed: list[int] = []
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
@@ -134,7 +136,7 @@ def test_enrolment_streams_and_does_not_hold_all_files(
 
     def files() -> Iterator[ImageFile | Rejection]:
         nonlocal taken, most
-        for file in enrolment.find([str(folder)]):
+        for file in find([str(folder)]):
             taken += 1
             most = max(most, taken - committed)
             yield file
@@ -162,9 +164,7 @@ def test_a_copy_that_cannot_be_written_is_a_clear_error(
 def test_what_stops_in_the_middle_leaves_no_copies_without_items(
     tmp_path: Path, pictures: Pictures, toy: Encoder
 ) -> None:
-    files = [
-        file for file in enrolment.find([str(pictures({"a": 40}))]) if isinstance(file, ImageFile)
-    ]
+    files = [file for file in find([str(pictures({"a": 40}))]) if isinstance(file, ImageFile)]
 
     def stopping() -> Iterator[ImageFile]:
         yield from files
@@ -227,7 +227,7 @@ def test_images_of_answers_get_the_label_and_whole_paths(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lines = [answer("a.png"), b"\n", answer("/b/\u00e9.png", identity="known")]
-    assert enrolment.read_answers(lines, "answers", " mug ") == [
+    assert read_answers(lines, "answers", " mug ") == [
         ImageFile(str(tmp_path / "a.png"), "mug"),
         ImageFile("/b/\u00e9.png", "mug"),
     ]
@@ -242,14 +242,14 @@ def test_images_of_answers_get_the_label_and_whole_paths(
 )  # fmt: skip
 def test_what_is_no_answer_of_a_query_is_an_error(line: bytes) -> None:
     with pytest.raises(UsageError, match=r"answers, line 2, is not what `siasearch query"):
-        enrolment.read_answers([answer("a.png"), line], "answers", "mug")
+        read_answers([answer("a.png"), line], "answers", "mug")
 
 
 def test_answers_must_not_be_empty_nor_the_label() -> None:
     with pytest.raises(UsageError, match="answers is empty"):
-        enrolment.read_answers([b"\n"], "answers", "mug")
+        read_answers([b"\n"], "answers", "mug")
     with pytest.raises(UsageError, match="cannot be an identity's name"):
-        enrolment.read_answers([answer("a.png")], "answers", " ")
+        read_answers([answer("a.png")], "answers", " ")
 
 
 def test_a_path_that_can_be_none_is_rejected(tmp_path: Path, toy: Encoder) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import ImageError, StorageError, UsageError
-from siamese_search.evaluation import explain, suites
+from siamese_search.evaluation import explain, protocols
 from siamese_search.evaluation.evaluate import evaluate, evaluate_splits
 from siamese_search.evaluation.report import shown, write_report
 from siamese_search.records import ImageFile
@@ -194,18 +194,18 @@ def test_the_published_protocols_run_on_a_tiny_copy_of_their_layout(
                 archive.writestr(f"all_runs/run01/{kind}/{seed}.png", content.getvalue())
             lines.append(f"run01/test/{seed}.png run01/training/{seed if seed else 1}.png")
         archive.writestr("all_runs/run01/class_labels.txt", "\n".join(lines) + "\n")
-    pictures = suites.Pictures(toy)
-    grocery = suites.SUITES["grocery"](pictures, tmp_path, 2)
+    pictures = protocols.Pictures(toy)
+    grocery = protocols.SUITES["grocery"](pictures, tmp_path, 2)
     assert grocery["grocery-iconic top-1"] == [100.0]
     assert len(grocery["grocery-unseen natural 5-shot"]) == 2
-    birds = suites.SUITES["cub"](pictures, tmp_path, 2)
+    birds = protocols.SUITES["cub"](pictures, tmp_path, 2)
     assert birds["cub-unseen R@1"] == [100.0]
     assert birds["cub-unseen identified"] == [100.0]
-    letters = suites.SUITES["omniglot"](pictures, tmp_path, 1)
+    letters = protocols.SUITES["omniglot"](pictures, tmp_path, 1)
     assert letters["omniglot-unseen R@1"] == [100.0]
     assert letters["omniglot-400 error"] == [25.0]  # one of four is said to be another
     with pytest.raises(UsageError, match="name the folder"):
-        suites.grocery_split(tmp_path / "nowhere", "train")
+        protocols.grocery_split(tmp_path / "nowhere", "train")
 
 
 def test_names_are_compared_as_they_are_enrolled_and_distractors_are_strangers(

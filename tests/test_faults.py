@@ -16,14 +16,14 @@ import numpy.typing as npt
 import pytest
 
 from siamese_search import cli
-from siamese_search.encoder import Encoder
+from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import (
     GalleryDamaged,
     GalleryFormatError,
     GalleryMismatch,
     SiaSearchError,
 )
-from siamese_search.gallery import Gallery
+from siamese_search.gallery.gallery import Gallery
 from siamese_search.index import SearchIndex, sha256
 
 Answers = tuple[list[list[int]], list[list[float]], list[tuple[str, int]], list[object]]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from siamese_search import images
 from siamese_search.errors import ImageError
+from siamese_search.pictures.find import find_images
+from siamese_search.pictures.read import MAX_FILE_BYTES, content_hash, read_file
 from siamese_search.records import ImageFile, Rejection
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX files")
@@ -27,7 +28,7 @@ def touch(root: Path, *names: str) -> None:
 
 def identities(root: Path) -> list[tuple[str, str]]:
     """Relative path and identity of everything found; no rejections expected."""
-    found = list(images.find_images(str(root)))
+    found = list(find_images(str(root)))
     assert all(isinstance(file, ImageFile) for file in found)
     return [
         (os.path.relpath(file.path, root).replace(os.sep, "/"), file.identity)
@@ -37,7 +38,7 @@ def identities(root: Path) -> list[tuple[str, str]]:
 
 
 def rejections(root: Path | str) -> dict[str, str]:
-    found = images.find_images(str(root))
+    found = find_images(str(root))
     return {os.path.basename(r.path): r.reason for r in found if isinstance(r, Rejection)}
 
 
@@ -54,14 +55,14 @@ def test_an_identity_is_the_folder_and_a_file_in_the_root_its_own(tmp_path: Path
 def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "in/a/1.png")
     monkeypatch.chdir(tmp_path)
-    (found,) = images.find_images("in/../in")
+    (found,) = find_images("in/../in")
     assert found == ImageFile(str(tmp_path / "in" / "a" / "1.png"), "a")
 
 
 def test_a_file_as_root_is_named_by_its_stem(tmp_path: Path) -> None:
     touch(tmp_path, "deep/coin.jpeg")
     path = str(tmp_path / "deep" / "coin.jpeg")
-    assert list(images.find_images(path)) == [ImageFile(path, "coin")]
+    assert list(find_images(path)) == [ImageFile(path, "coin")]
 
 
 def test_hidden_names_and_clutter_are_passed_over(tmp_path: Path) -> None:
@@ -71,14 +72,14 @@ def test_hidden_names_and_clutter_are_passed_over(tmp_path: Path) -> None:
     )  # fmt: skip
     assert identities(tmp_path) == [("a/1.png", "a")]
     # asked for by name, it is wanted
-    assert [f.path for f in images.find_images(str(tmp_path / ".git"))] == [
+    assert [f.path for f in find_images(str(tmp_path / ".git"))] == [
         str(tmp_path / ".git" / "x.png")
     ]
 
 
 def test_an_empty_folder_yields_nothing_and_a_missing_one_a_rejection(tmp_path: Path) -> None:
-    assert list(images.find_images(str(tmp_path))) == []
-    (gone,) = images.find_images(str(tmp_path / "gone"))
+    assert list(find_images(str(tmp_path))) == []
+    (gone,) = find_images(str(tmp_path / "gone"))
     assert gone == Rejection(str(tmp_path / "gone"), "there is no such file (any more)")
 
 
@@ -95,7 +96,7 @@ def test_folders_nested_deeper_than_python_recurses_are_walked(tmp_path: Path) -
         os.close(os.open("1.png", os.O_CREAT | os.O_WRONLY, dir_fd=here))
     finally:
         os.close(here)
-    (found,) = images.find_images(str(tmp_path))
+    (found,) = find_images(str(tmp_path))
     assert isinstance(found, ImageFile)
     assert found.identity == "/".join("d" * depth)
     # pytest's own clean-up recurses
@@ -149,7 +150,7 @@ def test_links_in_circles_and_to_nowhere_are_rejected(tmp_path: Path) -> None:
         "self": "the link leads back to itself",
         "nowhere.png": "the link leads nowhere",
     }
-    found = [f for f in images.find_images(str(tmp_path / "root")) if isinstance(f, ImageFile)]
+    found = [f for f in find_images(str(tmp_path / "root")) if isinstance(f, ImageFile)]
     assert [os.path.basename(f.path) for f in found] == ["1.png"]
 
 
@@ -162,7 +163,7 @@ def test_names_that_are_not_utf8_are_rejected_printably(tmp_path: Path) -> None:
     os.mkdir(folder + b"/b\xff")
     with open(folder + b"/b\xff/2.png", "wb"):
         pass
-    found = list(images.find_images(str(tmp_path)))
+    found = list(find_images(str(tmp_path)))
     assert [type(f) for f in found].count(ImageFile) == 1
     reasons = {f.path: f.reason for f in found if isinstance(f, Rejection)}
     assert reasons == {
@@ -185,14 +186,14 @@ def test_a_folder_that_cannot_be_listed_is_rejected_and_the_rest_found(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    found = list(images.find_images(str(tmp_path)))
+    found = list(find_images(str(tmp_path)))
     assert [f.identity for f in found if isinstance(f, ImageFile)] == ["a", "z"]
     assert rejections(tmp_path) == {"locked": "the folder cannot be read: permission denied"}
 
 
 def test_folders_are_listed_only_when_they_are_reached(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.png", "b/2.png")
-    walk = images.find_images(str(tmp_path))
+    walk = find_images(str(tmp_path))
     assert isinstance(next(walk), ImageFile)
     touch(tmp_path, "b/3.png")
     assert len(list(walk)) == 2
@@ -201,8 +202,8 @@ def test_folders_are_listed_only_when_they_are_reached(tmp_path: Path) -> None:
 def test_a_file_is_read_whole_and_hashed(tmp_path: Path) -> None:
     data = bytes(range(256)) * 1000
     (tmp_path / "f").write_bytes(data)
-    assert images.read_file(str(tmp_path / "f")) == data
-    assert images.content_hash(data) == hashlib.sha256(data).hexdigest()
+    assert read_file(str(tmp_path / "f")) == data
+    assert content_hash(data) == hashlib.sha256(data).hexdigest()
 
 
 @posix
@@ -220,7 +221,7 @@ def test_reading_anything_but_a_file_with_contents_says_why(tmp_path: Path) -> N
             "nul\0": "null",
         }.items():
             with pytest.raises(ImageError, match=reason):
-                images.read_file(f"{tmp_path}/{name}")
+                read_file(f"{tmp_path}/{name}")
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENAMETOOLONG])
@@ -232,13 +233,13 @@ def test_errors_of_the_system_become_plain_reasons(
 
     monkeypatch.setattr(os, "open", failing)
     with pytest.raises(ImageError) as caught:
-        images.read_file("x")
+        read_file("x")
     assert str(caught.value).lower() == os.strerror(number).lower()
 
 
 def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "huge"
     with open(path, "wb") as file:
-        file.truncate(images.MAX_FILE_BYTES + 1)
+        file.truncate(MAX_FILE_BYTES + 1)
     with pytest.raises(ImageError, match="268,435,457 bytes"):
-        images.read_file(str(path))
+        read_file(str(path))

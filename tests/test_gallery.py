@@ -12,6 +12,7 @@ import pytest
 from conftest import picture, write_toy_encoder
 
 from siamese_search import Encoder, Gallery, SiaSearchError
+from siamese_search.decision.rules import RULES
 from siamese_search.errors import (
     EncoderError,
     GalleryMismatch,
@@ -20,7 +21,6 @@ from siamese_search.errors import (
     UsageError,
 )
 from siamese_search.records import ImageFile, Progress
-from siamese_search.scoring import RULES
 
 Pictures = Callable[..., Path]
 
@@ -73,7 +73,7 @@ def test_enrolling_again_decodes_nothing(
         def refuse(*_: object) -> None:
             raise AssertionError("decoded again")
 
-        monkeypatch.setattr("siamese_search.images.decode", refuse)
+        monkeypatch.setattr("siamese_search.pictures.render.decode", refuse)
         assert gallery.enroll([folder]).skipped == 3
 
 

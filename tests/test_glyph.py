@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from siamese_search import Encoder
-from siamese_search.encoder import SHIPPED, shipped
+from siamese_search.embedding.record import SHIPPED, shipped
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_a_mirrored_character_is_another_one(glyph: Encoder) -> None:
 def test_torch_agrees(glyph: Encoder) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("timm")
-    from siamese_search.runtimes import TorchRuntime
+    from siamese_search.embedding.torch_runtime import TorchRuntime
 
     on_torch = TorchRuntime(glyph.folder, glyph.record, "cpu")
     size = glyph.record.preprocessing.width, glyph.record.preprocessing.height

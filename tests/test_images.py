@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageCms, ImageOps, features
 
-from siamese_search import colour, containers, images
 from siamese_search.errors import ImageError, UsageError
-from siamese_search.records import Preprocessing
+from siamese_search.pictures import colour, containers, render
+from siamese_search.pictures.preprocessing import Preprocessing
 
 Pixels = npt.NDArray[Any]
 SMALL = Preprocessing(32, 32)
@@ -75,7 +75,7 @@ def scaled(pixels: Pixels, how: Preprocessing) -> Pixels:
 def decoded_or_refused(data: bytes) -> Pixels | None:
     """The pixels, of the right shape, or None for an ImageError that says why; nothing else."""
     try:
-        pixels = images.decode(data, SMALL)
+        pixels = render.decode(data, SMALL)
     except ImageError as error:
         return None if str(error) else pytest.fail("an ImageError without a reason")
     assert pixels.shape == (32, 32, 3)
@@ -122,7 +122,7 @@ if features.check("avif"):
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_format_gives_the_picture(name: str) -> None:
     data = WHOLE[name]
-    pixels = images.decode(data, SMALL)
+    pixels = render.decode(data, SMALL)
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
     assert pixels.flags.writeable
@@ -135,15 +135,15 @@ def test_every_format_gives_the_picture(name: str) -> None:
 @pytest.mark.parametrize("name", WHOLE)
 def test_what_follows_a_complete_picture_does_not_matter(name: str) -> None:
     data = WHOLE[name]
-    expected = images.decode(data, SMALL)
+    expected = render.decode(data, SMALL)
     for tail in (b"\0" * 500, b"trailing garbage " * 30):
-        np.testing.assert_array_equal(images.decode(data + tail, SMALL), expected)
+        np.testing.assert_array_equal(render.decode(data + tail, SMALL), expected)
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_truncated_file_is_never_half_read(name: str) -> None:
     data = WHOLE[name]
-    expected = images.decode(data, SMALL)
+    expected = render.decode(data, SMALL)
     several = name in ("mpo", "gif-animated", "tiff-pages")
     near = [*range(1, 60), *range(len(data) - 60, len(data))]
     for cut in sorted({*near, *np.linspace(60, len(data) - 1, 60).astype(int).tolist()}):
@@ -161,20 +161,20 @@ def test_a_large_jpeg_decoded_at_reduced_scale_is_checked_for_its_end(
     data = saved(
         photo(640, 480), "JPEG", progressive=progressive, subsampling=2 if subsampled else 0
     )
-    images.decode(data, SMALL)
+    render.decode(data, SMALL)
     for cut in [*range(len(data) - 40, len(data)), len(data) // 2, len(data) * 3 // 4]:
         with pytest.raises(ImageError, match="cut short"):
-            images.decode(data[:cut], SMALL)
+            render.decode(data[:cut], SMALL)
     with pytest.raises(ImageError, match="cut short"):
-        images.decode(data[: len(data) // 2].ljust(len(data), b"\0"), SMALL)
+        render.decode(data[: len(data) // 2].ljust(len(data), b"\0"), SMALL)
 
 
 def test_the_thumbnail_in_a_truncated_jpeg_does_not_count_as_its_end() -> None:
     thumbnail = saved(photo(16, 12), "JPEG")
     data = saved(PHOTO, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + thumbnail)
-    images.decode(data, SMALL)
+    render.decode(data, SMALL)
     with pytest.raises(ImageError, match="cut short"):
-        images.decode(data[:-2], SMALL)
+        render.decode(data[:-2], SMALL)
 
 
 GREY = np.asarray(PHOTO.convert("L"))
@@ -185,25 +185,25 @@ GREY16 = (np.arange(120 * 160, dtype=np.uint32).reshape(120, 160) * 3).astype(np
 def test_one_bit_and_grey_pictures(kind: str) -> None:
     grey = Image.fromarray(GREY)
     lossy = {"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
-    got = images.decode(saved(grey, kind, **lossy), SMALL)
+    got = render.decode(saved(grey, kind, **lossy), SMALL)
     assert_close(got, scaled(np.stack([GREY] * 3, -1), SMALL), 5 if kind == "JPEG" else 1.1)
     if kind in ("PNG", "TIFF", "BMP", "PPM", "GIF"):
         bits = GREY > 120
-        got = images.decode(saved(Image.fromarray(bits), kind), SMALL)
+        got = render.decode(saved(Image.fromarray(bits), kind), SMALL)
         assert_close(got, scaled(np.stack([bits * 255] * 3, -1), SMALL), 1.6)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_are_scaled_to_eight(kind: str) -> None:
-    got = images.decode(saved(Image.fromarray(GREY16), kind), SMALL)
+    got = render.decode(saved(Image.fromarray(GREY16), kind), SMALL)
     assert_close(got, scaled(np.stack([GREY16 / 257] * 3, -1), SMALL), 1.6)
 
 
 def test_sixteen_bits_of_either_byte_order_and_dark_ones_keep_their_range() -> None:
-    got = images.decode(saved(Image.fromarray(GREY16.astype(">u2")), "TIFF"), SMALL)
+    got = render.decode(saved(Image.fromarray(GREY16.astype(">u2")), "TIFF"), SMALL)
     assert_close(got, scaled(np.stack([GREY16 / 257] * 3, -1), SMALL), 1.6)
     dark = Image.fromarray(np.full((9, 9), 200, np.uint16))
-    assert images.decode(saved(dark, "PPM"), SMALL).max() <= 1
+    assert render.decode(saved(dark, "PPM"), SMALL).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -221,29 +221,29 @@ def test_sixteen_bits_of_either_byte_order_and_dark_ones_keep_their_range() -> N
     ],
 )  # fmt: skip
 def test_deep_samples_use_a_usual_range_or_their_own(values: Pixels, expected: Pixels) -> None:
-    got = images.decode(saved(Image.fromarray(values), "TIFF"), SMALL)
+    got = render.decode(saved(Image.fromarray(values), "TIFF"), SMALL)
     assert_close(got, scaled(np.stack([expected] * 3, -1), SMALL), 1.6)
 
 
 def test_cmyk_is_shown_as_pillow_shows_it() -> None:
     cmyk = PHOTO.convert("CMYK")
     expected = scaled(np.asarray(cmyk.convert("RGB")), SMALL)
-    assert_close(images.decode(saved(cmyk, "TIFF"), SMALL), expected, 4)
-    assert_close(images.decode(saved(cmyk, "JPEG", quality=97), SMALL), expected, 10)
+    assert_close(render.decode(saved(cmyk, "TIFF"), SMALL), expected, 4)
+    assert_close(render.decode(saved(cmyk, "JPEG", quality=97), SMALL), expected, 10)
 
 
 @pytest.mark.parametrize("mode", ["YCbCr", "LAB", "HSV", "RGBX", "CMYK", "PA"])
 def test_other_colour_models_of_pictures_in_memory(mode: str) -> None:
     image = PHOTO.convert("P").convert("PA") if mode == "PA" else PHOTO.convert(mode)
     expected = scaled(np.asarray(image.convert("RGB")), SMALL)
-    assert_close(images.prepare(image, SMALL), expected, 6)
+    assert_close(render.prepare(image, SMALL), expected, 6)
 
 
 def test_palettes() -> None:
     palette = PHOTO.quantize(64)
     expected = scaled(np.asarray(palette.convert("RGB")), SMALL)
     for kind in ("PNG", "GIF", "BMP", "TIFF"):
-        assert_close(images.decode(saved(palette, kind), SMALL), expected, 1.6)
+        assert_close(render.decode(saved(palette, kind), SMALL), expected, 1.6)
 
 
 # ------------------------------------------------------------------------------------- on white
@@ -265,19 +265,19 @@ def on_white(rgba: Pixels) -> Pixels:
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_transparency_shows_white_without_dark_fringes(kind: str) -> None:
     data = saved(faded(), kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
-    assert_close(images.decode(data, SMALL), scaled(on_white(np.asarray(faded())), SMALL), 2.5)
+    assert_close(render.decode(data, SMALL), scaled(on_white(np.asarray(faded())), SMALL), 2.5)
 
 
 def test_a_hidden_colour_leaves_no_trace() -> None:
     rgba = np.zeros((64, 64, 4), np.uint8)
     rgba[:, 20:44] = (255, 255, 255, 255)
     for how in (SMALL, Preprocessing(200, 200, interpolation="bicubic")):
-        assert images.prepare(Image.fromarray(rgba), how).min() == 255
+        assert render.prepare(Image.fromarray(rgba), how).min() == 255
 
 
 def test_grey_with_alpha() -> None:
     la = faded().convert("LA")
-    got = images.decode(saved(la, "PNG"), Preprocessing(32, 32, 1))
+    got = render.decode(saved(la, "PNG"), Preprocessing(32, 32, 1))
     assert_close(got, scaled(on_white(np.asarray(la)), SMALL), 2.5)
 
 
@@ -287,28 +287,28 @@ def test_palette_entries_may_be_transparent(transparency: int | bytes) -> None:
     data = saved(palette, "PNG", transparency=transparency)
     rgba = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
     assert rgba[..., 3].min() < 255
-    assert_close(images.decode(data, SMALL), scaled(on_white(rgba), SMALL), 2.5)
+    assert_close(render.decode(data, SMALL), scaled(on_white(rgba), SMALL), 2.5)
 
 
 def test_a_gif_s_transparent_colour() -> None:
     palette = PHOTO.quantize(16)
     data = saved(palette, "GIF", transparency=2)
     rgba = np.dstack([np.asarray(palette.convert("RGB")), 255 * (np.asarray(palette) != 2)])
-    assert_close(images.decode(data, SMALL), scaled(on_white(rgba), SMALL), 2.5)
+    assert_close(render.decode(data, SMALL), scaled(on_white(rgba), SMALL), 2.5)
 
 
 def test_a_colour_key_is_transparent() -> None:
     rgb = np.zeros((32, 32, 3), np.uint8)
     rgb[:, :16] = (10, 20, 30)
-    got = images.decode(saved(Image.fromarray(rgb), "PNG", transparency=(10, 20, 30)), SQUASH)
+    got = render.decode(saved(Image.fromarray(rgb), "PNG", transparency=(10, 20, 30)), SQUASH)
     assert (got[:, :18] == 255).all()
     assert (got[:, 22:] == 0).all()
     grey = Image.fromarray(rgb[..., 0])
-    got = images.decode(saved(grey, "PNG", transparency=10), SQUASH)
+    got = render.decode(saved(grey, "PNG", transparency=10), SQUASH)
     assert (got[:, :18] == 255).all()
     assert (got[:, 22:] == 0).all()
     deep = Image.fromarray(rgb[..., 0].astype(np.uint16) * 1000)
-    got = images.decode(saved(deep, "PNG", transparency=10000), SQUASH)
+    got = render.decode(saved(deep, "PNG", transparency=10000), SQUASH)
     assert (got[:, :18] == 255).all()
     assert (got[:, 22:] == 0).all()
 
@@ -329,16 +329,16 @@ def test_colours_go_through_the_profile(kind: str) -> None:
     lossless = {"quality": 97} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     data = saved(PHOTO, kind, icc_profile=swapped_profile(), **lossless)
     swapped = np.asarray(PHOTO)[..., [1, 0, 2]]
-    assert_close(images.decode(data, SMALL), scaled(swapped, SMALL), 10, 2)
+    assert_close(render.decode(data, SMALL), scaled(swapped, SMALL), 10, 2)
     grey = np.asarray(Image.fromarray(np.ascontiguousarray(swapped)).convert("L"))
-    got = images.decode(data, Preprocessing(32, 32, 1))
+    got = render.decode(data, Preprocessing(32, 32, 1))
     assert_close(got, scaled(grey, SMALL), 10, 2)
 
 
 def test_profile_and_transparency_together() -> None:
     data = saved(faded(), "PNG", icc_profile=swapped_profile())
     rgba = np.asarray(faded())[..., [1, 0, 2, 3]]
-    assert_close(images.decode(data, SMALL), scaled(on_white(rgba), SMALL), 5, 1.5)
+    assert_close(render.decode(data, SMALL), scaled(on_white(rgba), SMALL), 5, 1.5)
 
 
 def black_only_profile() -> bytes:
@@ -361,10 +361,10 @@ def test_cmyk_goes_through_its_profile(kind: str) -> None:
     inks[:, 20:, 3] = 255
     image = Image.fromarray(inks, "CMYK")
     data = saved(image, kind, icc_profile=black_only_profile())
-    got = images.decode(data, Preprocessing(40, 40, resize="squash")).astype(int)
+    got = render.decode(data, Preprocessing(40, 40, resize="squash")).astype(int)
     assert got[:, :16].min() >= 250
     assert got[:, 24:].max() <= 5
-    assert images.decode(saved(image, kind), SQUASH)[:, :10, 0].max() < 80
+    assert render.decode(saved(image, kind), SQUASH)[:, :10, 0].max() < 80
 
 
 @pytest.mark.parametrize(
@@ -374,20 +374,20 @@ def test_cmyk_goes_through_its_profile(kind: str) -> None:
 def test_an_unusable_profile_is_ignored(profile: bytes) -> None:
     data = saved(PHOTO, "PNG", icc_profile=profile)
     np.testing.assert_array_equal(
-        images.decode(data, SMALL), images.decode(saved(PHOTO, "PNG"), SMALL)
+        render.decode(data, SMALL), render.decode(saved(PHOTO, "PNG"), SMALL)
     )
     for mode in ("L", "CMYK"):
         data = saved(PHOTO.convert(mode), "TIFF", icc_profile=swapped_profile())
         plain = saved(PHOTO.convert(mode), "TIFF")
-        np.testing.assert_array_equal(images.decode(data, SMALL), images.decode(plain, SMALL))
+        np.testing.assert_array_equal(render.decode(data, SMALL), render.decode(plain, SMALL))
 
 
 def test_the_srgb_profile_costs_nothing_and_changes_nothing() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert not colour.needs_colours(profile)
     assert colour.needs_colours(swapped_profile())
-    got = images.decode(saved(PHOTO, "PNG", icc_profile=profile), SMALL)
-    np.testing.assert_array_equal(got, images.decode(saved(PHOTO, "PNG"), SMALL))
+    got = render.decode(saved(PHOTO, "PNG", icc_profile=profile), SMALL)
+    np.testing.assert_array_equal(got, render.decode(saved(PHOTO, "PNG"), SMALL))
 
 
 # ---------------------------------------------------------------------------------- orientation
@@ -408,7 +408,7 @@ TRIM = Preprocessing(32, 32, channels=1, resize="trim")
 
 
 def test_trimming_shows_what_is_drawn_wherever_and_however_large_it_is() -> None:
-    usual = images.prepare(drawing((100, 100), (40, 20), 24), TRIM).astype(int)
+    usual = render.prepare(drawing((100, 100), (40, 20), 24), TRIM).astype(int)
     assert usual.min() == 0
     assert usual[:2].min() > 200  # a margin
     drawn = np.flatnonzero((usual[..., 0] < 128).any(axis=1))
@@ -418,16 +418,16 @@ def test_trimming_shows_what_is_drawn_wherever_and_however_large_it_is() -> None
         drawing((100, 100), (0, 0), 24),
         drawing((300, 200), (50, 60), 48),
     ):
-        other = images.prepare(picture, TRIM).astype(int)
+        other = render.prepare(picture, TRIM).astype(int)
         assert np.abs(other - usual).mean() < 12
-    dark = images.prepare(drawing((100, 100), (40, 20), 24, ink=255, paper=0), TRIM).astype(int)
+    dark = render.prepare(drawing((100, 100), (40, 20), 24, ink=255, paper=0), TRIM).astype(int)
     assert np.abs(dark - usual).mean() < 2
 
 
 def test_trimming_leaves_a_small_mark_small_and_a_blank_page_whole() -> None:
-    mark = images.prepare(drawing((100, 100), (50, 50), 4), TRIM)
+    mark = render.prepare(drawing((100, 100), (50, 50), 4), TRIM)
     assert 0.1 < (mark < 128).any(axis=1).mean() < 0.4
-    blank = images.prepare(Image.new("RGB", (40, 60), (250, 250, 240)), TRIM)
+    blank = render.prepare(Image.new("RGB", (40, 60), (250, 250, 240)), TRIM)
     assert blank.shape == (32, 32, 1)
     assert np.ptp(blank.astype(int)) <= 2
 
@@ -438,8 +438,8 @@ def test_trimming_reads_files_and_colours() -> None:
     for kind in ("PNG", "JPEG"):
         content = io.BytesIO()
         page.save(content, kind)
-        decoded = images.decode(content.getvalue(), how).astype(int)
-        assert np.abs(decoded - images.prepare(page, how)).mean() < 6
+        decoded = render.decode(content.getvalue(), how).astype(int)
+        assert np.abs(decoded - render.prepare(page, how)).mean() < 6
 
 
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad", "trim"])
@@ -453,23 +453,23 @@ def test_every_orientation_gives_what_turning_first_gives(kind: str, resize: Any
         data = saved(PHOTO, kind, exif=exif(orientation), **lossless)
         stored = Image.open(io.BytesIO(data))
         turned = ImageOps.exif_transpose(stored).convert("RGB")
-        expected = images.prepare(Image.fromarray(np.asarray(turned)), how)
+        expected = render.prepare(Image.fromarray(np.asarray(turned)), how)
         # A JPEG is decoded at reduced scale.
-        assert_close(images.decode(data, how), expected, 8 if kind == "JPEG" else 2, 1.2)
-        again = images.prepare(Image.open(io.BytesIO(data)), how)
+        assert_close(render.decode(data, how), expected, 8 if kind == "JPEG" else 2, 1.2)
+        again = render.prepare(Image.open(io.BytesIO(data)), how)
         assert_close(again, expected, 2, 1)
 
 
 def test_orientation_as_imagemagick_writes_it_and_behind_the_pixels() -> None:
     blob = b"Exif\0\0" + exif(6).tobytes()[6:]
     plain = saved(PHOTO, "PNG")
-    upright = images.prepare(PHOTO.transpose(Image.Transpose.ROTATE_270), SMALL)
+    upright = render.prepare(PHOTO.transpose(Image.Transpose.ROTATE_270), SMALL)
     raw = b"Raw profile type exif\0\0" + zlib.compress(
         f"\nexif\n{len(blob):8d}\n{blob.hex()}\n".encode()
     )
     for name, body, at in ((b"zTXt", raw, 33), (b"eXIf", blob[6:], len(plain) - 12)):
         data = plain[:at] + chunk(name, body) + plain[at:]
-        assert_close(images.decode(data, SMALL), upright, 2)
+        assert_close(render.decode(data, SMALL), upright, 2)
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,7 @@ def test_broken_exif_is_as_good_as_none(blob: bytes) -> None:
         warnings.simplefilter("always")
         for kind in ("JPEG", "PNG", "WEBP"):
             image = PHOTO.copy()
-            images.decode(saved(image, kind, **({"exif": blob} if blob else {})), SMALL)
+            render.decode(saved(image, kind, **({"exif": blob} if blob else {})), SMALL)
     assert not caught
 
 
@@ -501,12 +501,12 @@ def test_broken_exif_is_as_good_as_none(blob: bytes) -> None:
 ])  # fmt: skip
 def test_crop_and_squash_are_the_slow_obvious_ones(how: Preprocessing) -> None:
     pixels = GREY if how.channels == 1 else np.asarray(PHOTO)
-    assert_close(images.prepare(pixels, how), scaled(pixels, how), 1.1)
+    assert_close(render.prepare(pixels, how), scaled(pixels, how), 1.1)
 
 
 def test_pad_keeps_the_whole_picture_on_white() -> None:
     black = np.zeros((10, 40, 3), np.uint8)
-    got = images.prepare(black, Preprocessing(20, 20, resize="pad"))
+    got = render.prepare(black, Preprocessing(20, 20, resize="pad"))
     assert (got[8:12] < 10).all()
     assert (got[:7] == 255).all()
     assert (got[13:] == 255).all()
@@ -519,9 +519,9 @@ def test_tiny_and_extreme_pictures(size: tuple[int, int], resize: Any, interpola
     how = Preprocessing(33, 21, resize=resize, interpolation=interpolation)
     image = Image.new("RGB", size, (200, 100, 50))
     for got in (
-        images.decode(saved(image, "PNG"), how),
-        images.decode(saved(image, "JPEG", quality=95, exif=exif(6)), how),
-        images.prepare(image.convert("RGBA"), how),
+        render.decode(saved(image, "PNG"), how),
+        render.decode(saved(image, "JPEG", quality=95, exif=exif(6)), how),
+        render.prepare(image.convert("RGBA"), how),
     ):
         assert got.shape == (21, 33, 3)
         middle = got[10, 16].astype(int)
@@ -531,8 +531,8 @@ def test_tiny_and_extreme_pictures(size: tuple[int, int], resize: Any, interpola
 def test_one_channel_is_luminance() -> None:
     how = Preprocessing(32, 32, 1)
     expected = scaled(GREY, how)
-    assert_close(images.decode(saved(PHOTO, "PNG"), how), expected, 1.6)
-    assert_close(images.decode(saved(PHOTO, "JPEG", quality=97), how), expected, 3)
+    assert_close(render.decode(saved(PHOTO, "PNG"), how), expected, 1.6)
+    assert_close(render.decode(saved(PHOTO, "JPEG", quality=97), how), expected, 3)
 
 
 def test_a_large_jpeg_at_reduced_scale_is_close_to_a_full_decode() -> None:
@@ -544,7 +544,7 @@ def test_a_large_jpeg_at_reduced_scale_is_close_to_a_full_decode() -> None:
     for side in (64, 96, 128, 224, 400):
         how = Preprocessing(side, side)
         plain = np.asarray(Image.fromarray(np.asarray(full)))
-        assert_close(images.decode(data, how), images.prepare(plain, how), 6, 0.6)
+        assert_close(render.decode(data, how), render.prepare(plain, how), 6, 0.6)
 
 
 def test_the_reserve_of_a_reduced_decode_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -558,27 +558,27 @@ def test_the_reserve_of_a_reduced_decode_is_kept(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Image.Image, "resize", spy)
     for height in range(100, 1200, 90):
         picture = saved(Image.new("RGB", (height * 3 // 2, height)), "JPEG")
-        images.decode(picture, Preprocessing(40, 40))
+        render.decode(picture, Preprocessing(40, 40))
         available = height * 0.875 / 40
-        assert min(seen[-1]) >= min(images.DRAFT_RESERVE, available) - 1e-9
-        assert min(seen[-1]) < max(2 * images.DRAFT_RESERVE, available / 8) + 1e-9
+        assert min(seen[-1]) >= min(render.DRAFT_RESERVE, available) - 1e-9
+        assert min(seen[-1]) < max(2 * render.DRAFT_RESERVE, available / 8) + 1e-9
 
 
 def test_arrays_are_uint8_pictures() -> None:
     wrongs: list[Any] = [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), "u1"), np.zeros(4, "u1")]
     for wrong in wrongs:
         with pytest.raises(UsageError, match="uint8"):
-            images.prepare(wrong, SMALL)
+            render.prepare(wrong, SMALL)
     with pytest.raises(ImageError, match="no pixels"):
-        images.prepare(np.zeros((0, 4, 3), np.uint8), SMALL)
+        render.prepare(np.zeros((0, 4, 3), np.uint8), SMALL)
     strided = np.asarray(PHOTO)[::-1, ::2]
-    assert_close(images.prepare(strided, SMALL), scaled(strided, SMALL), 1.1)
+    assert_close(render.prepare(strided, SMALL), scaled(strided, SMALL), 1.1)
 
 
 def test_a_picture_given_in_memory_is_left_as_it_was() -> None:
     image = faded()
     before = image.tobytes(), image.mode, image.size
-    images.prepare(image, SMALL)
+    render.prepare(image, SMALL)
     assert (image.tobytes(), image.mode, image.size) == before
 
 
@@ -633,7 +633,7 @@ def test_a_bomb_is_refused_before_it_is_decoded_and_without_a_warning(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(ImageError) as error:
-            images.decode(data, SMALL)
+            render.decode(data, SMALL)
     assert not caught
     assert time.perf_counter() - started < 1
     if kind != "WebP":  # libwebp may refuse a canvas that does not fit its frame by itself
@@ -644,21 +644,21 @@ def test_the_cap_is_pillow_s_read_at_each_call(monkeypatch: pytest.MonkeyPatch) 
     data = WHOLE["png"]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 160 * 120 - 1)
     with pytest.raises(ImageError, match="160 x 120 is more than 19,199"):
-        images.decode(data, SMALL)
+        render.decode(data, SMALL)
     with pytest.raises(ImageError, match="160 x 120"):
-        images.prepare(PHOTO, SMALL)
+        render.prepare(PHOTO, SMALL)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 160 * 120)
-    images.decode(data, SMALL)
+    render.decode(data, SMALL)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    images.decode(data, SMALL)
+    render.decode(data, SMALL)
 
 
 def test_metadata_bombs_are_refused() -> None:
     text = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(5_000_000)))
     with pytest.raises(ImageError, match="damaged PNG"):
-        images.decode(png(4, 4, text), SMALL)
+        render.decode(png(4, 4, text), SMALL)
     with pytest.raises(ImageError):
-        images.decode(b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0" + b"\xff" * 8 + bytes(2000), SMALL)
+        render.decode(b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0" + b"\xff" * 8 + bytes(2000), SMALL)
 
 
 def test_runs_that_cannot_fill_a_bmp_are_not_tried() -> None:
@@ -666,15 +666,15 @@ def test_runs_that_cannot_fill_a_bmp_are_not_tried() -> None:
     head = b"BM" + bytes(8) + struct.pack("<IIiiHHIIIIII", *fields)
     started = time.perf_counter()
     with pytest.raises(ImageError, match="cut short"):
-        images.decode(head + bytes(range(256)) * 4 + b"\1\1\0\0" * 50, SMALL)
+        render.decode(head + bytes(range(256)) * 4 + b"\1\1\0\0" * 50, SMALL)
     assert time.perf_counter() - started < 1
 
 
 def test_broken_animation_chunks_do_not_matter() -> None:
     still = WHOLE["png"]
     control = chunk(b"acTL", bytes(8)) * 2 + chunk(b"fcTL", bytes(3)) + chunk(b"fdAT", b"")
-    got = images.decode(still[:33] + control + still[33:], SMALL)
-    np.testing.assert_array_equal(got, images.decode(still, SMALL))
+    got = render.decode(still[:33] + control + still[33:], SMALL)
+    np.testing.assert_array_equal(got, render.decode(still, SMALL))
 
 
 @pytest.mark.parametrize(
@@ -697,20 +697,20 @@ def test_broken_animation_chunks_do_not_matter() -> None:
 )
 def test_what_is_no_image_says_what_it_looks_like(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
-        images.decode(data, SMALL)
+        render.decode(data, SMALL)
 
 
 def test_heic_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ImageError, match=r"pip install 'siasearch\[heic\]'"):
-        images.decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", SMALL)
+        render.decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", SMALL)
 
 
 def test_heic_decodes_with_the_extra() -> None:
     heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
     buffer = io.BytesIO()
     heif.from_pillow(PHOTO).save(buffer, quality=95)
-    assert_close(images.decode(buffer.getvalue(), SMALL), images.prepare(PHOTO, SMALL), 12, 4)
+    assert_close(render.decode(buffer.getvalue(), SMALL), render.prepare(PHOTO, SMALL), 12, 4)
 
 
 PROFILED = {"icc_profile": swapped_profile(), "exif": exif(6)}
@@ -767,9 +767,9 @@ def test_random_bytes_behind_every_signature_are_refused() -> None:
 
 def test_threads_decode_the_same_pixels() -> None:
     work = [*WHOLE.values()] * 3
-    alone = [images.decode(data, SMALL) for data in work]
+    alone = [render.decode(data, SMALL) for data in work]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda data: images.decode(data, SMALL), work))
+        together = list(pool.map(lambda data: render.decode(data, SMALL), work))
     for a, b in zip(alone, together, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -789,8 +789,8 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatc
             inside -= 1
         return resizable(image)
 
-    monkeypatch.setattr(images, "LARGE_PIXELS", 100)
+    monkeypatch.setattr(render, "LARGE_PIXELS", 100)
     monkeypatch.setattr(colour, "resizable", watched)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: images.decode(WHOLE["png"], SMALL), range(8)))
+        list(pool.map(lambda _: render.decode(WHOLE["png"], SMALL), range(8)))
     assert most == 1

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from siamese_search import Encoder, Gallery
+from siamese_search.arrays import FloatArray
 from siamese_search.errors import UsageError
+from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.index import recipes
-from siamese_search.snapshots import Snapshots
 
-FloatArray = npt.NDArray[np.float32]
 Pictures = Callable[..., Path]
 ITEMS = 2400
 
@@ -103,7 +102,7 @@ def test_what_cannot_be_indexed_is_enrolled_all_the_same(
         raise UsageError("no index today")
 
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
-        monkeypatch.setattr("siamese_search.snapshots.write_index", refusing)
+        monkeypatch.setattr("siamese_search.gallery.snapshots.write_index", refusing)
         assert len(gallery.enroll_embeddings(vectors[:300], names[:300])) == 300
         assert "no index today" in caplog.text
         assert gallery.identify_embeddings(vectors[:1])[0].identity == "id0"
@@ -111,9 +110,9 @@ def test_what_cannot_be_indexed_is_enrolled_all_the_same(
 
 def compacted_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """From some twenty changes on, by another process."""
-    monkeypatch.setattr("siamese_search.snapshots.MANY_ITEMS", 2000)
-    monkeypatch.setattr("siamese_search.snapshots.PENDING_SHARE", 100)
-    monkeypatch.setattr("siamese_search.snapshots.PENDING_AT_LEAST", 20)
+    monkeypatch.setattr("siamese_search.gallery.snapshots.MANY_ITEMS", 2000)
+    monkeypatch.setattr("siamese_search.gallery.snapshots.PENDING_SHARE", 100)
+    monkeypatch.setattr("siamese_search.gallery.snapshots.PENDING_AT_LEAST", 20)
 
 
 def test_a_few_changes_do_not_wait_for_a_long_compaction(

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from siamese_search.embedding.pipeline import batches, embed_batches, parallel_map, thread_pool
 from siamese_search.errors import ImageError
-from siamese_search.pipeline import batches, embed_batches, parallel_map, thread_pool
 
 
 class Mean:

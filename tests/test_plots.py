@@ -8,19 +8,18 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from conftest import picture
 from PIL import Image
 
 from siamese_search import Encoder, Gallery
+from siamese_search.arrays import FloatArray
 from siamese_search.cli import main
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import plots, portrait
 from siamese_search.records import Progress
 
 Pictures = Callable[..., Path]
-FloatArray = npt.NDArray[np.float32]
 
 
 def clustered(identities: int, each: int, spread: float, seed: int = 0) -> FloatArray:

@@ -50,7 +50,7 @@ def test_the_readme_shows_what_the_commands_print(tmp_path: Path) -> None:
 
 
 def test_no_figure_is_left_to_fill_in() -> None:
-    assert "@@" not in README.read_text(encoding="utf-8")
+    assert "" not in README.read_text(encoding="utf-8")
 
 
 def test_the_python_example_runs(tmp_path: Path) -> None:

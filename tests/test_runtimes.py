@@ -20,8 +20,9 @@ import pytest
 from conftest import picture
 
 from siamese_search import Encoder
+from siamese_search.embedding.runtimes import open_runtime
+from siamese_search.embedding.torch_runtime import TorchRuntime, seen_accelerator
 from siamese_search.errors import RuntimeUnavailable
-from siamese_search.runtimes import TorchRuntime, open_runtime, seen_accelerator
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         monkeypatch.setattr(ctypes, "CDLL", load)
         monkeypatch.setattr(os.path, "exists", lambda path: path == file)
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, None))
-        monkeypatch.setattr("siamese_search.runtimes._torch_sees", torch_sees)
+        monkeypatch.setattr("siamese_search.embedding.torch_runtime._torch_sees", torch_sees)
         return asked
 
     return fake
@@ -174,7 +175,7 @@ def test_an_answer_reports_to_nobody(tmp_path: Path) -> None:
 
 def test_openvino_is_left_whole() -> None:
     code = (
-        "from siamese_search.runtimes import import_openvino;"
+        "from siamese_search.embedding.openvino_runtime import import_openvino;"
         "openvino = import_openvino(); assert not hasattr(openvino, 'convert_model');"
         "from openvino.tools.ovc import convert_model"
     )

@@ -20,8 +20,10 @@ pytest.importorskip("onnxscript")
 
 from conftest import picture  # noqa: E402
 
-from siamese_search import Encoder, Gallery, reference  # noqa: E402
-from siamese_search.backbones import SmallResNet  # noqa: E402
+from siamese_search import Encoder, Gallery  # noqa: E402
+from siamese_search.decision.evidence import logistic  # noqa: E402
+from siamese_search.embedding.backbones import SmallResNet  # noqa: E402
+from siamese_search.embedding.network import EmbeddingNetwork  # noqa: E402
 from siamese_search.errors import (  # noqa: E402
     EncoderError,
     RuntimeUnavailable,
@@ -29,7 +31,6 @@ from siamese_search.errors import (  # noqa: E402
     TrainingError,
     UsageError,
 )
-from siamese_search.network import EmbeddingNetwork  # noqa: E402
 from siamese_search.records import ImageFile, Rejection  # noqa: E402
 from siamese_search.training import (  # noqa: E402
     augmentation,
@@ -643,9 +644,9 @@ def test_the_threshold_lies_where_right_and_wrong_are_even() -> None:
     random = np.random.default_rng(0)
     scores = random.uniform(-1, 1, 20_000)
     right = random.random(20_000) < 1 / (1 + np.exp(-(8 * scores - 4)))
-    slope, offset = reference.logistic(scores, right)
+    slope, offset = logistic(scores, right)
     assert -offset / slope == pytest.approx(0.5, abs=0.02)
-    assert reference.logistic([0.1, 0.2, 0.8, 0.9], [False, False, True, True])[0] > 0
+    assert logistic([0.1, 0.2, 0.8, 0.9], [False, False, True, True])[0] > 0
 
 
 def test_scores_of_pairs_agree_with_counting() -> None:

@@ -9,7 +9,7 @@ from conftest import picture
 
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import UsageError
-from siamese_search.unknowns import linked
+from siamese_search.gallery.unknowns import linked
 
 Pictures = Callable[..., Path]
 

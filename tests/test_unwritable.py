@@ -20,10 +20,10 @@ from conftest import picture, write_toy_encoder
 from crashing import prepare_process
 from test_faults import answers, run, unit
 
-from siamese_search.encoder import Encoder
+from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import StorageError
 from siamese_search.files import write_whole
-from siamese_search.gallery import Gallery
+from siamese_search.gallery.gallery import Gallery
 
 
 def in_new_process(function: Callable[..., None], *arguments: object) -> None:

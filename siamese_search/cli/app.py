@@ -11,7 +11,18 @@ from typing import Annotated
 import typer
 
 from siamese_search import __version__
-from siamese_search.cli import demo, edit, enroll, evaluate, identify, maintain, plot, train
+from siamese_search.cli import (
+    audit,
+    benchmark,
+    calibrate,
+    demo,
+    edit,
+    enroll,
+    identify,
+    maintain,
+    plot,
+    train,
+)
 from siamese_search.errors import SiaSearchError
 
 CTRL_C = 130  # what typer makes of a KeyboardInterrupt
@@ -42,7 +53,7 @@ def siasearch(
     """Enrol pictures, identify new ones, also of things enrolled a second ago."""
 
 
-for module in (enroll, identify, edit, evaluate, plot, maintain, train, demo):
+for module in (enroll, identify, edit, calibrate, benchmark, audit, plot, maintain, train, demo):
     module.register(app)
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from siamese_search.encoder import Encoder
-    from siamese_search.gallery import Gallery
+    from siamese_search.embedding.encoder import Encoder
+    from siamese_search.gallery.gallery import Gallery
     from siamese_search.records import Progress, Rejection
 
 GalleryOption = Annotated[
@@ -63,7 +63,7 @@ DEFAULT_GALLERY = Path("indexes") / "default"
 
 def open_gallery(folder: Path, encoder: str | None = None, device: str | None = None) -> Gallery:
     """Open a gallery that exists."""
-    from siamese_search.gallery import Gallery
+    from siamese_search.gallery.gallery import Gallery
 
     if not Gallery.exists(folder):
         return Gallery.open(folder)  # raises, also where an encoder is named
@@ -72,8 +72,8 @@ def open_gallery(folder: Path, encoder: str | None = None, device: str | None = 
 
 def encoder_for(gallery: Path, encoder: str | None, device: str | None) -> Encoder:
     """The encoder named, else that of the gallery where there is one, else the default."""
-    from siamese_search.encoder import Encoder
-    from siamese_search.gallery import Gallery
+    from siamese_search.embedding.encoder import Encoder
+    from siamese_search.gallery.gallery import Gallery
 
     if encoder is None and Gallery.exists(gallery):
         with Gallery.open(gallery, device=device) as source:

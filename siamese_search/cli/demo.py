@@ -25,8 +25,8 @@ def demo(
 
     The pictures are scikit-image's: coins and photographs. The gallery stays, to play with.
     """
-    from siamese_search.demonstration import Row, demonstrate
-    from siamese_search.gallery import Gallery
+    from siamese_search.evaluation.demonstration import Row, demonstrate
+    from siamese_search.gallery.gallery import Gallery
 
     pictures = Path(f"{gallery}-pictures")
     program = "siasearch" if shutil.which("siasearch") else sys.argv[0]

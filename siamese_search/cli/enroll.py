@@ -25,6 +25,7 @@ from siamese_search.cli.common import (
     progress_bar,
 )
 from siamese_search.errors import UsageError
+from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
 
 if TYPE_CHECKING:
     from siamese_search.records import EnrollmentReport, ImageFile
@@ -70,8 +71,7 @@ def add(
     an image directly in PATH is its own identity, named by its stem. What is enrolled already is
     skipped without being decoded, so the same command may be run again at any time.
     """
-    from siamese_search import enrolment
-    from siamese_search.gallery import Gallery
+    from siamese_search.gallery.gallery import Gallery
 
     if from_query is not None and (paths or manifest is not None):
         raise UsageError("--from-query names the images itself: enrol others by another `add`")
@@ -83,14 +83,14 @@ def add(
         raise UsageError("--label and --manifest both name identities: use one")
 
     # Read once: it may be a pipe.
-    listed = list(enrolment.read_manifest(str(manifest))) if manifest else []
+    listed = list(read_manifest(str(manifest))) if manifest else []
     if from_query is not None and label is not None:
         listed += _asked_about(from_query, label)
 
-    def found() -> enrolment.Files:
-        return chain(enrolment.find(paths or (), label), listed)
+    def found() -> Files:
+        return chain(find(paths or (), label), listed)
 
-    files = enrolment.not_empty(found(), [*(paths or ()), *([str(manifest)] if manifest else ())])
+    files = not_empty(found(), [*(paths or ()), *([str(manifest)] if manifest else ())])
     # An encoder is named only to make a gallery, or to insist on the one it has.
     if encoder is None and not Gallery.exists(gallery):
         encoder = DEFAULT_ENCODER
@@ -112,7 +112,7 @@ def _asked_about(answers: str, label: str) -> list[ImageFile]:
 
     All of it is read before the gallery is opened: the query may be running yet.
     """
-    from siamese_search.enrolment import read_answers
+    from siamese_search.pictures.sources import read_answers
 
     if answers == "-":
         with open(0, "rb", closefd=False) as lines:

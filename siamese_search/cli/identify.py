@@ -26,6 +26,7 @@ from siamese_search.cli.common import (
     print_json,
 )
 from siamese_search.errors import UsageError
+from siamese_search.pictures.sources import find, not_empty
 
 if TYPE_CHECKING:
     from siamese_search.records import Identification, Rejection
@@ -56,7 +57,6 @@ def query(
     as_json: JsonOption = False,
 ) -> None:
     """Identify images: the best identity or unknown, and the k best candidates."""
-    from siamese_search import enrolment
     from siamese_search.errors import ImageError
     from siamese_search.records import Identification, ImageFile, Rejection, printable
 
@@ -66,7 +66,7 @@ def query(
     given = {os.path.abspath(image): image for image in images}  # answers name them as asked
 
     def readable() -> Iterator[str]:
-        for found in enrolment.not_empty(enrolment.find(images), images):
+        for found in not_empty(find(images), images):
             if isinstance(found, ImageFile):
                 yield given.get(found.path, found.path)
             else:

@@ -1,4 +1,4 @@
-"""``plot``: pictures of the gallery."""
+"""``plot`` and ``explain``: pictures of the gallery, and of why two pictures are alike."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from siamese_search.cli.common import (
     EncoderOption,
     GalleryOption,
     JsonOption,
+    encoder_for,
     open_gallery,
     print_json,
     progress_bar,
 )
 from siamese_search.errors import RuntimeUnavailable, UsageError
+from siamese_search.files import require_place
 
 KINDS = ("map", "scores", "det", "confusions", "neighbours")
 NEIGHBOURS = 9
@@ -68,7 +70,7 @@ def plot(
     # Threads that spin while they wait slow a shared machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from siamese_search.evaluation import portrait
-    from siamese_search.files import require_place, write_whole
+    from siamese_search.files import write_whole
 
     place = out or Path(f"{kind}.png")
     require_place(place)
@@ -90,6 +92,32 @@ def plot(
         typer.echo(f"{drawn.said}; drawn in {place}")
 
 
+def explain(
+    a: Annotated[str, typer.Argument(metavar="A", help="One image.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another image.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="PNG", help="Where to draw it.")
+    ] = Path("explanation.png"),
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    encoder: EncoderOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw which regions make two images similar: red speaks for it, blue against it.
+
+    Uses the encoder named, else that of the gallery where there is one, else `general`.
+    """
+    from siamese_search.evaluation import explain as explaining
+
+    found = explaining.explain(encoder_for(gallery, encoder, device), a, b)
+    explaining.draw(found, out)
+    if as_json:
+        print_json({"score": found.score, "drawn": str(out)})
+    else:
+        typer.echo(f"score {found.score:.3f}; drawn in {out}")
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(plot)
+    app.command()(explain)

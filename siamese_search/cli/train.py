@@ -18,6 +18,7 @@ from siamese_search.cli.common import (
     progress_bar,
 )
 from siamese_search.errors import RuntimeUnavailable, UsageError
+from siamese_search.pictures.sources import read_manifest
 
 if TYPE_CHECKING:
     from siamese_search.training.loop import Epoch
@@ -112,7 +113,6 @@ def train(
     """
     # Threads that spin while they wait slow a shared machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from siamese_search import enrolment
 
     try:
         from siamese_search.training.checkpoint import NAME
@@ -126,7 +126,7 @@ def train(
         raise UsageError("name folders of pictures, or a --manifest")
     found: list[Any] = [*(paths or ())]
     if manifest:
-        found += enrolment.read_manifest(str(manifest))
+        found += read_manifest(str(manifest))
     settings = Settings(
         start=start,
         loss=loss,

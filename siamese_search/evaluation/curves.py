@@ -12,14 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search import scoring
+from siamese_search.arrays import BoolArray, DoubleArray, IntArray
+from siamese_search.decision import rules
+from siamese_search.decision.evidence import evidence
 from siamese_search.evaluation import metrics
-from siamese_search.reference import evidence
 
 Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 SMALLEST = 5  # identities
 SHOTS = (1, 2, 3, 5, 10, 20, 50, 100)
@@ -37,8 +35,8 @@ class Curve:
     what: str  # identities or shots
     fpir: float
     at: tuple[int, ...]
-    recall: FloatArray
-    tpir: FloatArray
+    recall: DoubleArray
+    tpir: DoubleArray
 
     @property
     def rate(self) -> str:
@@ -65,7 +63,7 @@ def best_two(scores: Float32Array) -> tuple[Float32Array, Float32Array]:
 
 def identified(
     scores: Float32Array, own: IntArray, never: BoolArray
-) -> tuple[BoolArray, FloatArray]:
+) -> tuple[BoolArray, DoubleArray]:
     """Whether each probe's best identity is its own, and the evidence for the best one (n,).
 
     ``scores`` is (n, m); ``own`` (n,) the probes' columns, -1 for strangers; ``never`` (m,) tells
@@ -99,7 +97,7 @@ class Growth:
         self._orders = [np.random.default_rng(seed).permutation(len(never)) for seed in seeds]
         self._sizes = sizes(len(never))
         self._known: list[BoolArray] = []
-        self._found: list[list[list[tuple[BoolArray, FloatArray]]]] = []
+        self._found: list[list[list[tuple[BoolArray, DoubleArray]]]] = []
 
     def add(self, scores: Float32Array, own: IntArray) -> None:
         """Count in probes: scores (n, m), own (n,) columns, -1 for strangers."""
@@ -108,7 +106,7 @@ class Growth:
 
     def _grown(
         self, scores: Float32Array, own: IntArray, order: IntArray
-    ) -> list[tuple[BoolArray, FloatArray]]:
+    ) -> list[tuple[BoolArray, DoubleArray]]:
         place = np.where(own >= 0, np.argsort(order)[own], -1)
         shuffled, never = scores[:, order], self._never[order]
         grown = []
@@ -135,7 +133,7 @@ class Growth:
 
 
 def _point(
-    known: BoolArray, found: Sequence[tuple[BoolArray, FloatArray]], fpir: float
+    known: BoolArray, found: Sequence[tuple[BoolArray, DoubleArray]], fpir: float
 ) -> tuple[float, float]:
     """recall@1 and TPIR of probes that come in blocks."""
     right, shown = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -180,11 +178,11 @@ def over_shots(
     never = np.zeros(len(deep), bool)
     points = []
     for step in steps:
-        members = [scoring.Members(np.sort(one[:step]), vectors.__getitem__) for one in deep]
+        members = [rules.Members(np.sort(one[:step]), vectors.__getitem__) for one in deep]
         found = []
         for start in range(0, len(probes), BLOCK):
             part = slice(start, start + BLOCK)
-            scores = scoring.scored(vectors[probes[part]], members, scoring.RULES[rule])
+            scores = rules.scored(vectors[probes[part]], members, rules.RULES[rule])
             found.append(identified(scores, own[part], never))
         points.append(_point(own >= 0, found, fpir))
     rates = np.array([points], np.float64)

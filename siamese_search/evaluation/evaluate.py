@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.calibration import FEWEST, FPIR, require_rate
-from siamese_search.encoder import Encoder
-from siamese_search.enrolment import find, normalised
+from siamese_search.arrays import FloatArray
+from siamese_search.decision.calibration import FEWEST, FPIR, require_rate
+from siamese_search.decision.evidence import evidence
+from siamese_search.decision.rules import DEFAULT_RULE
+from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import metrics
 from siamese_search.evaluation.curves import (
@@ -26,14 +28,12 @@ from siamese_search.evaluation.curves import (
     shot_steps,
 )
 from siamese_search.evaluation.summary import paired_probes, summarised
-from siamese_search.gallery import Gallery
+from siamese_search.gallery.gallery import Gallery
+from siamese_search.pictures.sources import find, normalised
 from siamese_search.records import Identification, ImageFile, Rejection, printable
-from siamese_search.reference import evidence
-from siamese_search.scoring import DEFAULT_RULE
 
 log = logging.getLogger("siasearch")
 
-FloatArray = npt.NDArray[np.float32]
 
 KS = (1, 5, 10)
 FPIRS = (0.001, 0.01, 0.1)

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from siamese_search.encoder import Encoder
+from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import ImageError
 from siamese_search.files import write_whole
-from siamese_search.images import encode, read_file
-
-FloatArray = npt.NDArray[np.float32]
-PixelArray = npt.NDArray[np.uint8]
+from siamese_search.pictures.read import read_file
+from siamese_search.pictures.render import encode
 
 STEPS = 12  # places of the window along each side
 WINDOW = 0.25  # its side, in sides of the picture

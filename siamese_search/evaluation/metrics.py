@@ -14,9 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+from siamese_search.arrays import DoubleArray, IntArray
 
 
 def ranks(scores: npt.ArrayLike, own: npt.ArrayLike) -> IntArray:
@@ -48,7 +46,7 @@ def precision_at(relevant: npt.ArrayLike, k: int) -> float:
     return float(values[:, :k].mean()) if values.size else math.nan
 
 
-def average_precisions(relevant: npt.ArrayLike, wanted: npt.ArrayLike) -> FloatArray:
+def average_precisions(relevant: npt.ArrayLike, wanted: npt.ArrayLike) -> DoubleArray:
     """Average precision at R (Musgrave et al. 2020) of each probe, R being how many are wanted.
 
     ``relevant`` (n, at least the largest R) tells which items are wanted, best first; ``wanted``
@@ -104,7 +102,7 @@ def area_under_curve(genuine: npt.ArrayLike, impostor: npt.ArrayLike) -> float:
 
 def error_rates(
     genuine: npt.ArrayLike, impostor: npt.ArrayLike
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
     """Thresholds (m,), the FMR (m,) and the FNMR (m,) at each: the DET curve.
 
     A pair matches where its score is at the threshold or above.

@@ -23,8 +23,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
-FloatArray = npt.NDArray[np.float32]
-PixelArray = npt.NDArray[np.uint8]
+from siamese_search.arrays import FloatArray, PixelArray
 
 DPI = 120
 BINS = 60

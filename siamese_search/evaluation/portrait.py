@@ -14,21 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from siamese_search.auditing import audited
-from siamese_search.calibration import threshold_at
-from siamese_search.enrolment import Watcher
+from siamese_search.arrays import BoolArray, DoubleArray, PixelArray
+from siamese_search.decision.calibration import threshold_at
+from siamese_search.decision.evidence import evidence
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import metrics, plots
-from siamese_search.gallery import Gallery
-from siamese_search.images import miniature, read_file
-from siamese_search.records import Item, LeftOut, Progress, printable
-from siamese_search.reference import evidence
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from siamese_search.gallery.gallery import Gallery
+from siamese_search.gallery.self_test import audited
+from siamese_search.pictures.read import read_file
+from siamese_search.pictures.render import miniature
+from siamese_search.records import Item, LeftOut, Progress, Watcher, printable
 
 MAPPED = 2000  # items on a map, at most
 SEARCHED = 4000  # items that are searched without themselves, about
@@ -78,15 +75,15 @@ class OwnScores:
     identity. ``standard`` says where the threshold comes from.
     """
 
-    genuine: FloatArray
+    genuine: DoubleArray
     right: BoolArray
-    impostor: FloatArray
+    impostor: DoubleArray
     calibrated: bool
     threshold: float
     standard: str
 
     @property
-    def found(self) -> FloatArray:
+    def found(self) -> DoubleArray:
         """The genuine ones as identification sees them (m,): what gets another name is lost."""
         return np.where(self.right, self.genuine, -math.inf)
 
@@ -117,7 +114,7 @@ def own_scores(gallery: Gallery, left_out: list[LeftOut]) -> OwnScores:
             genuine.append((one.own, first))
             right.append(one.own >= first)
 
-    def decides(pairs: list[tuple[float, float]]) -> FloatArray:
+    def decides(pairs: list[tuple[float, float]]) -> DoubleArray:
         best, runner_up = np.array(pairs, float).reshape(-1, 2).T
         return best if calibration is None else evidence(best, runner_up)
 
@@ -298,7 +295,7 @@ def _tile(gallery: Gallery, item: Item) -> plots.Tile:
     return plots.Tile(_picture(lambda: gallery.image(item), file), item.identity)
 
 
-def _picture(read: Callable[[], bytes], file: str) -> plots.PixelArray | str:
+def _picture(read: Callable[[], bytes], file: str) -> PixelArray | str:
     """The picture in a file, or words that say why there is none."""
     try:
         return miniature(read(), plots.SIDE)

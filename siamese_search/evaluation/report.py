@@ -15,7 +15,7 @@ from siamese_search.errors import ImageError
 from siamese_search.evaluation.curves import Curve
 from siamese_search.evaluation.evaluate import Evaluation, Mistake
 from siamese_search.files import write_whole
-from siamese_search.images import thumbnail
+from siamese_search.pictures.render import thumbnail
 from siamese_search.records import UnknownGroup
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}

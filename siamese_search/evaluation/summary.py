@@ -10,16 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from siamese_search.arrays import BoolArray, FloatArray, IntArray
 from siamese_search.evaluation import metrics
 from siamese_search.evaluation.curves import Growth, best_two
 
 log = logging.getLogger("siasearch")
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 PAIRS = 1 << 24  # impostor scores held
 

@@ -20,12 +20,10 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import GalleryError, StorageError, UsageError
 from siamese_search.index.recipes import Wanted, build, serves
 from siamese_search.index.segments import Base, Tuning
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 HEADER = 4096  # bytes before the first tensor, so that it lies at a page's start
 TYPES = {"F32": "<f4", "I64": "<i8", "U8": "|u1"}

@@ -18,19 +18,13 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from siamese_search import machine
+from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import UsageError
-from siamese_search.index.segments import (
-    ROUNDING,
-    Tuning,
-    approximate,
-    effort_name,
-    products,
-    scan,
-    set_effort,
-)
+from siamese_search.index.kernels import ROUNDING, approximate, products, scan
+from siamese_search.index.lists import effort_name, set_effort
+from siamese_search.index.segments import Tuning
 
 log = logging.getLogger("siasearch")
 
@@ -60,9 +54,6 @@ SPARES = (16, 32, 64, 128, 256, 512, 1024)
 STRAINED = 2  # times the effort that it took before: an index does not fit what came
 RESCORED = 64  # coarse scores that take as long as scoring one candidate again
 BLOCK = 1 << 15
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -254,7 +245,7 @@ def tuned(
     random = np.random.default_rng(seed)
     chosen = np.sort(random.choice(len(vectors), min(PROBES, len(vectors)), replace=False))
     queries = np.ascontiguousarray(vectors[chosen])
-    truth = _without(chosen, *scan(vectors, queries, min(K + 1, len(vectors))))
+    truth = without_item(chosen, *scan(vectors, queries, min(K + 1, len(vectors))))
     name, best, least = effort_name(index), tuning, math.inf
     for effort, cost in _efforts(index, name):
         if cost >= least:
@@ -264,7 +255,7 @@ def tuned(
         scores = products(queries, vectors, positions)
         for spare in SPARES:
             near = slice(0, K + 1 + spare)
-            found = _without(chosen, positions[:, near], scores[:, near])
+            found = without_item(chosen, positions[:, near], scores[:, near])
             shares = np.array([np.isin(t, f).mean() for t, f in zip(truth, found, strict=True)])
             recall = float(shares.mean())
             enough = recall - shares.std() / math.sqrt(len(shares)) >= target
@@ -291,7 +282,7 @@ def _efforts(index: faiss.Index, name: str | None) -> Iterator[tuple[int, float]
             yield effort, index.ntotal * effort / inverted.nlist
 
 
-def _without(own: IntArray, positions: IntArray, scores: FloatArray) -> list[IntArray]:
+def without_item(own: IntArray, positions: IntArray, scores: FloatArray) -> list[IntArray]:
     """The best ten of each row, best first, without the probe itself."""
     scores = np.where(positions == own[:, None], -np.inf, scores)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :K]

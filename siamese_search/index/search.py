@@ -10,15 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from siamese_search.arrays import BoolArray, FloatArray, IntArray
 from siamese_search.index.file import open_index
 from siamese_search.index.segments import Base, Candidates, Delta, Segment
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-
 
 CELLS = 1 << 22  # candidates held at a time
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
+from siamese_search.arrays import BoolArray, FloatArray, IntArray
+from siamese_search.index.kernels import (
+    ROUNDING,
+    approximate,
+    best_of,
+    faiss_threads,
+    in_parallel,
+    products,
+    restricted_to,
+    scan,
+)
+from siamese_search.index.lists import Lists, set_effort
 from siamese_search.machine import cores
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-
-# Two float32 sums of the products of unit vectors in another order differ by less: by 1e-6 or so.
-ROUNDING = 1e-5
-BLOCK_ROWS = 8192  # vectors that are multiplied at once: a product of that size stays in cache
-FIRST_ROWS = 1024  # in the first block, where most are the best so far
-BLOCK_QUERIES = 256
 SPARE = 16  # candidates beyond those asked for, so that one search nearly always settles
 MANY = 16  # queries from which on multiplying matrices is faster than scanning for each
 SHARED_BYTES = 64 << 20  # of vectors, from which on the cores share a query's scan
@@ -124,7 +121,7 @@ class Segment:
         """What lies at positions (q, m), scored pair by pair: it matters to no score where its
         items lie, and who else is asked about.
         """
-        with _threads(threads):  # more of them spin for a while, in the way of the next search
+        with faiss_threads(threads):  # more of them spin for a while, in the way of the next search
             scores = products(queries, self.vectors, positions)
         items = self.items[positions] if len(self.items) else positions
         items[positions < 0] = -1
@@ -213,8 +210,8 @@ class Base(Segment):
         if len(queries) < cores() and self.vectors.nbytes >= SHARED_BYTES:
             positions, scores = self._in_parts(queries, wanted, selected)
         else:
-            with _threads(1 if len(queries) == 1 else None):  # others would only be waited for
-                found = self.index.search(queries, wanted, params=_parameters(selected))
+            with faiss_threads(1 if len(queries) == 1 else None):  # others would only be waited for
+                found = self.index.search(queries, wanted, params=restricted_to(selected))
             scores, positions = found
         return self._offer(queries, positions, scores.min(axis=1) + (self.tuning.error or 0))
 
@@ -228,11 +225,11 @@ class Base(Segment):
         def part(core: int) -> tuple[FloatArray, IntArray]:
             own = faiss.IDSelectorRange(bounds[core], bounds[core + 1])
             found: tuple[FloatArray, IntArray] = self.index.search(
-                queries, wanted, params=_parameters(selected, own)
+                queries, wanted, params=restricted_to(selected, own)
             )
             return found
 
-        scores, positions = _shared(part, count)
+        scores, positions = in_parallel(part, count)
         # FAISS pads with its least score; ours is -inf.
         scores[positions < 0] = -np.inf
         return best_of(positions, scores, wanted)
@@ -244,7 +241,7 @@ class Base(Segment):
         reach = min((wanted + self.tuning.spare) * len(self.items) // count, len(self.items))
         # A query alone is done by one thread: others of FAISS's would only be waited for.
         threads = 1 if len(queries) == 1 else None
-        with _threads(threads):
+        with faiss_threads(threads):
             if self._lists is not None and len(queries) == 1:
                 positions = self._lists.search(queries, reach)
             else:
@@ -258,216 +255,3 @@ class Base(Segment):
             exact = self._exhaustive(queries[short], wanted, selected)
             items[short], scores[short] = exact.items, exact.scores
         return Candidates(items, scores, found.rest)
-
-
-class Lists:
-    """An index of inverted lists, perhaps of projections, whose lists the cores share."""
-
-    def __init__(self, projections: list[Any], inverted: Any) -> None:
-        self._projections = projections
-        self._inverted = inverted
-        self._quantizer = faiss.downcast_index(inverted.quantizer)
-
-    @classmethod
-    def of(cls, index: Any) -> Lists | None:
-        """Those of a FAISS index, None where it is of another kind."""
-        projections = []
-        if isinstance(index, faiss.IndexPreTransform):
-            chain = (index.chain.at(number) for number in range(index.chain.size()))
-            projections = [faiss.downcast_VectorTransform(one) for one in chain]
-            index = faiss.downcast_index(index.index)
-        return cls(projections, index) if isinstance(index, faiss.IndexIVF) else None
-
-    def search(self, query: FloatArray, count: int) -> IntArray:
-        """As ``approximate``, for one query (1, dimension)."""
-        for projection in self._projections:
-            query = projection.apply(query)
-        inverted = self._inverted
-        distances, lists = self._nearest(query)
-        parts = min(cores(), inverted.nprobe)
-
-        def part(core: int) -> tuple[FloatArray, IntArray]:
-            # Every so-manieth, so that near lists, which have more to keep, are shared as well.
-            near = np.ascontiguousarray(lists[:, core::parts])
-            far = np.ascontiguousarray(distances[:, core::parts])
-            found, positions = np.empty((1, count), np.float32), np.empty((1, count), np.int64)
-            inverted.search_preassigned_c(
-                1,
-                faiss.swig_ptr(query),
-                count,
-                *map(faiss.swig_ptr, (near, far, found, positions)),
-                False,
-                faiss.SearchParametersIVF(nprobe=near.shape[1]),
-            )
-            return found, positions
-
-        found, positions = _shared(part, parts)
-        scores = found if inverted.metric_type == faiss.METRIC_INNER_PRODUCT else -found
-        scores[positions < 0] = -np.inf
-        positions, _ = best_of(positions, scores, count)
-        positions[positions >= inverted.ntotal] = -1
-        return positions
-
-    def _nearest(self, query: FloatArray) -> tuple[FloatArray, IntArray]:
-        """Distances and numbers (1, nprobe) of the lists to look at."""
-        quantizer, count = self._quantizer, self._inverted.nprobe
-        if not isinstance(quantizer, faiss.IndexFlatL2) or count >= quantizer.ntotal:
-            distances, lists = quantizer.search(query, count)
-            return distances, lists
-        # FAISS would put them in order, which takes it as long as the distances.
-        distances = np.empty((1, quantizer.ntotal), np.float32)
-        to, of = faiss.swig_ptr(distances), faiss.swig_ptr(query)
-        faiss.fvec_L2sqr_ny(to, of, quantizer.get_xb(), quantizer.d, quantizer.ntotal)
-        lists = np.argpartition(distances, count - 1)[:, :count]
-        return np.take_along_axis(distances, lists, axis=1), lists
-
-
-def set_effort(index: faiss.Index, effort: int) -> None:
-    """Set how much of an index a search looks at, whatever that is called for its kind."""
-    name = effort_name(index)
-    if name is not None:
-        faiss.ParameterSpace().set_index_parameter(index, name, effort)
-
-
-def effort_name(index: faiss.Index) -> str | None:
-    """``nprobe`` or ``efSearch``, None where an index has neither."""
-    space = faiss.ParameterSpace()
-    space.initialize(index)
-    ranges = space.parameter_ranges
-    names = [ranges.at(number).name for number in range(ranges.size())]
-    return next((name for name in names if name.split("_")[-1] in ("nprobe", "efSearch")), None)
-
-
-def approximate(index: faiss.Index, queries: FloatArray, count: int) -> IntArray:
-    """The positions (q, count) that FAISS finds nearest, best first, -1 where there are fewer."""
-    positions: IntArray = index.search(queries, count)[1]
-    positions[positions >= index.ntotal] = -1  # as only a damaged file would have it
-    return positions
-
-
-def products(queries: FloatArray, vectors: FloatArray, positions: IntArray) -> FloatArray:
-    """Inner products of queries with the vectors at positions (q, m), -inf where those are -1."""
-    scores = np.empty(positions.shape, np.float32)
-    faiss.fvec_inner_products_by_idx(
-        faiss.swig_ptr(scores),
-        faiss.swig_ptr(queries),
-        faiss.swig_ptr(vectors),
-        faiss.swig_ptr(np.ascontiguousarray(positions)),
-        vectors.shape[1],
-        *positions.shape,
-    )
-    scores[positions < 0] = -np.inf
-    return scores
-
-
-def scan(
-    vectors: FloatArray, queries: FloatArray, wanted: int, selected: BoolArray | None = None
-) -> tuple[IntArray, FloatArray]:
-    """The best ``wanted`` positions for each query in any order, of those that are ``selected``,
-    which must be as many.
-
-    Multiplies matrices block by block, in float32; returns (q, wanted) positions and scores.
-    """
-    chosen = None if selected is None else np.flatnonzero(selected)
-    if chosen is not None and 2 * len(chosen) > len(vectors):
-        chosen = None  # multiplying by all is faster than gathering these
-    count = len(vectors) if chosen is None else len(chosen)
-    found = []
-    for start in range(0, max(1, len(queries)), BLOCK_QUERIES):
-        block = queries[start : start + BLOCK_QUERIES]
-        positions = np.full((len(block), wanted), -1, np.int64)
-        scores = np.full((len(block), wanted), -np.inf, np.float32)
-        first, rows = 0, max(FIRST_ROWS, wanted)
-        while wanted and first < count:
-            end = min(first + rows, count)
-            near = np.arange(first, end) if chosen is None else chosen[first:end]
-            new = block @ vectors[slice(first, end) if chosen is None else near].T
-            if chosen is None and selected is not None:
-                new[:, ~selected[first:end]] = -np.inf
-            where = np.broadcast_to(near, new.shape)
-            if first:
-                new, where = _above(scores.min(axis=1, keepdims=True), new, where)
-            positions, scores = best_of(
-                np.concatenate([positions, where], axis=1),
-                np.concatenate([scores, new], axis=1),
-                wanted,
-            )
-            # Of as many again as were seen, about ``wanted`` are better than the best so far.
-            first, rows = end, min(2 * rows, BLOCK_ROWS)
-        found.append((positions, scores))
-    return np.concatenate([p for p, _ in found]), np.concatenate([s for _, s in found])
-
-
-def _above(
-    floor: FloatArray, scores: FloatArray, positions: IntArray
-) -> tuple[FloatArray, IntArray]:
-    """What lies above a floor (q, 1), in as many columns as the query with the most needs."""
-    rows, columns = divmod(np.flatnonzero(scores > floor), scores.shape[1])
-    counts = np.bincount(rows, minlength=len(scores))
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    shape = len(scores), int(counts.max(initial=0))
-    kept, where = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
-    kept[rows, place], where[rows, place] = scores[rows, columns], positions[rows, columns]
-    return kept, where
-
-
-def best_of(positions: IntArray, scores: FloatArray, wanted: int) -> tuple[IntArray, FloatArray]:
-    """The ``wanted`` columns of the highest scores in each row, in any order."""
-    if scores.shape[1] <= wanted:
-        return positions, scores
-    columns = np.argpartition(-scores, wanted - 1, axis=1)[:, :wanted]
-    return (
-        np.take_along_axis(positions, columns, axis=1),
-        np.take_along_axis(scores, columns, axis=1),
-    )
-
-
-def _parameters(
-    selected: BoolArray | None, part: faiss.IDSelector | None = None
-) -> faiss.SearchParameters | None:
-    """What restricts a search to selected positions within a part."""
-    selectors = [] if part is None else [part]
-    if selected is not None:
-        selectors.append(faiss.IDSelectorBitmap(np.packbits(selected, bitorder="little")))
-    if not selectors:
-        return None
-    both = selectors[0] if len(selectors) == 1 else faiss.IDSelectorAnd(*selectors)
-    return faiss.SearchParameters(sel=both)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """FAISS's threads in this thread's calls, where a count is given."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def _shared(
-    part: Callable[[int], tuple[FloatArray, IntArray]], count: int
-) -> tuple[FloatArray, IntArray]:
-    """What the cores find, each by ``part`` with its number, in columns side by side."""
-    others = [_pool().submit(part, core) for core in range(1, count)]
-    with _threads(1):  # this thread is one of them: waking one takes as long as a short search
-        found = [part(0), *(other.result() for other in others)]
-    scores = np.concatenate([scores for scores, _ in found], axis=1)
-    return scores, np.concatenate([positions for _, positions in found], axis=1)
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    # Each scans on its own: no threads of FAISS's below these.
-    return ThreadPoolExecutor(cores(), initializer=lambda: faiss.omp_set_num_threads(1))
-
-
-def _alone() -> None:
-    """In a forked process, where no thread has come along: FAISS would wait for its own."""
-    _pool.cache_clear()
-    faiss.omp_set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_alone)

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from siamese_search import images, pipeline
+from siamese_search.arrays import IntArray, PixelArray
+from siamese_search.embedding import pipeline
 from siamese_search.errors import ImageError, StorageError, UsageError
-from siamese_search.records import ImageFile, Preprocessing, Progress, Rejection, printable
+from siamese_search.pictures import render
+from siamese_search.pictures.preprocessing import Preprocessing
+from siamese_search.pictures.read import read_file
+from siamese_search.records import ImageFile, Progress, Rejection, printable
 
-IntArray = npt.NDArray[np.int64]
-PixelArray = npt.NDArray[np.uint8]
 Watcher = Callable[[Progress], None]
 
 SMALL = 128  # pixels
@@ -98,7 +99,7 @@ def decode(
 
     def load(file: ImageFile) -> tuple[ImageFile, PixelArray | ImageError]:
         try:
-            return file, images.decode(images.read_file(file.path), preprocessing)
+            return file, render.decode(read_file(file.path), preprocessing)
         except ImageError as error:
             return file, error
 

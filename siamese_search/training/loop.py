@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from siamese_search.arrays import FloatArray
+from siamese_search.embedding.network import EmbeddingNetwork
 from siamese_search.errors import TrainingError, UsageError
-from siamese_search.network import EmbeddingNetwork
-from siamese_search.records import Preprocessing
+from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.training import augmentation, checkpoint, distributed
 from siamese_search.training.batches import Batches
 from siamese_search.training.data import Pictures
@@ -31,7 +31,6 @@ from siamese_search.training.retrieval import Retrieval, confusable, retrieval
 from siamese_search.training.settings import Settings
 from siamese_search.training.views import lower_layers, training_view
 
-FloatArray = npt.NDArray[np.float32]
 EVALUATION_BATCH = 64
 PIECE = 16
 OUT_OF_MEMORY = ("not enough memory", "can't allocate", "out of memory")

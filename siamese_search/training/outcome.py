@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from siamese_search import reference
-from siamese_search.encoder import Encoder, write_encoder
+from siamese_search.arrays import FloatArray
+from siamese_search.decision import reference
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.network import EmbeddingNetwork, export_onnx, round_weights
+from siamese_search.embedding.openvino_runtime import OpenVINORuntime
+from siamese_search.embedding.record import write_encoder
 from siamese_search.errors import TrainingError
-from siamese_search.network import EmbeddingNetwork, export_onnx, round_weights
-from siamese_search.records import Preprocessing
-from siamese_search.runtimes import OpenVINORuntime
+from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.training.data import Pictures
 
 log = logging.getLogger("siasearch")
 
-FloatArray = npt.NDArray[np.float32]
 
 # The least cosine between what torch and the exported graph make of a picture: in float32, where
 # only a wrong graph differs, and in the precision that it will run in, where a network that was

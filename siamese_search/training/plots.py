@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.evaluation import metrics, plots
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 PAIRS_AT_MOST = 3000  # pictures whose pairs are compared: 4.5 million pairs
 MAP_CLASSES = plots.COLOURS

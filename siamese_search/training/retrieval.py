@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search.arrays import FloatArray
 from siamese_search.evaluation import metrics
 from siamese_search.index import SearchIndex
 
 R_AT_MOST = 100  # of mAP@R
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from siamese_search import enrolment
+from siamese_search.embedding.network import EmbeddingNetwork
+from siamese_search.embedding.runtimes import DEVICES
 from siamese_search.errors import RuntimeUnavailable, StorageError, TrainingError
-from siamese_search.network import EmbeddingNetwork
-from siamese_search.records import ImageFile, Preprocessing, Progress, Rejection
-from siamese_search.runtimes import DEVICES
+from siamese_search.pictures.preprocessing import Preprocessing
+from siamese_search.pictures.sources import find, not_empty
+from siamese_search.records import ImageFile, Progress, Rejection
 from siamese_search.training import checkpoint, distributed, outcome
 from siamese_search.training.augmentation import PRESETS
 from siamese_search.training.data import Pictures, Split, decode, regular, roomy, split
@@ -188,7 +189,7 @@ def _files(
         if isinstance(one, ImageFile | Rejection):
             found.append(one)
         else:
-            found += enrolment.not_empty(enrolment.find([os.fspath(one)]), [os.fspath(one)])
+            found += not_empty(find([os.fspath(one)]), [os.fspath(one)])
     files, rejected = regular(found)
     inside = os.path.join(os.path.realpath(out), "")
     return [f for f in files if not os.path.realpath(f.path).startswith(inside)], rejected

@@ -11,12 +11,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-from siamese_search.backbones import imagenet_weights
-from siamese_search.encoder import Encoder, shipped
+from siamese_search.embedding.backbones import imagenet_weights
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.network import EmbeddingNetwork
+from siamese_search.embedding.record import shipped, verified_bytes
 from siamese_search.errors import EncoderError, UsageError
-from siamese_search.network import EmbeddingNetwork
-from siamese_search.records import Preprocessing
-from siamese_search.runtimes import verified_bytes
+from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.training.settings import Settings
 
 SMALL = 48  # pixels: height and width for a network from scratch

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from siamese_search.embedding.network import EmbeddingNetwork
 from siamese_search.errors import UsageError
-from siamese_search.network import EmbeddingNetwork
 
 
 def lower_layers(backbone: nn.Module, share: float) -> list[nn.Parameter]:

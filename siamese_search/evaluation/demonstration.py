@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageEnhance, ImageFilter
 
 from siamese_search.errors import UsageError
-from siamese_search.gallery import Gallery
+from siamese_search.gallery.gallery import Gallery
 from siamese_search.records import Identification
 
 PHOTOGRAPHS = (

@@ -15,13 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-Pictures = tuple[npt.NDArray[np.float32], IntArray]  # embeddings (n, dimension), classes (n,)
+from siamese_search.arrays import BoolArray, DoubleArray, IntArray
+from siamese_search.decision.evidence import RATES, evidence, logistic
 
-MARGIN = 0.5  # of the runner-up's score; why: benchmarks/openset.py
-RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
+Pictures = tuple[npt.NDArray[np.float32], IntArray]  # embeddings (n, dimension), classes (n,)
 
 
 @dataclass(frozen=True)
@@ -54,52 +51,14 @@ class Reference:
         return float(np.interp(math.log(rate), np.log(rates), [self.tail[r] for r in rates]))
 
 
-def evidence(best: npt.ArrayLike, runner_up: npt.ArrayLike) -> FloatArray:
-    """The best score less ``MARGIN`` of the runner-up's, which is nought where there is none."""
-    second = np.maximum(np.asarray(runner_up, np.float64), 0.0)
-    return np.asarray(best, np.float64) - MARGIN * second
-
-
-def probability(log_odds: float) -> float:
-    """The logistic, never overflowing."""
-    return 0.5 + 0.5 * math.tanh(log_odds / 2)
-
-
-def logistic(
-    scores: npt.ArrayLike, right: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> tuple[float, float]:
-    """Slope and offset of the logistic of the score that fits best (Platt 1999).
-
-    His smoothed targets keep it finite where scores separate right from wrong.
-    """
-    values = np.asarray(scores, np.float64)
-    hits = np.asarray(right, bool)
-    counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
-    positive, negative = counts[hits].sum(), counts[~hits].sum()
-    targets = np.where(hits, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    inputs = np.stack([values, np.ones_like(values)], axis=1)
-    parameters = np.array([1.0, 0.0])
-    ridge = 1e-6 * np.eye(2) * len(values)
-    for _ in range(100):  # Newton's method; the ridge keeps steps short on flat ground
-        chances = 1 / (1 + np.exp(-np.clip(inputs @ parameters, -30, 30)))
-        gradient = inputs.T @ (counts * (targets - chances))
-        slopes = counts * chances * (1 - chances)
-        curvature = (inputs * slopes[:, None]).T @ inputs + ridge
-        step = np.linalg.solve(curvature, gradient)
-        parameters += step * min(1.0, 10 / np.abs(step).max())
-        if np.abs(step).max() < 1e-9:
-            break
-    return float(parameters[0]), float(parameters[1])
-
-
 @dataclass(frozen=True)
 class Trials:
     """Trials of identification: each probe's best score and evidence, whether it is enrolled, and
     whether its best identity was the right one.
     """
 
-    best: FloatArray
-    evidence: FloatArray
+    best: DoubleArray
+    evidence: DoubleArray
     enrolled: BoolArray
     right: BoolArray
 
@@ -191,7 +150,7 @@ def record(
 
 def _standardised(
     made: list[Trials],
-) -> tuple[FloatArray, float, BoolArray, BoolArray, FloatArray] | None:
+) -> tuple[DoubleArray, float, BoolArray, BoolArray, DoubleArray] | None:
     """Evidence of all probes in standard deviations from the strangers' mean, and the mean of these
     deviations; which are right and which enrolled; weights with which strangers count half.
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from siamese_search import backbones  # noqa: F401  registers ours with timm
+from siamese_search.embedding import backbones  # noqa: F401  registers ours with timm
 
 
 class EmbeddingNetwork(nn.Module):

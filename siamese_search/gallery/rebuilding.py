@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search import images
-from siamese_search.catalog import Catalog
-from siamese_search.encoder import Encoder
-from siamese_search.enrolment import Watcher
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
 from siamese_search.errors import ImageError
-from siamese_search.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
-from siamese_search.records import Generation, Item, Progress, RebuildReport, Rejection
+from siamese_search.gallery.copies import enrolled_bytes
+from siamese_search.records import Generation, Item, Progress, RebuildReport, Rejection, Watcher
+from siamese_search.storage.catalog import Catalog
 
 COMMIT_ITEMS = 256
 
@@ -92,20 +91,3 @@ def _embed(
         decoded = parallel_map(pool, load, lacking(), ahead=AHEAD, cost=lambda item: item.size)
         for batch in embed_batches(decoded, lambda: encoder.runtime):
             yield from batch
-
-
-def enrolled_bytes(item: Item, folder: Path) -> bytes:
-    """The bytes that were enrolled: of the gallery's copy, else of the source if still the same.
-
-    Raises ImageError where there are none.
-    """
-    if item.copy is not None:
-        path = str(folder / item.copy)
-    elif item.source is not None:
-        path = item.source
-    else:
-        raise ImageError("was enrolled as an embedding, without an image")
-    data = images.read_file(path)
-    if images.content_hash(data) != item.content:
-        raise ImageError("has other content than when it was enrolled")
-    return data

@@ -6,144 +6,29 @@ committed about once a second. What a commit has acknowledged survives whatever 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import os
 import secrets
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from siamese_search import images
-from siamese_search.catalog import Catalog
-from siamese_search.database import sync_folder
-from siamese_search.encoder import Encoder
+from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
 from siamese_search.errors import ImageError, StorageError, UsageError
-from siamese_search.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
-from siamese_search.records import ImageFile, NewItem, Progress, Rejection, printable
+from siamese_search.files import sync_folder
+from siamese_search.gallery.copies import COPIES
+from siamese_search.pictures.read import content_hash, read_file
+from siamese_search.pictures.sources import Files, normalised
+from siamese_search.records import ImageFile, NewItem, Progress, Rejection, Watcher, printable
+from siamese_search.storage.catalog import Catalog
 
 COMMIT_SECONDS = 1.0
-COPIES = "images"
-LENGTH_TOLERANCE = 1e-3
-
-FloatArray = npt.NDArray[np.float32]
-PixelArray = npt.NDArray[np.uint8]
-Watcher = Callable[[Progress], None]
-Files = Iterable[ImageFile | Rejection]
-
-
-def normalised(label: str) -> str:
-    """An identity's name in one spelling: Unicode NFC, no space around it.
-
-    Raises UsageError for a name that is empty, has control characters or is not text.
-    """
-    if not isinstance(label, str):
-        raise UsageError(f"{label!r} cannot be an identity's name: it needs to be text")
-    name = unicodedata.normalize("NFC", label).strip()
-    if not name or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        raise UsageError(f"{label!r} cannot be an identity's name: it needs printable characters")
-    return name
-
-
-def find(paths: Iterable[str], label: str | None = None) -> Iterator[ImageFile | Rejection]:
-    """The images of files and folders, labelled by their place, or all by ``label``.
-
-    Raises UsageError, before the first image, for a path that does not exist.
-    """
-    roots = [os.fspath(path) for path in paths]
-    for root in roots:
-        if not os.path.lexists(root):
-            raise UsageError(f"{printable(root)}: no such file or folder")
-    name = None if label is None else normalised(label)
-    for root in roots:
-        for found in images.find_images(root):
-            if name is not None and isinstance(found, ImageFile):
-                found = replace(found, identity=name)
-            yield found
-
-
-def not_empty(files: Files, places: Iterable[str]) -> Files:
-    """The same stream; UsageError, naming the places searched, where nothing is in it."""
-    iterator = iter(files)
-    first = next(iterator, None)
-    if first is None:
-        where = ", ".join(printable(place) for place in places)
-        raise UsageError(f"no images in {where}")
-    return chain([first], iterator)
-
-
-def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
-    """The images that a CSV with the columns ``path`` and ``label`` lists.
-
-    Relative paths are relative to the CSV's folder; further columns become metadata. Raises
-    UsageError for a file that is no such CSV.
-    """
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            columns = rows.fieldnames or []
-            if not {"path", "label"} <= set(columns):
-                raise UsageError(
-                    f"{path}: the first row must name the columns path and label, not "
-                    f"{', '.join(columns) or 'nothing'}"
-                )
-            for row in rows:
-                yield _manifest_entry(row, folder, f"{path}, line {rows.line_num}")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is not a CSV file in UTF-8: {error}") from error
-
-
-def _manifest_entry(row: dict[str, str], folder: str, place: str) -> ImageFile | Rejection:
-    if not row["path"]:
-        return Rejection(place, "no path in this row")
-    image = os.path.abspath(os.path.join(folder, row["path"]))
-    try:
-        identity = normalised(row["label"] or "")
-    except UsageError as error:
-        return Rejection(image, f"{place}: {error}")
-    # DictReader collects surplus fields under None and fills missing ones with None.
-    metadata = {
-        key: value
-        for key, value in row.items()
-        if key and key not in ("path", "label") and isinstance(value, str) and value
-    }
-    return ImageFile(image, identity, metadata)
-
-
-def read_answers(lines: Iterable[bytes], place: str, label: str) -> list[ImageFile]:
-    """The images that lines printed by ``siasearch query --json`` are about, labelled ``label``.
-
-    ``place`` names where the lines are from. Raises UsageError where they are anything else, or
-    none.
-    """
-    name = normalised(label)
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            answer = json.loads(line)
-            path, _, _ = (answer[key] for key in ("image", "identity", "matches"))
-            path.encode()  # as every name that is enrolled
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise UsageError(
-                f"{place}, line {number}, is not what `siasearch query IMAGE --json` prints"
-            ) from error
-        found.append(ImageFile(os.path.abspath(path), name))
-    if not found:
-        raise UsageError(f"{place} is empty: `siasearch query IMAGE --json` prints what it takes")
-    return found
 
 
 def embedded_items(
@@ -175,43 +60,6 @@ def embedded_items(
         )
         for vector, identity, pairs in zip(vectors, identities, metadata, strict=True)
     ]
-
-
-def as_embeddings(embeddings: npt.ArrayLike, dimension: int) -> FloatArray:
-    """Float32 (n, dimension), one vector counting as n = 1.
-
-    Raises UsageError for another dimension, values that are not finite, or rows that are not of
-    unit length.
-    """
-    try:
-        with np.errstate(over="ignore"):  # what becomes infinite is refused below
-            vectors = np.atleast_2d(np.asarray(embeddings, np.float32))
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"embeddings must be numbers of shape (n, {dimension}): {error}"
-        ) from error
-    if np.ma.is_masked(embeddings):
-        raise UsageError("embeddings must be whole: some values are masked")
-    if vectors.shape == (1, 0):
-        vectors = vectors.reshape(0, dimension)
-    if vectors.ndim != 2 or vectors.shape[1] != dimension:
-        raise UsageError(f"embeddings of shape {vectors.shape}: the gallery has (n, {dimension})")
-    # Written so that NaN counts as wrong.
-    with np.errstate(over="ignore", invalid="ignore"):
-        wrong = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < LENGTH_TOLERANCE)
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise UsageError(f"embedding {row} is not finite and of unit length: normalise it first")
-    return vectors
-
-
-def file_fault(path: str | os.PathLike[str], content: str) -> str | None:
-    """What is wrong with a file that had this content, None where it still has."""
-    try:
-        same = images.content_hash(images.read_file(os.fspath(path))) == content
-    except ImageError as error:
-        return str(error)
-    return None if same else "has other content than before"
 
 
 @dataclass(frozen=True)
@@ -319,10 +167,10 @@ class Enrolment:
 
     def _read(self, file: ImageFile) -> _Read | Rejection:
         try:
-            data = images.read_file(file.path)
+            data = read_file(file.path)
         except ImageError as error:
             return Rejection(printable(file.path), str(error))
-        return _Read(file, data, images.content_hash(data))
+        return _Read(file, data, content_hash(data))
 
     def _new(self, read: Iterable[_Read | Rejection]) -> Iterator[_Read]:
         """Drop what is enrolled already, before it costs a decode."""

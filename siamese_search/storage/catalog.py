@@ -8,33 +8,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 
-from siamese_search.database import Database, create
+from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import GalleryDamaged, GalleryError, GalleryMismatch, UsageError
 from siamese_search.records import Calibration, Generation, Item, NewItem, Snapshot
-
-CHUNK = 4096
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class State:
-    """What a reader compares with what it has loaded."""
-
-    generation: Generation
-    snapshot: Snapshot | None
-    epoch: int  # changes where embeddings of earlier items do, which numbers alone do not tell
-    last_item: int
-    last_removal: int
+from siamese_search.storage.database import Database, create
+from siamese_search.storage.generations import CHUNK, State
 
 
 class Catalog(Database):

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from siamese_search.arrays import FloatArray
+from siamese_search.decision import rules
 from siamese_search.records import Audit, LeftOut
 
 
@@ -22,3 +26,14 @@ def audited(left_out: Sequence[LeftOut], duplicates: Iterable[tuple[int, int, fl
         tuple(sorted(confusable, key=lambda pair: (-pair[2] / pair[3], pair))),
         len(left_out),
     )
+
+
+def without_item(
+    members: rules.Members, item: int, vector: FloatArray, rule: rules.Rule
+) -> float | None:
+    """An identity's score for one of its items by the others, None where there are none."""
+    others = members.without(item)
+    if others is None:
+        return None
+    best = np.array([(others.vectors @ vector).max()], np.float32)
+    return float(rule(vector, best, [others])[0])

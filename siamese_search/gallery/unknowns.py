@@ -9,17 +9,15 @@ from __future__ import annotations
 import os
 
 import numpy as np
-import numpy.typing as npt
 
-from siamese_search import images
-from siamese_search.catalog import Catalog
-from siamese_search.encoder import Encoder
-from siamese_search.enrolment import file_fault
+from siamese_search.arrays import FloatArray
+from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import ImageError
-from siamese_search.identification import Identifier, require
+from siamese_search.gallery.active import require
+from siamese_search.gallery.identification import Identifier
+from siamese_search.pictures.read import content_hash, file_fault, read_file
 from siamese_search.records import Generation, UnknownGroup
-
-FloatArray = npt.NDArray[np.float32]
+from siamese_search.storage.catalog import Catalog
 
 MOST = 2000  # that are grouped, the latest ones: linkage takes their square in memory
 
@@ -29,7 +27,7 @@ def keep(catalog: Catalog, path: str, vector: FloatArray, generation: Generation
 
     Raises ImageError where the file is gone, GalleryMismatch where the generation is not active.
     """
-    content = images.content_hash(images.read_file(path))
+    content = content_hash(read_file(path))
     catalog.keep_unknown(content, os.path.abspath(path), generation, vector)
 
 

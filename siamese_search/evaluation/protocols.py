@@ -27,16 +27,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from siamese_search.encoder import Encoder
+from siamese_search.arrays import FloatArray
+from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import UsageError
 from siamese_search.evaluation.metrics import reached_by
-from siamese_search.gallery import Gallery
+from siamese_search.gallery.gallery import Gallery
 from siamese_search.records import Identification
 
-FloatArray = npt.NDArray[np.float32]
 FPIRS = (0.01, 0.001)
 
 

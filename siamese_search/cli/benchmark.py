@@ -1,4 +1,4 @@
-"""``calibrate``, ``benchmark`` and ``audit``: error rates, and what looks wrong."""
+"""``benchmark``: how well it works on labelled pictures."""
 
 from __future__ import annotations
 
@@ -19,22 +19,17 @@ from siamese_search.cli.common import (
     GalleryOption,
     JsonOption,
     RuleOption,
-    counted,
-    encoder_for,
     name_rejections,
-    near,
     note,
     open_gallery,
     print_json,
-    progress_bar,
 )
 from siamese_search.errors import UsageError
 from siamese_search.files import require_place
-from siamese_search.records import DUPLICATE
+from siamese_search.pictures.sources import find, not_empty
 
 if TYPE_CHECKING:
     from siamese_search.evaluation.curves import Curve
-    from siamese_search.records import Calibration, Item, Rejection
 
 # The ways of benchmarking in which an option does something, where it does not in all of them.
 MEANT_FOR = {
@@ -47,72 +42,6 @@ MEANT_FOR = {
     "seeds": ("PROBES", "--split", "--suite grocery", "--suite cub"),
     "rule": ("PROBES", "--split", "--suite grocery", "--suite cub"),
 }
-
-
-def calibrate(
-    gallery: GalleryOption = DEFAULT_GALLERY,
-    fpir: Annotated[
-        float | None,
-        typer.Option(
-            help="The share of strangers' probes that may get an identity; default: what was"
-            " chosen before, else 0.01."
-        ),
-    ] = None,
-    rule: RuleOption = None,
-    strangers: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATH",
-            help="Pictures, or folders of them, of things that are not enrolled, such as they are"
-            " asked about; better than the gallery's own where probes look unlike it. Repeatable.",
-        ),
-    ] = None,
-    encoder: EncoderOption = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Choose the threshold by the error rate that you allow.
-
-    The gallery's own items tell how strangers score: each is searched with its own identity left
-    out. It also fits the confidence. Run it again when the gallery has changed much.
-    """
-    rejected: list[Rejection] = []
-    try:
-        with open_gallery(gallery, encoder, device) as target:
-            found = target.calibrate(fpir, rule=rule, strangers=strangers, reject=rejected.append)
-    finally:
-        name_rejections(rejected)
-    if as_json:
-        named = {"rejected": [{"path": r.path, "reason": r.reason} for r in rejected]}
-        print_json(dataclasses.asdict(found) | named)
-    else:
-        typer.echo(_described(found))
-    if rejected:
-        raise typer.Exit(1)
-
-
-def _described(found: Calibration) -> str:
-    from siamese_search.reference import RATES
-
-    # Beyond these nothing is known.
-    least = f"{found.lower:.2g}" + " or less" * (found.lower <= RATES[0])
-    most = f"{found.upper:.2g}" + " or more" * (found.upper >= RATES[-1])
-    lines = [
-        f"calibrated for an FPIR of {found.fpir:.3g} with {found.identities} identities"
-        f" (rule {found.rule}): the true rate likely lies between {least} and {most}"
-    ]
-    what = "pictures of strangers" if found.source == "strangers" else "of the gallery's own items"
-    if found.extrapolated:
-        lines.append(
-            f"{found.strangers} {what} are few for this rate: the rest is extrapolated by what is"
-            " known of the encoder"
-        )
-    if not found.fitted:
-        lines.append(
-            "confidence rests on what is known of the encoder, too: too few identities have"
-            " several items that find each other"
-        )
-    return "\n".join(lines)
 
 
 def benchmark(
@@ -170,9 +99,8 @@ def benchmark(
 
     Also how that changes as more identities are enrolled and, with --split, more pictures of each.
     """
-    from siamese_search import enrolment
-    from siamese_search.calibration import FPIR
-    from siamese_search.encoder import Encoder
+    from siamese_search.decision.calibration import FPIR
+    from siamese_search.embedding.encoder import Encoder
     from siamese_search.evaluation.curves import pooled
     from siamese_search.evaluation.evaluate import evaluate, evaluate_splits
     from siamese_search.evaluation.report import write_report
@@ -189,7 +117,7 @@ def benchmark(
     if report is not None:
         require_place(report)
     places = probes or [str(split)]
-    found = list(enrolment.not_empty(enrolment.find(places), places))
+    found = list(not_empty(find(places), places))
     files = [file for file in found if isinstance(file, ImageFile)]
     rejected = [file for file in found if isinstance(file, Rejection)]
     if split is not None:
@@ -251,8 +179,8 @@ def _run_suite(
     draws: int,
     as_json: bool,
 ) -> None:
-    from siamese_search.encoder import Encoder
-    from siamese_search.evaluation.suites import SUITES, Pictures
+    from siamese_search.embedding.encoder import Encoder
+    from siamese_search.evaluation.protocols import SUITES, Pictures
 
     if suite not in SUITES:
         raise UsageError(f"unknown suite {suite!r}: choose one of {', '.join(SUITES)}")
@@ -309,100 +237,6 @@ def _print_figures(title: str, draws: list[dict[str, float]]) -> None:
         typer.echo(line)
 
 
-def audit(
-    gallery: GalleryOption = DEFAULT_GALLERY,
-    top: Annotated[int, typer.Option(min=1, help="How many of each kind to show.")] = 20,
-    duplicate: Annotated[
-        float, typer.Option(min=-1.0, max=1.0, help="The cosine from which pictures are the same.")
-    ] = DUPLICATE,
-    encoder: EncoderOption = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List what looks wrong: likely wrong labels, near-duplicates, identities not told apart.
-
-    Every item is searched without itself. Nothing is changed: `relabel --item` and `remove --item`
-    correct. With --json, likely wrong labels come first, all items in the order of their doubt.
-    """
-    with open_gallery(gallery, encoder, device) as source:
-        with progress_bar("auditing", lambda: len(source)) as watch:
-            found = source.audit(duplicate=duplicate, watch=watch)
-        numbers = {item for pair in found.duplicates[:top] for item in pair[:2]}
-        items = {item.number: item for item in source.items_by_number(numbers)}
-    if as_json:
-        print_json(
-            {
-                "items": found.items,
-                "suspects": [
-                    {
-                        "item": one.item,
-                        "identity": one.identity,
-                        "path": one.path,
-                        "score": one.own,
-                        "better": one.others[0].identity if one.others else None,
-                        "better_score": one.others[0].score if one.others else None,
-                    }
-                    for one in found.suspects
-                ],
-                "duplicates": [
-                    {"items": [a, b], "score": score} for a, b, score in found.duplicates
-                ],
-                "confusable": [
-                    {"identities": [a, b], "mistaken": count, "items": total}
-                    for a, b, count, total in found.confusable
-                ],
-            }
-        )
-        return
-    doubtful = [one for one in found.suspects if one.doubt > 0]
-    typer.echo(f"{len(doubtful)} of {found.items} items look more like another identity")
-    for one in doubtful[:top]:
-        better = one.others[0]
-        typer.echo(
-            f"  item {one.item}, {one.identity} ({one.own:.3f}), looks like {better.identity}"
-            f" ({better.score:.3f}): {near(one.path) if one.path else 'an embedding'}"
-        )
-    typer.echo(f"{counted(len(found.duplicates), 'pair')} of nearly the same picture")
-    for a, b, score in found.duplicates[:top]:
-        typer.echo(f"  {score:.3f}  {_named(items[a])}  and  {_named(items[b])}")
-    typer.echo(f"{len(found.confusable)} pairs of identities are taken for each other")
-    for first, second, count, total in found.confusable[:top]:
-        typer.echo(f"  {count} of {total} items: {first} and {second}")
-
-
-def _named(item: Item) -> str:
-    place = near(item.source) if item.source else "an embedding"
-    return f"item {item.number}, {item.identity}: {place}"
-
-
-def explain(
-    a: Annotated[str, typer.Argument(metavar="A", help="One image.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another image.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="PNG", help="Where to draw it.")
-    ] = Path("explanation.png"),
-    gallery: GalleryOption = DEFAULT_GALLERY,
-    encoder: EncoderOption = None,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Draw which regions make two images similar: red speaks for it, blue against it.
-
-    Uses the encoder named, else that of the gallery where there is one, else `general`.
-    """
-    from siamese_search.evaluation import explain as explaining
-
-    found = explaining.explain(encoder_for(gallery, encoder, device), a, b)
-    explaining.draw(found, out)
-    if as_json:
-        print_json({"score": found.score, "drawn": str(out)})
-    else:
-        typer.echo(f"score {found.score:.3f}; drawn in {out}")
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    app.command()(calibrate)
     app.command()(benchmark)
-    app.command()(audit)
-    app.command()(explain)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from siamese_search.errors import GalleryDamaged, GalleryFormatError, StorageError
+from siamese_search.files import sync_folder
 
 FORMAT = 3
 APPLICATION_ID = 0x53494153  # "SIAS": `file gallery.db` tells whose it is
@@ -65,7 +66,7 @@ class Database:
 
     def _upgrade(self) -> None:
         """Bring an older format to this one, in one transaction."""
-        from siamese_search.schema import migrate
+        from siamese_search.storage.schema import migrate
 
         if not self.writable:
             raise GalleryFormatError(f"{self.path} has an older format: open it once writable")
@@ -127,7 +128,7 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     """Make a database of the newest format; whole or not at all. Keeps one that is there."""
     from filelock import FileLock
 
-    from siamese_search.schema import migrate
+    from siamese_search.storage.schema import migrate
 
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with _mapped(path):
@@ -165,16 +166,6 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def _make_durable(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = TRUNCATE")  # commits by a truncation, which is synced
     db.execute("PRAGMA synchronous = FULL")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable, where the system lets folders be opened."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager

@@ -14,17 +14,15 @@ from itertools import chain, islice
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.embedding.runtimes import Runtime
 from siamese_search.errors import ImageError
 from siamese_search.machine import cores
-from siamese_search.runtimes import Runtime
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-FloatArray = npt.NDArray[np.float32]
-PixelArray = npt.NDArray[np.uint8]
 
 AHEAD = 64  # decoded images that wait to be gathered
 

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search import calibration, enrolment, images, scoring, unknowns
-from siamese_search.auditing import audited
-from siamese_search.catalog import Catalog
-from siamese_search.encoder import Encoder, several
+from siamese_search.arrays import FloatArray, IntArray
+from siamese_search.decision import calibration, rules
+from siamese_search.decision.evidence import evidence
+from siamese_search.decision.reference import Reference
+from siamese_search.embedding.encoder import Encoder, several
+from siamese_search.embedding.vectors import LENGTH_TOLERANCE, as_embeddings
 from siamese_search.errors import (
     EncoderError,
     GalleryDamaged,
@@ -35,9 +37,18 @@ from siamese_search.errors import (
     StorageError,
     UsageError,
 )
-from siamese_search.identification import Identifier, require
+from siamese_search.gallery import enrolment, unknowns
+from siamese_search.gallery.active import require
+from siamese_search.gallery.calibrating import CHANGED, SAMPLE
+from siamese_search.gallery.checking import bytes_below
+from siamese_search.gallery.copies import enrolled_bytes
+from siamese_search.gallery.identification import Identifier
+from siamese_search.gallery.rebuilding import reembed
+from siamese_search.gallery.self_test import audited
+from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.index import Wanted
-from siamese_search.rebuilding import enrolled_bytes, reembed
+from siamese_search.pictures.read import content_hash, file_fault, read_file
+from siamese_search.pictures.sources import Files, find, normalised, not_empty
 from siamese_search.records import (
     DUPLICATE,
     Audit,
@@ -52,21 +63,16 @@ from siamese_search.records import (
     Rejection,
     UnknownGroup,
     Verification,
+    Watcher,
     printable,
 )
-from siamese_search.reference import Reference, evidence
-from siamese_search.snapshots import Snapshots
+from siamese_search.storage.catalog import Catalog
 
 log = logging.getLogger("siasearch")
 
 DATABASE = "gallery.db"
 K_AT_MOST = 100_000  # items that may be asked for of fewer
 MANY = 1000  # items that take so long to write that others should not wait
-SAMPLE = 4000  # items that calibration looks at
-CHANGED = 0.2  # of identities or items, from which on a calibration is stale
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 
 class Gallery:
@@ -183,7 +189,7 @@ class Gallery:
         *,
         copy: bool = False,
         distractor: bool = False,
-        watch: enrolment.Watcher = lambda progress: None,
+        watch: Watcher = lambda progress: None,
     ) -> EnrollmentReport:
         """Enrol files and folders of images; see ``add`` for how places become identities.
 
@@ -194,18 +200,16 @@ class Gallery:
         paths = list(paths) if not isinstance(paths, (str, os.PathLike)) else [paths]
         records = [path for path in paths if isinstance(path, ImageFile)]
         named = [os.fspath(path) for path in paths if not isinstance(path, ImageFile)]
-        files = enrolment.not_empty(
-            itertools.chain(records, enrolment.find(named, label)), named or ["an empty list"]
-        )
+        files = not_empty(itertools.chain(records, find(named, label)), named or ["an empty list"])
         return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
 
     def enroll_found(
         self,
-        files: enrolment.Files,
+        files: Files,
         *,
         copy: bool = False,
         distractor: bool = False,
-        watch: enrolment.Watcher = lambda progress: None,
+        watch: Watcher = lambda progress: None,
     ) -> EnrollmentReport:
         """Enrol a stream of images found before; rejections pass through to the report."""
         run = enrolment.Enrolment(
@@ -236,7 +240,7 @@ class Gallery:
         numbers. Raises UsageError for anything else, and for an embedding that is there already.
         """
         generation = self._catalog.state().generation
-        vectors = enrolment.as_embeddings(embeddings, generation.dimension)
+        vectors = as_embeddings(embeddings, generation.dimension)
         items = enrolment.embedded_items(vectors, identities, metadata)
         added: list[int] = []
 
@@ -283,7 +287,7 @@ class Gallery:
 
         ``threshold`` is for all probes; without one, a calibrated gallery decides at ``fpir`` or
         the rate it was calibrated for, any other by the encoder's threshold. ``where`` searches
-        only items whose metadata equal it; ``rule`` is one of ``scoring.RULES``. Raises ImageError,
+        only items whose metadata equal it; ``rule`` is one of ``rules.RULES``. Raises ImageError,
         naming the file, at the first image that cannot be read.
         """
         images = list(several(images))
@@ -370,7 +374,7 @@ class Gallery:
 
         Others may change the gallery between blocks: whoever is gone scores -inf from then on.
         """
-        chosen = scoring.known_rule(rule or self._rule)
+        chosen = rules.known_rule(rule or self._rule)
         return self._identifier.scores(self.encoder, embeddings, chosen)
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
@@ -397,7 +401,7 @@ class Gallery:
         what is enrolled. Those that cannot be read go to ``reject``. Raises UsageError where there
         are too few to tell.
         """
-        rule = scoring.known_rule(rule or scoring.DEFAULT_RULE)
+        rule = rules.known_rule(rule or rules.DEFAULT_RULE)
         fpir = self._rate_before() if fpir is None else fpir
         calibration.require_rate(fpir)
         encoder, state = self.encoder, self._catalog.state()
@@ -439,7 +443,7 @@ class Gallery:
         places = [places] if isinstance(places, (str, os.PathLike)) else places
         named = [os.fspath(place) for place in places]
         pictures = []
-        for file in enrolment.not_empty(enrolment.find(named), named):
+        for file in not_empty(find(named), named):
             if isinstance(file, Rejection):
                 reject(file)
             elif self._is_enrolled(file.path):
@@ -472,8 +476,8 @@ class Gallery:
         self,
         *,
         duplicate: float = DUPLICATE,
-        rule: str = scoring.DEFAULT_RULE,
-        watch: enrolment.Watcher = lambda progress: None,
+        rule: str = rules.DEFAULT_RULE,
+        watch: Watcher = lambda progress: None,
     ) -> Audit:
         """Search every item without itself: what is likely wrong, double, or not told apart.
 
@@ -488,9 +492,9 @@ class Gallery:
     def left_out(self, limit: int | None = None, rule: str | None = None) -> Iterator[LeftOut]:
         """The gallery's own items, each searched without itself; about ``limit`` of them.
 
-        ``rule`` is one of ``scoring.RULES``, by default that of the calibration.
+        ``rule`` is one of ``rules.RULES``, by default that of the calibration.
         """
-        return self._identifier.left_out(scoring.known_rule(rule or self._rule), limit)
+        return self._identifier.left_out(rules.known_rule(rule or self._rule), limit)
 
     def sample(self, limit: int, seed: int = 0) -> tuple[list[Item], FloatArray]:
         """Items drawn at random, or all where there are no more than ``limit``, by number.
@@ -522,11 +526,11 @@ class Gallery:
     def _rule(self) -> str:
         """How identities are scored unless another rule is asked for."""
         found = self.calibration
-        return found.rule if found else scoring.DEFAULT_RULE
+        return found.rule if found else rules.DEFAULT_RULE
 
     def _is_enrolled(self, path: str) -> bool:
         try:
-            content = images.content_hash(images.read_file(path))
+            content = content_hash(read_file(path))
         except ImageError:
             return False
         return bool(self._catalog.known([content]))
@@ -563,7 +567,7 @@ class Gallery:
         contents = {row[0]: row[1] for row in self._catalog.unknowns()}
         files: list[ImageFile | Rejection] = []
         for member, path in zip(group.members, group.paths, strict=True):
-            fault = enrolment.file_fault(path, contents.get(member, ""))
+            fault = file_fault(path, contents.get(member, ""))
             files.append(Rejection(printable(path), fault) if fault else ImageFile(path, label))
         report = self.enroll_found(files)
         refused = {rejection.path for rejection in report.rejected}
@@ -627,7 +631,7 @@ class Gallery:
         Returns how many items it concerned. Raises UsageError where there is no such thing.
         """
         numbers = self._numbers(old, item)
-        return self._catalog.relabel(numbers, enrolment.normalised(new))
+        return self._catalog.relabel(numbers, normalised(new))
 
     def _numbers(self, identity: str | None, item: int | None) -> list[int]:
         if (identity is None) == (item is None):
@@ -637,7 +641,7 @@ class Gallery:
                 raise UsageError(f"no item {item} in {self.folder}")
             return [item]
         assert identity is not None
-        name = enrolment.normalised(identity)
+        name = normalised(identity)
         numbers = self._catalog.numbers(name)
         if not numbers:
             few = self._catalog.totals()[0] <= 10_000  # comparing with more takes too long
@@ -675,7 +679,7 @@ class Gallery:
         encoder: Encoder | str | os.PathLike[str] | None = None,
         *,
         skip_missing: bool = False,
-        watch: enrolment.Watcher = lambda progress: None,
+        watch: Watcher = lambda progress: None,
     ) -> RebuildReport:
         """Re-embed all items under another encoder; without one, embed what lacks an embedding and
         write the index anew.
@@ -740,10 +744,10 @@ class Gallery:
             yield f"item {number} has no embedding under the encoder {state.generation.encoder!r}"
         for items, vectors in self._catalog.embeddings(state.generation):
             lengths = np.linalg.norm(vectors, axis=1)
-            for item in items[~(np.abs(lengths - 1) < enrolment.LENGTH_TOLERANCE)]:
+            for item in items[~(np.abs(lengths - 1) < LENGTH_TOLERANCE)]:
                 yield f"the embedding of item {item} is not of unit length"
         for item_number, copy, content in self._catalog.copies():
-            fault = enrolment.file_fault(self.folder / copy, content)
+            fault = file_fault(self.folder / copy, content)
             if fault:
                 yield f"the copy of item {item_number}: {fault}"
 
@@ -766,7 +770,7 @@ class Gallery:
             "indexed": snapshot.items if snapshot else 0,
             "recipe": snapshot.recipe if snapshot else None,
             "recall": snapshot.recall if snapshot else None,
-            "bytes": _bytes_below(self.folder),
+            "bytes": bytes_below(self.folder),
         }
 
     def _calibration_in_words(self) -> str | None:
@@ -782,12 +786,3 @@ class Gallery:
             return self.encoder.threshold
         except SiaSearchError:
             return None
-
-
-def _bytes_below(folder: Path) -> int:
-    total = 0
-    for path, _, files in os.walk(folder):
-        for file in files:
-            with suppress(FileNotFoundError):  # swept by another process just now
-                total += os.lstat(os.path.join(path, file)).st_size
-    return total

@@ -21,15 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
-from siamese_search.catalog import Catalog, State
-from siamese_search.database import LOCK_NAME, sync_folder
 from siamese_search.errors import GalleryError, SiaSearchError, StorageError, UsageError
+from siamese_search.files import STALE_SECONDS, delete, sync_folder
+from siamese_search.gallery.compaction import pending_in
+from siamese_search.gallery.copies import COPY_NAME
 from siamese_search.index import EXACT_RECIPES, SearchIndex, Wanted, Written, sha256, write_index
 from siamese_search.records import Generation, Snapshot
+from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.database import LOCK_NAME
+from siamese_search.storage.generations import State
 
 log = logging.getLogger("siasearch")
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[2]
 
 # Below this a snapshot is read in full to verify it; above, if its size, time or inode changed.
 SMALL_BYTES = 64 << 20
@@ -41,13 +45,11 @@ PENDING_AT_MOST = 20_000
 PENDING_UNDERWAY = 4096
 FEW_CHANGES = 1000  # for which nobody wants to wait while an index of many items is trained
 MANY_ITEMS = 50_000
-STALE_SECONDS = 3600.0
 TRIES = 5  # to open a snapshot that others replace
 
 # The files that siasearch makes, with their temporary names; nothing else is ever deleted.
 INDEX_NAME = re.compile(r"\.?index-\d+-[0-9a-f]{12}\.faiss")
 DATABASE_NAME = re.compile(r"\.gallery\.db\.[0-9a-f]{8}(-journal)?")
-COPY_NAME = re.compile(r"[0-9a-f]{64}(\.[^.]*)?|\.[0-9a-f]{64}(\.[^.]*)?\.[0-9a-f]{8}")
 
 
 class Snapshots:
@@ -141,7 +143,7 @@ class Snapshots:
         ``underway`` says that more is to come, so that only what has doubled is worth it.
         """
         state = self._catalog.state()
-        snapshot, pending = state.snapshot, _pending(state)
+        snapshot, pending = state.snapshot, pending_in(state)
         items = snapshot.items if snapshot else 0
         if underway:
             return pending > max(PENDING_UNDERWAY, items)
@@ -234,7 +236,7 @@ class Snapshots:
 
         Where one has failed, the next is started once twice as much has changed.
         """
-        pending = _pending(self._catalog.state())
+        pending = pending_in(self._catalog.state())
         if pending < 2 * self._failed:
             return
         with self.maintenance(wait=False):  # raises where somebody is at it
@@ -242,7 +244,7 @@ class Snapshots:
         folder = str(self._folder.absolute())
         command = (sys.executable, "-m", "siamese_search", "compact", "--if-due", "-g", folder)
         nowhere = subprocess.DEVNULL
-        places = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+        places = [str(PACKAGE), os.environ.get("PYTHONPATH", "")]
         # A pipe would break when this process ends.
         said = tempfile.TemporaryFile()  # noqa: SIM115  closed in the end by ``follow``
         try:
@@ -297,10 +299,10 @@ class Snapshots:
         known = self._catalog.snapshot_files()
         for path in self._folder.glob("*index-*.faiss"):
             if INDEX_NAME.fullmatch(path.name) and path.name not in known:
-                _delete(path)
+                delete(path)
         for path in self._folder.glob(".gallery.db.*"):
             if DATABASE_NAME.fullmatch(path.name) and self._is_left_behind(path):
-                _delete(path)
+                delete(path)
 
     def _sweep_copies(self) -> None:
         """Delete copies of images that the database does not name, once they are old.
@@ -316,7 +318,7 @@ class Snapshots:
         known = {copy for _, copy, _ in self._catalog.copies()} if old else set()
         for path in old:
             if path.relative_to(self._folder).as_posix() not in known:
-                _delete(path)
+                delete(path)
 
     @staticmethod
     def _is_left_behind(path: Path) -> bool:
@@ -356,17 +358,3 @@ class Snapshots:
                 yield f"{path}: item {item} has another embedding than the database"
         for item in base.items[~seen]:
             yield f"{path}: item {item} is not in the database"
-
-
-def _pending(state: State) -> int:
-    """How many items came or went since the snapshot."""
-    snapshot = state.snapshot
-    seen = (snapshot.last_item, snapshot.last_removal) if snapshot else (0, 0)
-    return state.last_item - seen[0] + state.last_removal - seen[1]
-
-
-def _delete(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:  # still open on Windows: the next compaction's turn
-        log.debug("cannot delete %s yet: %s", path, error)

@@ -5,29 +5,28 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from siamese_search import scoring
-from siamese_search.catalog import Catalog
-from siamese_search.encoder import Encoder
-from siamese_search.enrolment import as_embeddings
-from siamese_search.errors import GalleryMismatch, UsageError
+from siamese_search.arrays import FloatArray, IntArray
+from siamese_search.decision import rules
+from siamese_search.decision.judge import Judge, calibrated, decide, fixed
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.vectors import as_embeddings
+from siamese_search.errors import UsageError
+from siamese_search.gallery.active import require
+from siamese_search.gallery.members import MembersOf
+from siamese_search.gallery.self_test import without_item
+from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.index import SearchIndex
-from siamese_search.records import Calibration, Generation, Identification, LeftOut, Match
-from siamese_search.snapshots import Snapshots
+from siamese_search.records import Calibration, Identification, LeftOut, Match
+from siamese_search.storage.catalog import Catalog
 
 CANDIDATES = 64  # items looked at first; nearly always they hold the k best identities
 DEEP = 4096  # items looked at before identities are sought one after the other
 FEWEST = 5  # identities that are compared at least, so that a small k hardly changes which is best
 BLOCK = 256
 SCORES = 1 << 22  # held at a time where every identity's is asked for
-KEPT = 8192  # identities whose prototypes are kept
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 
 class Identifier:
@@ -58,7 +57,7 @@ class Identifier:
         if threshold is not None and not -1 <= threshold <= 1:
             raise UsageError(f"the threshold is {threshold}: a cosine lies between -1 and 1")
         if rule is not None:
-            scoring.known_rule(rule)
+            rules.known_rule(rule)
         queries = as_embeddings(embeddings, encoder.dimension)
         answers: list[Identification] = []
         # Block by block, since others cannot commit while one is searched.
@@ -68,14 +67,14 @@ class Identifier:
                 require(encoder, generation, self._catalog.path.parent)
                 allowed = None if where is None else self._catalog.where(where)
                 calibration = self._catalog.calibration(generation)
-                chosen = rule or (calibration.rule if calibration else scoring.DEFAULT_RULE)
+                chosen = rule or (calibration.rule if calibration else rules.DEFAULT_RULE)
                 judge = _judge(calibration, encoder, threshold, chosen, fpir)
                 ranked = self._rank(index, block, max(k, 2), allowed, chosen)
                 # A filter leaves out rivals that the rate was calibrated with.
                 filtered = allowed is not None and calibration is not None
                 rivals = self._rank(index, block, 3, None, chosen) if filtered else ranked
             answers += [
-                scoring.decide(matches, k, judge, others)
+                decide(matches, k, judge, others)
                 for matches, others in zip(ranked, rivals, strict=True)
             ]
         return answers
@@ -126,7 +125,7 @@ class Identifier:
         for row, item in enumerate(items.tolist()):
             own, path = owners[item]
             others = [match for match in ranked[row] if match.identity != own][:2]
-            score = _without(members[own], item, vectors[row], scoring.RULES[rule])
+            score = without_item(members[own], item, vectors[row], rules.RULES[rule])
             yield LeftOut(item, own, path, score, tuple(others))
 
     def alike(self, cosine: float) -> set[tuple[int, int, float]]:
@@ -160,12 +159,12 @@ class Identifier:
         with self._snapshots.searching() as (index, generation):
             require(encoder, generation, self._catalog.path.parent)
             names = list(self._everybody(index))
-        return names, self._scores(encoder, queries, names, scoring.RULES[rule])
+        return names, self._scores(encoder, queries, names, rules.RULES[rule])
 
     def _scores(
-        self, encoder: Encoder, queries: FloatArray, names: list[str], rule: scoring.Rule
+        self, encoder: Encoder, queries: FloatArray, names: list[str], rule: rules.Rule
     ) -> Iterator[FloatArray]:
-        members: dict[str, scoring.Members] = {}
+        members: dict[str, rules.Members] = {}
         seen = None
         rows = max(1, min(BLOCK, SCORES // max(1, len(names))))
         for start in range(0, len(queries), rows):
@@ -178,10 +177,10 @@ class Identifier:
                     members, seen = self._everybody(index), now
                 here = [column for column, name in enumerate(names) if name in members]
                 owned = [members[names[column]] for column in here]
-                scores[:, here] = scoring.scored(block, owned, rule)
+                scores[:, here] = rules.scored(block, owned, rule)
             yield scores
 
-    def _everybody(self, index: SearchIndex) -> dict[str, scoring.Members]:
+    def _everybody(self, index: SearchIndex) -> dict[str, rules.Members]:
         """All identities by name, but for those of whom no item can be found under the encoder."""
         members = MembersOf(self._catalog, index)
         names = [name for name, _ in self._catalog.identities()]
@@ -217,7 +216,7 @@ class Identifier:
             members = self._members(index, allowed)
             members.load({identity for found in candidates for identity in found})
             candidates = [
-                _rescored(query, found, scoring.RULES[rule], members) if found else found
+                _rescored(query, found, rules.RULES[rule], members) if found else found
                 for query, found in zip(queries, candidates, strict=True)
             ]
         ranked = [tuple(itertools.islice(found.values(), k)) for found in candidates]
@@ -236,7 +235,7 @@ class Identifier:
         found, scores = index.search(queries, wanted, allowed)
         owners = self._catalog.owners(set(found[found >= 0].tolist()))
         return [
-            scoring.best_items(zip(row, cosines, strict=True), owners)
+            rules.best_items(zip(row, cosines, strict=True), owners)
             for row, cosines in zip(found.tolist(), scores.tolist(), strict=True)
         ]
 
@@ -275,68 +274,25 @@ class Identifier:
         return self._known
 
 
-class MembersOf:
-    """The items of identities in one state of a gallery, loaded when they are asked for."""
-
-    def __init__(
-        self, catalog: Catalog, index: SearchIndex, allowed: IntArray | None = None
-    ) -> None:
-        self.index = index
-        self._catalog = catalog
-        self._allowed = allowed
-        self._members: dict[str, scoring.Members] = {}
-
-    def load(self, identities: set[str]) -> None:
-        """Make sure that these are here; forgets others where there are too many."""
-        if len(self._members) > KEPT:
-            self._members.clear()
-        missing = self._catalog.members(identities - self._members.keys())
-        numbers = np.concatenate([np.empty(0, np.int64), *missing.values()])
-        held = self.index.holds(numbers)
-        if self._allowed is not None:
-            place = np.searchsorted(self._allowed, numbers)
-            place[place == len(self._allowed)] = 0  # beyond the last: compared in vain
-            held &= self._allowed[place] == numbers
-        whole, end = bool(held.all()), 0
-        for identity, own in missing.items():
-            end += len(own)
-            kept = own if whole else own[held[end - len(own) : end]]
-            self._members[identity] = scoring.Members(kept, self.index.vectors)
-
-    def __getitem__(self, identity: str) -> scoring.Members:
-        return self._members[identity]
-
-
 def _judge(
     calibration: Calibration | None,
     encoder: Encoder,
     threshold: float | None,
     rule: str,
     fpir: float | None,
-) -> scoring.Judge:
+) -> Judge:
     """How probes are decided. Raises UsageError for a rate where nothing is calibrated for it."""
     if calibration is not None and calibration.rule == rule:
-        return scoring.calibrated(calibration, fpir, threshold, encoder.threshold)
+        return calibrated(calibration, fpir, threshold, encoder.threshold)
     if fpir is not None:
         raise UsageError(
             f"the gallery is not calibrated for the rule {rule}: run `siasearch calibrate`"
         )
-    return scoring.fixed(encoder.threshold if threshold is None else threshold, encoder.confidence)
-
-
-def _without(
-    members: scoring.Members, item: int, vector: FloatArray, rule: scoring.Rule
-) -> float | None:
-    """An identity's score for one of its items by the others, None where there are none."""
-    others = members.without(item)
-    if others is None:
-        return None
-    best = np.array([(others.vectors @ vector).max()], np.float32)
-    return float(rule(vector, best, [others])[0])
+    return fixed(encoder.threshold if threshold is None else threshold, encoder.confidence)
 
 
 def _rescored(
-    query: FloatArray, found: dict[str, Match], rule: scoring.Rule, members: MembersOf
+    query: FloatArray, found: dict[str, Match], rule: rules.Rule, members: MembersOf
 ) -> dict[str, Match]:
     """The same identities with the rule's scores, best first."""
     matches = list(found.values())
@@ -347,14 +303,3 @@ def _rescored(
         matches[n].identity: dataclasses.replace(matches[n], score=float(scores[n]))
         for n in order.tolist()
     }
-
-
-def require(encoder: Encoder, generation: Generation, gallery: Path) -> None:
-    """Raise GalleryMismatch where an encoder is not that of a gallery's generation."""
-    if encoder.fingerprint != generation.fingerprint:
-        raise GalleryMismatch(
-            f"{gallery} was made by the encoder {generation.encoder!r}"
-            f" ({generation.fingerprint[:12]}), not by {encoder.name!r}"
-            f" ({encoder.fingerprint[:12]}): use that one, or run"
-            f" `siasearch rebuild --encoder {encoder.location}`"
-        )

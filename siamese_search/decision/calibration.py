@@ -17,15 +17,12 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
+from siamese_search.arrays import BoolArray, DoubleArray, IntArray
+from siamese_search.decision.evidence import RATES, evidence, logistic
+from siamese_search.decision.reference import Reference
 from siamese_search.errors import UsageError
 from siamese_search.records import Calibration, LeftOut
-from siamese_search.reference import RATES, Reference, evidence, logistic
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 FPIR = 0.01  # unless another is asked for
 FEWEST = 5  # identities without which nothing can be said
@@ -45,9 +42,9 @@ class Evidence:
     Several of the same identity or thing say less than as many strangers do.
     """
 
-    strangers: FloatArray
+    strangers: DoubleArray
     shown: Sequence[str]
-    genuine: FloatArray
+    genuine: DoubleArray
     owners: Sequence[str]
     right: BoolArray
 
@@ -145,7 +142,7 @@ def require_rate(fpir: float) -> None:
 class _Strangers:
     """The distribution of strangers' evidence, from a sample and what the encoder knows."""
 
-    def __init__(self, values: FloatArray, groups: IntArray, reference: Reference) -> None:
+    def __init__(self, values: DoubleArray, groups: IntArray, reference: Reference) -> None:
         self._values, self._reference = values, reference
         count = int(groups.max()) + 1
         # Items of an identity resemble each other, and two identities are each other's strangers.

@@ -5,23 +5,19 @@ Knows nothing of encoders, galleries or indexes.
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import io
 import math
-import os
-import stat
 import struct
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from siamese_search import colour
-from siamese_search.containers import (
+from siamese_search.errors import ImageError, UsageError
+from siamese_search.pictures import colour
+from siamese_search.pictures.containers import (
     Jpeg,
     check_pixels,
     cut_short,
@@ -29,14 +25,12 @@ from siamese_search.containers import (
     orientation_of,
     recognise,
 )
-from siamese_search.errors import ImageError, UsageError
-from siamese_search.records import ImageFile, Preprocessing, Rejection, printable
+from siamese_search.pictures.preprocessing import Preprocessing
+from siamese_search.pictures.read import read_file
 
 if TYPE_CHECKING:  # numpy.typing takes time to load
     import numpy.typing as npt
 
-MAX_FILE_BYTES: Final = 256 * 2**20
-"""A larger file is refused unread."""
 
 LARGE_PIXELS: Final = 16_000_000
 """Pictures that decode to more pixels than this are decoded one at a time, to bound memory."""
@@ -55,8 +49,6 @@ TRIM_RESERVE: Final = 8
 
 _REDUCING_GAP: Final = 3.0
 _LARGE = threading.Lock()
-_CLUTTER: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-_GALLERY: Final = "gallery.db"  # a folder below the root that has one is passed over, too
 _RESAMPLING: Final = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -77,175 +69,7 @@ _UPRIGHT: Final = {
 # ---------------------------------------------------------------------------------------- find
 
 
-def find_images(root: str) -> Iterator[ImageFile | Rejection]:
-    """Every file under a folder, in name order, with the identity that its folder implies.
-
-    An identity is the folder's path relative to ``root`` with ``/`` between its parts. A file
-    directly in ``root``, or ``root`` itself if it is a file, is its own identity, named by its
-    stem. Hidden names, operating-system clutter
-    and galleries are passed over. What can be no image (a
-    pipe, a dangling link, a folder that cannot be listed, a link to a folder that contains it, a
-    name that is not UTF-8) is a :class:`Rejection`; whether a regular file is an image shows when
-    it is decoded. Paths are absolute; links in them are kept. Nothing is opened but folders.
-    """
-    root = os.path.abspath(root)
-    found = _classify(root, is_link=os.path.islink(root))
-    if isinstance(found, Rejection):
-        yield found
-    elif stat.S_ISDIR(found.st_mode):
-        yield from _walk(root, found)
-    else:
-        yield ImageFile(root, _stem(os.path.basename(root)))
-
-
-def _walk(root: str, status: os.stat_result) -> Iterator[ImageFile | Rejection]:
-    # Kept as a stack, not by recursion: folders nest deeper than Python's calls may.
-    above = _folders_above(root)
-    stack = [(_list(root), "", (status.st_dev, status.st_ino))]
-    while stack:
-        names, identity, _ = stack[-1]
-        entry = next(names, None)
-        if entry is None:
-            stack.pop()
-        elif isinstance(entry, Rejection):
-            yield entry
-        elif entry.is_file(follow_symlinks=False) and _is_text(entry.name):
-            yield ImageFile(entry.path, identity or _stem(entry.name))
-        else:
-            found = _classify(entry.path, is_link=entry.is_symlink())
-            if isinstance(found, Rejection):
-                yield found
-            elif not stat.S_ISDIR(found.st_mode):
-                yield ImageFile(entry.path, identity or _stem(entry.name))
-            else:
-                place = (found.st_dev, found.st_ino)
-                if place in above or any(place == passed for _, _, passed in stack):
-                    reason = "the link leads back to a folder that contains it"
-                    yield Rejection(entry.path, reason)
-                else:
-                    inner = f"{identity}/{entry.name}" if identity else entry.name
-                    if not os.path.lexists(os.path.join(entry.path, _GALLERY)):
-                        stack.append((_list(entry.path), inner, place))
-
-
-def _list(folder: str) -> Iterator[os.DirEntry[str] | Rejection]:
-    """A folder's entries that are not passed over, sorted by name."""
-    try:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
-        yield Rejection(folder, f"the folder cannot be read: {_os_reason(error)}")
-        return
-    for entry in entries:
-        if not entry.name.startswith(".") and entry.name.lower() not in _CLUTTER:
-            yield entry
-
-
-def _classify(path: str, *, is_link: bool) -> os.stat_result | Rejection:
-    """The status of a regular file or a folder, links followed; anything else is rejected."""
-    if not _is_text(path):
-        return Rejection(printable(path), "the name is not valid UTF-8: rename it")
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        reason = _os_reason(error)
-        if is_link and isinstance(error, FileNotFoundError):
-            reason = "the link leads nowhere"
-        elif isinstance(error, OSError) and error.errno == errno.ELOOP:
-            reason = "the link leads back to itself"
-        return Rejection(path, reason)
-    if stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
-        return status
-    return Rejection(path, f"{_kind(status.st_mode)}, not a regular file")
-
-
-def _folders_above(root: str) -> set[tuple[int, int]]:
-    """Device and inode of every folder that contains ``root``, by its name and behind links."""
-    above: set[tuple[int, int]] = set()
-    for path in (root, os.path.realpath(root)):
-        while (parent := os.path.dirname(path)) != path:
-            path = parent
-            try:
-                status = os.stat(path)
-            except OSError:
-                continue
-            above.add((status.st_dev, status.st_ino))
-    return above
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]
-
-
-def _kind(mode: int) -> str:
-    kinds: tuple[tuple[Callable[[int], bool], str], ...] = (
-        (stat.S_ISDIR, "a folder"),
-        (stat.S_ISFIFO, "a named pipe"),
-        (stat.S_ISSOCK, "a socket"),
-    )
-    return next((name for test, name in kinds if test(mode)), "a device")
-
-
-def _os_reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file (any more)"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror[:1].lower() + error.strerror[1:]
-    return str(error) or type(error).__name__
-
-
 # -------------------------------------------------------------------------------- read and hash
-
-
-def read_file(path: str) -> bytes:
-    """The contents of a regular file of at most :data:`MAX_FILE_BYTES`.
-
-    Raises ImageError, with a plain reason, for anything else: a pipe (which is not waited on), an
-    empty file, one that vanished or may not be read.
-    """
-    flags = os.O_RDONLY
-    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):  # not all exist everywhere
-        flags |= getattr(os, name, 0)
-    try:
-        descriptor = os.open(path, flags)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError(f"{_kind(status.st_mode)}, not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise ImageError(_too_many_bytes(status.st_size))
-            with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
-                data = file.readall()
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENXIO:
-            raise ImageError("a socket or device, not a regular file") from error
-        raise ImageError(_os_reason(error)) from error
-    except MemoryError as error:
-        raise ImageError("there is not enough memory to read it") from error
-    if not data:
-        raise ImageError("empty file")
-    if len(data) > MAX_FILE_BYTES:
-        raise ImageError(_too_many_bytes(len(data)))
-    return data
-
-
-def content_hash(data: bytes) -> str:
-    """SHA-256 of a file's contents, 64 hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def _too_many_bytes(size: int) -> str:
-    return f"the file has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read"
 
 
 # --------------------------------------------------------------------------------------- decode

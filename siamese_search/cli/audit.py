@@ -1,0 +1,95 @@
+"""``audit``: what looks wrong in a gallery."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from siamese_search.cli.common import (
+    DEFAULT_GALLERY,
+    DeviceOption,
+    EncoderOption,
+    GalleryOption,
+    JsonOption,
+    counted,
+    near,
+    open_gallery,
+    print_json,
+    progress_bar,
+)
+from siamese_search.records import DUPLICATE
+
+if TYPE_CHECKING:
+    from siamese_search.records import Item
+
+
+def audit(
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    top: Annotated[int, typer.Option(min=1, help="How many of each kind to show.")] = 20,
+    duplicate: Annotated[
+        float, typer.Option(min=-1.0, max=1.0, help="The cosine from which pictures are the same.")
+    ] = DUPLICATE,
+    encoder: EncoderOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what looks wrong: likely wrong labels, near-duplicates, identities not told apart.
+
+    Every item is searched without itself. Nothing is changed: `relabel --item` and `remove --item`
+    correct. With --json, likely wrong labels come first, all items in the order of their doubt.
+    """
+    with open_gallery(gallery, encoder, device) as source:
+        with progress_bar("auditing", lambda: len(source)) as watch:
+            found = source.audit(duplicate=duplicate, watch=watch)
+        numbers = {item for pair in found.duplicates[:top] for item in pair[:2]}
+        items = {item.number: item for item in source.items_by_number(numbers)}
+    if as_json:
+        print_json(
+            {
+                "items": found.items,
+                "suspects": [
+                    {
+                        "item": one.item,
+                        "identity": one.identity,
+                        "path": one.path,
+                        "score": one.own,
+                        "better": one.others[0].identity if one.others else None,
+                        "better_score": one.others[0].score if one.others else None,
+                    }
+                    for one in found.suspects
+                ],
+                "duplicates": [
+                    {"items": [a, b], "score": score} for a, b, score in found.duplicates
+                ],
+                "confusable": [
+                    {"identities": [a, b], "mistaken": count, "items": total}
+                    for a, b, count, total in found.confusable
+                ],
+            }
+        )
+        return
+    doubtful = [one for one in found.suspects if one.doubt > 0]
+    typer.echo(f"{len(doubtful)} of {found.items} items look more like another identity")
+    for one in doubtful[:top]:
+        better = one.others[0]
+        typer.echo(
+            f"  item {one.item}, {one.identity} ({one.own:.3f}), looks like {better.identity}"
+            f" ({better.score:.3f}): {near(one.path) if one.path else 'an embedding'}"
+        )
+    typer.echo(f"{counted(len(found.duplicates), 'pair')} of nearly the same picture")
+    for a, b, score in found.duplicates[:top]:
+        typer.echo(f"  {score:.3f}  {_named(items[a])}  and  {_named(items[b])}")
+    typer.echo(f"{len(found.confusable)} pairs of identities are taken for each other")
+    for first, second, count, total in found.confusable[:top]:
+        typer.echo(f"  {count} of {total} items: {first} and {second}")
+
+
+def _named(item: Item) -> str:
+    place = near(item.source) if item.source else "an embedding"
+    return f"item {item.number}, {item.identity}: {place}"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(audit)

@@ -1,0 +1,1 @@
+"""Embedding: from pictures to vectors, by an encoder."""

@@ -1,0 +1,141 @@
+"""Encoders: a folder that turns pictures into unit-length embeddings.
+
+    NAME/encoder.json          preprocessing, architecture, dimension, threshold, digests
+    NAME/encoder.onnx          the inference graph: uint8 pixels in, unit-length embeddings out
+    NAME/weights.safetensors   the same weights, to resume training and for GPUs
+
+Encoders know nothing of galleries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.decision.evidence import probability
+from siamese_search.embedding import pipeline
+from siamese_search.embedding.record import (
+    SHIPPED,
+    EncoderRecord,
+    read_record,
+    resolve,
+    verified_bytes,
+)
+from siamese_search.embedding.runtimes import Runtime, open_runtime
+from siamese_search.errors import ImageError, UsageError
+from siamese_search.pictures import render
+from siamese_search.pictures.read import read_file
+from siamese_search.records import Verification
+
+
+class Encoder:
+    """An opened encoder. ``Encoder.open("general")`` or ``Encoder.open("path/to/folder")``."""
+
+    def __init__(self, folder: Path, record: EncoderRecord, device: str | None = None) -> None:
+        self.folder = folder
+        self.record = record
+        self._device = device
+
+    @classmethod
+    def open(cls, name_or_folder: str | os.PathLike[str], device: str | None = None) -> Encoder:
+        """Open a shipped encoder by name or any encoder by its folder; loads no weights yet.
+
+        ``device`` is ``auto``, ``cpu``, ``cuda`` or ``mps``; None reads ``SIASEARCH_DEVICE``.
+        Raises EncoderError where there is no such encoder or its description is damaged.
+        """
+        folder = resolve(name_or_folder)
+        return cls(folder, read_record(folder), device)
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def dimension(self) -> int:
+        return self.record.dimension
+
+    @property
+    def threshold(self) -> float:
+        return self.record.threshold
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.record.fingerprint
+
+    @property
+    def location(self) -> str:
+        """What ``open`` takes to find it again: a shipped encoder's name, else its folder."""
+        return self.folder.name if self.folder.parent == SHIPPED else str(self.folder)
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """The runtime that runs the graph, opened at first use."""
+        return open_runtime(self.folder, self.record, self._device)
+
+    def verify_files(self) -> None:
+        """Raise EncoderError where a file of the encoder is missing or damaged."""
+        for file in self.record.digests:
+            verified_bytes(self.folder, self.record, file)
+
+    def confidence(self, score: float) -> float:
+        """The probability that a match of this score is right, where half are strangers."""
+        fitted = self.record.calibration
+        return probability(fitted["slope"] * score + fitted["offset"])
+
+    def embed(self, images: Iterable[Any]) -> FloatArray:
+        """Embed paths, PIL images or uint8 (H, W, 3) arrays.
+
+        Returns float32 (n, dimension), each row of unit length, in the order given. Raises
+        ImageError, naming the file, at the first image that cannot be read.
+        """
+        vectors = []
+        for image, result in self.embed_each(images):
+            if isinstance(result, ImageError):
+                name = f"{os.fspath(image)}: " if isinstance(image, (str, os.PathLike)) else ""
+                raise ImageError(f"{name}{result}") from result
+            vectors.append(result)
+        return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
+
+    def embed_each(self, images: Iterable[Any]) -> Iterator[tuple[Any, FloatArray | ImageError]]:
+        """Stream (image, float32 (dimension,)) in the order given, or the error of that image.
+
+        Decodes in threads beside the runtime; memory is bounded whatever the number of images.
+        Raises UsageError for one image in place of several.
+        """
+        with pipeline.thread_pool() as pool:
+            pixels = pipeline.parallel_map(pool, self._load, several(images), ahead=pipeline.AHEAD)
+            for batch in pipeline.embed_batches(pixels, lambda: self.runtime):
+                yield from batch
+
+    def _load(self, image: Any) -> tuple[Any, PixelArray | ImageError]:
+        try:
+            if isinstance(image, (str, os.PathLike)):
+                return image, self.decode(read_file(os.fspath(image)))
+            return image, render.prepare(image, self.record.preprocessing)
+        except ImageError as error:
+            return image, error
+
+    def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
+        """Whether two images, each as ``embed`` takes them, show the same identity."""
+        first, second = self.embed([a, b])
+        score = float(first @ second)
+        threshold = self.threshold if threshold is None else threshold
+        return Verification(score >= threshold, score, self.confidence(score), threshold)
+
+    def decode(self, data: bytes) -> PixelArray:
+        """A file's bytes as the uint8 (height, width, channels) that the graph takes."""
+        return render.decode(data, self.record.preprocessing)
+
+
+def several(images: Iterable[Any]) -> Iterable[Any]:
+    """The same; UsageError for one image, whose characters or rows would pass for images."""
+    one = isinstance(images, (str, bytes, os.PathLike)) or getattr(images, "ndim", 4) < 4
+    if one or not isinstance(images, Iterable):
+        raise UsageError("give a list of images, also where it is only one")
+    return images

@@ -1,0 +1,115 @@
+"""The runtime for CPUs: an encoder's ONNX graph run by OpenVINO."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.embedding import compiled
+from siamese_search.embedding.record import verified_bytes
+from siamese_search.errors import EncoderError
+from siamese_search.machine import cores
+
+if TYPE_CHECKING:
+    from siamese_search.embedding.record import EncoderRecord
+
+STREAMS = 4
+
+
+def import_openvino() -> Any:
+    """OpenVINO without its model converter, unless somebody has imported it already.
+
+    Importing the converter, which nothing here uses, reports to Google Analytics from a forked
+    child, and the end of the process waits for that, for seconds where there is no network. It
+    takes half of the import's time, too. ``openvino.tools.ovc`` can still be imported afterwards.
+    """
+    converter = "openvino.tools.ovc"
+    hidden = "openvino" not in sys.modules
+    if hidden:
+        # What the import system takes for a missing module, and OpenVINO does without.
+        sys.modules[converter] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if hidden:
+            sys.modules.pop(converter, None)
+    return openvino
+
+
+class OpenVINORuntime:
+    """The ONNX graph on the CPU, in bfloat16 where the processor computes in it."""
+
+    device = "cpu"
+    batch = 16
+
+    def __init__(self, folder: Path, record: EncoderRecord, exact: bool = False) -> None:
+        """``exact`` computes in float32 whatever the processor has."""
+        openvino = import_openvino()
+        # The first conversion of an array sets up a table that threads dead-lock over if several
+        # of them are the first (one waits for the table, the other for the interpreter).
+        openvino.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018
+        content = verified_bytes(folder, record, "encoder.onnx")
+        core = openvino.Core()
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        fast = not exact and "BF16" in capabilities
+        # Streams do not wait for each other: a batch over all cores ends with the slowest, which
+        # is the one that decoding has taken meanwhile. Each holds activations, so only a few.
+        self.parallel = min(cores(), STREAMS)
+        settings = {
+            "NUM_STREAMS": self.parallel,
+            "INFERENCE_NUM_THREADS": cores(),
+            "INFERENCE_PRECISION_HINT": "bf16" if fast else "f32",
+        }
+        # All that a compiled graph depends on, so that a kept one is never that of another.
+        determinants = {
+            "encoder": record.fingerprint,
+            "graph": record.digests["encoder.onnx"],
+            "openvino": openvino.get_version(),
+            "processor": [core.get_property("CPU", "FULL_DEVICE_NAME"), *sorted(capabilities)],
+            "settings": settings,
+        }
+        try:
+            self._compiled = _compiled_graph(core, content, settings, determinants)
+        except RuntimeError as error:
+            raise EncoderError(
+                f"{folder / 'encoder.onnx'}: OpenVINO refuses it: {error}"
+            ) from error
+        # An infer request serves one thread at a time.
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._compiled.create_infer_request()
+        request.infer([pixels], share_inputs=True)
+        embeddings = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        self._idle.put(request)
+        return embeddings
+
+
+def _compiled_graph(
+    core: Any, graph: bytes, settings: dict[str, Any], determinants: dict[str, Any]
+) -> Any:
+    """The graph as an earlier process has compiled it, else compiled and kept for the next."""
+    kept = compiled.load(determinants)
+    if kept is not None:
+        with suppress(RuntimeError):
+            return core.import_model(kept, "CPU", settings)
+    made = core.compile_model(core.read_model(graph), "CPU", settings)
+
+    def export() -> memoryview:
+        stream = BytesIO()
+        made.export_model(stream)
+        return stream.getbuffer()
+
+    with suppress(RuntimeError):  # a processor that OpenVINO cannot export for
+        compiled.keep(determinants, export)
+    return made

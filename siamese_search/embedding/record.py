@@ -1,0 +1,162 @@
+"""An encoder's record: what its folder says of it, and how such a folder is found and written.
+
+Loads no network; knows nothing of pictures and runtimes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.errors import EncoderError
+from siamese_search.pictures.preprocessing import RENDERING, Preprocessing
+
+SHIPPED = Path(__file__).parents[1] / "encoders"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """What ``encoder.json`` says.
+
+    ``threshold`` is the cosine from which two images count as the same identity.
+    ``calibration`` holds ``slope`` and ``offset`` of the logistic that maps a cosine to the
+    probability that the identity is right (Platt 1999). ``digests`` are SHA-256 of the files
+    beside it, ``weights`` that of the tensors, whatever file format holds them.
+    """
+
+    name: str
+    architecture: dict[str, Any]
+    preprocessing: Preprocessing
+    dimension: int
+    threshold: float
+    calibration: dict[str, Any]
+    training: dict[str, Any]
+    weights: str
+    digests: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over what determines an embedding: weights, architecture, preprocessing."""
+        determinants = {
+            "architecture": self.architecture,
+            "preprocessing": asdict(self.preprocessing),
+            "dimension": self.dimension,
+            "weights": self.weights,
+        }
+        canonical = json.dumps(determinants, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def shipped() -> list[str]:
+    """The names of the encoders that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/encoder.json"))
+
+
+def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
+    """The folder of an encoder. A bare name means a shipped encoder before a local folder."""
+    text = os.fspath(name_or_folder)
+    if text in shipped():
+        return SHIPPED / text
+    folder = Path(text).absolute()
+    if os.path.isfile(folder / "encoder.json"):
+        return folder
+    what = (
+        "has no encoder.json" if os.path.isdir(folder) else "is neither a folder nor a shipped name"
+    )
+    raise EncoderError(
+        f"unknown encoder: {text!r} {what}; shipped encoders: {', '.join(shipped()) or 'none'}"
+    )
+
+
+def read_record(folder: Path) -> EncoderRecord:
+    """Read ``encoder.json``; EncoderError where it is damaged, newer, or edited by hand."""
+    path = folder / "encoder.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.pop("format") > FORMAT:
+            raise EncoderError(f"{path} was written by a newer siasearch: upgrade to use it")
+        fingerprint = fields.pop("fingerprint")
+        fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
+        record = EncoderRecord(**fields)
+        if record.preprocessing.rendering > RENDERING:
+            raise EncoderError(f"{path} needs a newer siasearch: upgrade to use it")
+        float(record.calibration["slope"]), float(record.calibration["offset"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EncoderError(f"{path} is damaged ({error!r}): get the encoder again") from error
+    if record.fingerprint != fingerprint:
+        raise EncoderError(
+            f"{path} does not carry its own fingerprint, so it was edited or damaged: "
+            "get the encoder again"
+        )
+    return record
+
+
+def write_encoder(
+    folder: str | os.PathLike[str],
+    *,
+    name: str,
+    architecture: dict[str, Any],
+    preprocessing: Preprocessing,
+    dimension: int,
+    onnx: bytes,
+    weights: Mapping[str, npt.NDArray[Any]],
+    threshold: float,
+    calibration: dict[str, Any],
+    training: dict[str, Any],
+) -> str:
+    """Write an encoder folder and return its fingerprint.
+
+    ``encoder.json`` is written last and by rename, so a folder that has one is complete.
+    """
+    from safetensors.numpy import save
+
+    files = {"encoder.onnx": onnx, "weights.safetensors": save(dict(weights))}
+    record = EncoderRecord(
+        name=name,
+        architecture=architecture,
+        preprocessing=preprocessing,
+        dimension=dimension,
+        threshold=threshold,
+        calibration=calibration,
+        training=training,
+        weights=_tensors_digest(weights),
+        digests={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
+    )
+    description = {"format": FORMAT, "fingerprint": record.fingerprint, **asdict(record)}
+    files["encoder.json"] = (json.dumps(description, indent=2) + "\n").encode()
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "encoder.json").unlink(missing_ok=True)
+    for file, content in files.items():
+        temporary = target / f"{file}.tmp"
+        temporary.write_bytes(content)
+        temporary.replace(target / file)
+    return record.fingerprint
+
+
+def _tensors_digest(weights: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def verified_bytes(folder: Path, record: EncoderRecord, file: str) -> bytes:
+    """A file of the encoder, its SHA-256 checked; EncoderError where it is missing or damaged."""
+    try:
+        content = (folder / file).read_bytes()
+    except OSError as error:
+        raise EncoderError(f"cannot read {folder / file}: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != record.digests.get(file):
+        raise EncoderError(f"{folder / file} is damaged (wrong checksum): get the encoder again")
+    return content

@@ -1,0 +1,50 @@
+"""What runs an encoder's graph: OpenVINO on CPUs, torch on GPUs.
+
+Both give the same embedding (cosine of about 0.999 or more). torch is imported only where a GPU was
+asked for or its driver is found, since importing it takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.embedding.openvino_runtime import OpenVINORuntime
+from siamese_search.embedding.torch_runtime import TorchRuntime, seen_accelerator
+from siamese_search.errors import RuntimeUnavailable
+
+if TYPE_CHECKING:
+    from siamese_search.embedding.record import EncoderRecord
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class Runtime(Protocol):
+    """Runs batches; safe to call from several threads."""
+
+    device: str
+    batch: int  # how many images at a time suit it
+    parallel: int  # how many batches at a time keep it busy
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """uint8 (n, height, width, channels) to float32 (n, dimension), unit length."""
+        ...
+
+
+def open_runtime(folder: Path, record: EncoderRecord, device: str | None = None) -> Runtime:
+    """Open the runtime for a device: ``auto`` takes a GPU where torch is installed and sees one.
+
+    Raises RuntimeUnavailable for a device that is not there, EncoderError for damaged files.
+    """
+    device = device or os.environ.get("SIASEARCH_DEVICE") or "auto"
+    if device not in DEVICES:
+        raise RuntimeUnavailable(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+    if device == "auto":
+        device = seen_accelerator() or "cpu"
+    if device == "cpu":
+        return OpenVINORuntime(folder, record)
+    return TorchRuntime(folder, record, device)

@@ -1,0 +1,100 @@
+"""The runtime for GPUs: an encoder's weights run by torch.
+
+torch is imported only where a GPU was asked for or its driver is found, since importing it takes
+seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.embedding.record import verified_bytes
+from siamese_search.errors import RuntimeUnavailable
+
+if TYPE_CHECKING:
+    from siamese_search.embedding.record import EncoderRecord
+
+
+def seen_accelerator() -> str | None:
+    """``cuda`` or ``mps`` where torch is installed and sees one."""
+    device = _possible_accelerator()
+    if device is None or any(
+        importlib.util.find_spec(module) is None for module in ("torch", "timm", "safetensors")
+    ):
+        return None
+    return device if _torch_sees(device) else None
+
+
+def _possible_accelerator() -> str | None:
+    """The device that torch may see here, without importing it: None where it cannot see any."""
+    if sys.platform == "darwin":  # MPS is part of the system: only torch can tell
+        return "mps" if platform.machine() == "arm64" else None
+    # torch brings the libraries above the driver, never the driver. Its device files are no sign:
+    # WSL has a card without them, a container may be given them without the library. AMD's cards,
+    # which torch calls cuda as well, are reached through the kernel.
+    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(driver)
+    except OSError:
+        return "cuda" if os.path.exists("/dev/kfd") else None
+    return "cuda"
+
+
+def _torch_sees(device: str) -> bool:
+    import torch
+
+    backend = torch.cuda if device == "cuda" else torch.backends.mps
+    return bool(backend.is_available())
+
+
+class TorchRuntime:
+    """The weights in the embedding network, in half precision on a GPU."""
+
+    batch = 64
+
+    def __init__(self, folder: Path, record: EncoderRecord, device: str) -> None:
+        try:
+            import safetensors.torch
+            import torch
+
+            from siamese_search.embedding.network import EmbeddingNetwork
+        except ImportError as error:
+            raise RuntimeUnavailable(
+                f"device {device!r} needs torch: pip install 'siasearch[train]' ({error})"
+            ) from error
+        if device != "cpu" and not _torch_sees(device):
+            raise RuntimeUnavailable(
+                f"torch {torch.__version__} sees no device {device!r} here: use --device cpu"
+            )
+        self.device = device
+        # While one batch is computed, another can be stacked and pinned; Metal takes one at a time.
+        self.parallel = 2 if device == "cuda" else 1
+        self._turn = Lock() if device == "mps" else nullcontext()
+        self._torch: Any = torch
+        network = EmbeddingNetwork(record.architecture)
+        weights = safetensors.torch.load(verified_bytes(folder, record, "weights.safetensors"))
+        network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        self._network = network.eval().to(device).to(memory_format=torch.channels_last)
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        torch = self._torch
+        batch = torch.from_numpy(pixels)
+        if self.device == "cuda":
+            batch = batch.pin_memory()
+        with self._turn, torch.inference_mode(), torch.autocast(
+            self.device, dtype=torch.float16, enabled=self.device != "cpu"
+        ):  # fmt: skip
+            embeddings = self._network(batch.to(self.device, non_blocking=True))
+            result: npt.NDArray[np.float32] = embeddings.float().cpu().numpy()
+        return result

@@ -1,0 +1,39 @@
+"""Vectors that come from outside: are they embeddings of this dimension?"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from siamese_search.arrays import FloatArray
+from siamese_search.errors import UsageError
+
+LENGTH_TOLERANCE = 1e-3
+
+
+def as_embeddings(embeddings: npt.ArrayLike, dimension: int) -> FloatArray:
+    """Float32 (n, dimension), one vector counting as n = 1.
+
+    Raises UsageError for another dimension, values that are not finite, or rows that are not of
+    unit length.
+    """
+    try:
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            vectors = np.atleast_2d(np.asarray(embeddings, np.float32))
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"embeddings must be numbers of shape (n, {dimension}): {error}"
+        ) from error
+    if np.ma.is_masked(embeddings):
+        raise UsageError("embeddings must be whole: some values are masked")
+    if vectors.shape == (1, 0):
+        vectors = vectors.reshape(0, dimension)
+    if vectors.ndim != 2 or vectors.shape[1] != dimension:
+        raise UsageError(f"embeddings of shape {vectors.shape}: the gallery has (n, {dimension})")
+    # Written so that NaN counts as wrong.
+    with np.errstate(over="ignore", invalid="ignore"):
+        wrong = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < LENGTH_TOLERANCE)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise UsageError(f"embedding {row} is not finite and of unit length: normalise it first")
+    return vectors

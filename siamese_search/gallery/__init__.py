@@ -1,0 +1,1 @@
+"""The gallery: one room a task; ``gallery.py`` is the face."""

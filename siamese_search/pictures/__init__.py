@@ -1,0 +1,1 @@
+"""Pictures: find them, read them, render them as pixels."""

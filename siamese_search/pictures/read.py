@@ -1,0 +1,90 @@
+"""Reading image files: whole, bounded, never waiting; and their hashes.
+
+Knows nothing of formats.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from siamese_search.errors import ImageError
+
+if TYPE_CHECKING:  # numpy.typing takes time to load
+    pass
+
+MAX_FILE_BYTES: Final = 256 * 2**20
+"""A larger file is refused unread."""
+
+
+def kind_of(mode: int) -> str:
+    kinds: tuple[tuple[Callable[[int], bool], str], ...] = (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    )
+    return next((name for test, name in kinds if test(mode)), "a device")
+
+
+def os_reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file (any more)"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:1].lower() + error.strerror[1:]
+    return str(error) or type(error).__name__
+
+
+def read_file(path: str) -> bytes:
+    """The contents of a regular file of at most :data:`MAX_FILE_BYTES`.
+
+    Raises ImageError, with a plain reason, for anything else: a pipe (which is not waited on), an
+    empty file, one that vanished or may not be read.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):  # not all exist everywhere
+        flags |= getattr(os, name, 0)
+    try:
+        descriptor = os.open(path, flags)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(f"{kind_of(status.st_mode)}, not a regular file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise ImageError(_too_many_bytes(status.st_size))
+            with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
+                data = file.readall()
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENXIO:
+            raise ImageError("a socket or device, not a regular file") from error
+        raise ImageError(os_reason(error)) from error
+    except MemoryError as error:
+        raise ImageError("there is not enough memory to read it") from error
+    if not data:
+        raise ImageError("empty file")
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(_too_many_bytes(len(data)))
+    return data
+
+
+def content_hash(data: bytes) -> str:
+    """SHA-256 of a file's contents, 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _too_many_bytes(size: int) -> str:
+    return f"the file has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read"
+
+
+def file_fault(path: str | os.PathLike[str], content: str) -> str | None:
+    """What is wrong with a file that had this content, None where it still has."""
+    try:
+        same = content_hash(read_file(os.fspath(path))) == content
+    except ImageError as error:
+        return str(error)
+    return None if same else "has other content than before"

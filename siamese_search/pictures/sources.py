@@ -1,0 +1,126 @@
+"""Sources: where the images to enrol come from: folders, manifests, answers of a query.
+
+Knows nothing of encoders and galleries.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+
+from siamese_search.errors import UsageError
+from siamese_search.pictures.find import find_images
+from siamese_search.records import ImageFile, Rejection, printable
+
+Files = Iterable[ImageFile | Rejection]
+
+
+def normalised(label: str) -> str:
+    """An identity's name in one spelling: Unicode NFC, no space around it.
+
+    Raises UsageError for a name that is empty, has control characters or is not text.
+    """
+    if not isinstance(label, str):
+        raise UsageError(f"{label!r} cannot be an identity's name: it needs to be text")
+    name = unicodedata.normalize("NFC", label).strip()
+    if not name or any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise UsageError(f"{label!r} cannot be an identity's name: it needs printable characters")
+    return name
+
+
+def find(paths: Iterable[str], label: str | None = None) -> Iterator[ImageFile | Rejection]:
+    """The images of files and folders, labelled by their place, or all by ``label``.
+
+    Raises UsageError, before the first image, for a path that does not exist.
+    """
+    roots = [os.fspath(path) for path in paths]
+    for root in roots:
+        if not os.path.lexists(root):
+            raise UsageError(f"{printable(root)}: no such file or folder")
+    name = None if label is None else normalised(label)
+    for root in roots:
+        for found in find_images(root):
+            if name is not None and isinstance(found, ImageFile):
+                found = replace(found, identity=name)
+            yield found
+
+
+def not_empty(files: Files, places: Iterable[str]) -> Files:
+    """The same stream; UsageError, naming the places searched, where nothing is in it."""
+    iterator = iter(files)
+    first = next(iterator, None)
+    if first is None:
+        where = ", ".join(printable(place) for place in places)
+        raise UsageError(f"no images in {where}")
+    return chain([first], iterator)
+
+
+def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
+    """The images that a CSV with the columns ``path`` and ``label`` lists.
+
+    Relative paths are relative to the CSV's folder; further columns become metadata. Raises
+    UsageError for a file that is no such CSV.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns = rows.fieldnames or []
+            if not {"path", "label"} <= set(columns):
+                raise UsageError(
+                    f"{path}: the first row must name the columns path and label, not "
+                    f"{', '.join(columns) or 'nothing'}"
+                )
+            for row in rows:
+                yield _manifest_entry(row, folder, f"{path}, line {rows.line_num}")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} is not a CSV file in UTF-8: {error}") from error
+
+
+def _manifest_entry(row: dict[str, str], folder: str, place: str) -> ImageFile | Rejection:
+    if not row["path"]:
+        return Rejection(place, "no path in this row")
+    image = os.path.abspath(os.path.join(folder, row["path"]))
+    try:
+        identity = normalised(row["label"] or "")
+    except UsageError as error:
+        return Rejection(image, f"{place}: {error}")
+    # DictReader collects surplus fields under None and fills missing ones with None.
+    metadata = {
+        key: value
+        for key, value in row.items()
+        if key and key not in ("path", "label") and isinstance(value, str) and value
+    }
+    return ImageFile(image, identity, metadata)
+
+
+def read_answers(lines: Iterable[bytes], place: str, label: str) -> list[ImageFile]:
+    """The images that lines printed by ``siasearch query --json`` are about, labelled ``label``.
+
+    ``place`` names where the lines are from. Raises UsageError where they are anything else, or
+    none.
+    """
+    name = normalised(label)
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            answer = json.loads(line)
+            path, _, _ = (answer[key] for key in ("image", "identity", "matches"))
+            path.encode()  # as every name that is enrolled
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise UsageError(
+                f"{place}, line {number}, is not what `siasearch query IMAGE --json` prints"
+            ) from error
+        found.append(ImageFile(os.path.abspath(path), name))
+    if not found:
+        raise UsageError(f"{place} is empty: `siasearch query IMAGE --json` prints what it takes")
+    return found

@@ -1,0 +1,1 @@
+"""Storage: the gallery's database, the only users of SQLite."""
