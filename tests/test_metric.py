@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 
+from siamese_search.arrays import FloatArray
 from siamese_search.decision.learning import (
     PRIOR,
     TOTAL,
@@ -15,7 +16,7 @@ from siamese_search.decision.learning import (
     fit,
     sample,
 )
-from siamese_search.decision.metric import FloatArray, Metric, plain
+from siamese_search.decision.metric import Metric, plain
 from siamese_search.errors import GalleryDamaged, GalleryFormatError, UsageError
 
 WIDTH = 24
@@ -58,7 +59,8 @@ def slow_covariance(
     """The blend, item by item."""
 
     def scaled(matrix: np.ndarray) -> np.ndarray:
-        return matrix * len(matrix) / np.trace(matrix)
+        ratio: np.ndarray = matrix * len(matrix) / np.trace(matrix)
+        return ratio
 
     mean = vectors.mean(axis=0, dtype=np.float64)
     total, within, freedom = np.zeros((WIDTH, WIDTH)), np.zeros((WIDTH, WIDTH)), 0
@@ -75,7 +77,8 @@ def slow_covariance(
         blend, weight = blend + freedom * scaled(within), weight + freedom
     if known is not None:
         blend, weight = blend + PRIOR * scaled(known.within.astype(np.float64)), weight + PRIOR
-    return (1 - shrinkage) * blend / weight + shrinkage * np.eye(WIDTH)
+    shrunk: np.ndarray = (1 - shrinkage) * blend / weight + shrinkage * np.eye(WIDTH)
+    return shrunk
 
 
 def found(vectors: FloatArray, owners: np.ndarray) -> float:

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search.arrays import DoubleArray, FloatArray, IntArray
 from siamese_search.decision.metric import (
     BLOCK,
     LEAST,
-    FloatArray,
     Kind,
     Metric,
     finite,
@@ -31,11 +31,12 @@ from siamese_search.decision.metric import (
 )
 from siamese_search.errors import UsageError
 
-DoubleArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-
-SHRINKAGES = (0.3, 0.6)  # towards the identity matrix; the first where nothing can be held out
-PRIOR = 300.0  # items that the encoder's own scatter counts for; why: benchmarks/metric.py
+SHRINKAGES = (
+    0.3,
+    0.15,
+    0.6,
+)  # towards the identity matrix; the first where nothing can be held out
+PRIOR = 200.0  # items that the encoder's own scatter counts for; why: benchmarks/metric.py
 TOTAL = 0.3  # of an item: what its scatter around the mean of all counts for
 FEWEST = 10  # items from which scatter is estimated
 SAMPLED = 50_000  # items that a metric is learned from, at most

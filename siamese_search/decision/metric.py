@@ -15,9 +15,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search.arrays import FloatArray
 from siamese_search.errors import GalleryDamaged, GalleryFormatError, UsageError
 
-FloatArray = npt.NDArray[np.float32]
 Kind = Literal["plain", "prior", "total", "within"]
 
 BLOCK = 8192  # vectors that are projected at a time
@@ -61,10 +61,11 @@ class Metric:
         projected = np.empty((len(given), self.dimension), np.float32)
         for start in range(0, len(given), BLOCK):
             block = unit(given[start : start + BLOCK])
+            nought = ~block.any(axis=1)
             if self.kind != "plain":
-                nought = ~block.any(axis=1)
-                block = unit((block - self.mean) @ self.projection)
-                block[nought] = 0
+                moved = (block - self.mean) @ self.projection
+                block = unit(moved.astype(np.float32, copy=False))
+            block[nought] = 0
             projected[start : start + BLOCK] = block
         return projected
 
@@ -125,8 +126,8 @@ def plain(dimension: int, items: int = 0, identities: int = 0, gain: float | Non
 def unit(vectors: FloatArray) -> FloatArray:
     """Rows (n, d) scaled to unit length; nought where they have no direction."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: FloatArray = vectors / np.where(lengths > LEAST, lengths, np.inf)
-    return scaled
+    scaled = vectors / np.where(lengths > LEAST, lengths, np.float32(np.inf))
+    return scaled.astype(np.float32, copy=False)
 
 
 def finite(vectors: npt.ArrayLike, dimension: int | None = None) -> FloatArray:
