@@ -1,22 +1,36 @@
 # `make demo` and `make test` set up what they need in .venv on a fresh machine (Python 3.11, pip).
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto
 # A stamp per set of extras: pip runs again only when pyproject.toml has changed.
 DEMO := .venv/.installed-demo
 DEV := .venv/.installed-dev
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick lint docs coverage clean
 
 demo: $(DEMO)
 	$(BIN)/siasearch demo
 
-test: $(DEV) lint
-	$(BIN)/python -m pytest
+# All that continuous integration runs. Tests run in parallel; `pytest -n 0` runs them one by one.
+test: lint docs
+	$(PYTEST)
+
+# Leaves out the tests that are marked slow.
+quick: lint
+	$(PYTEST) -m "not slow"
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Builds the site in build/docs; a broken link is an error.
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# Which lines and branches the tests run, also in the processes that they start.
+coverage: $(DEV)
+	$(PYTEST) --cov --cov-report term:skip-covered --cov-report html:build/coverage
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

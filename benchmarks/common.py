@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from siamese_search import __version__
 from siamese_search.evaluation import protocols
 from siamese_search.evaluation.protocols import Photo
 
@@ -22,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # What the figures depend on; those that are not installed are left out.
 PACKAGES = (
-    "siasearch",
     "faiss-cpu",
     "hnswlib",
     "numpy",
@@ -234,7 +234,7 @@ def machine() -> dict[str, Any]:
     if info.is_file():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = lines[0].partition(":")[2].strip() if lines else model
-    versions = {}
+    versions = {"siasearch": __version__}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -83,10 +83,10 @@ class Recipe(NamedTuple):
 def recipe(gallery: Gallery) -> tuple[Recipe, Any]:
     """What the index of a gallery is, and the opened base, whose ``index`` is FAISS's."""
     info = gallery.info()
-    base = SearchIndex.read(gallery.folder / info["index"], info["dimension"]).base
+    base = SearchIndex.read(gallery.folder / str(info.index), info.dimension).base
     assert base is not None
     tuning = base.tuning
-    found = Recipe(info["index"], tuning.recipe, tuning.effort, K + tuning.spare)
+    found = Recipe(str(info.index), tuning.recipe, tuning.effort, K + tuning.spare)
     return found, base
 
 
@@ -116,7 +116,7 @@ class Ours(Contender):
     @property
     def settings(self) -> dict[str, Any]:
         facts = recipe(self._opened)[0]._asdict()
-        return {**facts, "recall as built": self._opened.info()["recall"]}
+        return {**facts, "recall as built": self._opened.info().recall}
 
 
 def our_recipe(sized: Sized) -> Recipe:

@@ -38,7 +38,7 @@ from common import ROOT, cub_classes, grocery_split
 
 from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray, IntArray
-from siamese_search.gallery.snapshots import Snapshots
+from siamese_search.gallery.compaction import Compaction
 
 K = 10  # neighbours that are searched
 ITEMS = 10  # of an identity
@@ -263,7 +263,7 @@ def enrol(folder: Path, encoder: str, blocks: Iterable[FloatArray]) -> dict[str,
     names = (f"identity {number // ITEMS}" for number in iter(range(2**62)))
     begun = time.perf_counter()
     with Gallery.open(folder, encoder) as gallery:
-        with patch.object(Snapshots, "is_due", return_value=False):
+        with patch.object(Compaction, "is_due", return_value=False):
             for block in blocks:
                 numbers += gallery.enroll_embeddings(block, [*islice(names, len(block))])
         enrolled = time.perf_counter()

@@ -119,7 +119,7 @@ class Opened:
         if not hasattr(psutil.Process(), "memory_maps"):
             return None
         with Gallery.open(self._gallery) as gallery:
-            index = gallery.folder / gallery.info()["index"]
+            index = gallery.folder / str(gallery.info().index)
         command = (sys.executable, "-c", FIRST_ANSWER, self._gallery, next(self._photos), "stay")
         processes = []
         try:

@@ -147,7 +147,8 @@ def main() -> None:
     options = arguments.parse_args()
     files = [ImageFile(photo.path, photo.fine) for photo in grocery_split("train")]
     classes = {fine: n for n, fine in enumerate(sorted({file.identity for file in files}))}
-    network, architecture, how = starting_point(SETTINGS)
+    start = starting_point(SETTINGS)
+    network, architecture, how = start.network, start.architecture, start.how
     decoded: list[Any] = []
     decoding = seconds(
         lambda: decoded.append(decode(files, classes, roomy(how), SETTINGS.cache_bytes)[0])

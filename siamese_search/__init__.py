@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from siamese_search.records import Identification, Match, Verification
     from siamese_search.training.run import train
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # pyproject.toml takes it from here
 
 __all__ = [
     "Encoder",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from siamese_search.errors import StorageError
 
 log = logging.getLogger("siasearch")
 
-STALE_SECONDS = 3600.0
+STALE_SECONDS = 3600.0  # after which a file that nothing names belongs to no running process
 
 
 def require_place(path: Path) -> None:
@@ -24,22 +27,48 @@ def require_place(path: Path) -> None:
         raise StorageError(f"{path} could not be written: there is no folder {path.parent}")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file by way of a temporary name, synced, replacing one that is there.
-
-    Raises StorageError, and leaves what was there, where that cannot be done.
-    """
-    require_place(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+@contextmanager
+def new_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """A file to write, synced in the end; there is none where that fails, with an OSError."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
+        with open(path, "w+b") as file:
+            yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_file(
+    path: Path, temporary: Path | None = None, *, sync: bool = True
+) -> Iterator[BinaryIO]:
+    """A file to write by way of a temporary name, beside it, which replaces one that is there.
+
+    Others see all of it or what was there before. Without ``sync`` that holds while the system
+    runs. Where it fails, with an OSError or what the writer raises, what was there stays.
+    """
+    temporary = temporary or path.with_name(f".{path.name}.tmp")
+    with new_file(temporary, sync=sync) as file:
+        yield file
+    try:
         os.replace(temporary, path)
-    except OSError as error:
+    except OSError:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a whole file. Raises StorageError, and leaves what was there, where it cannot."""
+    require_place(path)
+    try:
+        with whole_file(path) as file:
+            file.write(content)
+    except OSError as error:
         raise StorageError(f"{path} could not be written: {error.strerror}") from error
 
 
@@ -49,6 +78,14 @@ def delete(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:  # still open on Windows: the next compaction's turn
         log.debug("cannot delete %s yet: %s", path, error)
+
+
+def is_left_behind(path: Path) -> bool:
+    """Whether a file that nothing names is from a process that is gone."""
+    try:
+        return time.time() - path.stat().st_mtime > STALE_SECONDS
+    except OSError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command line starts without numpy
+    from siamese_search.arrays import FloatArray
 
 DUPLICATE = 0.98  # the cosine from which on an audit takes two items for the same picture
 
@@ -22,6 +26,11 @@ class ImageFile:
 def printable(path: str | os.PathLike[str]) -> str:
     r"""A path as text that can be printed and put into JSON; bytes outside UTF-8 become \xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """A number of things for people: ``3 items``, ``1 item``."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,14 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class WantedIndex:
+    """What index files shall be like: a recipe, and the least recall@10 that it is tuned to."""
+
+    recipe: str
+    recall: float
+
+
+@dataclass(frozen=True)
 class Item:
     """One enrolled image. ``source`` is None where only an embedding was enrolled."""
 
@@ -88,6 +105,24 @@ class NewItem:
     size: int = 0
     copy: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """Whose item some content is. ``source`` is None where only an embedding was enrolled."""
+
+    number: int
+    identity: str
+    source: str | None
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The image that a gallery keeps of an item: its path in the gallery, as the database says."""
+
+    item: int
+    path: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -215,6 +250,19 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class KeptProbe:
+    """A probe that nobody fitted: the file's SHA-256 (hex) and path, and its embedding, float32
+    (dimension,), in a generation's number.
+    """
+
+    number: int
+    content: str
+    source: str
+    generation: int
+    vector: FloatArray
+
+
+@dataclass(frozen=True)
 class UnknownGroup:
     """Probes that nobody fitted and that resemble each other: perhaps one identity.
 
@@ -244,6 +292,31 @@ class RebuildReport:
 
 
 @dataclass(frozen=True)
+class GalleryInfo:
+    """What a gallery is: totals, encoder, how it decides, index and bytes on disk.
+
+    ``threshold`` is the encoder's, None where the encoder cannot be found; ``calibration`` says in
+    words how the gallery decides, None where it was not calibrated. ``indexed`` items are in the
+    file ``index``; ``recall`` is None where its recipe is exact.
+    """
+
+    gallery: str
+    identities: int
+    items: int
+    encoder: str
+    fingerprint: str
+    dimension: int
+    threshold: float | None
+    calibration: str | None
+    distractors: int
+    index: str | None
+    indexed: int
+    recipe: str | None
+    recall: float | None
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a long operation is; ``total`` is None where it is not known beforehand."""
 
@@ -253,3 +326,12 @@ class Progress:
 
 
 Watcher = Callable[[Progress], None]
+
+
+def surplus_fields(record: type, names: Iterable[str]) -> list[str]:
+    """Which of the stored names are no field of a record: a newer release has written them."""
+    return sorted(set(names) - {one.name for one in fields(record)})
+
+
+def unwatched(progress: Progress) -> None:
+    """Nobody looks on: a watcher that does nothing."""

@@ -22,7 +22,7 @@ from siamese_search.embedding import encoder as encoders
 from siamese_search.embedding import pipeline
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.record import EncoderRecord
-from siamese_search.gallery import enrolment, rebuilding, snapshots
+from siamese_search.gallery import compaction, enrolment, rebuilding
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.pictures.read import content_hash
 from siamese_search.records import ImageFile
@@ -67,7 +67,7 @@ def prepare_process() -> None:
     changes: list[tuple[Any, str, Any]] = [
         (encoders, "open_runtime", numpy_runtime),
         (enrolment, "COMMIT_SECONDS", 0.0),
-        (snapshots, "PENDING_AT_LEAST", 12),
+        (compaction, "PENDING_AT_LEAST", 12),
         (rebuilding, "COMMIT_ITEMS", 8),
         (pipeline.embed_batches, "__defaults__", (5,)),
     ]
@@ -216,7 +216,7 @@ class World:
     def active(self) -> str:
         """The name of the encoder that the gallery answers with."""
         with Gallery.open(self.folder) as gallery:
-            return Path(gallery.info()["encoder"]).name
+            return Path(gallery.info().encoder).name
 
     # What must hold after a kill
 
@@ -275,7 +275,7 @@ class World:
         self, gallery: Gallery, numbers: dict[int, int], there: dict[int, str]
     ) -> list[str]:
         """Where answers differ from a brute-force search over embeddings made anew."""
-        vectors = self._expected[gallery.info()["fingerprint"]]
+        vectors = self._expected[gallery.info().fingerprint]
         items = np.array(sorted(numbers), np.int64)
         enrolled = [numbers[item] for item in items.tolist()]
         probes = vectors[:: PICTURES // 8]
@@ -311,7 +311,7 @@ class World:
             gallery.compact()
             names = [name for name, _ in gallery.identities()]
             copies = {item.copy for name in names for item in gallery.items(name)}
-            named = {gallery.info()["index"], "gallery.db", "gallery.db-journal", *copies}
+            named = {gallery.info().index, "gallery.db", "gallery.db-journal", *copies}
         there = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*.*")}
         return sorted(there - named - {".maintenance.lock"})
 

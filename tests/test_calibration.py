@@ -51,6 +51,7 @@ def clustered(
     return vectors.astype(np.float32), [f"{seed}-{n // each}" for n in range(len(vectors))]
 
 
+@pytest.mark.slow
 def test_many_strangers_give_their_own_quantile() -> None:
     values = np.random.default_rng(0).gamma(2.0, 0.05, 50_000)
     found = fitted(values, np.arange(50_000), 0.01)
@@ -145,6 +146,7 @@ def gallery_of(folder: Path, encoder: Encoder, vectors: FloatArray, names: list[
     return gallery
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", [1, 4])
 @pytest.mark.parametrize("fpir", [0.02, 0.1])
 def test_strangers_pass_at_the_rate_that_was_asked(
@@ -184,7 +186,7 @@ def test_a_calibrated_gallery_decides_by_its_thresholds(
 def test_the_self_test_is_what_asking_without_the_item_gives(tmp_path: Path, toy: Encoder) -> None:
     vectors, names = clustered(3, toy.dimension, 8, 3, spread=1.5)
     with gallery_of(tmp_path / "gallery", toy, vectors, names) as gallery:
-        left_out = list(gallery._identifier.left_out(DEFAULT_RULE))
+        left_out = list(gallery._self_test.left_out(DEFAULT_RULE))
     assert [one.identity for one in left_out] == names
     seen = self_test(left_out)
     strangers, genuine, right = seen.strangers, seen.genuine, seen.right
@@ -226,10 +228,10 @@ def test_a_calibration_grows_stale_and_a_rebuild_renews_it(
         gallery.enroll([folder])
         found = gallery.calibrate(0.05)
         assert not gallery.is_stale(found)
-        assert gallery.info()["calibration"] == f"FPIR 0.05, rule {DEFAULT_RULE}"
+        assert gallery.info().calibration == f"FPIR 0.05, rule {DEFAULT_RULE}"
         gallery.enroll([pictures({"new": 6}, "more", first_seed=50)])
         assert gallery.is_stale(found)
-        assert "stale" in gallery.info()["calibration"]
+        assert "stale" in str(gallery.info().calibration)
         assert gallery.rebuild(coarse).switched
         renewed = gallery.calibration
         assert renewed is not None
@@ -304,7 +306,7 @@ def test_a_distractor_is_never_named(tmp_path: Path, toy: Encoder, pictures: Pic
         assert answer.matches[0].identity == "poster"
         assert [match.distractor for match in answer.matches] == [True, False, False]
         assert gallery.identify([picture(0, noise=5)])[0].identity == "cat"
-        assert gallery.info()["distractors"] == 1
+        assert gallery.info().distractors == 1
         # A name is one or the other.
         more = pictures({"cat": 1, "poster": 1}, "more", first_seed=20)
         (refused,) = gallery.enroll([more], distractor=True).rejected
@@ -368,7 +370,7 @@ def test_a_filter_or_a_lonely_identity_lets_no_more_strangers_pass(
 def test_one_large_identity_does_not_hide_the_others(
     tmp_path: Path, toy: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siamese_search.gallery.gallery.SAMPLE", 60)
+    monkeypatch.setattr("siamese_search.gallery.calibrating.SAMPLE", 60)
     large, _ = clustered(0, toy.dimension, 1, 1000)
     vectors, names = clustered(1, toy.dimension, 12, 1)
     with gallery_of(tmp_path / "gallery", toy, large, ["big"] * 1000) as gallery:

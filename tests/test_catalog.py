@@ -15,16 +15,34 @@ from siamese_search.errors import (
     GalleryMismatch,
     StorageError,
 )
-from siamese_search.records import NewItem
+from siamese_search.records import Calibration, NewItem
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.database import FORMAT
 
 DIMENSION = 6
+TOY, OTHER = "f" * 64, "e" * 64  # fingerprints
+CALIBRATION = Calibration(
+    fpir=0.01,
+    rule="best",
+    thresholds={0.01: 0.5},
+    location=0.0,
+    scale=1.0,
+    slope=1.0,
+    offset=0.0,
+    lower=0.0,
+    upper=0.1,
+    strangers=10,
+    extrapolated=True,
+    fitted=False,
+    identities=2,
+    items=4,
+    source="gallery",
+)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    Catalog.create(tmp_path / "gallery.db", "f" * 64, "toy", DIMENSION)
+    Catalog.create(tmp_path / "gallery.db", TOY, "toy", DIMENSION)
     return tmp_path / "gallery.db"
 
 
@@ -50,7 +68,7 @@ def test_items_come_back_as_they_went_in(catalog: Catalog) -> None:
         new("cat", "a", size=5, metadata={"shop": "x", "year": "1"}),
         new("dog", "b", copy="c"),
     ]
-    numbers = catalog.add(items, vectors(1, 2), 1)
+    numbers = catalog.add(items, vectors(1, 2), TOY)
     stored = catalog.items([number for number in numbers if number])
     assert [
         (item.identity, item.content, item.source, item.size, item.copy, item.metadata)
@@ -65,20 +83,20 @@ def test_items_come_back_as_they_went_in(catalog: Catalog) -> None:
 
 
 def test_the_same_content_is_enrolled_once(catalog: Catalog) -> None:
-    assert catalog.add([new("cat", "a"), new("cat", "a")], vectors(1, 1), 1) == [1, None]
-    assert catalog.add([new("dog", "a")], vectors(1), 1) == [None]
+    assert catalog.add([new("cat", "a"), new("cat", "a")], vectors(1, 1), TOY) == [1, None]
+    assert catalog.add([new("dog", "a")], vectors(1), TOY) == [None]
     assert catalog.totals() == (1, 1)  # and no empty identity "dog" is left
 
 
 def test_numbers_are_never_given_out_twice(catalog: Catalog) -> None:
-    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), 1)
+    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), TOY)
     catalog.remove([2])
-    assert catalog.add([new("cat", "b")], vectors(2), 1) == [3]
+    assert catalog.add([new("cat", "b")], vectors(2), TOY) == [3]
     assert catalog.removed_after(0).tolist() == [2]
 
 
 def test_removing_the_last_item_removes_the_identity(catalog: Catalog) -> None:
-    catalog.add([new("cat", "a"), new("dog", "b")], vectors(1, 2), 1)
+    catalog.add([new("cat", "a"), new("dog", "b")], vectors(1, 2), TOY)
     assert [item.number for item in catalog.remove([1, 99])] == [1]
     assert catalog.identities() == [("dog", 1)]
     assert catalog.totals() == (1, 1)
@@ -86,7 +104,7 @@ def test_removing_the_last_item_removes_the_identity(catalog: Catalog) -> None:
 
 
 def test_relabelling_renames_moves_and_merges(catalog: Catalog) -> None:
-    catalog.add([new("cat", "a"), new("cat", "b"), new("dog", "c")], vectors(1, 2, 3), 1)
+    catalog.add([new("cat", "a"), new("cat", "b"), new("dog", "c")], vectors(1, 2, 3), TOY)
     assert catalog.relabel([1], "lynx") == 1
     assert catalog.identities() == [("cat", 1), ("dog", 1), ("lynx", 1)]
     assert catalog.relabel([2, 3], "lynx") == 2
@@ -98,7 +116,7 @@ def test_relabelling_renames_moves_and_merges(catalog: Catalog) -> None:
 def test_where_needs_all_conditions(catalog: Catalog) -> None:
     rows = [{"shop": "x", "year": "1"}, {"shop": "x", "year": "2"}, {"shop": "y"}, {}]
     items = [new("cat", str(number), metadata=row) for number, row in enumerate(rows)]
-    catalog.add(items, vectors(1, 2, 3, 4), 1)
+    catalog.add(items, vectors(1, 2, 3, 4), TOY)
     assert catalog.where({"shop": "x"}).tolist() == [1, 2]
     assert catalog.where({"shop": "x", "year": "2"}).tolist() == [2]
     assert catalog.where({"shop": "z"}).tolist() == []
@@ -106,15 +124,15 @@ def test_where_needs_all_conditions(catalog: Catalog) -> None:
 
 def test_a_failed_batch_leaves_nothing(catalog: Catalog) -> None:
     with pytest.raises(ValueError, match="zip"):
-        catalog.add([new("cat", "a"), new("cat", "b")], vectors(1), 1)
+        catalog.add([new("cat", "a"), new("cat", "b")], vectors(1), TOY)
     assert catalog.totals() == (0, 0)
 
 
 def test_embeddings_stream_in_chunks_by_item(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siamese_search.storage.catalog.CHUNK", 3)
-    catalog.add([new("cat", str(n)) for n in range(8)], vectors(*range(8)), 1)
+    monkeypatch.setattr("siamese_search.storage.generations.CHUNK", 3)
+    catalog.add([new("cat", str(n)) for n in range(8)], vectors(*range(8)), TOY)
     generation = catalog.state().generation
     chunks = list(catalog.embeddings(generation, after=1, upto=7))
     assert [items.tolist() for items, _ in chunks] == [[2, 3, 4], [5, 6, 7]]
@@ -122,9 +140,9 @@ def test_embeddings_stream_in_chunks_by_item(
 
 
 def test_a_generation_is_switched_to_only_when_complete(catalog: Catalog) -> None:
-    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), 1)
-    target = catalog.generation("e" * 64, "other", DIMENSION)
-    assert catalog.generation("e" * 64, "other", DIMENSION) == target
+    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), TOY)
+    target = catalog.generation(OTHER, "other", DIMENSION)
+    assert catalog.generation(OTHER, "other", DIMENSION) == target
     catalog.store(target, [1], vectors(3))
     assert not catalog.switch(target)
     assert catalog.state().generation.number == 1
@@ -135,16 +153,16 @@ def test_a_generation_is_switched_to_only_when_complete(catalog: Catalog) -> Non
     ((_, embeddings),) = catalog.embeddings(target)
     assert np.array_equal(embeddings, vectors(3, 4))
     with pytest.raises(GalleryMismatch):
-        catalog.add([new("cat", "c")], vectors(1), 1)
+        catalog.add([new("cat", "c")], vectors(1), TOY)
 
 
 def test_what_the_new_generation_lacks_keeps_its_old_embedding(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siamese_search.storage.catalog.CHUNK", 1)
-    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), 1)
+    monkeypatch.setattr("siamese_search.storage.generations.CHUNK", 1)
+    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), TOY)
     old = catalog.state().generation
-    target = catalog.generation("e" * 64, "other", DIMENSION)
+    target = catalog.generation(OTHER, "other", DIMENSION)
     catalog.store(target, [1], vectors(3))
     assert catalog.switch(target, without=[2])
     catalog.prune()
@@ -153,8 +171,8 @@ def test_what_the_new_generation_lacks_keeps_its_old_embedding(
 
 
 def test_an_unfinished_rebuild_is_not_pruned(catalog: Catalog) -> None:
-    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), 1)
-    target = catalog.generation("e" * 64, "other", DIMENSION)
+    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), TOY)
+    target = catalog.generation(OTHER, "other", DIMENSION)
     catalog.store(target, [1], vectors(3))
     catalog.prune()
     assert catalog.unembedded(target) == [2]
@@ -183,7 +201,7 @@ def test_an_older_format_is_upgraded_on_opening(path: Path) -> None:
 
 
 def test_creating_twice_keeps_the_first(path: Path, catalog: Catalog) -> None:
-    catalog.add([new("cat", "a")], vectors(1), 1)
+    catalog.add([new("cat", "a")], vectors(1), TOY)
     Catalog.create(path, "0" * 64, "other", 3)
     assert catalog.totals() == (1, 1)
     names = {p.name for p in path.parent.iterdir()}
@@ -212,13 +230,13 @@ def test_waiting_for_another_writer_ends_with_a_clear_error(
     monkeypatch.setattr("siamese_search.storage.database.BUSY_SECONDS", 0.05)
     impatient = Catalog(path)
     with catalog.writing(), pytest.raises(StorageError, match="another process"):
-        impatient.add([new("cat", "a")], vectors(1), 1)
-    assert impatient.add([new("cat", "a")], vectors(1), 1) == [1]
+        impatient.add([new("cat", "a")], vectors(1), TOY)
+    assert impatient.add([new("cat", "a")], vectors(1), TOY) == [1]
     impatient.close()
 
 
 def test_faults_are_named(path: Path, catalog: Catalog) -> None:
-    catalog.add([new("cat", "a")], vectors(1), 1)
+    catalog.add([new("cat", "a")], vectors(1), TOY)
     vandal = sqlite3.connect(path)
     vandal.execute("UPDATE embeddings SET vector = zeroblob(24)")
     vandal.execute("UPDATE settings SET value = 7 WHERE key = 'items'")
@@ -232,3 +250,57 @@ def test_faults_are_named(path: Path, catalog: Catalog) -> None:
     assert "row 1 of items holds damaged text" in faults
     with pytest.raises(GalleryDamaged, match="remove --item 1"):
         list(catalog.embeddings(catalog.state().generation))
+
+
+def test_what_an_encoder_has_embedded_is_not_kept_after_a_switch(catalog: Catalog) -> None:
+    old = catalog.state().generation
+    assert catalog.switch(catalog.generation(OTHER, "other", DIMENSION))
+    with pytest.raises(GalleryMismatch, match="meanwhile"):
+        catalog.add([new("cat", "a")], vectors(1), TOY)
+    with pytest.raises(GalleryMismatch, match="meanwhile"):
+        catalog.keep_unknown("00" * 32, "/probe", TOY, vectors(1)[0])
+    with pytest.raises(GalleryMismatch, match="meanwhile"):
+        catalog.set_calibration(old, CALIBRATION)
+    assert catalog.add([new("cat", "a")], vectors(1), OTHER) == [1]
+
+
+def test_an_identity_is_a_distractor_or_none_whoever_was_first(catalog: Catalog) -> None:
+    assert catalog.add([new("cat", "a")], vectors(1), TOY) == [1]
+    assert catalog.add(
+        [new("cat", "b"), new("poster", "c")], vectors(2, 3), TOY, distractor=True
+    ) == [None, 2]
+    assert catalog.add([new("poster", "d"), new("cat", "e")], vectors(4, 5), TOY) == [None, 3]
+    assert catalog.distractors(None) == {"poster"}
+    assert catalog.identities() == [("cat", 2), ("poster", 1)]
+
+
+def test_a_generation_gets_no_number_that_a_kept_probe_remembers(catalog: Catalog) -> None:
+    """Else its embedding would pass for one of another encoder."""
+    catalog.add([new("cat", "a"), new("cat", "b")], vectors(1, 2), TOY)
+    first = catalog.state().generation
+    second = catalog.generation(OTHER, "other", DIMENSION)
+    catalog.store(second, [1], vectors(3))
+    assert catalog.switch(second, without=[2])
+    catalog.prune()  # which leaves the first generation, for item 2
+    catalog.keep_unknown("00" * 32, "/probe", OTHER, vectors(4)[0])
+    catalog.store(first, [1], vectors(1))
+    assert catalog.switch(first)
+    catalog.prune()
+    third = catalog.generation("d" * 64, "third", DIMENSION)
+    (probe,) = catalog.unknowns()
+    assert (probe.number, probe.content, probe.source) == (1, "00" * 32, "/probe")
+    assert probe.generation != third.number
+
+
+def test_a_calibration_with_a_field_of_a_newer_release_says_so(
+    path: Path, catalog: Catalog
+) -> None:
+    generation = catalog.state().generation
+    catalog.set_calibration(generation, CALIBRATION)
+    assert catalog.calibration(generation) == CALIBRATION
+    newer = sqlite3.connect(path)
+    newer.execute("UPDATE calibrations SET content = json_set(content, '$.weather', 'fine')")
+    newer.commit()
+    newer.close()
+    with pytest.raises(GalleryFormatError, match=r"newer siasearch \(weather\): upgrade"):
+        catalog.calibration(generation)

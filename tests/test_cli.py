@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +17,80 @@ import pytest
 import typer
 from conftest import picture
 
-from siamese_search.cli import app
+from siamese_search.cli import app, common, main
+from siamese_search.cli.help import INSTEAD
+from siamese_search.records import Progress
 
 Pictures = Callable[..., Path]
 
 
+@dataclass
+class Ran:
+    """What a command printed, and how it ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 class Shell:
-    """Runs `siasearch` in a process of its own, in a folder of its own."""
+    """Runs `siasearch` in a folder of its own: in this process, which is much faster than another.
+
+    ``separate`` is the same in processes of their own, as people run it.
+    """
 
     def __init__(self, folder: Path, encoder: Path) -> None:
         self.folder = folder
         self.encoder = str(encoder)
 
-    def __call__(self, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "siamese_search", *map(str, arguments)],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+    def __call__(self, *arguments: str | Path, code: int = 0) -> Ran:
+        result = self.run([str(argument) for argument in arguments])
         assert "Traceback" not in result.stderr, result.stderr
         assert result.returncode == code, (result.stdout, result.stderr)
         return result
+
+    def run(self, arguments: list[str]) -> Ran:
+        stdout, stderr = (TextIOWrapper(BytesIO(), encoding="utf-8") for _ in range(2))
+        with pytest.MonkeyPatch.context() as patch, closing(stdout), closing(stderr):
+            patch.chdir(self.folder)
+            patch.setattr(sys, "argv", ["siasearch", *arguments])
+            patch.setattr(sys, "stdout", stdout)
+            patch.setattr(sys, "stderr", stderr)
+            patch.setattr(atexit, "register", lambda call: call)  # this process goes on
+            try:
+                main()
+                code: Any = 0
+            except SystemExit as stop:
+                code = stop.code or 0
+            return Ran(code, text_of(stdout), text_of(stderr))
+
+    @property
+    def separate(self) -> SeparateShell:
+        return SeparateShell(self.folder, Path(self.encoder))
 
     def json(self, *arguments: str | Path, code: int = 0) -> list[Any]:
         return [
             json.loads(line) for line in self(*arguments, "--json", code=code).stdout.splitlines()
         ]
+
+
+class SeparateShell(Shell):
+    """Runs `siasearch` in processes of their own, in a folder of its own."""
+
+    def run(self, arguments: list[str]) -> Ran:
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "siamese_search", *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return Ran(result.returncode, result.stdout, result.stderr)
+
+
+def text_of(stream: TextIOWrapper[BytesIO]) -> str:
+    stream.flush()
+    return stream.buffer.getvalue().decode()
 
 
 @pytest.fixture
@@ -63,7 +113,7 @@ def test_enrol_query_edit_check_from_start_to_end(
     assert answer.keys() == {"image", "identity", "score", "confidence", "threshold", "matches"}
     assert (answer["image"], answer["identity"]) == (str(probe), "Greek/beta")
     assert [match.keys() for match in answer["matches"]] == [
-        {"identity", "score", "item", "path", "distractor"}
+        {"identity", "score", "item", "path", "distractor", "metadata"}
     ] * 2
     assert answer["matches"][0]["path"] == str(folder / "Greek" / "beta" / "0.png")
     assert shell.json("query", "probe.png")[0]["image"] == "probe.png"
@@ -96,6 +146,17 @@ def test_enrol_query_edit_check_from_start_to_end(
     (facts,) = shell.json("info")
     assert (facts["items"], facts["identities"], facts["dimension"]) == (3, 2, 13)
     assert "no faults" in shell("check").stdout
+
+
+def test_processes_of_their_own_say_and_end_as_documented(shell: Shell, pictures: Pictures) -> None:
+    separate = shell.separate
+    folder = pictures({"a": 1, "b": 1})
+    assert "no gallery in indexes/default" in separate("info", code=2).stderr
+    (report,) = separate.json("add", folder, "--encoder", shell.encoder)
+    assert report["added"] == 2
+    assert separate.json("query", folder / "a" / "0.png")[0]["identity"] == "a"
+    images = (folder / "a" / "0.png", folder / "b" / "0.png")
+    assert "different" in separate("verify", *images, code=1).stdout
 
 
 def test_rejections_are_named_and_exit_with_1(shell: Shell, pictures: Pictures) -> None:
@@ -186,7 +247,11 @@ def test_a_manifest_labels_and_its_columns_filter(shell: Shell, pictures: Pictur
     assert [Path(entry["path"]).name for entry in report["rejected"]] == ["2.png", "9.png"]
     (answer,) = shell.json("query", folder / "a" / "1.png", "--where", "shop=north")
     assert [match["identity"] for match in answer["matches"]] == ["Golden Delicious"]
+    assert answer["matches"][0]["metadata"] == {"shop": "north"}
     assert shell.json("list", "Cox")[0]["metadata"] == {"shop": "south"}
+    printed = shell("query", folder / "a" / "1.png").stdout
+    assert "1.png  shop=south" in printed
+    assert "0.png  shop=north" in printed
     text = "path,label,shop,year\na/1.png,Cox,west,1\n"
     (folder / "more.csv").write_text(text, encoding="utf-8")
     assert shell.json("add", "--manifest", folder / "more.csv")[0]["skipped"] == 1
@@ -250,6 +315,7 @@ from siamese_search.gallery import enrolment
 from siamese_search.storage.catalog import Catalog
 from siamese_search.cli import main
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 enrolment.COMMIT_SECONDS = 0.0  # a commit after every batch
 add = Catalog.add
 
@@ -342,6 +408,7 @@ def test_check_names_a_damaged_encoder(shell: Shell, pictures: Pictures) -> None
     assert "wrong checksum" in report["faults"][0]
 
 
+@pytest.mark.slow
 def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None:
     folder = pictures({f"id{number}": 2 for number in range(8)})
     shell("add", folder, "--encoder", shell.encoder)
@@ -394,6 +461,134 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     assert "distractor" in shell("query", strange, "--threshold", "-1").stdout
     shell("add", pictures({"more": 8}, "more", first_seed=80))
     assert "changed much" in shell("query", strange).stderr
+
+
+def test_a_folder_placed_elsewhere_is_the_first_thing_that_benchmark_says(
+    shell: Shell, pictures: Pictures
+) -> None:
+    enrolled = {f"Packages/Milk/kind{n}": 1 for n in range(6)}
+    shell("add", pictures(enrolled), "--encoder", shell.encoder)
+    probes = pictures({f"Milk/kind{n}": 2 for n in range(4)}, "probes")
+    pictures({"Packages/Milk/kind4": 1, "Nothing/like/it": 3}, "probes", first_seed=30)
+    lines = shell("benchmark", probes, "--report", "report.html").stdout.splitlines()
+    assert lines[0] == "5 labels are not enrolled, so their 11 pictures count as strangers:"
+    assert lines[1] == "  Milk/kind0, 2 pictures (near: Packages/Milk/kind0)"
+    assert lines[5] == "  Nothing/like/it, 3 pictures"
+    assert lines[6].endswith("asked about " + str(probes))
+    assert any(
+        "TPIR (rank 1) at FPIR 0.1 is left out: 11 strangers cannot show such a rate, 30 could"
+        in line
+        for line in lines
+    )
+    page = (shell.folder / "report.html").read_text()
+    assert page.index("Milk/kind0, 2 pictures (near") < page.index("<table>")
+    (found,) = shell.json("benchmark", probes)
+    assert next(iter(found)) == "unmatched"
+    assert found["unmatched"][0] == {
+        "label": "Milk/kind0", "pictures": 2, "near": ["Packages/Milk/kind0"]
+    }  # fmt: skip
+    assert found["draws"][0]["TPIR at FPIR 0.1"] is None
+    assert {
+        "figure": "TPIR at FPIR 0.001", "counted": 11, "needed": 3000, "of": "strangers"
+    } in found["left_out"][0]  # fmt: skip
+
+
+def test_wildcards_list_the_identities_that_they_fit(shell: Shell, pictures: Pictures) -> None:
+    names = ["Milk/oat", "Milk/soy", "Tea/green", "[odd]", "Café"]
+    shell("add", pictures(dict.fromkeys(names, 1)), "--encoder", shell.encoder)
+    assert [one["identity"] for one in shell.json("list", "Milk/*")] == ["Milk/oat", "Milk/soy"]
+    assert [one["identity"] for one in shell.json("list", "*e?n")] == ["Tea/green"]
+    assert [one["identity"] for one in shell.json("list", "Cafe\u0301*")] == ["Café"]
+    assert shell("list", "[MT]*/*").stdout.splitlines() == [
+        "       1  Milk/oat", "       1  Milk/soy", "       1  Tea/green"
+    ]  # fmt: skip
+    assert [one["item"] for one in shell.json("list", "[odd]")] == [5]  # a name as it stands
+    assert "no identity fits 'Beer*'" in shell("list", "Beer*", code=2).stderr
+
+
+def test_one_is_not_several(shell: Shell, pictures: Pictures) -> None:
+    printed = shell("add", pictures({"a": 1}), "--encoder", shell.encoder).stdout
+    assert printed.splitlines()[1] == "indexes/default has 1 identity, 1 item"
+    assert "holds 1 item (" in shell("compact").stdout
+    assert "0 of 1 item look more" in shell("audit").stdout
+
+
+def test_progress_is_a_line_now_and_then_where_nobody_looks_at_a_bar(
+    shell: Shell, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures({"a": 3})
+    monkeypatch.setattr(common, "LINE_SECONDS", 1000.0)
+    assert "enrolling" not in shell("add", folder, "--encoder", shell.encoder).stderr
+    monkeypatch.setattr(common, "LINE_SECONDS", 0.0)
+    assert "enrolling: 3 of 3, " in shell("add", folder).stderr
+    now = iter([0.0, 9.0, 11.0, 13.0, 21.0, 22.0])
+    monkeypatch.setattr(common, "LINE_SECONDS", 10.0)
+    monkeypatch.setattr("siamese_search.cli.common.time.monotonic", lambda: next(now))
+    said: list[str] = []
+    monkeypatch.setattr(common, "note", said.append)
+    with common.progress_bar("enrolling", lambda: 400) as watch:
+        for done in (90, 110, 130, 210, 220):
+            watch(Progress("enrolling", done))
+    assert said == ["enrolling: 110 of 400, 10 a second", "enrolling: 210 of 400, 10 a second"]
+
+
+def test_a_bar_says_how_many_and_never_of_how_many_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for total, expected in ((None, "7"), (9, "7/9")):
+        drawn = Terminal()
+        monkeypatch.setattr(sys, "stderr", drawn)
+        monkeypatch.setenv("TERM", "xterm")
+        with common.progress_bar("training") as watch:
+            watch(Progress("training", 0, total))
+            watch(Progress("training", 7, total))
+        assert "/?" not in drawn.getvalue()
+        assert f"{expected} " in drawn.getvalue()
+        assert ("7/" in drawn.getvalue()) == (total is not None)
+
+
+@pytest.mark.parametrize(
+    ("typed", "instead"),
+    [
+        ("delete", "try `siasearch remove`"),
+        ("search", "try `siasearch query`"),
+        ("identify", "try `siasearch query`"),
+        ("export", "try `siasearch list --json`"),
+        ("quey", "Did you mean 'query'?"),
+    ],
+)
+def test_a_command_by_another_name_says_what_to_type(
+    shell: Shell, typed: str, instead: str
+) -> None:
+    said = shell(typed, "x.png", code=2).stderr
+    assert f"o such command '{typed}'" in said
+    assert instead in said
+
+
+def test_what_is_suggested_exists() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {name.split()[0] for name in INSTEAD.values()} <= set(commands)
+    assert not INSTEAD.keys() & set(commands)
+
+
+def test_help_is_written_as_people_write(shell: Shell) -> None:
+    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        usage, *others = shell(name, "--help").stdout.splitlines()
+        assert not set("{}<>") & set(usage)
+        assert not any(
+            kind in line for line in others for kind in ("<int", "<float", "<str", "<li")
+        )
+    assert shell("query", "--help").stdout.startswith("Usage: siasearch query [OPTIONS] IMAGE...\n")
+    assert shell("list", "--help").stdout.startswith("Usage: siasearch list [OPTIONS] [IDENTITY]\n")
+    asked = shell("query", "--help").stdout
+    assert "JSON Lines" in asked
+    assert "  IMAGE...  Images to identify" in asked
+    assert "-k, --k N " in asked
+    assert "rank 1" in shell("benchmark", "--help").stdout
 
 
 def test_options_that_would_do_nothing_are_refused(
@@ -481,6 +676,7 @@ def test_what_a_query_was_about_is_enrolled_from_its_output(
     assert "no such file" in report["rejected"][0]["reason"]
 
 
+@pytest.mark.slow
 def test_plots_are_written_where_they_may_be(shell: Shell, pictures: Pictures) -> None:
     folder = pictures({"a": 2, "b": 1})
     shell("add", folder, "--encoder", shell.encoder)

@@ -119,7 +119,7 @@ def look(folder: Path, paths: list[Path], seconds: float) -> tuple[int, int]:
                 assert passing.score == pytest.approx(1.0, abs=1e-5)
             else:
                 assert found[-1].identity is None
-            dimensions.add(gallery.info()["dimension"])
+            dimensions.add(gallery.info().dimension)
             assert gallery.check() == []
     return looks, len(dimensions)
 

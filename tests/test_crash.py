@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "crash.py"
 STEPS = {
     "first half": ["create", "add", "remove", "relabel", "compact", "reindex"],

@@ -1,18 +1,31 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+import safetensors.numpy
 from conftest import picture, toy_graph, write_toy_encoder
+from onnx import numpy_helper
 from PIL import Image
 
-from siamese_search import Encoder
-from siamese_search.embedding.record import read_record, resolve, shipped, write_encoder
-from siamese_search.errors import EncoderError, ImageError, RuntimeUnavailable
+from siamese_search import Encoder, Gallery
+from siamese_search.embedding.record import (
+    SHIPPED,
+    read_record,
+    resolve,
+    shipped,
+    verified_weights,
+    write_encoder,
+)
+from siamese_search.errors import EncoderError, GalleryMismatch, ImageError, RuntimeUnavailable
 from siamese_search.pictures.preprocessing import Preprocessing
 
 
@@ -140,13 +153,13 @@ def test_an_encoder_is_complete_once_its_description_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replaced: list[str] = []
-    original = Path.replace
+    original = os.replace
 
-    def replace(self: Path, target: Path) -> Path:
+    def replace(source: Path, target: Path) -> None:
         replaced.append(target.name)
-        return original(self, target)
+        original(source, target)
 
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     fingerprint = write_encoder(
         tmp_path / "e",
         name="e",
@@ -179,3 +192,99 @@ def test_shipped_encoders_open_and_are_small(name: str) -> None:
     assert encoder.name == name
     assert encoder.location == name
     assert sum(path.stat().st_size for path in encoder.folder.iterdir()) < 20e6
+
+
+def other_graph() -> bytes:
+    """The toy graph with the first pixels alone: another function of the same shape."""
+    model = onnx.load_from_string(toy_graph(16, 4))
+    for constant in model.graph.initializer:
+        if constant.name == "middle":
+            constant.CopyFrom(numpy_helper.from_array(np.array(9.0, np.float32), "middle"))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def in_format_1(folder: Path, graph: bytes | None = None) -> Path:
+    """A toy encoder as it was written before the graph counted; ``graph`` by hand, with a digest
+    to match.
+    """
+    with zipfile.ZipFile(Path(__file__).parent / "golden" / "encoder-1.zip") as archive:
+        archive.extractall(folder)
+    if graph is not None:
+        replace_graph(folder / "toy", graph)
+    return folder / "toy"
+
+
+def replace_graph(folder: Path, graph: bytes) -> None:
+    fields = json.loads((folder / "encoder.json").read_text())
+    fields["digests"]["encoder.onnx"] = hashlib.sha256(graph).hexdigest()
+    (folder / "encoder.json").write_text(json.dumps(fields))
+    (folder / "encoder.onnx").write_bytes(graph)
+
+
+def test_the_fingerprint_tells_one_graph_from_another(tmp_path: Path) -> None:
+    one = Encoder.open(write_toy_encoder(tmp_path / "one"), "cpu")
+    two = Encoder.open(write_toy_encoder(tmp_path / "two", onnx=other_graph()), "cpu")
+    assert one.record.weights == two.record.weights
+    assert np.abs(one.embed([picture(1)]) - two.embed([picture(1)])).max() > 0.01
+    assert one.fingerprint != two.fingerprint
+    with Gallery.open(tmp_path / "gallery", one), pytest.raises(GalleryMismatch):
+        Gallery.open(tmp_path / "gallery", two)
+    replace_graph(tmp_path / "one", other_graph())
+    with pytest.raises(EncoderError, match="does not carry its own fingerprint"):
+        Encoder.open(tmp_path / "one")
+
+
+def test_a_format_2_encoder_does_not_pass_for_one_of_format_1(tmp_path: Path) -> None:
+    folder = write_toy_encoder(tmp_path / "e")
+    fields = json.loads((folder / "encoder.json").read_text()) | {"format": 1}
+    (folder / "encoder.json").write_text(json.dumps(fields))
+    with pytest.raises(EncoderError, match="fingerprint"):
+        Encoder.open(folder)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_encoder_with_another_graph_is_refused(name: str, tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED / name, tmp_path / name)
+    assert Encoder.open(tmp_path / name).fingerprint == Encoder.open(name).fingerprint
+    replace_graph(tmp_path / name, b"another graph")
+    with pytest.raises(EncoderError, match="is not the graph of the encoder"):
+        Encoder.open(tmp_path / name)
+
+
+def test_another_graph_of_an_encoder_of_format_1_enrols_nothing(tmp_path: Path) -> None:
+    for number in range(3):
+        picture(number).save(tmp_path / f"{number}.png")
+    folder = tmp_path / "gallery"
+    with Gallery.open(folder, in_format_1(tmp_path / "e"), "cpu") as gallery:
+        gallery.enroll([tmp_path / "0.png"])
+        gallery.enroll([tmp_path / "1.png"])
+    in_format_1(tmp_path / "e", other_graph())
+    with Gallery.open(folder, tmp_path / "e" / "toy", "cpu") as gallery:
+        with pytest.raises(EncoderError, match="otherwise than when it was enrolled"):
+            gallery.enroll([tmp_path / "2.png"])
+        assert len(gallery) == 2
+        assert any("its graph was changed" in fault for fault in gallery.check())
+
+
+def test_weights_that_are_not_those_of_the_fingerprint_are_refused(tmp_path: Path) -> None:
+    folder = write_toy_encoder(tmp_path / "e")
+    record = read_record(folder)
+    assert verified_weights(folder, record)["nothing"].tolist() == [0]
+    content = safetensors.numpy.save({"nothing": np.ones(1, np.float32)})
+    fields = json.loads((folder / "encoder.json").read_text())
+    fields["digests"]["weights.safetensors"] = hashlib.sha256(content).hexdigest()
+    (folder / "encoder.json").write_text(json.dumps(fields))
+    (folder / "weights.safetensors").write_bytes(content)
+    with pytest.raises(EncoderError, match="other weights"):
+        verified_weights(folder, read_record(folder))
+
+
+@pytest.mark.parametrize("place", [[], ["preprocessing"]])
+def test_a_field_of_a_newer_release_is_named(place: list[str], tmp_path: Path) -> None:
+    folder = write_toy_encoder(tmp_path / "e")
+    fields = json.loads((folder / "encoder.json").read_text())
+    (fields[place[0]] if place else fields)["weather"] = "fine"
+    (folder / "encoder.json").write_text(json.dumps(fields))
+    with pytest.raises(EncoderError, match=r"newer siasearch \(weather\): upgrade"):
+        Encoder.open(folder)

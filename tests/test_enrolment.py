@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import picture
+from conftest import picture, write_toy_encoder
 
 from siamese_search import Encoder, Gallery
-from siamese_search.errors import StorageError, UsageError
+from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.errors import GalleryMismatch, ImageError, StorageError, UsageError
 from siamese_search.gallery import enrolment
 from siamese_search.pictures.sources import find, normalised, read_answers, read_manifest
 from siamese_search.records import ImageFile, Progress, Rejection
@@ -98,13 +99,13 @@ def test_a_long_enrolment_writes_index_files_on_the_way(
     tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(enrolment, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr("siamese_search.gallery.snapshots.PENDING_UNDERWAY", 50)
+    monkeypatch.setattr("siamese_search.gallery.compaction.PENDING_UNDERWAY", 50)
     folder = pictures({"a": 300})
     indexed: list[int] = []
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
-        gallery.enroll([folder], watch=lambda _: indexed.append(gallery.info()["indexed"]))
+        gallery.enroll([folder], watch=lambda _: indexed.append(gallery.info().indexed))
         assert len(set(indexed)) >= 3
-        assert gallery.info()["indexed"] > 250
+        assert gallery.info().indexed > 250
 
 
 def test_an_interruption_keeps_what_was_committed(
@@ -256,3 +257,154 @@ def test_a_path_that_can_be_none_is_rejected(tmp_path: Path, toy: Encoder) -> No
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         report = gallery.enroll([ImageFile(f"{tmp_path}/a\0b.png", "a")])
     assert "null" in report.rejected[0].reason
+
+
+def test_a_switch_while_an_enrolment_begins_mixes_no_encoders(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = Encoder.open(write_toy_encoder(tmp_path / "twin", threshold=0.8, name="twin",
+        weights={"nothing": np.ones(1, np.float32)}), "cpu")  # fmt: skip
+    assert (twin.dimension, twin.fingerprint == toy.fingerprint) == (toy.dimension, False)
+    folder = pictures({"a": 2, "b": 2})
+    read = vars(Gallery)["encoder"]
+    switched: list[bool] = []
+
+    def then_another_switches(self: Gallery) -> Encoder:
+        encoder: Encoder = read.fget(self)
+        if self is gallery and not switched:
+            switched.append(True)
+            with Gallery.open(self.folder) as other:
+                assert other.rebuild(twin).switched
+        return encoder
+
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([folder / "a"])
+        monkeypatch.setattr(Gallery, "encoder", property(then_another_switches))
+        with pytest.raises(GalleryMismatch, match="meanwhile"):
+            gallery.enroll([folder / "b"])
+        assert len(gallery) == 2
+        assert gallery.enroll([folder / "b"]).added == 2
+        assert gallery.check() == []
+
+
+class Broken:
+    """A runtime that gives NaN for one picture and no length for another."""
+
+    device, batch, parallel = "cpu", 16, 1
+
+    def __init__(self, encoder: Encoder, wrong: FloatArray) -> None:
+        self._inner = encoder.runtime
+        self._nan, self._zero = wrong
+
+    def embed(self, pixels: PixelArray) -> FloatArray:
+        vectors = self._inner.embed(pixels).copy()
+        vectors[(np.abs(vectors - self._nan) < 1e-3).all(axis=1)] = np.nan
+        vectors[(np.abs(vectors - self._zero) < 1e-3).all(axis=1)] = 0
+        return vectors
+
+
+def test_a_picture_without_a_finite_embedding_is_rejected(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, toy_folder: Path
+) -> None:
+    folder = pictures({"a": 4})
+    broken = Encoder.open(toy_folder, "cpu")
+    broken.__dict__["runtime"] = Broken(toy, toy.embed([picture(1), picture(2)]))
+    with Gallery.open(tmp_path / "gallery", broken) as gallery:
+        report = gallery.enroll([folder], copy=True)
+        assert (report.added, len(gallery)) == (2, 2)
+        assert [Path(one.path).name for one in report.rejected] == ["1.png", "2.png"]
+        assert all("no finite embedding" in one.reason for one in report.rejected)
+        assert gallery.check() == []
+        assert len(list((tmp_path / "gallery" / "images").rglob("*.*"))) == 2
+        answers = dict(gallery.identify_each([folder / "a" / f"{n}.png" for n in range(3)]))
+        assert [isinstance(answer, ImageError) for answer in answers.values()] == [
+            False, True, True,
+        ]  # fmt: skip
+
+
+def test_a_rebuild_names_the_pictures_without_a_finite_embedding(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, coarse: Encoder, coarse_folder: Path
+) -> None:
+    folder = pictures({"a": 4})
+    broken = Encoder.open(coarse_folder, "cpu")
+    broken.__dict__["runtime"] = Broken(coarse, coarse.embed([picture(1), picture(2)]))
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([folder])
+        report = gallery.rebuild(broken)
+        assert not report.switched
+        assert [Path(one.path).name for one in report.missing] == ["1.png", "2.png"]
+        assert "no finite embedding" in report.missing[0].reason
+        assert gallery.check() == []
+
+
+def test_an_identity_that_becomes_a_distractor_meanwhile_is_rejected(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures({"a": 2, "b": 1})
+    decode = Encoder.decode
+    done: list[bool] = []
+
+    def slow(self: Encoder, data: bytes) -> npt.NDArray[np.uint8]:
+        if not done:
+            done.append(True)
+            with Gallery.open(tmp_path / "gallery", toy) as other:
+                other.enroll([folder / "b" / "0.png"], label="a", distractor=True)
+        return decode(self, data)
+
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        monkeypatch.setattr(Encoder, "decode", slow)
+        report = gallery.enroll([folder / "a"], label="a", copy=True)
+        assert report.added == 0
+        assert {one.reason for one in report.rejected} == {
+            "'a' is enrolled as a distractor: use another name"
+        }
+        assert gallery.identities() == [("a", 1)]
+        assert gallery.distractors() == {"a"}
+
+
+def test_an_odd_suffix_is_not_kept_in_a_copy_s_name(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    folder = pictures({"a": 3})
+    names = ["0." + "x" * 200, "1.PNG", "2.p\u00e4 ng"]
+    for number, name in enumerate(names):
+        (folder / "a" / f"{number}.png").rename(folder / "a" / name)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        paths = [ImageFile(str(folder / "a" / name), "a") for name in names]
+        assert gallery.enroll(paths, copy=True).added == 3
+        copies = [Path(item.copy or "").suffix for item in gallery.items("a")]
+        assert copies == ["", ".png", ""]
+        assert gallery.check() == []
+
+
+def test_an_interrupted_enrolment_does_not_compact_first(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "COMMIT_SECONDS", 0.0)
+    folder = pictures({"a": 60})
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done >= 32:
+            raise KeyboardInterrupt
+
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        with pytest.raises(KeyboardInterrupt):
+            gallery.enroll([folder], watch=interrupt)
+        assert len(gallery) >= 32
+        assert gallery.info().index is None
+        gallery.enroll([folder])
+        assert gallery.info().index is not None
+
+
+def test_the_bytes_of_a_gallery_are_its_own(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    folder = pictures({"cats": 2, "ab": 2}, folder="images")
+    (tmp_path / "film.mkv").write_bytes(bytes(1_000_000))
+    with Gallery.open(tmp_path, toy) as gallery:
+        gallery.enroll([folder], copy=True)
+        gallery.compact()
+        ours = [tmp_path / "gallery.db", tmp_path / str(gallery.info().index)]
+        ours += [tmp_path / str(item.copy) for item in gallery.items("cats")]
+        ours += [tmp_path / str(item.copy) for item in gallery.items("ab")]
+        assert gallery.info().bytes == sum(path.stat().st_size for path in ours)

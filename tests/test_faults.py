@@ -42,7 +42,7 @@ def answers(folder: Path) -> Answers:
     Without source and time, descriptive text that SQLite, having no checksums, cannot vouch for.
     """
     with Gallery.open(folder) as gallery:
-        items, scores = gallery.search(unit(8, gallery.info()["dimension"], seed=9), 50)
+        items, scores = gallery.search(unit(8, gallery.info().dimension, seed=9), 50)
         identities = gallery.identities()
         known = [item for name, _ in identities for item in gallery.items(name)]
         details = [(item.number, item.identity, item.content, item.metadata) for item in known]
@@ -70,7 +70,7 @@ def folder(tmp_path: Path, toy: Encoder) -> Path:
 
 def index_file(folder: Path) -> Path:
     with Gallery.open(folder) as gallery:
-        return folder / str(gallery.info()["index"])
+        return folder / str(gallery.info().index)
 
 
 def mutations(content: bytes, count: int, seed: int) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 ``golden/format-N.zip`` holds an encoder, ``toy/``, and a gallery, ``gallery/``: six pictures in
 turn of identities a and b, the last two with copies and not in the index file; then item 1
-removed and item 2 relabelled.
+removed and item 2 relabelled. ``golden/encoder-N.zip`` holds an encoder alone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from conftest import picture
+from test_encoder import slow_embedding
 
 from siamese_search import Encoder, Gallery
+from siamese_search.embedding.record import FORMAT
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("format-*.zip"))
 
@@ -39,3 +41,25 @@ def test_the_fingerprint_of_a_stored_encoder_never_changes(tmp_path: Path) -> No
     assert Encoder.open(tmp_path / "toy").fingerprint == (
         "e2a7371c565a4446b698321c8e13872c9e831f8ee5541dca89800d1eee01b7b5"
     )
+
+
+ENCODERS = {
+    "encoder-1": "e2a7371c565a4446b698321c8e13872c9e831f8ee5541dca89800d1eee01b7b5",
+    "encoder-2": "8fcb02e8f29b87bbddfc6e5e1e329d98e536493a7c64a7d9f563efb71943c827",
+}
+
+
+@pytest.mark.parametrize("stored", ENCODERS)
+def test_a_stored_encoder_opens_and_embeds_as_ever(stored: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(Path(__file__).parent / "golden" / f"{stored}.zip") as archive:
+        archive.extractall(tmp_path)
+    encoder = Encoder.open(tmp_path / "toy", "cpu")
+    assert encoder.fingerprint == ENCODERS[stored]
+    assert (encoder.name, encoder.dimension, encoder.threshold) == ("toy", 49, 0.9)
+    encoder.verify_files()
+    image = picture(3)
+    assert encoder.embed([image])[0].tolist() == pytest.approx(slow_embedding(image), abs=2e-3)
+
+
+def test_every_encoder_format_has_a_stored_one() -> None:
+    assert len(ENCODERS) == FORMAT

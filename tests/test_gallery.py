@@ -489,18 +489,18 @@ def test_a_delta_is_searched_and_compaction_changes_no_answer(
     late = pictures({"late": 1}, folder="late", first_seed=100)
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll([folder])
-        index = gallery.info()["index"]
+        index = gallery.info().index
         gallery.enroll([late])
         gallery.remove("id3")
-        assert gallery.info()["index"] == index  # small changes do not rewrite the large file
+        assert gallery.info().index == index  # small changes do not rewrite the large file
         probes = [picture(100), picture(3), picture(4)]
         before = gallery.identify(probes)
         assert [answer.identity for answer in before] == ["late", None, "id4"]
         gallery.compact()
-        assert gallery.info()["index"] != index
+        assert gallery.info().index != index
         assert gallery.identify(probes) == before
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         assert gallery.identify(probes) == before
         assert [path.name for path in (tmp_path / "gallery").glob("*.faiss")] == [
-            gallery.info()["index"]
+            gallery.info().index
         ]

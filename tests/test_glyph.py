@@ -52,6 +52,7 @@ def test_a_mirrored_character_is_another_one(glyph: Encoder) -> None:
     assert same > other
 
 
+@pytest.mark.slow
 def test_torch_agrees(glyph: Encoder) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("timm")

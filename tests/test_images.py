@@ -702,7 +702,7 @@ def test_what_is_no_image_says_what_it_looks_like(data: bytes, reason: str) -> N
 
 def test_heic_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(ImageError, match=r"pip install 'siasearch\[heic\]'"):
+    with pytest.raises(ImageError, match=r"pip install 'siamese-search\[heic\]'"):
         render.decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", SMALL)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from siamese_search.errors import GalleryError, UsageError
-from siamese_search.index import SearchIndex, Wanted, recipes, search, sha256, write_index
+from siamese_search.index import Previous, SearchIndex, Wanted, recipes, search, sha256, write_index
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -147,7 +147,7 @@ def test_an_index_file_is_a_safetensors_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("effort", 0), ("effort", "x"), ("spare", -1), ("error", "x"), ("trained", None), ("new", 1)],
+    [("effort", 0), ("effort", "x"), ("spare", -1), ("error", "x"), ("trained", None)],
 )
 def test_a_file_that_says_nonsense_of_itself_is_refused(
     tmp_path: Path, name: str, value: object
@@ -160,6 +160,37 @@ def test_a_file_that_says_nonsense_of_itself_is_refused(
     (tmp_path / "i").write_bytes(changed)
     with pytest.raises(GalleryError, match="no index of this format"):
         SearchIndex.read(tmp_path / "i", 24)
+
+
+def golden_vectors(count: int) -> Floats:
+    """What the files in ``golden/`` hold, under the numbers 3, 6, 9 and so on."""
+    rows, columns = np.arange(1, count + 1)[:, None], np.arange(1, 13)
+    vectors = np.sin(rows * columns * 0.37) + np.cos(rows * 0.11 + columns)
+    unit: Floats = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "recipe"), [("exact", 40, "SQfp16"), ("lists", 300, "PCAR8,IVF4,PQ4x4fs")]
+)
+def test_a_stored_index_file_opens_and_answers(name: str, count: int, recipe: str) -> None:
+    index = SearchIndex.read(Path(__file__).parent / "golden" / f"index-{name}.faiss", 12)
+    items, vectors = 3 * np.arange(1, count + 1), golden_vectors(count)
+    assert index.items.tolist() == items.tolist()
+    assert np.abs(index.vectors(items) - vectors).max() < 1e-6
+    assert index.base is not None
+    assert index.base.tuning.recipe == recipe
+    allowed = items[::3]
+    for query, found, filtered in zip(
+        vectors[::20], answers(index, vectors[::20], 4), answers(index, vectors[::20], 4, allowed),
+        strict=True,
+    ):  # fmt: skip
+        exact = brute_force(items, vectors, query, 4)
+        assert found[0][0] == exact[0][0]
+        assert recipe != "SQfp16" or [item for item, _ in found] == [item for item, _ in exact]
+        exact = brute_force(allowed, vectors[::3], query, 4)
+        assert [item for item, _ in filtered] == [item for item, _ in exact]
+        assert [score for _, score in filtered] == pytest.approx([s for _, s in exact], abs=1e-6)
 
 
 @pytest.mark.parametrize("content", [b"", b"x", bytes(5000), b"\x10" + bytes(7) + b"{}" * 3000])
@@ -204,6 +235,7 @@ def clustered(random: np.random.Generator, rows: int) -> Floats:
     return vectors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe", ["IVF16,PQ12x4fs", "HNSW16", "IVF16,SQ8", "OPQ12,IVF16,PQ12x4fs"]
 )
@@ -251,13 +283,20 @@ def test_a_recipe_always_gives_as_many_as_there_are(tmp_path: Path) -> None:
     assert [sorted(row) for row in found.tolist()] == [list(range(1000))] * 3
 
 
+def earlier(path: Path, vectors: Floats, wanted: Wanted) -> Previous:
+    """An index file that another goes on from."""
+    written = write_index(path, vectors.shape[1], [(np.arange(len(vectors)), vectors)], wanted)
+    return Previous(path, written.sha256)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [np.arange(3000), np.arange(3, 3000)])
 def test_what_a_recipe_has_learned_is_used_again(tmp_path: Path, kept: Integers) -> None:
     vectors = clustered(np.random.default_rng(6), 3000)
     wanted = Wanted("IVF16,PQ12x4fs", 0.95)
-    write_index(tmp_path / "old", 24, [(np.arange(2000), vectors[:2000])], wanted)
+    old = earlier(tmp_path / "old", vectors[:2000], wanted)
     before = SearchIndex.read(tmp_path / "old", 24).base
-    write_index(tmp_path / "new", 24, [(kept, vectors[kept])], wanted, tmp_path / "old")
+    write_index(tmp_path / "new", 24, [(kept, vectors[kept])], wanted, old)
     index = SearchIndex.read(tmp_path / "new", 24)
     assert index.base is not None
     assert before is not None
@@ -272,12 +311,12 @@ def test_what_a_recipe_has_learned_is_used_again(tmp_path: Path, kept: Integers)
 )
 def test_unknown_recipes_are_said(recipe: str) -> None:
     with pytest.raises(UsageError, match=f"FAISS makes no index '{recipe}'.*: take auto"):
-        Wanted(recipe).checked(24)
+        recipes.checked(Wanted(recipe), 24)
 
 
 def test_an_unusable_recall_is_said() -> None:
     with pytest.raises(UsageError, match="share"):
-        Wanted(recall=1.2).checked(24)
+        recipes.checked(Wanted(recall=1.2), 24)
 
 
 @pytest.mark.parametrize("recipe", ["IVF2000,Flat", "IDMap,Flat", "ZnLattice2x10_2"])
@@ -312,6 +351,7 @@ def test_what_auto_chooses_can_be_made(dimension: int, memory: int) -> None:
     assert recipes.made(recipe, dimension).d == dimension
 
 
+@pytest.mark.slow
 def test_an_index_that_does_not_fit_what_came_is_trained_anew(tmp_path: Path) -> None:
     random = np.random.default_rng(8)
     vectors = np.zeros((3500, 24), np.float32)
@@ -321,7 +361,8 @@ def test_an_index_that_does_not_fit_what_came_is_trained_anew(tmp_path: Path) ->
     wanted = Wanted("PCAR12,IVF64,PQ6x4fs", 0.95)
     first = write_index(tmp_path / "old", 24, [(np.arange(2000), vectors[:2000])], wanted)
     assert (first.recall or 0) >= 0.95
-    write_index(tmp_path / "new", 24, [(np.arange(3500), vectors)], wanted, tmp_path / "old")
+    old = Previous(tmp_path / "old", first.sha256)
+    write_index(tmp_path / "new", 24, [(np.arange(3500), vectors)], wanted, old)
     base = SearchIndex.read(tmp_path / "new", 24).base
     assert base is not None
     assert base.tuning.trained == 3500
@@ -342,8 +383,8 @@ def test_auto_is_exact_where_nothing_else_finds_enough(
 def test_a_graph_that_cannot_grow_is_made_anew(tmp_path: Path) -> None:
     vectors = clustered(np.random.default_rng(10), 1500)
     wanted = Wanted("NSG16,Flat", 0.9)
-    write_index(tmp_path / "old", 24, [(np.arange(1200), vectors[:1200])], wanted)
-    write_index(tmp_path / "new", 24, [(np.arange(1500), vectors)], wanted, tmp_path / "old")
+    old = earlier(tmp_path / "old", vectors[:1200], wanted)
+    write_index(tmp_path / "new", 24, [(np.arange(1500), vectors)], wanted, old)
     index = SearchIndex.read(tmp_path / "new", 24)
     assert np.mean(index.search(vectors, 1)[0][:, 0] == np.arange(1500)) > 0.98
 

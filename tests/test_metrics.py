@@ -123,3 +123,13 @@ def test_nothing_to_measure_is_not_a_number() -> None:
         metrics.calibration_error([], []),
     ):
         assert math.isnan(value)
+
+
+def test_three_errors_are_to_be_expected_before_a_rate_is_told() -> None:
+    for rate, needed in ((0.001, 3000), (0.01, 300), (0.02, 150), (0.1, 30), (0.3, 10)):
+        assert metrics.samples_needed(rate) == needed
+        assert metrics.tells(rate, needed)
+        assert not metrics.tells(rate, needed - 1)
+        # With one sample less, no error at all would not rule the rate out at 95 %.
+        assert (1 - rate) ** (needed - 1) < 0.055
+    assert not metrics.tells(0.0, 10**9)

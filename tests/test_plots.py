@@ -16,7 +16,7 @@ from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray
 from siamese_search.cli import main
 from siamese_search.errors import ImageError, UsageError
-from siamese_search.evaluation import plots, portrait
+from siamese_search.evaluation import likeness, own_scores, plots, portrait
 from siamese_search.records import Progress
 
 Pictures = Callable[..., Path]
@@ -82,7 +82,7 @@ def slow_scores(vectors: FloatArray) -> tuple[list[float], list[bool], list[tupl
 
 def test_own_scores_are_those_of_every_item_searched_without_itself(gallery: Gallery) -> None:
     own, right, others = slow_scores(clustered(8, 3, 2.5))
-    found = portrait.own_scores(gallery, list(gallery.left_out()))
+    found = own_scores.own_scores(gallery, list(gallery.left_out()))
     assert not found.calibrated
     assert found.threshold == gallery.encoder.threshold
     assert found.genuine == pytest.approx(np.array(own), abs=1e-5)
@@ -91,7 +91,7 @@ def test_own_scores_are_those_of_every_item_searched_without_itself(gallery: Gal
     assert found.impostor == pytest.approx(np.array([first for first, _ in others]), abs=1e-5)
 
     calibration = gallery.calibrate(0.1)
-    found = portrait.own_scores(gallery, list(gallery.left_out()))
+    found = own_scores.own_scores(gallery, list(gallery.left_out()))
     assert found.calibrated
     limit = calibration.thresholds[0.1]
     assert found.threshold == pytest.approx(limit)
@@ -125,7 +125,7 @@ def test_a_map_shows_a_sample_of_a_large_gallery_and_says_so(
     monkeypatch.setattr(portrait, "MAPPED", 5)
     drawn = portrait.draw_map(gallery)
     assert drawn.said.startswith("5 of 24 items, ")
-    assert (drawn.facts["items"], drawn.facts["of"]) == (5, 24)
+    assert (drawn.facts.items, drawn.facts.of) == (5, 24)
 
 
 def test_scores_and_error_rates_are_drawn(
@@ -133,29 +133,29 @@ def test_scores_and_error_rates_are_drawn(
 ) -> None:
     own, right, others = slow_scores(clustered(8, 3, 2.5))
     watched: list[Progress] = []
-    drawn = portrait.draw_scores(gallery, watched.append)
+    drawn = own_scores.draw_scores(gallery, watched.append)
     assert size_of(drawn.png) == (8 * plots.DPI, 4.5 * plots.DPI)
     assert (watched[-1].done, watched[-1].total) == (24, 24)
     limit = gallery.encoder.threshold
-    assert drawn.facts["fpir"] == sum(first >= limit for first, _ in others) / 24
+    assert drawn.facts.fpir == sum(first >= limit for first, _ in others) / 24
     hits = [hit and mine >= limit for mine, hit in zip(own, right, strict=True)]
-    assert drawn.facts["fnir"] == pytest.approx(1 - sum(hits) / 24)
-    again = portrait.draw_trade_off(gallery)
+    assert drawn.facts.fnir == pytest.approx(1 - sum(hits) / 24)
+    again = own_scores.draw_trade_off(gallery)
     assert again.facts == drawn.facts
-    assert f"EER {drawn.facts['eer']:.1%}" in again.said
+    assert f"EER {drawn.facts.eer:.1%}" in again.said
     assert size_of(again.png) == (6.5 * plots.DPI, 6.5 * plots.DPI)
     monkeypatch.setattr(portrait, "SEARCHED", 8)
-    assert portrait.draw_scores(gallery).said.startswith("8 of 24 items, 8 identities: ")
+    assert own_scores.draw_scores(gallery).said.startswith("8 of 24 items, 8 identities: ")
 
 
 def test_confused_identities_come_first_then_those_alike(pictured: Gallery) -> None:
-    drawn = portrait.draw_confusions(pictured, 3)
-    first, *others = drawn.facts["pairs"]
-    assert first["identities"] == ["d", "e"]
-    assert first["mistaken"] >= 1
-    assert first["score"] > 0.9
-    assert [pair["mistaken"] for pair in others] == [0, 0]
-    assert others[0]["score"] >= others[1]["score"]
+    drawn = likeness.draw_confusions(pictured, 3)
+    first, *others = drawn.facts.pairs
+    assert first.identities == ("d", "e")
+    assert first.mistaken >= 1
+    assert first.score > 0.9
+    assert [pair.mistaken for pair in others] == [0, 0]
+    assert others[0].score >= others[1].score
     assert "most alike are d and e" in drawn.said
 
 
@@ -163,29 +163,29 @@ def test_neighbours_are_the_nearest_items_with_the_decision(
     pictured: Gallery, tmp_path: Path
 ) -> None:
     picture(1, noise=5).save(tmp_path / "probe.png")
-    drawn = portrait.draw_neighbours(pictured, tmp_path / "probe.png", 4)
-    assert drawn.facts["identity"] == "b"
-    assert [near["identity"] for near in drawn.facts["neighbours"]][:2] == ["b", "b"]
+    drawn = likeness.draw_neighbours(pictured, tmp_path / "probe.png", 4)
+    assert drawn.facts.identity == "b"
+    assert [near.identity for near in drawn.facts.neighbours][:2] == ["b", "b"]
     _, vectors = pictured.sample(10)
     cosines = np.sort(vectors @ pictured.encoder.embed([tmp_path / "probe.png"])[0])[::-1]
-    scores = [near["score"] for near in drawn.facts["neighbours"]]
+    scores = [near.score for near in drawn.facts.neighbours]
     assert scores == pytest.approx(cosines[:4].tolist(), abs=1e-5)
     assert drawn.said.startswith("b (score ")
-    whole = portrait.draw_neighbours(pictured, tmp_path / "probe.png", 99)
-    assert len(whole.facts["neighbours"]) == 11
+    whole = likeness.draw_neighbours(pictured, tmp_path / "probe.png", 99)
+    assert len(whole.facts.neighbours) == 11
     picture(50).save(tmp_path / "probe.png")
-    assert portrait.draw_neighbours(pictured, tmp_path / "probe.png").said.startswith("unknown (")
+    assert likeness.draw_neighbours(pictured, tmp_path / "probe.png").said.startswith("unknown (")
     (tmp_path / "probe.png").write_text("no picture")
     with pytest.raises(ImageError, match=r"probe\.png: not an image"):
-        portrait.draw_neighbours(pictured, tmp_path / "probe.png")
+        likeness.draw_neighbours(pictured, tmp_path / "probe.png")
 
 
 def test_what_looks_like_a_distractor_is_said_to(pictured: Gallery, tmp_path: Path) -> None:
     picture(70).save(tmp_path / "poster.png")
     pictured.enroll([tmp_path / "poster.png"], distractor=True)
-    drawn = portrait.draw_neighbours(pictured, tmp_path / "poster.png")
+    drawn = likeness.draw_neighbours(pictured, tmp_path / "poster.png")
     assert drawn.said.startswith("unknown, like a distractor (")
-    assert drawn.facts["identity"] is None
+    assert drawn.facts.identity is None
 
 
 def test_a_picture_that_is_gone_or_changed_leaves_a_tile_that_says_so(
@@ -198,18 +198,18 @@ def test_a_picture_that_is_gone_or_changed_leaves_a_tile_that_says_so(
         (item.identity, Path(item.source or "").name): item for item in pictured.sample(99)[0]
     }
     words = [
-        portrait._tile(pictured, by_file[key]).picture
+        likeness._tile(pictured, by_file[key]).picture
         for key in (("b", "0.png"), ("c", "0.png"), ("vector", ""))
     ]
     for said, expected in zip(words, ("no such file", "other content", "embedding"), strict=True):
         assert isinstance(said, str)
         assert expected in said.replace("\n", " ")
     assert "0.png" in words[0]
-    whole = portrait._tile(pictured, by_file["a", "0.png"])
+    whole = likeness._tile(pictured, by_file["a", "0.png"])
     assert not isinstance(whole.picture, str)
     assert whole.picture.shape == (plots.SIDE, plots.SIDE, 3)
-    portrait.draw_confusions(pictured)
-    portrait.draw_neighbours(pictured, tmp_path / "pictures" / "a" / "0.png", 11)
+    likeness.draw_confusions(pictured)
+    likeness.draw_neighbours(pictured, tmp_path / "pictures" / "a" / "0.png", 11)
 
 
 def test_copies_are_shown_when_the_sources_are_gone(tmp_path: Path, toy: Encoder) -> None:
@@ -218,7 +218,7 @@ def test_copies_are_shown_when_the_sources_are_gone(tmp_path: Path, toy: Encoder
         gallery.enroll([tmp_path / "a.png"], copy=True)
         (tmp_path / "a.png").unlink()
         ((item,), _) = gallery.sample(1)
-        assert not isinstance(portrait._tile(gallery, item).picture, str)
+        assert not isinstance(likeness._tile(gallery, item).picture, str)
 
 
 def test_too_little_to_draw_is_an_error_that_says_what_to_do(tmp_path: Path, toy: Encoder) -> None:
@@ -228,17 +228,17 @@ def test_too_little_to_draw_is_an_error_that_says_what_to_do(tmp_path: Path, toy
         with pytest.raises(UsageError, match=r"0 items in .*3 or more"):
             portrait.draw_map(gallery)
         with pytest.raises(UsageError, match="nothing is enrolled"):
-            portrait.draw_neighbours(gallery, tmp_path / "a.png")
+            likeness.draw_neighbours(gallery, tmp_path / "a.png")
         gallery.enroll_embeddings(vectors[:1], ["one"])
-        for draw in (portrait.draw_scores, portrait.draw_trade_off, portrait.draw_confusions):
+        for draw in (own_scores.draw_scores, own_scores.draw_trade_off, likeness.draw_confusions):
             with pytest.raises(UsageError, match="fewer than two identities"):
                 draw(gallery)
         gallery.enroll_embeddings(vectors[1:], ["two", "three", "four"])
         with pytest.raises(UsageError, match=r"no identity in .* has two items"):
-            portrait.draw_trade_off(gallery)
-        drawn = portrait.draw_scores(gallery)
-        assert (drawn.facts["genuine"], drawn.facts["impostor"]) == (0, 4)
-        assert drawn.facts["eer"] is drawn.facts["fnir"] is None
+            own_scores.draw_trade_off(gallery)
+        drawn = own_scores.draw_scores(gallery)
+        assert (drawn.facts.genuine, drawn.facts.impostor) == (0, 4)
+        assert drawn.facts.eer is drawn.facts.fnir is None
         portrait.draw_map(gallery)
 
 
@@ -248,8 +248,8 @@ def test_names_are_drawn_whatever_characters_they_have(tmp_path: Path, toy: Enco
         warnings.simplefilter("error")
         gallery.enroll_embeddings(clustered(7, 2, 0.3), [names[n // 2] for n in range(14)])
         for draw in (
-            portrait.draw_map, portrait.draw_scores, portrait.draw_trade_off,
-            portrait.draw_confusions,
+            portrait.draw_map, own_scores.draw_scores, own_scores.draw_trade_off,
+            likeness.draw_confusions,
         ):  # fmt: skip
             size_of(draw(gallery).png)
 
@@ -324,4 +324,4 @@ def test_without_matplotlib_the_command_says_what_to_install(
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert "pip install 'siasearch[plot]'" in capsys.readouterr().err
+    assert "pip install 'siamese-search[plot]'" in capsys.readouterr().err

@@ -1,60 +1,90 @@
-"""The README's commands print what the README says, digits aside."""
+"""The commands of the README and the docs print what is written there, digits aside."""
 
 from __future__ import annotations
 
-import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import examples
 import pytest
+import reference
+from examples import DEMO, PAGES, ROOT, without_digits
 
-README = Path(__file__).parent.parent / "README.md"
-
-
-def examples() -> list[tuple[str, str]]:
-    """(command, output) of every indented block that starts with a prompt."""
-    blocks = re.findall(r"(?:^    .*\n)+", README.read_text(encoding="utf-8"), re.MULTILINE)
-    found = []
-    for block in blocks:
-        lines = [line[4:] for line in block.splitlines()]
-        if lines[0].startswith("$ "):
-            found.append((lines[0][2:], "\n".join(lines[1:])))
-    return found
+README = ROOT / "README.md"
+TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
+SHOWN = [name for name, text in TEXTS.items() if examples.examples(text)]
 
 
-def without_digits(text: str) -> str:
-    """Scores differ in their last digits between processors."""
-    return re.sub(r"[\d.]+", "#", text).strip()
-
-
-def test_the_readme_shows_what_the_commands_print(tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which the demo has been run, and what it printed."""
     pytest.importorskip("skimage")
-    commands = examples()
-    assert [command.split()[1] for command, _ in commands][:3] == ["demo", "add", "query"]
-    # Where pip has put the command.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    for command, expected in commands:
-        result = subprocess.run(
-            command,
-            shell=True,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"SIASEARCH_DEVICE": "cpu", "PATH": path},
-        )
-        output = "\n".join(line.rstrip() for line in result.stdout.splitlines())
-        assert result.returncode in (0, 1), result.stderr
-        assert without_digits(output) == without_digits(expected), command
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, examples.run(DEMO, folder)
 
 
-def test_no_figure_is_left_to_fill_in() -> None:
-    assert "" not in README.read_text(encoding="utf-8")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_page_shows_what_its_commands_print(
+    name: str, demo: tuple[Path, str], tmp_path: Path
+) -> None:
+    if "plot " in " ".join(command for command, _ in examples.examples(TEXTS[name])):
+        pytest.importorskip("matplotlib")
+    for command, expected, now in examples.outputs(TEXTS[name], *demo, tmp_path / "here"):
+        assert without_digits(now) == without_digits(expected), command
 
 
-def test_the_python_example_runs(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def test_the_readme_has_the_main_commands_and_is_short() -> None:
+    commands = [command.split()[1] for command, _ in examples.examples(TEXTS["README.md"])]
+    assert commands[:3] == ["demo", "add", "query"]
+    assert TEXTS["README.md"].count("\n") <= 200
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_figure_is_left_to_fill_in(name: str) -> None:
+    assert "@@" not in TEXTS[name]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_commands_and_options_that_a_page_names_exist(name: str) -> None:
+    known = reference.commands()
+    named = re.findall(r"^    (?:\$ )?(siasearch .*)$|`(siasearch [^`]*)`", TEXTS[name], re.M)
+    for line in (indented or inline for indented, inline in named):
+        for part in line.split("|")[0].split(" siasearch "):
+            words = shlex.split(part.removeprefix("siasearch "), comments=True)
+            if words[0].startswith("-") or words[0] == "COMMAND":
+                continue
+            command = known[words[0]]
+            options = {name for one in reference.parameters(command) for name in one.names()}
+            given = {word for word in words[1:] if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+            assert given <= options | {"--help"}, line
+
+
+def test_the_command_reference_is_fresh() -> None:
+    written = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert written == reference.page(), "run: python docs/reference.py > docs/commands.md"
+
+
+def test_the_command_reference_has_what_help_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    from siamese_search.cli.app import app
+
+    for name, command in reference.commands().items():
+        app([name, "--help"], standalone_mode=False)
+        shown = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", capsys.readouterr().out))
+        names = {option for one in reference.parameters(command) for option in one.names()}
+        options = {option for option in names if reference.parameters(command)}
+        arguments = {f"--{one.name}" for one in reference.parameters(command) if not one.is_option}
+        assert options - arguments <= shown, name
+        for one in reference.parameters(command):
+            assert one.info.help, (name, one.name)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/howto/python.md"])
+def test_the_python_example_runs(name: str, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", TEXTS[name], re.DOTALL)
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     from conftest import picture
 

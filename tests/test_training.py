@@ -36,6 +36,7 @@ from siamese_search.training import (  # noqa: E402
     augmentation,
     checkpoint,
     compounds,
+    hardware,
     loop,
     outcome,
     plots,
@@ -254,7 +255,8 @@ def test_a_compound_shows_both_of_its_characters_inside_the_picture() -> None:
 
 def test_compounds_are_classes_that_no_character_has(folder: Path) -> None:
     settings = replace(SMALL, augmentation="glyph").resolved()
-    network, _, how = starting_point(settings)
+    start = starting_point(settings)
+    network, how = start.network, start.how
     files = [ImageFile(str(path), path.parent.name) for path in sorted(folder.glob("*/*.png"))]
     names = {f"class-{n:02}": n for n in range(12)}
     training, _ = decode(files, names, how, 1 << 20)
@@ -410,10 +412,10 @@ def test_two_processes_train_as_one(folder: Path, tmp_path: Path) -> None:
         "import sys, json\n"
         "from siamese_search.training.run import train\n"
         "from siamese_search.training.settings import Settings\n"
-        "from siamese_search.training import loop\n"
+        "from siamese_search.training import hardware\n"
         "import torch\n"
         "torch.set_num_threads(1)\n"
-        "loop._half_precision = lambda device: False\n"
+        "hardware.half_precision = lambda device: False\n"
         f"train([{str(folder)!r}], sys.argv[1], Settings(**json.loads({json.dumps(settings)!r})))\n"
     )
     for name, launcher in {
@@ -443,7 +445,8 @@ def test_training_on_from_an_encoder_keeps_its_preprocessing(folder: Path, tmp_p
 
 def test_frozen_layers_keep_their_weights_and_the_others_do_not(folder: Path) -> None:
     settings = replace(SMALL, steps=2, epoch_steps=2).resolved()
-    network, _, how = starting_point(settings)
+    start = starting_point(settings)
+    network, how = start.network, start.how
     frozen = replace(settings, frozen=0.5)
     first = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     training, _ = decode(
@@ -464,7 +467,7 @@ def test_frozen_layers_keep_their_weights_and_the_others_do_not(folder: Path) ->
 
 
 def test_folding_frozen_layers_changes_no_embedding() -> None:
-    network, _, _ = starting_point(SMALL.resolved())
+    network = starting_point(SMALL.resolved()).network
     for module in network.modules():  # statistics as training would leave them
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -1, 1)
@@ -486,7 +489,7 @@ def test_a_network_whose_layers_run_in_another_order_than_listed_is_not_folded()
         def forward_features(self, images: Any) -> Any:
             return self.stages(self.conv(self.bn(images.expand(-1, 32, -1, -1))[:, :1]))
 
-    network, _, _ = starting_point(SMALL.resolved())
+    network = starting_point(SMALL.resolved()).network
     backbone = network.backbone
     backbone.__class__ = NormFirst
     torch.nn.init.uniform_(backbone.bn.running_mean, 1, 2)
@@ -557,10 +560,10 @@ def test_out_of_memory_names_what_to_try() -> None:
     for classes, says in ((16, "--classes 8"), (2, "a smaller --size")):
         with (
             pytest.raises(TrainingError, match=says),
-            loop.out_of_memory_explained(replace(SMALL, classes=classes)),
+            hardware.out_of_memory_explained(replace(SMALL, classes=classes)),
         ):
             raise RuntimeError("MPS backend out of memory")
-    with pytest.raises(RuntimeError, match="shape"), loop.out_of_memory_explained(SMALL):
+    with pytest.raises(RuntimeError, match="shape"), hardware.out_of_memory_explained(SMALL):
         raise RuntimeError("shape mismatch")
 
 

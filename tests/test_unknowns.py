@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import picture
 
-from siamese_search import Encoder, Gallery
-from siamese_search.errors import UsageError
+from siamese_search import Encoder, Gallery, Identification
+from siamese_search.errors import ImageError, UsageError
+from siamese_search.gallery import unknowns
 from siamese_search.gallery.unknowns import linked
 
 Pictures = Callable[..., Path]
@@ -104,3 +106,62 @@ def test_a_file_that_was_written_over_is_not_enrolled_for_another(
         assert "has other content than before" in report.rejected[0].reason
         assert gallery.enroll_unknowns(second.number, "berta").added == 1
         assert gallery.identify([picture(60)])[0].identity == "berta"
+
+
+def test_a_switch_of_encoders_meanwhile_loses_no_probe(
+    tmp_path: Path, toy: Encoder, coarse: Encoder, pictures: Pictures
+) -> None:
+    paths = []
+    for seed in range(50, 54):
+        picture(seed).save(tmp_path / f"{seed}.png")
+        paths.append(tmp_path / f"{seed}.png")
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([pictures({"a": 1, "b": 1})])
+        answers = gallery.identify_each(paths, keep_unknown=True)
+        next(answers)
+        with Gallery.open(tmp_path / "gallery") as other:
+            assert other.rebuild(coarse).switched
+        assert all(isinstance(answer, Identification) for _, answer in answers)
+        assert gallery.encoder.fingerprint == coarse.fingerprint
+        kept = gallery._catalog.unknowns()
+        assert [Path(probe.source).name for probe in kept] == [path.name for path in paths]
+        assert [len(probe.vector) for probe in kept] == [toy.dimension] + [coarse.dimension] * 3
+        groups = gallery.unknowns()
+        assert sorted(path for group in groups for path in group.paths) == [*map(str, paths)]
+
+
+def test_a_probe_gone_before_it_could_be_embedded_again_is_an_error_of_its_own(
+    tmp_path: Path, toy: Encoder, coarse: Encoder, pictures: Pictures
+) -> None:
+    paths = [tmp_path / f"{seed}.png" for seed in (50, 51, 52)]
+    for seed, path in zip((50, 51, 52), paths, strict=True):
+        picture(seed).save(path)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([pictures({"a": 1})])
+        answers = gallery.identify_each(paths, keep_unknown=True)
+        next(answers)
+        with Gallery.open(tmp_path / "gallery") as other:
+            other.rebuild(coarse)
+        paths[1].unlink()
+        (_, second), (_, third) = answers
+        assert isinstance(second, ImageError)
+        assert isinstance(third, Identification)
+
+
+def test_kept_probes_can_be_seen_while_others_switch_encoders(
+    asked: Gallery, coarse: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [group.paths for group in asked.unknowns()]
+    groups = unknowns.Unknowns._groups
+    switched: list[bool] = []
+
+    def late(*arguments: Any) -> Any:
+        if not switched:
+            with Gallery.open(asked.folder) as other:
+                switched.append(other.rebuild(coarse).switched)
+        return groups(*arguments)
+
+    monkeypatch.setattr(unknowns.Unknowns, "_groups", late)
+    after = [group.paths for group in asked.unknowns()]
+    assert switched == [True]
+    assert sorted(sum(after, ())) == sorted(sum(before, ()))

@@ -23,12 +23,14 @@ from siamese_search.cli import (
     plot,
     train,
 )
+from siamese_search.cli.help import Command, Commands
 from siamese_search.errors import SiaSearchError
 
 CTRL_C = 130  # what typer makes of a KeyboardInterrupt
 
 app = typer.Typer(
     name="siasearch",
+    cls=Commands,
     help="Enrol pictures, identify new ones, also of things enrolled a second ago.",
     epilog="Exit codes: 0 done; 1 done in part, or the answer is no; 2 stopped by an error.",
     no_args_is_help=True,
@@ -55,6 +57,8 @@ def siasearch(
 
 for module in (enroll, identify, edit, calibrate, benchmark, audit, plot, maintain, train, demo):
     module.register(app)
+for registered in app.registered_commands:
+    registered.cls = Command
 
 
 def main() -> None:
@@ -66,7 +70,7 @@ def main() -> None:
     # ends with the process anyway: a tenth of a query.
     atexit.register(gc.freeze)
     try:
-        app()
+        app(prog_name="siasearch")  # however it was started
     except SiaSearchError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -12,13 +12,12 @@ from siamese_search.cli.common import (
     EncoderOption,
     GalleryOption,
     JsonOption,
-    counted,
     near,
     open_gallery,
     print_json,
     progress_bar,
 )
-from siamese_search.records import DUPLICATE
+from siamese_search.records import DUPLICATE, counted
 
 if TYPE_CHECKING:
     from siamese_search.records import Item
@@ -70,7 +69,10 @@ def audit(
         )
         return
     doubtful = [one for one in found.suspects if one.doubt > 0]
-    typer.echo(f"{len(doubtful)} of {found.items} items look more like another identity")
+    of = counted(found.items, "item")
+    typer.echo(
+        f"{len(doubtful)} of {of} look{'s' * (len(doubtful) == 1)} more like another identity"
+    )
     for one in doubtful[:top]:
         better = one.others[0]
         typer.echo(
@@ -80,7 +82,8 @@ def audit(
     typer.echo(f"{counted(len(found.duplicates), 'pair')} of nearly the same picture")
     for a, b, score in found.duplicates[:top]:
         typer.echo(f"  {score:.3f}  {_named(items[a])}  and  {_named(items[b])}")
-    typer.echo(f"{len(found.confusable)} pairs of identities are taken for each other")
+    pairs = counted(len(found.confusable), "pair of identities is", "pairs of identities are")
+    typer.echo(f"{pairs} taken for each other")
     for first, second, count, total in found.confusable[:top]:
         typer.echo(f"  {count} of {total} items: {first} and {second}")
 

@@ -1,11 +1,12 @@
-"""``benchmark``: how well it works on labelled pictures."""
+"""``benchmark``: how well it works on labelled pictures.
+
+Three ways that are three functions: a gallery is asked about probes, a folder is split again and
+again, or the suite of a published data set runs. What they print is in ``figures.py``.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import statistics
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,17 +20,21 @@ from siamese_search.cli.common import (
     GalleryOption,
     JsonOption,
     RuleOption,
-    name_rejections,
-    note,
     open_gallery,
-    print_json,
+)
+from siamese_search.cli.figures import (
+    Measured,
+    MeasuredSuite,
+    print_evaluation,
+    print_suite,
 )
 from siamese_search.errors import UsageError
 from siamese_search.files import require_place
 from siamese_search.pictures.sources import find, not_empty
+from siamese_search.records import ImageFile, Rejection
 
 if TYPE_CHECKING:
-    from siamese_search.evaluation.curves import Curve
+    from siamese_search.embedding.encoder import Encoder
 
 # The ways of benchmarking in which an option does something, where it does not in all of them.
 MEANT_FOR = {
@@ -44,6 +49,48 @@ MEANT_FOR = {
 }
 
 
+@dataclass(frozen=True)
+class How:
+    """What all ways have in common."""
+
+    encoder: str | None
+    device: str | None
+    rule: str | None
+    seeds: int
+    fpir: float | None
+
+    def opened(self) -> Encoder:
+        """The encoder, where no gallery has one."""
+        from siamese_search.embedding.encoder import Encoder
+
+        return Encoder.open(self.encoder or DEFAULT_ENCODER, self.device)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """A gallery is asked about the pictures of these folders."""
+
+    folders: list[str]
+    gallery: Path
+
+
+@dataclass(frozen=True)
+class Split:
+    """A folder's classes are enrolled by ``shots`` pictures each, but for a share of strangers."""
+
+    folder: Path
+    shots: int
+    strangers: float
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The protocols of a published data set, which lies in the folder ``data``."""
+
+    name: str
+    data: Path | None
+
+
 def benchmark(
     context: typer.Context,
     probes: Annotated[
@@ -51,7 +98,7 @@ def benchmark(
         typer.Argument(
             metavar="PROBES...",
             help="Folders of labelled pictures: a folder's name is the identity, as for `add`;"
-            " those that are not enrolled are strangers.",
+            " those that are not enrolled are strangers, and are listed first.",
         ),
     ] = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
@@ -98,65 +145,26 @@ def benchmark(
     """Measure how well it works on your own labelled pictures, and where it fails.
 
     Also how that changes as more identities are enrolled and, with --split, more pictures of each.
+    TPIR is the share of enrolled probes whose best identity (rank 1) is right and is named, FPIR
+    that of strangers who are named (ISO/IEC 19795-1). A rate that too few strangers tell, below 3
+    divided by their number, is left out.
     """
-    from siamese_search.decision.calibration import FPIR
-    from siamese_search.embedding.encoder import Encoder
-    from siamese_search.evaluation.curves import pooled
-    from siamese_search.evaluation.evaluate import evaluate, evaluate_splits
-    from siamese_search.evaluation.report import write_report
-    from siamese_search.records import ImageFile, Rejection
-
     if [bool(probes), split is not None, suite is not None].count(True) != 1:
         raise UsageError("name labelled PROBES for the gallery, a folder to --split, or a --suite")
-    _refuse_idle(
-        context, "PROBES" if probes else f"--suite {suite}" if suite is not None else "--split"
-    )
+    way = "PROBES" if probes else f"--suite {suite}" if suite is not None else "--split"
+    _refuse_idle(context, way)
+    how = How(encoder, device, rule, seeds, fpir)
     if suite is not None:
-        _run_suite(suite, data, encoder, device, rule, seeds, as_json)
+        print_suite(_suite(Suite(suite, data), how), as_json)
         return
     if report is not None:
         require_place(report)
-    places = probes or [str(split)]
-    found = list(not_empty(find(places), places))
-    files = [file for file in found if isinstance(file, ImageFile)]
-    rejected = [file for file in found if isinstance(file, Rejection)]
     if split is not None:
-        opened = Encoder.open(encoder or DEFAULT_ENCODER, device)
-        rate = FPIR if fpir is None else fpir
-        made, unread = evaluate_splits(opened, files, shots, strangers, seeds, rate, rule)
-        title = f"{split}: {shots} enrolled of each class, {seeds} draws"
+        measured = _split(Split(split, shots, strangers), how)
     else:
-        with open_gallery(gallery, encoder, device) as source:
-            made = [evaluate(source, files, rule, fpir, range(seeds))]
-        unread = list(made[0].rejected)
-        title = f"{gallery}, asked about {', '.join(places)}"
-    rejected += unread
-    curves = [pooled(same) for same in zip(*(one.growth for one in made), strict=True)]
-    if as_json:
-        print_json(
-            {
-                "draws": [_numbers(one.figures) for one in made],
-                "per_identity": [list(row) for row in made[0].per_identity],
-                "confusions": [list(row) for row in made[0].confusions],
-                "mistakes": [dataclasses.asdict(one) for one in made[0].mistakes],
-                "curves": made[0].curves | {curve.what: _points(curve) for curve in curves},
-            }
-        )
-    else:
-        _print_figures(title, [one.figures for one in made])
-        for curve in curves:
-            _print_curve(curve)
-        if len(made) > 1 and made[0].confusions:
-            typer.echo("in the first draw:")
-        for own, named, count in made[0].confusions[:10]:
-            typer.echo(f"  {count} of {own} taken for {named}")
-    name_rejections(rejected)
-    if report is not None:
-        first = "" if split is None else " (what follows is the first draw)"
-        write_report(report, title + first, made[0], curves)
-        plots = "" if find_spec("matplotlib") else "; for plots: pip install 'siasearch[plot]'"
-        note(f"the report is in {report}{plots}")
-    if rejected:
+        measured = _probes(Probes(probes or [], gallery), how)
+    print_evaluation(measured, report, as_json)
+    if measured.rejected:
         raise typer.Exit(1)
 
 
@@ -170,71 +178,51 @@ def _refuse_idle(context: typer.Context, way: str) -> None:
             raise UsageError(f"--{name} does nothing with {way}: leave it out, or use {meant}")
 
 
-def _run_suite(
-    suite: str,
-    data: Path | None,
-    encoder: str | None,
-    device: str | None,
-    rule: str | None,
-    draws: int,
-    as_json: bool,
-) -> None:
-    from siamese_search.embedding.encoder import Encoder
+def _probes(asked: Probes, how: How) -> Measured:
+    from siamese_search.evaluation.evaluate import evaluate
+
+    rejected: list[Rejection] = []
+    files = _found(asked.folders, rejected)
+    with open_gallery(asked.gallery, how.encoder, how.device) as source:
+        made = evaluate(source, files, how.rule, how.fpir, range(how.seeds))
+    title = f"{asked.gallery}, asked about {', '.join(asked.folders)}"
+    return Measured(title, (made,), (*rejected, *made.rejected))
+
+
+def _split(split: Split, how: How) -> Measured:
+    from siamese_search.decision.calibration import FPIR
+    from siamese_search.evaluation import splits
+
+    rejected: list[Rejection] = []
+    files = _found([str(split.folder)], rejected)
+    fpir = FPIR if how.fpir is None else how.fpir
+    wanted = splits.Split(split.shots, split.strangers, how.seeds, fpir, how.rule)
+    made = splits.evaluate_splits(how.opened(), files, wanted)
+    title = f"{split.folder}: {split.shots} enrolled of each class, {how.seeds} draws"
+    return Measured(title, made.draws, (*rejected, *made.rejected), several=True)
+
+
+def _found(folders: list[str], rejected: list[Rejection]) -> list[ImageFile]:
+    """The pictures in folders; what can be none is added to ``rejected``."""
+    files = []
+    for one in not_empty(find(folders), folders):
+        if isinstance(one, ImageFile):
+            files.append(one)
+        else:
+            rejected.append(one)
+    return files
+
+
+def _suite(suite: Suite, how: How) -> MeasuredSuite:
     from siamese_search.evaluation.protocols import SUITES, Pictures
 
-    if suite not in SUITES:
-        raise UsageError(f"unknown suite {suite!r}: choose one of {', '.join(SUITES)}")
-    if data is None:
+    if suite.name not in SUITES:
+        raise UsageError(f"unknown suite {suite.name!r}: choose one of {', '.join(SUITES)}")
+    if suite.data is None:
         raise UsageError("--suite measures on a published data set: name its folder by --data")
-    opened = Encoder.open(encoder or DEFAULT_ENCODER, device)
-    figures = SUITES[suite](Pictures(opened, rule), data, draws)
-    if as_json:
-        print_json(figures)
-        return
-    typer.echo(f"{suite}, encoder {opened.name}, per cent")
-    for name, values in figures.items():
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        typer.echo(f"  {name:<62}{statistics.fmean(values):6.1f}{spread}")
-
-
-def _numbers(figures: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in figures.items()}
-
-
-def _points(curve: Curve) -> list[dict[str, object]]:
-    """A curve for JSON: at each point the figures of all draws."""
-    return [
-        {
-            curve.what: at,
-            "recall@1": _known(curve.recall[:, column].tolist()),
-            curve.rate: _known(curve.tpir[:, column].tolist()),
-        }
-        for column, at in enumerate(curve.at)
-    ]
-
-
-def _known(values: list[float]) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values]
-
-
-def _print_curve(curve: Curve) -> None:
-    from siamese_search.evaluation.report import curve_rows
-
-    for name, *cells in curve_rows(curve):
-        typer.echo(f"  {name:<20}" + "".join(f"{cell:>22}" for cell in cells))
-
-
-def _print_figures(title: str, draws: list[dict[str, float]]) -> None:
-    from siamese_search.evaluation.report import shown
-
-    typer.echo(title)
-    for name in draws[0]:
-        values = [draw[name] for draw in draws]
-        line = f"  {name:<20}{shown(name, statistics.fmean(values)):>9}"
-        if len(values) > 1 and not any(math.isnan(value) for value in values):
-            line += f"  ± {shown(name, statistics.stdev(values))}"
-        typer.echo(line)
+    encoder = how.opened()
+    figures = SUITES[suite.name](Pictures(encoder, how.rule), suite.data, how.seeds)
+    return MeasuredSuite(suite.name, encoder.name, figures)
 
 
 def register(app: typer.Typer) -> None:

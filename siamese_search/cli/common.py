@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,13 @@ DeviceOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print machine-readable results on standard output.")
 ]
+JsonLinesOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print machine-readable results on standard output: JSON Lines, an object a line.",
+    ),
+]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
@@ -59,6 +67,7 @@ RuleOption = Annotated[
 ]
 DEFAULT_ENCODER = "general"
 DEFAULT_GALLERY = Path("indexes") / "default"
+LINE_SECONDS = 10.0  # between two lines of progress
 
 
 def open_gallery(folder: Path, encoder: str | None = None, device: str | None = None) -> Gallery:
@@ -67,7 +76,7 @@ def open_gallery(folder: Path, encoder: str | None = None, device: str | None = 
 
     if not Gallery.exists(folder):
         return Gallery.open(folder)  # raises, also where an encoder is named
-    return Gallery.open(folder, encoder, device)
+    return Gallery.open(folder, encoder, device, background=True)
 
 
 def encoder_for(gallery: Path, encoder: str | None, device: str | None) -> Encoder:
@@ -85,11 +94,6 @@ def near(path: str) -> str:
     """A path for people: relative where it lies below the current folder."""
     here = os.path.join(os.getcwd(), "")
     return path.removeprefix(here)
-
-
-def counted(number: int, what: str) -> str:
-    """As ``3 items``; one is ``1 item``."""
-    return f"{number} {what}" + "s" * (number != 1)
 
 
 def print_json(value: Any) -> None:
@@ -113,12 +117,13 @@ def name_rejections(rejected: Iterable[Rejection]) -> None:
 def progress_bar(
     what: str, count: Callable[[], int] | None = None
 ) -> Iterator[Callable[[Progress], None]]:
-    """A watcher that draws a bar with rate and time left where a person is looking.
+    """A watcher that draws a bar with rate and time left where a person is looking, and else
+    prints a line every ten seconds.
 
-    ``count`` finds the total, and is called only then.
+    ``count`` finds the total, and is called only where that is shown.
     """
     if not sys.stderr.isatty():
-        yield lambda progress: None
+        yield _Lines(count)
         return
     from rich import progress as bars
     from rich.console import Console
@@ -126,13 +131,13 @@ def progress_bar(
     columns = (
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
-        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[done]}"),
         bars.TextColumn("{task.fields[rate]}"),
         bars.TimeRemainingColumn(),
     )
     total = count() if count else None
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task(what, total=total, rate="")
+        task = display.add_task(what, total=total, rate="", done="")
 
         def watch(progress: Progress) -> None:
             speed = display.tasks[task].speed
@@ -140,6 +145,34 @@ def progress_bar(
             whole = progress.total or total
             if whole != display.tasks[task].total:  # another stage has another pace
                 display.reset(task, total=whole)
-            display.update(task, completed=progress.done, rate=rate, description=progress.stage)
+            done = f"{progress.done}/{whole}" if whole else str(progress.done or "")
+            display.update(
+                task, completed=progress.done, done=done, rate=rate, description=progress.stage
+            )
 
         yield watch
+
+
+class _Lines:
+    """A line of progress now and then."""
+
+    def __init__(self, count: Callable[[], int] | None) -> None:
+        self._count = count
+        self._total: int | None = None
+        self._stage = ""
+        self._done = 0
+        self._when = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage != self._stage:
+            self._stage, self._done = progress.stage, 0
+        now = time.monotonic()
+        passed = now - self._when
+        if passed < LINE_SECONDS:
+            return
+        if progress.total is None and self._count is not None:
+            self._total, self._count = self._count(), None
+        whole = progress.total or self._total
+        done = f"{progress.done} of {whole}" if whole else f"{progress.done}"
+        note(f"{progress.stage}: {done}, {(progress.done - self._done) / passed:.0f} a second")
+        self._done, self._when = progress.done, now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fnmatch import fnmatchcase
 from typing import Annotated
 
 import typer
@@ -10,12 +11,16 @@ import typer
 from siamese_search.cli.common import (
     DEFAULT_GALLERY,
     GalleryOption,
+    JsonLinesOption,
     JsonOption,
-    counted,
     open_gallery,
     print_json,
 )
 from siamese_search.errors import UsageError
+from siamese_search.pictures.sources import normalised
+from siamese_search.records import counted
+
+WILDCARDS = set("*?[")
 
 ItemOption = Annotated[
     int | None, typer.Option("--item", metavar="N", help="One item, by its number.")
@@ -28,16 +33,25 @@ ItemsOption = Annotated[
 
 def list_(
     identity: Annotated[
-        str | None, typer.Argument(help="Show this identity's items instead of all identities.")
+        str | None,
+        typer.Argument(
+            help="Show this identity's items instead of all identities; with wildcards, as"
+            " 'Milk/*', the identities that it fits."
+        ),
     ] = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """List the identities, or the items of one."""
     with open_gallery(gallery) as source:
-        if identity is None:
+        every = source.identities() if identity is None or WILDCARDS & set(identity) else []
+        # A name may have such signs itself.
+        if identity is None or (every and identity not in dict(every)):
             never = source.distractors()
-            for name, items in source.identities():
+            fitting = [row for row in every if fnmatchcase(row[0], normalised(identity or "*"))]
+            if identity is not None and not fitting:
+                raise UsageError(f"no identity fits {identity!r} in {gallery}")
+            for name, items in fitting:
                 if as_json:
                     print_json({"identity": name, "items": items, "distractor": name in never})
                 else:
@@ -56,7 +70,7 @@ def list_(
 def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
     """Show what the gallery is: totals, encoder, index, size on disk."""
     with open_gallery(gallery) as source:
-        facts = source.info()
+        facts = dataclasses.asdict(source.info())
     if as_json:
         print_json(facts)
     else:

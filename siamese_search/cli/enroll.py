@@ -15,8 +15,8 @@ from siamese_search.cli.common import (
     DeviceOption,
     EncoderOption,
     GalleryOption,
+    JsonLinesOption,
     JsonOption,
-    counted,
     name_rejections,
     near,
     note,
@@ -26,6 +26,7 @@ from siamese_search.cli.common import (
 )
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
+from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.records import EnrollmentReport, ImageFile
@@ -43,7 +44,9 @@ def add(
     ] = None,
     manifest: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Columns path,label; further ones become metadata."),
+        typer.Option(
+            metavar="CSV", help="A list with the columns path,label; others are metadata."
+        ),
     ] = None,
     from_query: Annotated[
         str | None,
@@ -60,7 +63,9 @@ def add(
     ] = False,
     distractor: Annotated[
         bool,
-        typer.Option("--distractor", help="What looks like these is never named: it is unknown."),
+        typer.Option(
+            "--distractor", help="Never give a name to what looks like these: it is unknown."
+        ),
     ] = False,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -94,7 +99,7 @@ def add(
     # An encoder is named only to make a gallery, or to insist on the one it has.
     if encoder is None and not Gallery.exists(gallery):
         encoder = DEFAULT_ENCODER
-    with Gallery.open(gallery, encoder, device) as target:
+    with Gallery.open(gallery, encoder, device, background=True) as target:
         before = len(target)
         try:
             with progress_bar("enrolling", lambda: sum(1 for _ in found())) as watch:
@@ -138,7 +143,8 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
         typer.echo(
             f"{report.added} added, {report.skipped} skipped (enrolled already),"
             f" {len(report.rejected)} rejected\n"
-            f"{gallery} has {report.identities} identities, {report.items} items"
+            f"{gallery} has {counted(report.identities, 'identity', 'identities')},"
+            f" {counted(report.items, 'item')}"
         )
     if report.rejected:
         raise typer.Exit(1)
@@ -162,7 +168,7 @@ def unknowns(
     ] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """Show the images that `query --keep-unknown` kept, in groups; enrol a group under a name."""
     chosen = [option for option in (show, enroll, drop) if option is not None]
@@ -203,7 +209,7 @@ def unknowns(
         if len(group.paths) > shown:
             typer.echo(f"  and {len(group.paths) - shown} more: --show {group.number}")
     if not groups and not as_json:
-        typer.echo("nothing is kept: `query --keep-unknown` keeps what nobody fits")
+        typer.echo("nothing is kept: `query --keep-unknown` keeps images that get no name")
 
 
 def register(app: typer.Typer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,10 +14,10 @@ from siamese_search.cli.common import (
     DeviceOption,
     EncoderOption,
     GalleryOption,
+    JsonLinesOption,
     JsonOption,
     RuleOption,
     ThresholdOption,
-    counted,
     encoder_for,
     name_rejections,
     near,
@@ -27,6 +27,7 @@ from siamese_search.cli.common import (
 )
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import find, not_empty
+from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.records import Identification, Rejection
@@ -46,17 +47,22 @@ def query(
     rule: RuleOption = None,
     fpir: Annotated[
         float | None,
-        typer.Option(help="Let about this share of strangers pass; needs a calibrated gallery."),
+        typer.Option(help="Name about this share of strangers; needs a calibrated gallery."),
     ] = None,
     keep_unknown: Annotated[
         bool,
-        typer.Option("--keep-unknown", help="Keep images that nobody fits, for `unknowns`."),
+        typer.Option("--keep-unknown", help="Keep images that get no name, for `unknowns`."),
     ] = False,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
-    """Identify images: the best identity or unknown, and the k best candidates."""
+    """Identify images: the best identity or unknown, and the k best candidates.
+
+    With --json, every image's answer is a line: {"image": …, "identity": … or null, "score",
+    "confidence", "threshold", "matches": [{"identity", "score", "item", "path", "distractor",
+    "metadata"}, …]}.
+    """
     from siamese_search.errors import ImageError
     from siamese_search.records import Identification, ImageFile, Rejection, printable
 
@@ -84,14 +90,17 @@ def query(
         for image, answer in answers:
             if isinstance(answer, ImageError):
                 rejected.append(Rejection(printable(image), str(answer)))
-            elif as_json:
-                print_json({"image": image, **dataclasses.asdict(answer)})
             else:
-                typer.echo(_described(image, answer, where))
+                found = source.items_by_number([match.item for match in answer.matches])
+                metadata = {item.number: item.metadata for item in found}
+                if as_json:
+                    print_json({"image": image, **_as_json(answer, metadata)})
+                else:
+                    typer.echo(_described(image, answer, metadata, where))
             if keep_unknown and isinstance(answer, Identification):
                 kept += answer.strange
     if keep_unknown:
-        note(f"{counted(kept, 'image')} kept that nobody fits: see `siasearch unknowns`")
+        note(f"{counted(kept, 'image')} kept that got no name: see `siasearch unknowns`")
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)
@@ -108,7 +117,21 @@ def _conditions(texts: list[str]) -> dict[str, str]:
     return conditions
 
 
-def _described(image: str, answer: Identification, where: list[str] | None) -> str:
+Metadata = Mapping[int, Mapping[str, str]]
+"""What is known of items, by their numbers; nothing of those just removed."""
+
+
+def _as_json(answer: Identification, metadata: Metadata) -> dict[str, object]:
+    matches = [
+        dataclasses.asdict(match) | {"metadata": metadata.get(match.item, {})}
+        for match in answer.matches
+    ]
+    return dataclasses.asdict(answer) | {"matches": matches}
+
+
+def _described(
+    image: str, answer: Identification, metadata: Metadata, where: list[str] | None
+) -> str:
     if answer.score is None:
         which = f" that has {' and '.join(where)}" if where else ""
         return f"{near(image)}: unknown (nothing to compare it with{which})"
@@ -123,7 +146,10 @@ def _described(image: str, answer: Identification, where: list[str] | None) -> s
         below = "" if match.score >= answer.threshold else "  below threshold"
         below = "  distractor" if match.distractor else below
         place = near(match.path) if match.path else f"item {match.item}"
-        lines.append(f"  {rank:>2}  {match.score:6.3f}  {match.identity:<{width}}  {place}{below}")
+        known = "".join(f"  {key}={value}" for key, value in metadata.get(match.item, {}).items())
+        lines.append(
+            f"  {rank:>2}  {match.score:6.3f}  {match.identity:<{width}}  {place}{known}{below}"
+        )
     return "\n".join(lines)
 
 

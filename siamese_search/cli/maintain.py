@@ -12,7 +12,6 @@ from siamese_search.cli.common import (
     EncoderOption,
     GalleryOption,
     JsonOption,
-    counted,
     name_rejections,
     note,
     open_gallery,
@@ -20,6 +19,7 @@ from siamese_search.cli.common import (
     progress_bar,
 )
 from siamese_search.errors import UsageError
+from siamese_search.records import counted
 
 
 def check(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
@@ -62,11 +62,13 @@ def compact(
     ] = None,
     if_due: Annotated[
         bool,
-        typer.Option("--if-due", help="Only if enough has changed, and nobody else is at it."),
+        typer.Option(
+            "--if-due", help="Only if enough has changed, and no other process is doing it."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fold what has changed since into a new index file, by another recipe if you like."""
+    """Write a new index file with all recent changes; --recipe chooses another kind of index."""
     if if_due and (recipe is not None or recall is not None):
         raise UsageError("--if-due takes what was chosen last: leave out --recipe and --recall")
     with open_gallery(gallery) as target:
@@ -77,14 +79,15 @@ def compact(
             target.compact(recipe, recall)
         facts = target.info()
     if as_json:
-        print_json({key: facts[key] for key in ("index", "indexed", "recipe", "recall")})
+        print_json({key: getattr(facts, key) for key in ("index", "indexed", "recipe", "recall")})
     else:
-        found = "exact" if facts["recall"] is None else f"recall@10 {facts['recall']:.3f}"
-        typer.echo(f"{facts['index']} holds {facts['indexed']} items ({facts['recipe']}, {found})")
+        found = "exact" if facts.recall is None else f"recall@10 {facts.recall:.3f}"
+        items = counted(facts.indexed, "item")
+        typer.echo(f"{facts.index} holds {items} ({facts.recipe}, {found})")
     if not done:
-        note("nothing was due, or another process is at it")
-    if recipe not in (None, "auto", facts["recipe"]):
-        note(f"so few items are searched exactly; {recipe} will serve from 1,000 items on")
+        note("nothing to do yet, or another process is doing it")
+    if recipe not in (None, "auto", facts.recipe):
+        note(f"fewer than 1,000 items are searched exactly; {recipe} is used from 1,000 on")
 
 
 def rebuild(
@@ -100,8 +103,8 @@ def rebuild(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Re-embed all images under another encoder; without one, embed what lacks it and rebuild
-    the index.
+    """Embed all images again by another encoder; without one, embed what is not yet embedded, and
+    write the index anew.
 
     The gallery answers as before until the new embeddings are complete. After an interruption,
     run the same command again: it goes on where it was.
@@ -124,11 +127,14 @@ def rebuild(
             }
         )
     elif report.switched:
-        typer.echo(f"rebuilt: {report.embedded} images embedded, {report.items} items")
+        typer.echo(
+            f"rebuilt: {counted(report.embedded, 'image')} embedded,"
+            f" {counted(report.items, 'item')}"
+        )
     else:
         typer.echo(
-            f"not switched: {len(report.missing)} images cannot be read; bring them back (`add`"
-            " finds moved ones), remove them, or use --skip-missing, and run this again"
+            f"not switched: {counted(len(report.missing), 'image')} cannot be read; bring them back"
+            " (`add` finds moved ones), remove them, or use --skip-missing, and run this again"
         )
     if report.calibration is not None:
         rate = report.calibration.fpir

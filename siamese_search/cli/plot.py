@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,28 +67,30 @@ def plot(
     if out is not None and out.suffix.lower() not in ("", ".png"):
         raise UsageError(f"--out {out}: plots are PNG files, name one that ends in .png")
     if not (find_spec("matplotlib") and find_spec("sklearn")):
-        raise RuntimeUnavailable("plots need matplotlib: pip install 'siasearch[plot]'")
+        raise RuntimeUnavailable("plots need matplotlib: pip install 'siamese-search[plot]'")
     # Threads that spin while they wait slow a shared machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from siamese_search.evaluation import portrait
+    from siamese_search.evaluation import likeness, own_scores
+    from siamese_search.evaluation.portrait import Facts, Portrait, draw_map
     from siamese_search.files import write_whole
 
     place = out or Path(f"{kind}.png")
     require_place(place)
     with open_gallery(gallery, encoder, device) as source, progress_bar("searching") as watch:
+        drawn: Portrait[Facts]
         if image is not None:
-            drawn = portrait.draw_neighbours(source, image, k)
+            drawn = likeness.draw_neighbours(source, image, k)
         elif kind == "map":
-            drawn = portrait.draw_map(source)
+            drawn = draw_map(source)
         elif kind == "scores":
-            drawn = portrait.draw_scores(source, watch)
+            drawn = own_scores.draw_scores(source, watch)
         elif kind == "det":
-            drawn = portrait.draw_trade_off(source, watch)
+            drawn = own_scores.draw_trade_off(source, watch)
         else:
-            drawn = portrait.draw_confusions(source, k, watch)
+            drawn = likeness.draw_confusions(source, k, watch)
     write_whole(place, drawn.png)
     if as_json:
-        print_json({"kind": kind, **drawn.facts, "drawn": str(place)})
+        print_json({"kind": kind, **dataclasses.asdict(drawn.facts), "drawn": str(place)})
     else:
         typer.echo(f"{drawn.said}; drawn in {place}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,9 +20,11 @@ from siamese_search.cli.common import (
 )
 from siamese_search.errors import RuntimeUnavailable, UsageError
 from siamese_search.pictures.sources import read_manifest
+from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.training.loop import Epoch
+    from siamese_search.training.run import TrainingReport
 
 
 def train(
@@ -56,15 +59,25 @@ def train(
             " needs no classes.",
         ),
     ] = "multi-similarity",
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Batches at most.")] = 600,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Train for this many batches at most.")
+    ] = 600,
     classes: Annotated[int, typer.Option("--classes", min=2, help="Classes in a batch.")] = 16,
-    images: Annotated[int, typer.Option("--images", min=1, help="Pictures of each.")] = 4,
+    images: Annotated[
+        int, typer.Option("--images", min=1, help="Pictures of each class in a batch.")
+    ] = 4,
     rate: Annotated[float | None, typer.Option("--rate", help="The highest learning rate.")] = None,
     dimension: Annotated[
-        int | None, typer.Option("--dimension", min=2, help="Of a new projection.")
+        int | None,
+        typer.Option(
+            "--dimension", min=2, help="Embed into this many dimensions, by a new projection."
+        ),
     ] = None,
     size: Annotated[
-        int | None, typer.Option("--size", min=16, help="Pixels: height and width.")
+        int | None,
+        typer.Option(
+            "--size", min=16, help="Height and width of what the network sees, in pixels."
+        ),
     ] = None,
     crop: Annotated[
         float | None,
@@ -79,15 +92,26 @@ def train(
         ),
     ] = None,
     hard_every: Annotated[
-        int, typer.Option("--hard-every", min=0, help="Mine hard classes every so many epochs.")
+        int,
+        typer.Option(
+            "--hard-every",
+            min=0,
+            help="Every N epochs, put classes that look alike into the same batches.",
+        ),
     ] = 0,
     holdout: Annotated[
-        float, typer.Option("--holdout", help="The share of classes that validates.")
+        float,
+        typer.Option(
+            "--holdout", help="The share of classes that is held out, to choose the best epoch."
+        ),
     ] = 0.2,
     patience: Annotated[
         int,
         typer.Option(
-            "--patience", min=1, help="Stop after so many epochs that are worse than the best."
+            "--patience",
+            metavar="N",
+            min=1,
+            help="Stop after N epochs in a row that are worse than the best.",
         ),
     ] = 8,
     more: Annotated[
@@ -99,10 +123,11 @@ def train(
             " dropout=0.2 or freeze=50; may be given again.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="The seed of every random choice.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from DIR's checkpoint.")] = False,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="Default: a GPU if any.")
+        str | None,
+        typer.Option("--device", metavar="cpu|cuda|mps", help="Default: a GPU if there is one."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -120,7 +145,7 @@ def train(
         from siamese_search.training.settings import Settings, parsed
     except ImportError as error:
         raise RuntimeUnavailable(
-            f"training needs torch: pip install 'siasearch[train]' ({error})"
+            f"training needs torch: pip install 'siamese-search[train]' ({error})"
         ) from error
     if not paths and manifest is None:
         raise UsageError("name folders of pictures, or a --manifest")
@@ -175,14 +200,33 @@ def train(
             f"{report.encoder}: {report.dimension} dimensions, trained {report.steps} steps on"
             f" {report.pictures} pictures of {report.classes} classes"
         )
-        if report.recall is not None and report.recall_before is not None:
-            typer.echo(
-                f"recall@1 on held-out {report.held_out}: {report.recall_before:.1%} before,"
-                f" {report.recall:.1%} now"
-            )
+        for line in _gain(report):
+            typer.echo(line)
+        typer.echo(f"threshold {report.threshold:.3f}, by {report.basis}")
         typer.echo(f"siasearch rebuild --encoder {report.encoder}   puts a gallery under it")
     if report.rejected and "RANK" not in os.environ:  # torchrun would call it a failure
         raise typer.Exit(1)
+
+
+def _gain(report: TrainingReport) -> Iterator[str]:
+    """What was gained over the start, in lines."""
+    if report.recall is None:
+        return
+    pictures = counted(report.held_out_pictures, "held-out picture")
+    held = f"{pictures} of {report.held_out_classes} classes"
+    if report.recall_before is not None:
+        yield f"recall@1 on {held}: {report.recall_before:.1%} before, {report.recall:.1%} now"
+    if report.kept == 0:
+        yield (
+            f"nothing was gained on {held}: the starting weights are kept; more classes or"
+            " pictures, or more --steps, may help"
+        )
+    elif report.gained is not None:
+        error = "" if report.gained_error is None else f" ± {100 * report.gained_error:.1f}"
+        yield (
+            f"gained {100 * report.gained:.1f}{error} points of mAP@R over the start"
+            " (± one standard error over the classes)"
+        )
 
 
 def _tell(epoch: Epoch) -> None:

@@ -18,6 +18,9 @@ import numpy.typing as npt
 from siamese_search.arrays import BoolArray, DoubleArray, IntArray
 from siamese_search.decision.evidence import RATES, evidence, logistic
 
+KNOWN = 3  # strangers above a quantile that is read off rather than extrapolated
+GUMBEL = math.sqrt(6) / math.pi  # the scale of a Gumbel distribution with standard deviation 1
+
 Pictures = tuple[npt.NDArray[np.float32], IntArray]  # embeddings (n, dimension), classes (n,)
 
 
@@ -136,16 +139,39 @@ def record(
         values, scale, _, enrolled, _ = tested
         slope, offset = logistic(single[0], single[2], single[4])
         if slope > 0:
-            tail = np.quantile(values[~enrolled], 1 - np.array(RATES))
+            # Pictures of a class resemble each other: as many strangers as ``calibration`` counts.
+            count = len(np.unique(labels))
+            clusters = count * min(2.0, math.sqrt(len(labels) / count))
+            quantiles = np.quantile(values[~enrolled], 1 - np.array(RATES))
+            tail = careful_tail(
+                dict(zip(RATES, quantiles.tolist(), strict=True)), min(0.3, KNOWN / clusters)
+            )
             fields["strangers"] = {
                 "scale": round(scale, 5),
-                "tail": {
-                    str(rate): round(float(t), 3) for rate, t in zip(RATES, tail, strict=True)
-                },
+                "tail": {str(rate): round(value, 3) for rate, value in tail.items()},
                 "slope": round(slope, 4),
                 "offset": round(offset, 4),
             }
     return threshold, fields
+
+
+def careful_tail(tail: Mapping[float, float], known: float) -> dict[float, float]:
+    """The tail of strangers' evidence where it is not known below a rate ``known``.
+
+    From there on it grows as a Gumbel distribution's, to which the best of many scores tends, since
+    quantiles of few classes lie too low. Both are in standard deviations from the mean.
+    """
+    rates = sorted(tail)
+    least = float(np.interp(math.log(known), np.log(rates), [tail[rate] for rate in rates]))
+    return {
+        rate: value if rate >= known else max(value, least + gumbel(rate) - gumbel(known))
+        for rate, value in tail.items()
+    }
+
+
+def gumbel(rate: float) -> float:
+    """What a share of a Gumbel distribution of mean 0 and standard deviation 1 exceeds."""
+    return GUMBEL * (-math.log(-math.log1p(-rate)) - float(np.euler_gamma))
 
 
 def _standardised(

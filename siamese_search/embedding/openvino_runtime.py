@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.embedding import compiled
-from siamese_search.embedding.record import verified_bytes
+from siamese_search.embedding.record import GRAPH, verified_bytes
 from siamese_search.errors import EncoderError
 from siamese_search.machine import cores
 
@@ -55,7 +55,7 @@ class OpenVINORuntime:
         # The first conversion of an array sets up a table that threads dead-lock over if several
         # of them are the first (one waits for the table, the other for the interpreter).
         openvino.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018
-        content = verified_bytes(folder, record, "encoder.onnx")
+        content = verified_bytes(folder, record, GRAPH)
         core = openvino.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         fast = not exact and "BF16" in capabilities
@@ -70,7 +70,7 @@ class OpenVINORuntime:
         # All that a compiled graph depends on, so that a kept one is never that of another.
         determinants = {
             "encoder": record.fingerprint,
-            "graph": record.digests["encoder.onnx"],
+            "graph": record.digests[GRAPH],
             "openvino": openvino.get_version(),
             "processor": [core.get_property("CPU", "FULL_DEVICE_NAME"), *sorted(capabilities)],
             "settings": settings,
@@ -78,9 +78,7 @@ class OpenVINORuntime:
         try:
             self._compiled = _compiled_graph(core, content, settings, determinants)
         except RuntimeError as error:
-            raise EncoderError(
-                f"{folder / 'encoder.onnx'}: OpenVINO refuses it: {error}"
-            ) from error
+            raise EncoderError(f"{folder / GRAPH}: OpenVINO refuses it: {error}") from error
         # An infer request serves one thread at a time.
         self._idle: SimpleQueue[Any] = SimpleQueue()
 

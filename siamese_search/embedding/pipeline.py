@@ -2,14 +2,15 @@
 
 Each stage pulls from the one before and keeps a few tasks in flight, so the consumer's own work
 (hashing look-ups, transactions) overlaps with decoding and encoding. Order is kept throughout.
+It knows neither files nor encoders: a loader makes the pixels, a runtime the vectors.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -17,12 +18,14 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.runtimes import Runtime
+from siamese_search.embedding.vectors import are_unit
 from siamese_search.errors import ImageError
 from siamese_search.machine import cores
 
 T = TypeVar("T")
 R = TypeVar("R")
-
+Key = TypeVar("Key")
+Source = TypeVar("Source")
 
 AHEAD = 64  # decoded images that wait to be gathered
 
@@ -65,11 +68,52 @@ def parallel_map(
         yield waiting.popleft()[0].result()
 
 
+def decoded(
+    pool: ThreadPoolExecutor,
+    sources: Iterable[tuple[Key, Source]],
+    load: Callable[[Source], PixelArray],
+    *,
+    cost: Callable[[Source], int] = lambda source: 0,
+) -> Iterator[tuple[Key, PixelArray | ImageError]]:
+    """Load the pixels (height, width, channels) of each (key, source), or the error of that image.
+
+    ``cost`` gives the bytes that a source holds while it waits; see ``parallel_map``.
+    """
+
+    def loaded(pair: tuple[Key, Source]) -> tuple[Key, PixelArray | ImageError]:
+        key, source = pair
+        try:
+            return key, load(source)
+        except ImageError as error:
+            return key, error
+
+    return parallel_map(pool, loaded, sources, ahead=AHEAD, cost=lambda pair: cost(pair[1]))
+
+
+@contextmanager
+def embedded(
+    sources: Iterable[tuple[Key, Source]],
+    load: Callable[[Source], PixelArray],
+    open_runtime: Callable[[], Runtime],
+    *,
+    cost: Callable[[Source], int] = lambda source: 0,
+) -> Iterator[Iterator[list[tuple[Key, FloatArray | ImageError]]]]:
+    """Give batches of (key, float32 (dimension,)) for each (key, source), as a stream.
+
+    Leaving it waits for what runs, so that no loader is left that reads or writes.
+    """
+    with (
+        thread_pool() as pool,
+        closing(embed_batches(decoded(pool, sources, load, cost=cost), open_runtime)) as stream,
+    ):
+        yield stream
+
+
 def embed_batches(
     pixels: Iterable[tuple[T, PixelArray | ImageError]],
     open_runtime: Callable[[], Runtime],
     batch: int | None = None,
-) -> Iterator[list[tuple[T, FloatArray | ImageError]]]:
+) -> Generator[list[tuple[T, FloatArray | ImageError]], None, None]:
     """Embed (key, uint8 (H, W, C)) pairs, in order and batch by batch.
 
     Yields (key, float32 (dimension,)) pairs; an error in place of pixels comes out as it went in.
@@ -86,7 +130,7 @@ def embed_batches(
         pairs: list[tuple[T, PixelArray | ImageError]],
     ) -> list[tuple[T, FloatArray | ImageError]]:
         readable = [image for _, image in pairs if not isinstance(image, ImageError)]
-        vectors = iter(runtime.embed(np.stack(readable)) if readable else ())
+        vectors = iter(_checked(runtime.embed(np.stack(readable))) if readable else ())
         return [
             (key, image if isinstance(image, ImageError) else next(vectors)) for key, image in pairs
         ]
@@ -94,6 +138,16 @@ def embed_batches(
     # While these are encoded, the next is gathered.
     with thread_pool(runtime.parallel) as pool:
         yield from parallel_map(pool, embed, gathered, ahead=runtime.parallel + 1)
+
+
+def _checked(vectors: FloatArray) -> Iterator[FloatArray | ImageError]:
+    """Each row, or the error of its image: no picture may become what cannot be compared."""
+    for vector, unit in zip(vectors, are_unit(vectors), strict=True):
+        yield (
+            vector
+            if unit
+            else ImageError("the encoder gives no finite embedding of unit length for it")
+        )
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,5 +1,6 @@
 """An encoder's record: what its folder says of it, and how such a folder is found and written.
 
+Format 1 has a fingerprint that leaves out the graph; galleries and folders of that time keep it.
 Loads no network; knows nothing of pictures and runtimes.
 """
 
@@ -19,16 +20,28 @@ import numpy.typing as npt
 
 from siamese_search.decision.learning import Prior
 from siamese_search.errors import EncoderError
+from siamese_search.files import write_whole
 from siamese_search.pictures.preprocessing import RENDERING, Preprocessing
+from siamese_search.records import surplus_fields
 
 SHIPPED = Path(__file__).parents[1] / "encoders"
-FORMAT = 1
+FORMAT = 2
+DESCRIPTION, GRAPH, WEIGHTS = "encoder.json", "encoder.onnx", "weights.safetensors"
 PRIOR = "metric.npy"  # float32 (1 + d, d): the prior's mean, and its covariance
+GRAPHS = {
+    "433e79274ca69b92be92a56926c0cf321a0a01abb73328a521291914cff0d221": (
+        "9ace401b14e5a7806ed5b1b7b99f8d7b4e37bb5bf0c1048f8f58682bf6a4b488"
+    ),
+    "baf899bb6fcd276493eec5aef46a0a6edb7e036d656690d038ea577c6282759f": (
+        "3478c94e9456fb6ee231fca2fa0ab30ea3b91ab733a58e2ea2da2ae42c3df8ce"
+    ),
+}
+"""The SHA-256 of the graphs of encoders that were shipped in format 1, by their fingerprints."""
 
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """What ``encoder.json`` says.
+    """What ``encoder.json`` says, in the ``format`` that it has.
 
     ``threshold`` is the cosine from which two images count as the same identity.
     ``calibration`` holds ``slope`` and ``offset`` of the logistic that maps a cosine to the
@@ -45,18 +58,26 @@ class EncoderRecord:
     training: dict[str, Any]
     weights: str
     digests: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over what determines an embedding: weights, architecture, preprocessing."""
+        """SHA-256 over what determines an embedding: weights, graph (not in format 1),
+        architecture, preprocessing.
+        """
         determinants = {
             "architecture": self.architecture,
             "preprocessing": asdict(self.preprocessing),
             "dimension": self.dimension,
             "weights": self.weights,
-        }
+        } | ({} if self.format == 1 else {"graph": self.digests[GRAPH]})
         canonical = json.dumps(determinants, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def vouches_for_graph(self) -> bool:
+        """Whether the fingerprint tells one graph from another."""
+        return self.format > 1 or self.fingerprint in GRAPHS
 
 
 def shipped() -> list[str]:
@@ -70,7 +91,7 @@ def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
     if text in shipped():
         return SHIPPED / text
     folder = Path(text).absolute()
-    if os.path.isfile(folder / "encoder.json"):
+    if os.path.isfile(folder / DESCRIPTION):
         return folder
     what = (
         "has no encoder.json" if os.path.isdir(folder) else "is neither a folder nor a shipped name"
@@ -82,23 +103,32 @@ def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
 
 def read_record(folder: Path) -> EncoderRecord:
     """Read ``encoder.json``; EncoderError where it is damaged, newer, or edited by hand."""
-    path = folder / "encoder.json"
+    path = folder / DESCRIPTION
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields.pop("format") > FORMAT:
-            raise EncoderError(f"{path} was written by a newer siasearch: upgrade to use it")
         fingerprint = fields.pop("fingerprint")
+        newer = fields["format"] > FORMAT or fields["preprocessing"].get("rendering", 0) > RENDERING
+        surplus = surplus_fields(EncoderRecord, fields)
+        surplus += surplus_fields(Preprocessing, fields["preprocessing"])
+        if newer or surplus:
+            what = f" ({', '.join(surplus)})" if surplus else ""
+            raise EncoderError(f"{path} was written by a newer siasearch{what}: upgrade to use it")
         fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
         record = EncoderRecord(**fields)
-        if record.preprocessing.rendering > RENDERING:
-            raise EncoderError(f"{path} needs a newer siasearch: upgrade to use it")
         float(record.calibration["slope"]), float(record.calibration["offset"])
+        own = record.fingerprint
+        known_graph = GRAPHS.get(own, record.digests[GRAPH]) == record.digests[GRAPH]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EncoderError(f"{path} is damaged ({error!r}): get the encoder again") from error
-    if record.fingerprint != fingerprint:
+    if own != fingerprint:
         raise EncoderError(
             f"{path} does not carry its own fingerprint, so it was edited or damaged: "
             "get the encoder again"
+        )
+    if not known_graph:
+        raise EncoderError(
+            f"{folder / GRAPH} is not the graph of the encoder whose fingerprint {path} has: get"
+            " the encoder again, or write one of your own with `siasearch train`"
         )
     return record
 
@@ -124,7 +154,7 @@ def write_encoder(
     """
     from safetensors.numpy import save
 
-    files = {"encoder.onnx": onnx, "weights.safetensors": save(dict(weights))}
+    files = {GRAPH: onnx, WEIGHTS: save(dict(weights))}
     if prior is not None:
         files[PRIOR] = _prior_bytes(prior)
     record = EncoderRecord(
@@ -139,14 +169,12 @@ def write_encoder(
         digests={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
     )
     description = {"format": FORMAT, "fingerprint": record.fingerprint, **asdict(record)}
-    files["encoder.json"] = (json.dumps(description, indent=2) + "\n").encode()
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    (target / "encoder.json").unlink(missing_ok=True)
+    (target / DESCRIPTION).unlink(missing_ok=True)
     for file, content in files.items():
-        temporary = target / f"{file}.tmp"
-        temporary.write_bytes(content)
-        temporary.replace(target / file)
+        write_whole(target / file, content)
+    write_whole(target / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
     return record.fingerprint
 
 
@@ -156,6 +184,19 @@ def _tensors_digest(weights: Mapping[str, npt.NDArray[Any]]) -> str:
         digest.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
         digest.update(np.ascontiguousarray(tensor).tobytes())
     return digest.hexdigest()
+
+
+def verified_weights(folder: Path, record: EncoderRecord) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of the encoder; EncoderError where they are not those of its fingerprint."""
+    from safetensors.numpy import load
+
+    weights = load(verified_bytes(folder, record, WEIGHTS))
+    if _tensors_digest(weights) != record.weights:
+        raise EncoderError(
+            f"{folder / WEIGHTS} holds other weights than the encoder was made with: get the"
+            " encoder again"
+        )
+    return weights
 
 
 def verified_bytes(folder: Path, record: EncoderRecord, file: str) -> bytes:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.embedding.record import verified_bytes
+from siamese_search.embedding.record import verified_weights
 from siamese_search.errors import RuntimeUnavailable
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class TorchRuntime:
 
     def __init__(self, folder: Path, record: EncoderRecord, device: str) -> None:
         try:
-            import safetensors.torch
+            import safetensors.numpy  # noqa: F401  which reading the weights needs
             import torch
 
             from siamese_search.embedding.network import EmbeddingNetwork
         except ImportError as error:
             raise RuntimeUnavailable(
-                f"device {device!r} needs torch: pip install 'siasearch[train]' ({error})"
+                f"device {device!r} needs torch: pip install 'siamese-search[train]' ({error})"
             ) from error
         if device != "cpu" and not _torch_sees(device):
             raise RuntimeUnavailable(
@@ -83,8 +83,10 @@ class TorchRuntime:
         self._turn = Lock() if device == "mps" else nullcontext()
         self._torch: Any = torch
         network = EmbeddingNetwork(record.architecture)
-        weights = safetensors.torch.load(verified_bytes(folder, record, "weights.safetensors"))
-        network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        weights = verified_weights(folder, record)
+        network.load_state_dict(
+            {name: torch.tensor(values, dtype=torch.float32) for name, values in weights.items()}
+        )
         self._network = network.eval().to(device).to(memory_format=torch.channels_last)
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -1,11 +1,11 @@
-"""Vectors that come from outside: are they embeddings of this dimension?"""
+"""Vectors: are they embeddings, finite and of unit length, of this dimension?"""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.arrays import FloatArray
+from siamese_search.arrays import BoolArray, FloatArray
 from siamese_search.errors import UsageError
 
 LENGTH_TOLERANCE = 1e-3
@@ -30,10 +30,15 @@ def as_embeddings(embeddings: npt.ArrayLike, dimension: int) -> FloatArray:
         vectors = vectors.reshape(0, dimension)
     if vectors.ndim != 2 or vectors.shape[1] != dimension:
         raise UsageError(f"embeddings of shape {vectors.shape}: the gallery has (n, {dimension})")
-    # Written so that NaN counts as wrong.
-    with np.errstate(over="ignore", invalid="ignore"):
-        wrong = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < LENGTH_TOLERANCE)
+    wrong = ~are_unit(vectors)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise UsageError(f"embedding {row} is not finite and of unit length: normalise it first")
     return vectors
+
+
+def are_unit(vectors: FloatArray) -> BoolArray:
+    """Which rows of (n, dimension) are finite and of unit length, within rounding: bool (n,)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        unit: BoolArray = np.abs(np.linalg.norm(vectors, axis=1) - 1) < LENGTH_TOLERANCE
+    return unit  # NaN is not

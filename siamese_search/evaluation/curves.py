@@ -7,17 +7,15 @@ is asked. Knows nothing of galleries.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from siamese_search.arrays import BoolArray, DoubleArray, IntArray
+from siamese_search.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.decision.evidence import evidence
 from siamese_search.evaluation import metrics
-
-Float32Array = npt.NDArray[np.float32]
 
 SMALLEST = 5  # identities
 SHOTS = (1, 2, 3, 5, 10, 20, 50, 100)
@@ -28,8 +26,9 @@ BLOCK = 1024  # probes scored at a time
 class Curve:
     """recall@1 and TPIR at an FPIR, float64 (draws, points), over a number of ``what``.
 
-    Recall is that of the probes that are enrolled. For the TPIR the threshold is the one that lets
-    at most the share ``fpir`` of the strangers pass, at each point; NaN where there are none.
+    Recall is that of the probes that are enrolled. For the TPIR (rank 1) the threshold is the one
+    that lets at most the share ``fpir`` of the strangers pass, at each point; NaN where there are
+    too few of them to show that rate. ``strangers`` are how many of the probes are not enrolled.
     """
 
     what: str  # identities or shots
@@ -37,6 +36,7 @@ class Curve:
     at: tuple[int, ...]
     recall: DoubleArray
     tpir: DoubleArray
+    strangers: int
 
     @property
     def rate(self) -> str:
@@ -44,16 +44,27 @@ class Curve:
         return f"TPIR at FPIR {self.fpir:g}"
 
 
+class Identified(NamedTuple):
+    """Of n probes: whether each one's best identity is its own, and the evidence for the best."""
+
+    right: BoolArray
+    shown: DoubleArray
+
+
+class _Point(NamedTuple):
+    recall: float
+    tpir: float
+
+
 def pooled(curves: Sequence[Curve]) -> Curve:
     """The same curve of several evaluations, draws one after the other."""
-    first = curves[0]
-    recall, tpir = (
-        np.concatenate(parts) for parts in zip(*((c.recall, c.tpir) for c in curves), strict=True)
-    )
-    return Curve(first.what, first.fpir, first.at, recall, tpir)
+    recall = np.concatenate([curve.recall for curve in curves])
+    tpir = np.concatenate([curve.tpir for curve in curves])
+    fewest = min(curve.strangers for curve in curves)
+    return replace(curves[0], recall=recall, tpir=tpir, strangers=fewest)
 
 
-def best_two(scores: Float32Array) -> tuple[Float32Array, Float32Array]:
+def best_two(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The best score of each row of scores (n, m) and the second, which is nought where m is 1."""
     if scores.shape[1] < 2:
         return scores[:, 0], np.zeros(len(scores), np.float32)
@@ -61,10 +72,8 @@ def best_two(scores: Float32Array) -> tuple[Float32Array, Float32Array]:
     return top[:, -1], top[:, -2]
 
 
-def identified(
-    scores: Float32Array, own: IntArray, never: BoolArray
-) -> tuple[BoolArray, DoubleArray]:
-    """Whether each probe's best identity is its own, and the evidence for the best one (n,).
+def identified(scores: FloatArray, own: IntArray, never: BoolArray) -> Identified:
+    """Identify n probes by the scores of m identities.
 
     ``scores`` is (n, m); ``own`` (n,) the probes' columns, -1 for strangers; ``never`` (m,) tells
     who may not be named, for whom there is no evidence: -inf.
@@ -73,7 +82,7 @@ def identified(
     right = np.zeros(len(own), bool)
     right[known] = metrics.ranks(scores[known], own[known]) == 1
     nameable = right | ~never[scores.argmax(axis=1)]
-    return right, np.where(nameable, evidence(*best_two(scores)), -np.inf)
+    return Identified(right, np.where(nameable, evidence(*best_two(scores)), -np.inf))
 
 
 def sizes(identities: int) -> list[int]:
@@ -97,16 +106,14 @@ class Growth:
         self._orders = [np.random.default_rng(seed).permutation(len(never)) for seed in seeds]
         self._sizes = sizes(len(never))
         self._known: list[BoolArray] = []
-        self._found: list[list[list[tuple[BoolArray, DoubleArray]]]] = []
+        self._found: list[list[list[Identified]]] = []
 
-    def add(self, scores: Float32Array, own: IntArray) -> None:
+    def add(self, scores: FloatArray, own: IntArray) -> None:
         """Count in probes: scores (n, m), own (n,) columns, -1 for strangers."""
         self._known.append(own >= 0)
         self._found.append([self._grown(scores, own, order) for order in self._orders])
 
-    def _grown(
-        self, scores: Float32Array, own: IntArray, order: IntArray
-    ) -> list[tuple[BoolArray, DoubleArray]]:
+    def _grown(self, scores: FloatArray, own: IntArray, order: IntArray) -> list[Identified]:
         place = np.where(own >= 0, np.argsort(order)[own], -1)
         shuffled, never = scores[:, order], self._never[order]
         grown = []
@@ -128,17 +135,25 @@ class Growth:
             ]
             for draw in range(len(self._orders))
         ]
-        rates = np.array(points, np.float64)
-        return Curve("identities", fpir, tuple(self._sizes), rates[..., 0], rates[..., 1])
+        return _curve("identities", fpir, self._sizes, points, known)
 
 
-def _point(
-    known: BoolArray, found: Sequence[tuple[BoolArray, DoubleArray]], fpir: float
-) -> tuple[float, float]:
-    """recall@1 and TPIR of probes that come in blocks."""
-    right, shown = (np.concatenate(parts) for parts in zip(*found, strict=True))
+def _curve(
+    what: str, fpir: float, at: Sequence[int], points: list[list[_Point]], known: BoolArray
+) -> Curve:
+    """The curve through the points of every draw."""
+    rates = np.array(points, np.float64)
+    return Curve(what, fpir, tuple(at), rates[..., 0], rates[..., 1], int((~known).sum()))
+
+
+def _point(known: BoolArray, found: Sequence[Identified], fpir: float) -> _Point:
+    """What probes that come in blocks show."""
+    right = np.concatenate([block.right for block in found])
+    shown = np.concatenate([block.shown for block in found])
     recall = float(right[known].mean()) if known.any() else np.nan
-    return recall, metrics.tpir_at_fpir(shown, right, known, fpir)[0]
+    if not metrics.tells(fpir, int((~known).sum())):
+        return _Point(recall, np.nan)
+    return _Point(recall, metrics.tpir_at_fpir(shown, right, known, fpir).tpir)
 
 
 def shot_steps(counts: Sequence[int], shots: int) -> list[int]:
@@ -154,7 +169,7 @@ def shot_steps(counts: Sequence[int], shots: int) -> list[int]:
 
 
 def over_shots(
-    vectors: Float32Array,
+    vectors: FloatArray,
     classes: Sequence[IntArray],
     strangers: IntArray,
     steps: Sequence[int],
@@ -171,7 +186,7 @@ def over_shots(
     deep = [own for own in classes if len(own) > most]
     if len(deep) < 2:
         nothing = np.full((1, len(steps)), np.nan)
-        return Curve("shots", fpir, tuple(steps), nothing, nothing)
+        return Curve("shots", fpir, tuple(steps), nothing, nothing, len(strangers))
     probes = np.concatenate([*(own[most:] for own in deep), strangers])
     owners = [np.full(len(own) - most, column) for column, own in enumerate(deep)]
     own = np.concatenate([*owners, np.full(len(strangers), -1)])
@@ -185,5 +200,4 @@ def over_shots(
             scores = rules.scored(vectors[probes[part]], members, rules.RULES[rule])
             found.append(identified(scores, own[part], never))
         points.append(_point(own >= 0, found, fpir))
-    rates = np.array([points], np.float64)
-    return Curve("shots", fpir, tuple(steps), rates[..., 0], rates[..., 1])
+    return _curve("shots", fpir, steps, [points], own >= 0)

@@ -2,7 +2,7 @@
 
 The pictures are those that scikit-image carries in its package: 24 ancient coins on one
 photograph, and photographs of things, materials and the sky. Some of them are kept out of the
-gallery: the strangers, for whom *unknown* is the right answer.
+gallery: the strangers, for whom *unknown* is the right answer. Knows nothing of terminals.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageEnhance, ImageFilter
 
@@ -35,8 +36,31 @@ COINS = (
 )  # fmt: skip
 COIN_REACH = 28  # half the side of a coin's picture, in pixels
 
-# A photograph, and what is seen of it: the centre (x, y) and half the width and height of the box.
-Box = tuple[float, float, float, float]
+
+class Box(NamedTuple):
+    """What is seen of a photograph: the centre, and half the width and height, in pixels."""
+
+    x: float
+    y: float
+    half_width: float
+    half_height: float
+
+
+class Subject(NamedTuple):
+    """An identity, the photograph that shows it, and where."""
+
+    identity: str
+    photograph: Image.Image
+    box: Box
+
+
+class Asked(NamedTuple):
+    """A probe's identity, and what was said of it."""
+
+    identity: str
+    answer: Identification
+
+
 View = Callable[[Image.Image, Box], Image.Image]
 
 
@@ -60,22 +84,25 @@ class Outcome:
     threshold: float
 
 
-def photographs() -> Iterator[tuple[str, Image.Image, Box]]:
-    """Every identity with its photograph and its place on it. Needs scikit-image's files."""
+def photographs() -> Iterator[Subject]:
+    """Every identity. Needs scikit-image's files."""
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
-        raise UsageError("the demo needs scikit-image's pictures: pip install 'siasearch[demo]'")
+        raise UsageError(
+            "the demo needs scikit-image's pictures: pip install 'siamese-search[demo]'"
+        )
     folder = Path(package.origin).parent / "data"
     with Image.open(folder / "coins.png") as image:
         coins = image.convert("RGB")
-    for number, (x, y) in enumerate(COINS, start=1):
-        yield f"coin-{number:02}", coins, (x, y, COIN_REACH, COIN_REACH)
+    for number, centre in enumerate(COINS, start=1):
+        yield Subject(f"coin-{number:02}", coins, Box(*centre, COIN_REACH, COIN_REACH))
     for name in PHOTOGRAPHS:
         with Image.open(folder / name) as image:
             photograph = image.convert("RGB")
         photograph.thumbnail((640, 640))
-        centre = photograph.width / 2, photograph.height / 2
-        yield name.split(".")[0].removesuffix("_left"), photograph, (*centre, *centre)
+        x, y = photograph.width / 2, photograph.height / 2
+        identity = name.split(".")[0].removesuffix("_left")
+        yield Subject(identity, photograph, Box(x, y, x, y))
 
 
 def seen(image: Image.Image, box: Box, scale: float = 1.0, degrees: float = 0.0) -> Image.Image:
@@ -101,7 +128,7 @@ VIEWS: dict[str, View] = {
     "darker": lambda image, box: ImageEnhance.Brightness(seen(image, box)).enhance(0.45),
     "less contrast": lambda image, box: ImageEnhance.Contrast(seen(image, box)).enhance(0.4),
     "out of focus": lambda image, box: seen(image, box).filter(
-        ImageFilter.GaussianBlur(box[2] / 40)
+        ImageFilter.GaussianBlur(box.half_width / 40)
     ),
     "72 px, poor JPEG": _saved_small,
     "grey": lambda image, box: seen(image, box).convert("L"),
@@ -128,22 +155,22 @@ def demonstrate(gallery: Gallery, pictures: Path) -> Outcome:
     """Enrol the pictures, identify the probes, count."""
     enrol, probes = write_pictures(pictures)
     gallery.enroll([enrol])
-    answers: dict[str, list[tuple[str, Identification]]] = {"never enrolled": []}
+    answers: dict[str, list[Asked]] = {"never enrolled": []}
     for view in VIEWS:
         paths = sorted((probes / view).glob("*.png"))
         for path, answer in zip(paths, gallery.identify(paths, k=1), strict=True):
             row = "never enrolled" if path.stem in STRANGERS else view
-            answers.setdefault(row, []).append((path.stem, answer))
+            answers.setdefault(row, []).append(Asked(path.stem, answer))
     strangers = answers.pop("never enrolled")
     rows = [_row(view, asked) for view, asked in [*answers.items(), ("never enrolled", strangers)]]
     return Outcome(tuple(rows), len(gallery.identities()), gallery.encoder.threshold)
 
 
-def _row(view: str, asked: list[tuple[str, Identification]]) -> Row:
+def _row(view: str, asked: list[Asked]) -> Row:
     return Row(
         view,
         probes=len(asked),
-        nearest=sum(answer.matches[0].identity == truth for truth, answer in asked),
-        named=sum(answer.identity == truth for truth, answer in asked),
-        misnamed=sum(answer.identity not in (None, truth) for truth, answer in asked),
+        nearest=sum(one.answer.matches[0].identity == one.identity for one in asked),
+        named=sum(one.answer.identity == one.identity for one in asked),
+        misnamed=sum(one.answer.identity not in (None, one.identity) for one in asked),
     )

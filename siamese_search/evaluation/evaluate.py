@@ -1,77 +1,57 @@
-"""Evaluate a gallery by labelled probes, or an encoder by splits of a folder."""
+"""Evaluate a gallery by labelled probes.
+
+Who is named, and with what confidence, comes from identification itself, as ``query`` does it;
+ranks, error rates and curves come from the scores of every identity. These agree where
+identification ranks exactly (see ``gallery/ranking.py``); where they do not, a warning says so.
+Knows nothing of pages and terminals.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from siamese_search.arrays import FloatArray
-from siamese_search.decision.calibration import FEWEST, FPIR, require_rate
+from siamese_search.arrays import BoolArray, DoubleArray, FloatArray, IntArray
+from siamese_search.decision.calibration import FPIR, require_rate
 from siamese_search.decision.evidence import evidence
-from siamese_search.decision.rules import DEFAULT_RULE
-from siamese_search.embedding.encoder import Encoder
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import UsageError
 from siamese_search.evaluation import metrics
-from siamese_search.evaluation.curves import (
-    Curve,
-    Growth,
-    over_shots,
-    shot_steps,
+from siamese_search.evaluation.curves import Curve, Growth
+from siamese_search.evaluation.probes import Probes, embedded
+from siamese_search.evaluation.results import (
+    CmcPoint,
+    DetPoint,
+    Evaluation,
+    Figures,
+    IdentityResult,
+    LeftOutFigure,
+    Mistake,
+    UnmatchedLabel,
 )
-from siamese_search.evaluation.summary import paired_probes, summarised
+from siamese_search.evaluation.summary import Scores, paired_probes, summarised
+from siamese_search.evaluation.unmatched import unmatched_labels
 from siamese_search.gallery.gallery import Gallery
-from siamese_search.pictures.sources import find, normalised
-from siamese_search.records import Identification, ImageFile, Rejection, printable
+from siamese_search.records import Identification, ImageFile
 
 log = logging.getLogger("siasearch")
-
 
 KS = (1, 5, 10)
 FPIRS = (0.001, 0.01, 0.1)
 FMRS = (0.001, 0.01)
 LARGEST_R = 1000  # items of an identity that mAP@R looks at
 BLOCK = 256  # probes whose nearest items are held at a time
+CMC = 50  # ranks of the CMC curve
+DET = 200  # points of the DET curve
+MISTAKES = 50
+ROUNDING = 1e-4  # of scores that are summed in another order
 DRAWS = 5
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A probe that got a wrong name, or none; ``identity`` is None for a stranger."""
-
-    path: str
-    identity: str | None
-    named: str | None
-    score: float
-    confidence: float
-    nearest: str | None  # the best item's picture
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well probes were identified.
-
-    ``figures`` are shares between 0 and 1 (see ``metrics.py``), but for ``probes``, ``strangers``,
-    ``identities``, ``items`` and ``probes per second``. NaN where there is nothing to measure.
-    """
-
-    figures: dict[str, float]
-    per_identity: tuple[tuple[str, int, int, int], ...]  # name, probes, best right, named right
-    confusions: tuple[tuple[str, str, int], ...]
-    mistakes: tuple[Mistake, ...]  # the most confident ones first
-    curves: dict[str, list[list[float]]]  # cmc: k, recall; det: FMR, FNMR
-    genuine: tuple[float, ...] = ()
-    impostor: tuple[float, ...] = ()  # the best wrong identity's score of each probe
-    rejected: tuple[Rejection, ...] = ()
-    growth: tuple[Curve, ...] = ()  # over the number of identities and, of a split, of shots
 
 
 def evaluate(
@@ -91,74 +71,116 @@ def evaluate(
     if fpir is not None:
         require_rate(fpir)
     given = list(probes)
-    found = list(find([os.fspath(p) for p in given if not isinstance(p, ImageFile)]))
     begun = time.perf_counter()
-    files, vectors, unread = _embedded(
-        gallery.encoder, [file for file in [*given, *found] if isinstance(file, ImageFile)]
-    )
-    if not files:
+    asked = embedded(gallery.encoder, given)
+    if not asked.files:
         raise UsageError("none of the probes could be read: nothing is measured")
-    answers = gallery.identify_embeddings(vectors, k=1, rule=rule)
-    rate = len(files) / (time.perf_counter() - begun)
-    _question(gallery, files, answers)
-    truth, paths = [file.identity for file in files], [printable(file.path) for file in files]
-    measured = evaluate_embeddings(gallery, vectors, truth, rule, answers, paths, fpir, seeds)
-    measured.figures["probes per second"] = rate
-    rejected = [file for file in found if isinstance(file, Rejection)]
-    return replace(measured, rejected=(*rejected, *unread))
+    answers = gallery.identify_embeddings(asked.embeddings, k=1, rule=rule)
+    rate = len(asked.files) / (time.perf_counter() - begun)
+    measured = evaluate_embeddings(
+        gallery,
+        asked.embeddings,
+        asked.labels,
+        rule=rule,
+        answers=answers,
+        paths=asked.paths,
+        fpir=fpir,
+        seeds=seeds,
+    )
+    figures = measured.figures | {"probes per second": rate}
+    unmatched = unmatched_labels(asked.labels, (name for name, _ in gallery.identities()))
+    _warn(gallery, asked, answers, unmatched)
+    return replace(measured, figures=figures, unmatched=unmatched, rejected=asked.rejected)
 
 
-def _question(
-    gallery: Gallery, files: Sequence[ImageFile], answers: Sequence[Identification]
+def _warn(
+    gallery: Gallery,
+    probes: Probes,
+    answers: Sequence[Identification],
+    unmatched: Sequence[UnmatchedLabel],
 ) -> None:
     """Warn where figures would mean something else than they seem to."""
-    names = [name for name, _ in gallery.identities()]
-    asked = {file.identity for file in files}
-    if names and not asked & set(names):
+    near = [one for one in unmatched if one.near]
+    if near:
+        log.warning(
+            "%d pictures count as strangers, though their labels are near to names that are"
+            " enrolled, as %r to %r: see what is unmatched",
+            sum(one.pictures for one in near),
+            near[0].label,
+            near[0].near[0],
+        )
+    elif len(unmatched) == len(set(probes.labels)):
         log.warning(
             "no probe is named as an identity that is enrolled, so all count as strangers: the"
             " gallery has names such as %r, the probes such as %r",
-            names[0],
-            min(asked),
+            gallery.identities()[0][0],
+            min(probes.labels),
         )
-    pairs = zip(files, answers, strict=True)
+    pairs = zip(probes.files, answers, strict=True)
     same = sum(bool(a.matches) and a.matches[0].path == file.path for file, a in pairs)
     if same:
         log.warning(
-            "%d of %d probes are enrolled themselves, and found of course", same, len(files)
+            "%d of %d probes are enrolled themselves, and found of course",
+            same,
+            len(probes.files),
         )
 
 
-def _embedded(
-    encoder: Encoder, files: Sequence[ImageFile]
-) -> tuple[list[ImageFile], FloatArray, list[Rejection]]:
-    """The files that can be read, named as they would be enrolled, with their embeddings
-    (n, dimension); and the others.
+def _warn_of_missed(answers: Sequence[Identification], scored: Scores) -> None:
+    """Warn where a query finds somebody else than the best of all identities."""
+    found = np.array([answer.matches[0].score for answer in answers], np.float32)
+    missed = int((scored.best > found + ROUNDING).sum())
+    if missed:
+        log.warning(
+            "of %d of %d probes a query does not find the best identity, since it does not compare"
+            " all: TPIR, FPIR and mistakes say what queries do; recall, MRR and curves are those"
+            " of comparing all",
+            missed,
+            len(answers),
+        )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What n probes are and what identification made of them.
+
+    ``own`` (n,) are the columns of their identities among the scores, -1 for strangers; ``best``
+    the best identities; ``right`` (n,) tells whether these are theirs, ``named`` (n,) whether
+    they were named.
     """
-    readable, vectors, rejected = [], [], []
-    for file, (_, result) in zip(
-        files, encoder.embed_each([file.path for file in files]), strict=True
-    ):
-        if isinstance(result, ImageError):
-            rejected.append(Rejection(printable(file.path), str(result)))
-        else:
-            readable.append(replace(file, identity=normalised(file.identity)))
-            vectors.append(result)
-    empty = np.empty((0, encoder.dimension), np.float32)
-    return readable, np.stack(vectors) if vectors else empty, rejected
+
+    truth: Sequence[str]
+    own: IntArray
+    answers: Sequence[Identification]
+    best: list[str]
+    right: BoolArray
+    named: BoolArray
+
+    @property
+    def known(self) -> BoolArray:
+        """Whether they are enrolled (n,)."""
+        return self.own >= 0
+
+    @property
+    def strangers(self) -> int:
+        return int((~self.known).sum())
 
 
 def evaluate_embeddings(
     gallery: Gallery,
     embeddings: FloatArray,
     truth: Sequence[str],
+    *,
     rule: str | None = None,
     answers: Sequence[Identification] | None = None,
     paths: Sequence[str] | None = None,
     fpir: float | None = None,
     seeds: Sequence[int] = range(DRAWS),
 ) -> Evaluation:
-    """As ``evaluate``, for embeddings (n, dimension) of probes and their identities."""
+    """As ``evaluate``, for embeddings (n, dimension) of probes and their identities.
+
+    ``answers`` are what identification has said of them already, ``paths`` where they lie.
+    """
     if not len(gallery):
         raise UsageError(f"nothing is enrolled in {gallery.folder}: nothing is measured")
     answers = answers or gallery.identify_embeddings(embeddings, k=1, rule=rule)
@@ -169,59 +191,113 @@ def evaluate_embeddings(
     # A distractor is not to be named, as a stranger is not.
     never = gallery.distractors()
     columns = {name: column for column, name in enumerate(names) if name not in never}
-    own = np.array([columns.get(identity, -1) for identity in truth], np.int64)
-    known = own >= 0
     best = [answer.matches[0].identity for answer in answers]
-    right = np.array([a == b for a, b in zip(best, truth, strict=True)])
-    named = np.array([answer.identity is not None for answer in answers])
-    enrolled = np.flatnonzero(known)
+    asked = _Asked(
+        truth,
+        np.array([columns.get(identity, -1) for identity in truth], np.int64),
+        answers,
+        best,
+        np.array([a == b for a, b in zip(best, truth, strict=True)]),
+        np.array([answer.identity is not None for answer in answers]),
+    )
+    enrolled = np.flatnonzero(asked.known)
     wanted = [truth[row] for row in enrolled.tolist()]
     growth = Growth(np.array([name in never for name in names]), seeds)
-    scored = summarised(blocks, own, growth, paired_probes(len(truth), len(names)))
-    ranks, genuine, impostor = scored.ranks, scored.genuine, scored.impostor
-    figures: dict[str, float] = {
+    scored = summarised(blocks, asked.own, growth, paired_probes(len(truth), len(names)))
+    if fpir is None:
+        fpir = gallery.calibration.fpir if gallery.calibration else FPIR
+    curve = growth.curve(fpir)
+    shown = np.array([name not in never for name in best])
+    strength = np.where(shown, evidence(scored.best, scored.second), -np.inf)
+    counts: Figures = {
         "probes": len(truth),
-        "strangers": int((~known).sum()),
+        "strangers": asked.strangers,
         "identities": len(names),
         "items": len(gallery),
     }
-    figures |= {f"recall@{k}": metrics.recall_at(ranks, k) for k in KS}
-    figures["MRR"] = metrics.reciprocal_rank(ranks)
-    figures |= _retrieval(gallery, embeddings[enrolled], wanted)
-    figures["TPIR"] = float((named & right)[known].mean()) if known.any() else math.nan
-    figures["FPIR"] = float(named[~known].mean()) if not known.all() else math.nan
-    shown = np.array([name not in never for name in best])
-    strength = np.where(shown, evidence(scored.best, scored.second), -np.inf)
-    for rate in FPIRS:
-        tpir, _ = metrics.tpir_at_fpir(strength, right, known, rate)
-        figures[f"TPIR at FPIR {rate:g}"] = tpir
-    figures["EER"] = metrics.equal_error_rate(genuine, impostor)
-    figures["AUC"] = metrics.area_under_curve(genuine, impostor)
-    figures |= {f"FNMR at FMR {f:g}": metrics.fnmr_at_fmr(genuine, impostor, f) for f in FMRS}
-    confidence = [answer.confidence for answer in answers]
-    figures["calibration error"] = metrics.calibration_error(confidence, right)
-    _, fmr, fnmr = metrics.error_rates(genuine, impostor)
-    steps = np.unique(np.linspace(0, len(fmr) - 1, 200).astype(int))
-    if fpir is None:
-        fpir = gallery.calibration.fpir if gallery.calibration else FPIR
+    _warn_of_missed(answers, scored)
+    retrieval = _retrieval(gallery, embeddings[enrolled], wanted)
     return Evaluation(
-        figures=figures,
-        per_identity=_per_identity(truth, known, right, named),
+        figures=counts | _ranking(scored) | retrieval | _error_rates(asked, scored, strength),
+        per_identity=_per_identity(asked),
         confusions=tuple(metrics.confusions([best[row] for row in enrolled.tolist()], wanted)),
-        mistakes=_mistakes(answers, truth, known, places),
-        curves={
-            "cmc": [[k, metrics.recall_at(ranks, k)] for k in range(1, min(50, len(names)) + 1)]
-            if len(ranks)
-            else [],
-            "det": [[float(fmr[step]), float(fnmr[step])] for step in steps],
-        },
-        genuine=tuple(genuine.tolist()),
+        mistakes=_mistakes(asked, places),
+        cmc=_cmc(scored, len(names)),
+        det=_det(scored),
+        genuine=tuple(scored.genuine.tolist()),
         impostor=tuple(scored.other[np.isfinite(scored.other)].tolist()),
-        growth=(growth.curve(fpir),),
+        left_out=_left_out(asked, scored, curve),
+        growth=(curve,),
     )
 
 
-def _retrieval(gallery: Gallery, embeddings: FloatArray, truth: Sequence[str]) -> dict[str, float]:
+def _ranking(scored: Scores) -> Figures:
+    found = {f"recall@{k}": metrics.recall_at(scored.ranks, k) for k in KS}
+    return found | {"MRR": metrics.reciprocal_rank(scored.ranks)}
+
+
+def _error_rates(asked: _Asked, scored: Scores, strength: DoubleArray) -> Figures:
+    """Rates of identification and verification; NaN at rates that too few samples tell."""
+    known, right, named = asked.known, asked.right, asked.named
+    found = {
+        "TPIR": float((named & right)[known].mean()) if known.any() else math.nan,
+        "FPIR": float(named[~known].mean()) if not known.all() else math.nan,
+    }
+    for rate in FPIRS:
+        told = metrics.tells(rate, asked.strangers)
+        point = metrics.tpir_at_fpir(strength, right, known, rate)
+        found[_tpir(rate)] = point.tpir if told else math.nan
+    found["EER"] = metrics.equal_error_rate(scored.genuine, scored.impostor)
+    found["AUC"] = metrics.area_under_curve(scored.genuine, scored.impostor)
+    for rate in FMRS:
+        told = metrics.tells(rate, len(scored.impostor))
+        refused = metrics.fnmr_at_fmr(scored.genuine, scored.impostor, rate)
+        found[_fnmr(rate)] = refused if told else math.nan
+    confidence = [answer.confidence for answer in asked.answers]
+    found["calibration error"] = metrics.calibration_error(confidence, right)
+    return found
+
+
+def _tpir(rate: float) -> str:
+    return f"TPIR at FPIR {rate:g}"
+
+
+def _fnmr(rate: float) -> str:
+    return f"FNMR at FMR {rate:g}"
+
+
+def _left_out(asked: _Asked, scored: Scores, curve: Curve) -> tuple[LeftOutFigure, ...]:
+    """Which figures are not given because too few samples tell their rates."""
+    if not asked.known.any():
+        return ()
+    rates = dict.fromkeys([*FPIRS, curve.fpir])
+    pairs = len(scored.impostor)
+    looked_at = [
+        *((_tpir(rate), rate, asked.strangers, "strangers") for rate in rates),
+        *((_fnmr(rate), rate, pairs, "pairs of different identities") for rate in FMRS),
+    ]
+    return tuple(
+        LeftOutFigure(figure, count, metrics.samples_needed(rate), of)
+        for figure, rate, count, of in looked_at
+        if count and not metrics.tells(rate, count)
+    )
+
+
+def _cmc(scored: Scores, identities: int) -> tuple[CmcPoint, ...]:
+    if not len(scored.ranks):
+        return ()
+    ks = range(1, min(CMC, identities) + 1)
+    return tuple(CmcPoint(k, metrics.recall_at(scored.ranks, k)) for k in ks)
+
+
+def _det(scored: Scores) -> tuple[DetPoint, ...]:
+    rates = metrics.error_rates(scored.genuine, scored.impostor)
+    steps = np.unique(np.linspace(0, len(rates.fmr) - 1, DET).astype(int))
+    pairs = zip(rates.fmr[steps].tolist(), rates.fnmr[steps].tolist(), strict=True)
+    return tuple(DetPoint(fmr, fnmr) for fmr, fnmr in pairs)
+
+
+def _retrieval(gallery: Gallery, embeddings: FloatArray, truth: Sequence[str]) -> Figures:
     """precision@k and mAP@R over items."""
     sizes = dict(gallery.identities())
     if not len(truth):
@@ -244,115 +320,34 @@ def _retrieval(gallery: Gallery, embeddings: FloatArray, truth: Sequence[str]) -
     }
 
 
-def _per_identity(
-    truth: Sequence[str],
-    known: npt.NDArray[np.bool_],
-    right: npt.NDArray[np.bool_],
-    named: npt.NDArray[np.bool_],
-) -> tuple[tuple[str, int, int, int], ...]:
+def _per_identity(asked: _Asked) -> tuple[IdentityResult, ...]:
     total: Counter[str] = Counter()
     nearest: Counter[str] = Counter()
     called: Counter[str] = Counter()
-    for name, enrolled, hit, said in zip(truth, known, right, named, strict=True):
+    rows = zip(asked.truth, asked.known, asked.right, asked.named, strict=True)
+    for name, enrolled, hit, said in rows:
         if enrolled:
             total[name] += 1
             nearest[name] += bool(hit)
             called[name] += bool(hit and said)
-    rows = [(name, count, nearest[name], called[name]) for name, count in total.items()]
-    return tuple(sorted(rows, key=lambda row: (row[2] / row[1], row[0])))
+    found = [
+        IdentityResult(name, count, nearest[name], called[name]) for name, count in total.items()
+    ]
+    return tuple(sorted(found, key=lambda one: (one.best / one.probes, one.name)))
 
 
-def _mistakes(
-    answers: Sequence[Identification],
-    truth: Sequence[str],
-    known: npt.NDArray[np.bool_],
-    paths: Sequence[str],
-    most: int = 50,
-) -> tuple[Mistake, ...]:
+def _mistakes(asked: _Asked, paths: Sequence[str]) -> tuple[Mistake, ...]:
     wrong = []
-    for answer, name, enrolled, path in zip(answers, truth, known, paths, strict=True):
-        if answer.identity == (name if enrolled else None):
+    for answer, name, enrolled, path in zip(
+        asked.answers, asked.truth, asked.known, paths, strict=True
+    ):
+        truth = name if enrolled else None
+        if answer.identity == truth:
             continue
         match = answer.matches[0]
         wrong.append(
-            Mistake(
-                path,
-                name if enrolled else None,
-                answer.identity,
-                match.score,
-                answer.confidence,
-                match.path,
-            )
+            Mistake(path, truth, answer.identity, match.score, answer.confidence, match.path)
         )
     # A wrong name is worse than none.
     wrong.sort(key=lambda one: (one.named is None, -one.confidence, one.path))
-    return tuple(wrong[:most])
-
-
-def evaluate_splits(
-    encoder: Encoder,
-    files: Sequence[ImageFile],
-    shots: int = 1,
-    strangers: float = 0.5,
-    seeds: int = DRAWS,
-    fpir: float = FPIR,
-    rule: str | None = None,
-) -> tuple[list[Evaluation], list[Rejection]]:
-    """Split a folder again and again: some classes are enrolled, the others are strangers.
-
-    ``shots`` pictures of each enrolled class are enrolled, all other pictures are probes; the
-    gallery is calibrated for ``fpir`` by what is enrolled. Classes with too few pictures are
-    strangers. Raises UsageError where fewer than two classes have enough.
-    """
-    require_rate(fpir)
-    if not 0 <= strangers < 1:
-        raise UsageError(f"strangers is {strangers}: a share of the classes, from 0 to below 1")
-    readable, vectors, rejected = _embedded(encoder, files)
-    seen: dict[bytes, str] = {}
-    kept = []
-    for position, file in enumerate(readable):
-        path = printable(file.path)
-        first = seen.setdefault(vectors[position].tobytes(), path)
-        if first == path:
-            kept.append(position)
-        else:
-            rejected.append(Rejection(path, f"the same picture as {first}"))
-    stacked = vectors[kept]
-    labels = [readable[position].identity for position in kept]
-    places = [printable(readable[position].path) for position in kept]
-    members = {name: np.flatnonzero(np.array(labels) == name) for name in sorted(set(labels))}
-    enough = [name for name, own in members.items() if len(own) > shots]
-    if len(enough) < 2:
-        raise UsageError(
-            f"{len(enough)} classes have more than {shots} pictures, which leaves one to enrol and"
-            " one to ask about: two classes or more are needed"
-        )
-    steps = shot_steps([len(members[name]) for name in enough], shots)
-    made = []
-    for seed in range(seeds):
-        random = np.random.default_rng(seed)
-        order = random.permutation(enough).tolist()
-        enrolled = order[: max(2, round((1 - strangers) * len(order)))]
-        drawn = [random.permutation(members[name]) for name in enrolled]
-        chosen = np.concatenate([own[:shots] for own in drawn])
-        probes = np.setdiff1d(np.arange(len(labels)), chosen)
-        others = np.setdiff1d(np.arange(len(labels)), np.concatenate(drawn))
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            Gallery.open(folder, encoder) as gallery,
-        ):
-            gallery.enroll_embeddings(stacked[chosen], [labels[n] for n in chosen])
-            if len(enrolled) >= FEWEST:
-                gallery.calibrate(fpir, rule=rule)
-            measured = evaluate_embeddings(
-                gallery,
-                stacked[probes],
-                [labels[n] for n in probes],
-                rule,
-                paths=[places[n] for n in probes],
-                fpir=fpir,
-                seeds=[seed],
-            )
-        deeper = over_shots(stacked, drawn, others, steps, fpir, rule or DEFAULT_RULE)
-        made.append(replace(measured, growth=(*measured.growth, deeper)))
-    return made, rejected
+    return tuple(wrong[:MISTAKES])

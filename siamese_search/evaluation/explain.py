@@ -2,6 +2,7 @@
 
 A window of the picture's mean colour moves over one picture, and the cosine to the other is taken
 anew. Where it falls, the region speaks for the resemblance; where it rises, against it.
+Knows nothing of galleries.
 """
 
 from __future__ import annotations

@@ -2,19 +2,47 @@
 
 Identification (ISO/IEC 19795-1): probes against enrolled identities, some probes' identities not
 among them (strangers). Verification: pairs, genuine or impostor. Retrieval: items ranked for a
-probe. All are shares between 0 and 1; NaN where there is nothing to measure.
+probe. All are shares between 0 and 1; NaN where there is nothing to measure. Knows nothing of
+galleries, pictures and embeddings.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from siamese_search.arrays import DoubleArray, IntArray
+
+SHOWING = 3  # of so many samples one has an error of that rate with 95 % (the rule of three)
+
+
+class OperatingPoint(NamedTuple):
+    """A TPIR, and the threshold that it was measured at."""
+
+    tpir: float
+    threshold: float
+
+
+class ErrorRates(NamedTuple):
+    """Thresholds (m,) with the FMR (m,) and the FNMR (m,) at each: the DET curve."""
+
+    thresholds: DoubleArray
+    fmr: DoubleArray
+    fnmr: DoubleArray
+
+
+class Confusion(NamedTuple):
+    """What probes were, what they were taken for, and how often."""
+
+    own: str
+    named: str
+    times: int
 
 
 def ranks(scores: npt.ArrayLike, own: npt.ArrayLike) -> IntArray:
@@ -76,19 +104,32 @@ def reached_by(scores: npt.ArrayLike, share: float) -> float:
     return float(np.nextafter(values[int(share * len(values))], np.inf))
 
 
+def samples_needed(rate: float) -> int:
+    """How many samples show a rate: 3 / rate, the rule of three (ISO/IEC 19795-1).
+
+    Where fewer had no error at all, a rate as high would not be ruled out at 95 %.
+    """
+    return math.ceil(SHOWING / rate - 1e-6) if rate > 0 else sys.maxsize
+
+
+def tells(rate: float, samples: int) -> bool:
+    """Whether so many samples show a rate (see ``samples_needed``)."""
+    return samples >= samples_needed(rate)
+
+
 def tpir_at_fpir(
     scores: npt.ArrayLike, right: npt.ArrayLike, enrolled: npt.ArrayLike, fpir: float
-) -> tuple[float, float]:
-    """TPIR and threshold where at most a share ``fpir`` of the strangers pass.
+) -> OperatingPoint:
+    """The rank-1 TPIR (ISO/IEC 19795-1) where at most a share ``fpir`` of the strangers pass.
 
     ``scores`` (n,) are what is compared with the threshold, ``right`` whether the best identity is
     the own one, ``enrolled`` whether there is one.
     """
     values, hits, known = (np.asarray(a) for a in (scores, right, enrolled))
     if known.all() or not known.any():
-        return math.nan, math.nan
+        return OperatingPoint(math.nan, math.nan)
     threshold = reached_by(values[~known], fpir)
-    return float((hits & (values >= threshold))[known].mean()), threshold
+    return OperatingPoint(float((hits & (values >= threshold))[known].mean()), threshold)
 
 
 def area_under_curve(genuine: npt.ArrayLike, impostor: npt.ArrayLike) -> float:
@@ -100,10 +141,8 @@ def area_under_curve(genuine: npt.ArrayLike, impostor: npt.ArrayLike) -> float:
     return float(below.mean() / 2 / len(bad))
 
 
-def error_rates(
-    genuine: npt.ArrayLike, impostor: npt.ArrayLike
-) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
-    """Thresholds (m,), the FMR (m,) and the FNMR (m,) at each: the DET curve.
+def error_rates(genuine: npt.ArrayLike, impostor: npt.ArrayLike) -> ErrorRates:
+    """The error rates at every threshold where they change.
 
     A pair matches where its score is at the threshold or above.
     """
@@ -111,7 +150,7 @@ def error_rates(
     thresholds = np.unique(np.concatenate([good, bad, [np.inf]]))
     fmr = 1 - np.searchsorted(bad, thresholds, "left") / max(len(bad), 1)
     fnmr = np.searchsorted(good, thresholds, "left") / max(len(good), 1)
-    return thresholds, fmr, fnmr
+    return ErrorRates(thresholds, fmr, fnmr)
 
 
 def equal_error_rate(genuine: npt.ArrayLike, impostor: npt.ArrayLike) -> float:
@@ -120,17 +159,17 @@ def equal_error_rate(genuine: npt.ArrayLike, impostor: npt.ArrayLike) -> float:
     """
     if not len(np.asarray(genuine)) or not len(np.asarray(impostor)):
         return math.nan
-    _, fmr, fnmr = error_rates(genuine, impostor)
-    place = int(np.abs(fmr - fnmr).argmin())
-    return float((fmr[place] + fnmr[place]) / 2)
+    rates = error_rates(genuine, impostor)
+    place = int(np.abs(rates.fmr - rates.fnmr).argmin())
+    return float((rates.fmr[place] + rates.fnmr[place]) / 2)
 
 
 def fnmr_at_fmr(genuine: npt.ArrayLike, impostor: npt.ArrayLike, fmr: float) -> float:
     """The least share of genuine pairs refused where at most ``fmr`` of the impostors match."""
     if not len(np.asarray(genuine)) or not len(np.asarray(impostor)):
         return math.nan
-    _, matched, refused = error_rates(genuine, impostor)
-    return float(refused[matched <= fmr].min())
+    rates = error_rates(genuine, impostor)
+    return float(rates.fnmr[rates.fmr <= fmr].min())
 
 
 def calibration_error(
@@ -149,10 +188,8 @@ def calibration_error(
     return float(np.abs(gaps).sum() / shares.sum())
 
 
-def confusions(
-    named: Sequence[str], truth: Sequence[str], most: int = 20
-) -> list[tuple[str, str, int]]:
-    """(what it was, what it was taken for, how often), most often first."""
+def confusions(named: Sequence[str], truth: Sequence[str], most: int = 20) -> list[Confusion]:
+    """What was taken for what, most often first."""
     wrong = Counter((own, found) for own, found in zip(truth, named, strict=True) if own != found)
     ranked = sorted(wrong.items(), key=lambda pair: (-pair[1], pair[0]))
-    return [(own, found, count) for (own, found), count in ranked[:most]]
+    return [Confusion(own, found, count) for (own, found), count in ranked[:most]]

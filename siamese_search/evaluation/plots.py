@@ -1,6 +1,6 @@
 """Plots for a person to look at: scores, error rates, maps of embeddings, grids of pictures.
 
-Needs ``pip install 'siasearch[plot]'``. Knows nothing of galleries and encoders.
+Needs ``pip install 'siamese-search[plot]'``. Knows nothing of galleries and encoders.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
-from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.arrays import DoubleArray, FloatArray, PixelArray
 
 DPI = 120
 BINS = 60
@@ -109,7 +109,7 @@ def trade_off(
     rates = [np.asarray(values, float) for values in (matched, refused)]
     ends = [values[values > 0].min(initial=1.0) / 2 for values in rates]
 
-    def place(*shares: npt.ArrayLike) -> list[npt.NDArray[np.float64]]:
+    def place(*shares: npt.ArrayLike) -> list[DoubleArray]:
         return [
             100 * np.maximum(np.atleast_1d(share), end)
             for share, end in zip(shares, ends, strict=True)
@@ -139,7 +139,7 @@ def trade_off(
         axes.legend(loc="lower left")  # where a curve seldom is
 
 
-def growth(axes: Axes, at: Sequence[int], lines: Mapping[str, npt.NDArray[np.float64]]) -> None:
+def growth(axes: Axes, at: Sequence[int], lines: Mapping[str, DoubleArray]) -> None:
     """Shares (draws, points) by name over growing numbers: their means, and in a paler band their
     standard deviations. What is not known is not drawn.
     """

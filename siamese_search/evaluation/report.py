@@ -1,22 +1,29 @@
-"""The HTML report of an evaluation: one file, with its plots and pictures inside."""
+"""Pages in HTML: the report of an evaluation, and groups of unknowns.
+
+Each is one file, with its plots and pictures inside. Knows nothing of galleries.
+"""
 
 from __future__ import annotations
 
 import base64
 import html
-import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from siamese_search.errors import ImageError
 from siamese_search.evaluation.curves import Curve
-from siamese_search.evaluation.evaluate import Evaluation, Mistake
+from siamese_search.evaluation.results import Evaluation, Mistake
+from siamese_search.evaluation.words import (
+    RANK_1,
+    curve_rows,
+    figure_rows,
+    left_out_lines,
+    titled,
+    unmatched_lines,
+)
 from siamese_search.files import write_whole
 from siamese_search.pictures.render import thumbnail
-from siamese_search.records import UnknownGroup
+from siamese_search.records import UnknownGroup, counted
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:left;
@@ -37,10 +44,11 @@ def write_report(
     curves = evaluation.growth if curves is None else curves
     parts = [
         f"<h1>{html.escape(title)}</h1>",
+        *_unmatched(evaluation),
         _table(
-            ("figure", "value"),
-            [(name, shown(name, value)) for name, value in evaluation.figures.items()],
+            ("figure", "value"), [(row.name, row.mean) for row in figure_rows([evaluation.figures])]
         ),
+        *(_paragraph(line) for line in (RANK_1, *left_out_lines(evaluation.left_out))),
         *_plots(evaluation),
         *_growth(curves),
         "<h2>Worst mistakes</h2><p>The probe, and what it was taken for.</p>",
@@ -48,14 +56,19 @@ def write_report(
         "<h2>Taken for each other</h2>",
         _table(
             ("what it was", "taken for", "times"),
-            [(own, found, str(count)) for own, found, count in evaluation.confusions],
+            [(one.own, one.named, str(one.times)) for one in evaluation.confusions],
         ),
         "<h2>Identities</h2>",
         _table(
             ("identity", "probes", "best right", "named right"),
             [
-                (name, str(count), f"{best / count:.0%}", f"{named / count:.0%}")
-                for name, count, best, named in evaluation.per_identity[:IDENTITIES]
+                (
+                    one.name,
+                    str(one.probes),
+                    f"{one.best / one.probes:.0%}",
+                    f"{one.named / one.probes:.0%}",
+                )
+                for one in evaluation.per_identity[:IDENTITIES]
             ],
         ),
     ]
@@ -72,7 +85,7 @@ def write_groups(path: Path, title: str, groups: Sequence[UnknownGroup]) -> None
     """Write a page with the pictures of groups of unknowns. Raises StorageError."""
     parts = [f"<h1>{html.escape(title)}</h1>"]
     for group in groups:
-        parts.append(f"<h2>Group {group.number}: {len(group.paths)} images</h2>")
+        parts.append(f"<h2>Group {group.number}: {counted(len(group.paths), 'image')}</h2>")
         parts += [_picture(place) for place in group.paths[:SHOWN]]
         if group.nearest is not None:
             like = f"{group.nearest.identity} ({group.nearest.score:.3f})"
@@ -89,32 +102,15 @@ def _write(path: Path, title: str, parts: Sequence[str]) -> None:
     write_whole(path, page.encode("utf-8", "backslashreplace"))
 
 
-def shown(name: str, value: float) -> str:
-    """A figure for people."""
-    if math.isnan(value):
-        return "-"
-    if name in ("probes", "strangers", "identities", "items"):
-        return f"{value:.0f}"
-    if name == "probes per second":
-        return f"{value:.1f}"
-    return f"{value:.3f}" if name in ("AUC", "MRR", "calibration error") else f"{value:.1%}"
+def _unmatched(evaluation: Evaluation) -> list[str]:
+    """What counts as a stranger because its label is not enrolled: it comes first."""
+    heading, *labels = unmatched_lines(evaluation.unmatched) or [""]
+    rows = "".join(f"<li>{html.escape(label)}</li>" for label in labels)
+    return [_paragraph(heading), f"<ul>{rows}</ul>"] if heading else []
 
 
-def curve_rows(curve: Curve) -> list[tuple[str, ...]]:
-    """A curve for people: a header, then a row for each point; mean ± standard deviation."""
-    rows: list[tuple[str, ...]] = [(f"over {curve.what}", "recall@1", curve.rate)]
-    for column, at in enumerate(curve.at):
-        values = [rates[:, column] for rates in (curve.recall, curve.tpir)]
-        rows.append((str(at), *(_spread(drawn.tolist()) for drawn in values)))
-    return rows
-
-
-def _spread(values: Sequence[float]) -> str:
-    """The mean of some shares, with their standard deviation."""
-    mean = statistics.fmean(values)
-    if math.isnan(mean) or len(values) < 2:
-        return shown("", mean)
-    return f"{mean:.1%} ± {statistics.stdev(values):.1%}"
+def _paragraph(words: str) -> str:
+    return f"<p>{html.escape(words)}</p>"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -149,16 +145,15 @@ def _plots(evaluation: Evaluation) -> list[str]:
     try:
         from siamese_search.evaluation import plots
     except ImportError:
-        return ["<p>For plots: pip install 'siasearch[plot]'</p>"]
+        return ["<p>For plots: pip install 'siamese-search[plot]'</p>"]
     with plots.style():
         figure = plots.figure(12, 3.6)
         cmc, det, scores = figure.subplots(1, 3)
-        if evaluation.curves["cmc"]:
-            cmc.plot(*zip(*evaluation.curves["cmc"], strict=True))
+        cmc.plot([point.k for point in evaluation.cmc], [point.recall for point in evaluation.cmc])
         cmc.set(xlabel="k", ylabel="recall@k", title="identified among the k best", ylim=(0, 1.02))
         if evaluation.genuine and evaluation.impostor:
-            rates = np.array(evaluation.curves["det"])
-            plots.trade_off(det, rates[:, 0], rates[:, 1], evaluation.figures["EER"])
+            fmr, fnmr = zip(*evaluation.det, strict=True)
+            plots.trade_off(det, fmr, fnmr, evaluation.figures["EER"])
         det.set_title("detection error trade-off")
         groups = {"own identity": evaluation.genuine, "best other": evaluation.impostor}
         plots.histogram(scores, groups)
@@ -174,7 +169,8 @@ def _growth(curves: Sequence[Curve]) -> list[str]:
     draws = len(curves[0].recall)
     parts = [
         "<h2>As more is enrolled</h2>",
-        f"<p>The same probes at every point; mean ± standard deviation over {draws} draws.</p>",
+        f"<p>The same probes at every point; mean ± standard deviation over"
+        f" {counted(draws, 'draw')}.</p>",
     ]
     try:
         from siamese_search.evaluation import plots
@@ -185,7 +181,8 @@ def _growth(curves: Sequence[Curve]) -> list[str]:
             figure = plots.figure(5.5 * len(curves), 3.6)
             row = figure.subplots(1, len(curves), squeeze=False)[0]
             for axes, curve in zip(row, curves, strict=True):
-                plots.growth(axes, curve.at, {"recall@1": curve.recall, curve.rate: curve.tpir})
+                lines = {"recall@1": curve.recall, titled(curve.rate): curve.tpir}
+                plots.growth(axes, curve.at, lines)
                 axes.set(xlabel=f"{curve.what} enrolled", title=f"over {curve.what}")
             encoded = base64.b64encode(plots.png(figure)).decode()
         parts.append(f'<img alt="curves" src="data:image/png;base64,{encoded}">')

@@ -1,6 +1,7 @@
 """What evaluation keeps of every identity's scores for many probes.
 
-The scores come in blocks, so that only those are held that are needed together.
+The scores come in blocks, so that only those are held that are needed together. Knows nothing of
+galleries and names.
 """
 
 from __future__ import annotations

@@ -1,12 +1,82 @@
-"""The active encoder and generation of a gallery, read together."""
+"""The encoder under which a gallery answers, and its generation, always read together.
+
+Knows nothing of items and pictures.
+"""
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.errors import GalleryMismatch
+from siamese_search.errors import EncoderError, GalleryMismatch
 from siamese_search.records import Generation
+from siamese_search.storage.catalog import Catalog
+
+
+@dataclass(frozen=True)
+class Active:
+    """An encoder and the generation that holds its embeddings."""
+
+    encoder: Encoder
+    generation: Generation
+
+
+class ActiveEncoder:
+    """Follows which encoder is a gallery's, as others may switch it."""
+
+    def __init__(
+        self, folder: Path, catalog: Catalog, encoder: Encoder | None, device: str | None
+    ) -> None:
+        self.device = device
+        self._folder = folder
+        self._catalog = catalog
+        self._encoder = encoder
+        self._active: Active | None = None
+        self._version: tuple[int, int] | None = None
+        self._lock = threading.RLock()
+
+    def now(self) -> Active:
+        """What is active now. Raises EncoderError where the encoder cannot be found."""
+        with self._lock:
+            version = self._catalog.version()
+            if self._active is None or version != self._version:
+                generation = self._catalog.state().generation
+                self._encoder = self._matching(generation)
+                self._active = Active(self._encoder, generation)
+                self._version = version
+            return self._active
+
+    def adopt(self, encoder: Encoder | None) -> None:
+        """Make sure that an encoder, if any, is the gallery's, and remember where it lies now.
+
+        Raises GalleryMismatch where it is another.
+        """
+        if encoder is None:
+            return
+        generation = self._catalog.state().generation
+        require(encoder, generation, self._folder)
+        if encoder.location != generation.encoder and self._catalog.writable:
+            self._catalog.generation(encoder.fingerprint, encoder.location, encoder.dimension)
+
+    def use(self, encoder: Encoder) -> None:
+        """Keep an opened encoder at hand, to which the gallery has been switched."""
+        with self._lock:
+            self._encoder, self._active = encoder, None
+
+    def _matching(self, generation: Generation) -> Encoder:
+        """The encoder at hand where it is that of the generation, else the one that it names."""
+        if self._encoder is not None and self._encoder.fingerprint == generation.fingerprint:
+            return self._encoder
+        try:
+            encoder = Encoder.open(generation.encoder, self.device)
+        except EncoderError as error:
+            raise EncoderError(
+                f"{error}; this gallery needs it: name its folder with --encoder"
+            ) from error
+        require(encoder, generation, self._folder)
+        return encoder
 
 
 def require(encoder: Encoder, generation: Generation, gallery: Path) -> None:

@@ -1,6 +1,192 @@
-"""Calibrating a gallery: by its own items, or by pictures of strangers."""
+"""Calibrating a gallery: by its own items, or by pictures of strangers.
+
+Knows nothing of how thresholds follow from evidence.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+
+from siamese_search.arrays import DoubleArray
+from siamese_search.decision import calibration, rules
+from siamese_search.decision.evidence import evidence
+from siamese_search.decision.reference import Reference
+from siamese_search.errors import GalleryDamaged, GalleryFormatError, ImageError, UsageError
+from siamese_search.gallery.active import Active, ActiveEncoder
+from siamese_search.gallery.identification import Identifier, Question
+from siamese_search.gallery.self_test import SelfTest
+from siamese_search.pictures.read import content_hash, read_file
+from siamese_search.pictures.sources import find, not_empty
+from siamese_search.records import Calibration, ImageFile, RebuildReport, Rejection, printable
+from siamese_search.storage.catalog import Catalog
+
+log = logging.getLogger("siasearch")
+
 SAMPLE = 4000  # items that calibration looks at
 CHANGED = 0.2  # of identities or items, from which on a calibration is stale
+
+Places = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def warn_of(rejection: Rejection) -> None:
+    """Say that a picture is left out."""
+    log.warning("%s: %s", rejection.path, rejection.reason)
+
+
+class Calibrating:
+    """Chooses how one gallery decides, and says whether that still holds."""
+
+    def __init__(
+        self, catalog: Catalog, active: ActiveEncoder, identifier: Identifier, self_test: SelfTest
+    ) -> None:
+        self._catalog = catalog
+        self._active = active
+        self._identifier = identifier
+        self._self_test = self_test
+
+    def now(self) -> Calibration | None:
+        """How the gallery decides, None where it has not been calibrated."""
+        return self._catalog.calibration(self._catalog.state().generation)
+
+    def calibrate(
+        self,
+        fpir: float | None,
+        rule: str | None,
+        strangers: Places | None,
+        reject: Callable[[Rejection], None],
+    ) -> Calibration:
+        """See ``Gallery.calibrate``."""
+        rule = rules.known_rule(rule or rules.DEFAULT_RULE)
+        fpir = self._rate_before() if fpir is None else fpir
+        calibration.require_rate(fpir)
+        active = self._active.now()
+        last_item = self._catalog.state().last_item
+        if not self._catalog.totals()[1]:
+            folder = self._catalog.path.parent
+            raise UsageError(f"nothing is enrolled in {folder}: enrol first, then calibrate")
+        seen = calibration.self_test(list(self._self_test.left_out(rule, SAMPLE)))
+        if strangers is not None:
+            values, shown = self._evidence_of(active, strangers, rule, reject)
+            seen = replace(seen, strangers=values, shown=shown)
+        found = calibration.fit(
+            seen,
+            Reference.of(active.encoder.record.calibration),
+            fpir,
+            rule,
+            self._catalog.totals(),
+            "gallery" if strangers is None else "strangers",
+        )
+        found = replace(found, last_item=last_item)
+        self._catalog.set_calibration(active.generation, found)
+        return found
+
+    def renewed(self, report: RebuildReport, before: Calibration | None) -> RebuildReport:
+        """The report of a rebuild; a gallery that was calibrated before is calibrated again."""
+        if before is None or self.now() is not None:
+            return report
+        return replace(report, calibration=self._again(before))
+
+    def _again(self, before: Calibration) -> Calibration | None:
+        """As before, by the gallery's own items, which is all that is at hand."""
+        if before.source == "strangers":
+            log.warning(
+                "the gallery was calibrated by strangers, and is now by its own items: run"
+                " `siasearch calibrate --strangers` again"
+            )
+        try:
+            return self.calibrate(before.fpir, before.rule, None, lambda rejection: None)
+        except UsageError as error:
+            log.warning("the gallery is not calibrated any more: %s", error)
+            return None
+
+    def is_stale(self, found: Calibration) -> bool:
+        """Whether the gallery has changed so much since that it should be calibrated again."""
+        identities, items = self._catalog.totals()
+        new = max(0, items - found.items)
+        if found.last_item is not None:
+            new = self._catalog.count_after(found.last_item)
+        gone = found.items + new - items
+        return (
+            abs(identities - found.identities) > CHANGED * found.identities
+            or max(new, gone) > CHANGED * found.items
+        )
+
+    def rule(self, rule: str | None) -> str:
+        """The rule that is asked for, else that of the calibration. Raises UsageError."""
+        if rule is None:
+            found = self.now()
+            return found.rule if found else rules.DEFAULT_RULE
+        return rules.known_rule(rule)
+
+    def in_words(self) -> str | None:
+        """The rate and the rule, and whether they are stale; None where there are none."""
+        found = self.now()
+        if found is None:
+            return None
+        stale = "; stale: run `siasearch calibrate`" if self.is_stale(found) else ""
+        return f"FPIR {found.fpir:.3g}, rule {found.rule}{stale}"
+
+    def _rate_before(self) -> float:
+        """The FPIR that the gallery is calibrated for, else the default."""
+        with suppress(GalleryDamaged, GalleryFormatError):  # which calibrating mends
+            found = self.now()
+            if found is not None:
+                return found.fpir
+        return calibration.FPIR
+
+    def _evidence_of(
+        self, active: Active, places: Places, rule: str, reject: Callable[[Rejection], None]
+    ) -> tuple[DoubleArray, list[str]]:
+        """Evidence of pictures of things that are not enrolled, with what they show."""
+        pictures = self._strangers(places, reject)
+        question = Question(k=2, rule=rule)
+        values, groups = [], []
+        embedded = active.encoder.embed_each([file.path for file in pictures])
+        for file, (_, result) in zip(pictures, embedded, strict=True):
+            if isinstance(result, ImageError):
+                reject(Rejection(printable(file.path), str(result)))
+                continue
+            (answer,) = self._identifier.identify(active.encoder, result[None], question)
+            scores = [match.score for match in answer.matches] + [0.0, 0.0]
+            values.append(float(evidence(scores[0], scores[1])))
+            groups.append(file.identity)
+        return np.array(values), groups
+
+    def _strangers(self, places: Places, reject: Callable[[Rejection], None]) -> list[ImageFile]:
+        """The pictures in these places, without those of what is enrolled."""
+        places = [places] if isinstance(places, (str, os.PathLike)) else places
+        named = [os.fspath(place) for place in places]
+        pictures = []
+        for file in not_empty(find(named), named):
+            if isinstance(file, Rejection):
+                reject(file)
+            elif self._is_enrolled(file.path):
+                log.warning("%s is enrolled, and so no stranger: left out", file.path)
+            else:
+                pictures.append(file)
+        enrolled = {name for name, _ in self._catalog.identities()}
+        enrolled -= self._catalog.distractors(None)
+        named_so = sorted({file.identity for file in pictures if file.identity in enrolled})
+        if not named_so:
+            return pictures
+        left = [file for file in pictures if file.identity not in enrolled]
+        log.warning(
+            "%d of %d pictures are no strangers, but named as what is enrolled (%s): left out",
+            len(pictures) - len(left),
+            len(pictures),
+            ", ".join(named_so[:5]) + (" and others" if len(named_so) > 5 else ""),
+        )
+        return left
+
+    def _is_enrolled(self, path: str) -> bool:
+        try:
+            content = content_hash(read_file(path))
+        except ImageError:
+            return False
+        return bool(self._catalog.known([content]))

@@ -1,16 +1,124 @@
-"""Checking: what is wrong with a gallery, and what it is."""
+"""Checking: what is wrong with a gallery, and what it is. Changes nothing."""
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from siamese_search.embedding.vectors import are_unit
+from siamese_search.errors import EncoderError, GalleryError, SiaSearchError
+from siamese_search.gallery.active import ActiveEncoder
+from siamese_search.gallery.agreement import require_same_graph
+from siamese_search.gallery.compaction import DATABASE_NAME
+from siamese_search.gallery.copies import copies_in, copy_fault
+from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots
+from siamese_search.records import GalleryInfo
+from siamese_search.storage.catalog import Catalog
 
-def bytes_below(folder: Path) -> int:
+TRIES = 3  # to look while nobody changes anything
+
+
+def faults(catalog: Catalog, snapshots: Snapshots, active: ActiveEncoder) -> list[str]:
+    """Compare files, database and index; every fault in a line, none where all is well."""
+    for _ in range(TRIES):
+        version = catalog.version()
+        found = list(catalog.faults())
+        if not found:
+            found = [*index_differences(catalog, snapshots), *_stored_faults(catalog, active)]
+        # What others change while it looks can seem a fault.
+        if not found or catalog.version() == version:
+            break
+    return found
+
+
+def _stored_faults(catalog: Catalog, active: ActiveEncoder) -> Iterator[str]:
+    try:
+        encoder = active.now().encoder
+        encoder.verify_files()
+        require_same_graph(catalog, encoder, catalog.path.parent)
+    except EncoderError as error:
+        yield str(error)
+    generation = catalog.state().generation
+    for number in catalog.unembedded(generation, limit=2**62):
+        yield f"item {number} has no embedding under the encoder {generation.encoder!r}"
+    for items, vectors in catalog.embeddings(generation):
+        for item in items[~are_unit(vectors)]:
+            yield f"the embedding of item {item} is not of unit length"
+    for copy in catalog.copies():
+        fault = copy_fault(catalog.path.parent, copy)
+        if fault:
+            yield f"the copy of item {copy.item}: {fault}"
+
+
+def info(catalog: Catalog, active: ActiveEncoder, calibration: str | None) -> GalleryInfo:
+    """What a gallery is; ``calibration`` says in words how it decides."""
+    state = catalog.state()
+    identities, items = catalog.totals()
+    snapshot = state.snapshot
+    threshold = None
+    with suppress(SiaSearchError):  # the encoder is gone
+        threshold = active.now().encoder.threshold
+    return GalleryInfo(
+        gallery=str(catalog.path.parent),
+        identities=identities,
+        items=items,
+        encoder=state.generation.encoder,
+        fingerprint=state.generation.fingerprint,
+        dimension=state.generation.dimension,
+        threshold=threshold,
+        calibration=calibration,
+        distractors=catalog.count_distractors(),
+        index=snapshot.file if snapshot else None,
+        indexed=snapshot.items if snapshot else 0,
+        recipe=snapshot.recipe if snapshot else None,
+        recall=snapshot.recall if snapshot else None,
+        bytes=own_bytes(catalog.path.parent),
+    )
+
+
+def own_bytes(folder: Path) -> int:
+    """The bytes on disk that are a gallery's own; its folder may hold somebody's files, too."""
     total = 0
-    for path, _, files in os.walk(folder):
-        for file in files:
-            with suppress(FileNotFoundError):  # swept by another process just now
-                total += os.lstat(os.path.join(path, file)).st_size
+    here = (path for path in folder.iterdir() if _is_ours(path.name))
+    for path in itertools.chain(here, copies_in(folder)):
+        with suppress(FileNotFoundError):  # swept by another process just now
+            total += os.lstat(path).st_size
     return total
+
+
+def _is_ours(name: str) -> bool:
+    database = name in ("gallery.db", "gallery.db-journal") or DATABASE_NAME.fullmatch(name)
+    return bool(database or INDEX_NAME.fullmatch(name))
+
+
+def index_differences(catalog: Catalog, snapshots: Snapshots) -> Iterator[str]:
+    """Where the snapshot's content disagrees with the database, one line each."""
+    state = catalog.state()
+    snapshot = state.snapshot
+    if snapshot is None:
+        return
+    fault = snapshots.fault(snapshot, thorough=True)
+    if fault:
+        yield fault
+        return
+    path = catalog.path.parent / snapshot.file
+    try:
+        index = snapshots.engine.read(path, state.generation.dimension)
+    except GalleryError as error:
+        yield str(error)
+        return
+    index.remove(catalog.removed_after(snapshot.last_removal))
+    for items, vectors in catalog.embeddings(state.generation, upto=snapshot.last_item):
+        held = index.holds(items)
+        for item in items[~held]:
+            yield f"{path}: item {item} is missing"
+        differing = (index.vectors(items[held]) != vectors[held]).any(axis=1)
+        for item in items[held][differing]:
+            yield f"{path}: item {item} has another embedding than the database"
+        index.remove(items)
+    for item in index.items:  # that are left
+        yield f"{path}: item {item} is not in the database"
+    index.close()

@@ -1,18 +1,92 @@
-"""Copies: the images that a gallery keeps, and the bytes that were enrolled."""
+"""Copies: the images that a gallery keeps, and the bytes that were enrolled.
+
+A gallery may come from somebody else, so a copy's path in its database is believed only where it
+is one that siasearch makes, and nothing on the way leads out of the gallery.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from siamese_search.errors import ImageError
-from siamese_search.pictures.read import content_hash, read_file
-from siamese_search.records import Item
+from siamese_search.errors import ImageError, StorageError
+from siamese_search.files import delete, is_left_behind, new_file, sync_folder
+from siamese_search.pictures.read import content_hash, file_fault, read_file
+from siamese_search.records import Copy, Item, NewItem
+from siamese_search.storage.catalog import Catalog
 
-COPY_NAME = re.compile(r"[0-9a-f]{64}(\.[^.]*)?|\.[0-9a-f]{64}(\.[^.]*)?\.[0-9a-f]{8}")
-
+log = logging.getLogger("siasearch")
 
 COPIES = "images"
+# Earlier releases kept any suffix that a file's name could bear.
+SUFFIX = r"(\.[^./\\\0]{0,180})?"
+COPY_NAME = re.compile(rf"[0-9a-f]{{64}}{SUFFIX}|\.[0-9a-f]{{64}}{SUFFIX}\.[0-9a-f]{{8}}")
+COPY_PATH = re.compile(rf"{COPIES}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}}){SUFFIX}")
+KEPT_SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
+
+
+def copy_path(content: str, source: str) -> str:
+    """Where in a gallery a copy lies; with the source's suffix, unless that is an odd one."""
+    suffix = Path(source).suffix.lower()
+    kept = suffix if KEPT_SUFFIX.fullmatch(suffix) else ""
+    return f"{COPIES}/{content[:2]}/{content}{kept}"
+
+
+def own_copy(folder: Path, copy: str, content: str) -> Path:
+    """The file of a gallery's copy, by its path there and the content's hash.
+
+    Raises ImageError where that is no path of ours, or leads out of the gallery.
+    """
+    made = COPY_PATH.fullmatch(copy) if isinstance(copy, str) else None
+    if made is None or made[2] != content:
+        raise ImageError(f"{copy!r} is no path of a copy of it")
+    path = folder / copy
+    if not _leads_to(path, folder, copy):
+        raise ImageError(f"{copy!r} leads out of the gallery")
+    return path
+
+
+def _leads_to(path: Path, folder: Path, place: str) -> bool:
+    """Whether a path is ``place`` below the folder, without a link on the way or at its end."""
+    return Path(os.path.realpath(path)) == Path(os.path.realpath(folder)) / place
+
+
+def copies_in(folder: Path) -> Iterator[Path]:
+    """The files in a gallery's folder that are named as copies are, also temporary ones.
+
+    The gallery may share its folder with somebody's pictures.
+    """
+    for place in folder.glob(f"{COPIES}/??"):
+        if place.is_dir() and _leads_to(place, folder, f"{COPIES}/{place.name}"):
+            yield from (path for path in place.iterdir() if COPY_NAME.fullmatch(path.name))
+
+
+def copy_fault(folder: Path, copy: Copy) -> str | None:
+    """What is wrong with a copy, None where it is as it was made."""
+    try:
+        return file_fault(own_copy(folder, copy.path, copy.content), copy.content)
+    except ImageError as error:
+        return str(error)
+
+
+def delete_copies(catalog: Catalog, folder: Path, removed: Iterable[Item]) -> None:
+    """Delete the copies of items that were removed, unless they were enrolled again."""
+    copies = {item.content: item.copy for item in removed if item.copy}
+    if not copies:
+        return
+    with catalog.writing():  # nobody enrols the same content again meanwhile
+        for content in copies.keys() - catalog.known(copies).keys():
+            try:
+                own_copy(folder, copies[content], content).unlink(missing_ok=True)
+            except ImageError as error:
+                log.warning("%s: not deleted", error)
+            except OSError as error:
+                log.warning("%s was not deleted: %s", copies[content], error.strerror)
 
 
 def enrolled_bytes(item: Item, folder: Path) -> bytes:
@@ -21,7 +95,7 @@ def enrolled_bytes(item: Item, folder: Path) -> bytes:
     Raises ImageError where there are none.
     """
     if item.copy is not None:
-        path = str(folder / item.copy)
+        path = str(own_copy(folder, item.copy, item.content))
     elif item.source is not None:
         path = item.source
     else:
@@ -30,3 +104,65 @@ def enrolled_bytes(item: Item, folder: Path) -> bytes:
     if content_hash(data) != item.content:
         raise ImageError("has other content than when it was enrolled")
     return data
+
+
+class NewCopies:
+    """The copies that one run of enrolment makes: written first, named with their items' commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._run = secrets.token_hex(4)
+        self._unpublished: set[Path] = set()
+
+    def write(self, copy: str, data: bytes) -> None:
+        """Write a copy under a name of this run's own; StorageError where it cannot."""
+        path = self._temporary(copy)
+        if not _leads_to(path.parent, self._folder, str(Path(copy).parent)):
+            raise StorageError(f"{path.parent} leads out of the gallery: no copies are kept there")
+        self._unpublished.add(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(path) as file:
+                file.write(data)
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}") from error
+
+    def publish(self, items: Sequence[NewItem], numbers: Sequence[int | None]) -> None:
+        """Give copies their names, inside the transaction that commits their items; those without
+        a number were not enrolled.
+        """
+        made: set[Path] = set()
+        for item, number in zip(items, numbers, strict=True):
+            if item.copy is None:
+                continue
+            temporary = self._temporary(item.copy)
+            if number is None:
+                temporary.unlink(missing_ok=True)
+            else:
+                temporary.replace(self._folder / item.copy)
+            made.add(temporary)
+        for folder in {path.parent for path in made}:
+            sync_folder(folder)
+        self._unpublished -= made
+
+    def discard(self) -> None:
+        """Delete what was not published."""
+        for path in self._unpublished:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def _temporary(self, copy: str) -> Path:
+        path = self._folder / copy
+        return path.with_name(f".{path.name}.{self._run}")
+
+
+def sweep_copies(folder: Path, catalog: Catalog) -> None:
+    """Delete copies of images that the database does not name, once they are old.
+
+    Another process may be about to commit young ones.
+    """
+    old = [path for path in copies_in(folder) if is_left_behind(path)]
+    known = {copy.path for copy in catalog.copies()} if old else set()
+    for path in old:
+        if path.relative_to(folder).as_posix() not in known:
+            delete(path)

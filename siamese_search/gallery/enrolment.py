@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,16 +18,27 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
-from siamese_search.errors import ImageError, StorageError, UsageError
-from siamese_search.files import sync_folder
-from siamese_search.gallery.copies import COPIES
+from siamese_search.embedding.pipeline import embedded, parallel_map, thread_pool
+from siamese_search.embedding.vectors import as_embeddings
+from siamese_search.errors import ImageError, UsageError
+from siamese_search.gallery.agreement import require_same_graph
+from siamese_search.gallery.copies import NewCopies, copy_path
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.pictures.sources import Files, normalised
-from siamese_search.records import ImageFile, NewItem, Progress, Rejection, Watcher, printable
+from siamese_search.records import (
+    Enrolled,
+    EnrollmentReport,
+    ImageFile,
+    NewItem,
+    Progress,
+    Rejection,
+    Watcher,
+    printable,
+)
 from siamese_search.storage.catalog import Catalog
 
 COMMIT_SECONDS = 1.0
+MANY = 1000  # items that are written by a connection of their own
 
 
 def embedded_items(
@@ -78,7 +88,6 @@ class Enrolment:
         self,
         catalog: Catalog,
         encoder: Encoder,
-        generation: int,
         *,
         copies: Path | None = None,  # the gallery's folder, where they shall be kept
         distractor: bool = False,  # identities that must never be named
@@ -88,12 +97,9 @@ class Enrolment:
         self._after_commit = after_commit
         self._catalog = catalog
         self._encoder = encoder
-        self._generation = generation
-        self._copies = copies
+        self._copies = None if copies is None else NewCopies(copies)
         self._distractor = distractor
         self._kinds: dict[str, bool] = {}  # whether an identity is a distractor
-        self._run = secrets.token_hex(4)
-        self._unpublished: set[Path] = set()  # copies whose items are not committed yet
         self._watch = watch
         self.added = 0
         self.skipped = 0
@@ -106,18 +112,23 @@ class Enrolment:
 
     def run(self, files: Files) -> None:
         """Enrol files. An exception, also Ctrl-C, leaves what was committed before it."""
+        require_same_graph(self._catalog, self._encoder, self._catalog.path.parent)
         try:
             self._run_through(files)
         finally:
-            for path in self._unpublished:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+            if self._copies is not None:
+                self._copies.discard()
+
+    def report(self) -> EnrollmentReport:
+        """What was done, with the gallery's totals as of now."""
+        totals = self._catalog.totals()
+        return EnrollmentReport(self.added, self.skipped, tuple(self.rejected), *totals)
 
     def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []
         vectors: list[FloatArray] = []
         committed = time.monotonic()
-        with thread_pool(2) as readers, thread_pool() as decoders:
+        with thread_pool(2) as readers:
             read = parallel_map(
                 readers,
                 self._read,
@@ -125,26 +136,25 @@ class Enrolment:
                 ahead=8,
                 cost=lambda file: _size(file.path),
             )
-            decoded = parallel_map(
-                decoders,
+            with embedded(
+                ((self._item(task), task) for task in self._new(read)),
                 self._decode,
-                self._new(read),
-                ahead=AHEAD,
+                lambda: self._encoder.runtime,
                 cost=lambda task: len(task.data),
-            )
-            for batch in embed_batches(decoded, lambda: self._encoder.runtime):
-                for item, result in batch:
-                    if isinstance(result, ImageError):
-                        self._reject(item.source or "", str(result))
-                        for twin in self._underway.pop(item.content)[1]:
-                            self._reject(twin.path, str(result))
-                    else:
-                        items.append(item)
-                        vectors.append(result)
-                if time.monotonic() - committed >= COMMIT_SECONDS:
-                    self._commit(items, vectors)
-                    committed = time.monotonic()
-            self._commit(items, vectors)
+            ) as stream:
+                for batch in stream:
+                    for item, result in batch:
+                        if isinstance(result, ImageError):
+                            self._reject(item.source or "", str(result))
+                            for twin in self._underway.pop(item.content)[1]:
+                                self._reject(twin.path, str(result))
+                        else:
+                            items.append(item)
+                            vectors.append(result)
+                    if time.monotonic() - committed >= COMMIT_SECONDS:
+                        self._commit(items, vectors)
+                        committed = time.monotonic()
+                self._commit(items, vectors)
 
     def _regular(self, files: Files) -> Iterator[ImageFile]:
         for file in files:
@@ -160,10 +170,13 @@ class Enrolment:
                 kind = self._catalog.is_distractor(name)
                 self._kinds[name] = self._distractor if kind is None else kind
             if self._kinds[name] != self._distractor:
-                what = "a distractor" if self._kinds[name] else "an identity to be named"
-                self._reject(file.path, f"{name!r} is enrolled as {what}: use another name")
+                self._reject(file.path, self._other_kind(name))
                 continue
             yield replace(file, identity=name)
+
+    def _other_kind(self, name: str) -> str:
+        what = "an identity to be named" if self._distractor else "a distractor"
+        return f"{name!r} is enrolled as {what}: use another name"
 
     def _read(self, file: ImageFile) -> _Read | Rejection:
         try:
@@ -183,82 +196,50 @@ class Enrolment:
                 continue
             known = self._catalog.known([task.content]).get(task.content)
             if known:
-                self._already(task.file, *known)
+                self._already(task.file, known)
                 self._report()
             else:
                 self._underway[task.content] = task.file.identity, []
                 yield task
 
-    def _already(self, file: ImageFile, number: int, identity: str, source: str | None) -> None:
+    def _already(self, file: ImageFile, known: Enrolled) -> None:
         """Account for a file whose content is enrolled."""
-        if identity != file.identity:
-            reason = f"the same image is enrolled as {identity!r}: relabel or remove that one first"
-            self._reject(file.path, reason)
+        if known.identity != file.identity:
+            self._reject(
+                file.path,
+                f"the same image is enrolled as {known.identity!r}: relabel or remove that one"
+                " first",
+            )
             return
         self.skipped += 1
-        if source not in (None, file.path) and not os.path.exists(source):
-            self._moved[number] = file.path
+        if known.source not in (None, file.path) and not os.path.exists(known.source):
+            self._moved[known.number] = file.path
         if file.metadata:
-            (item,) = self._catalog.items([number]) or (None,)
+            (item,) = self._catalog.items([known.number]) or (None,)
             if item and item.metadata | file.metadata != item.metadata:
-                self._described[number] = file.metadata
+                self._described[known.number] = file.metadata
 
-    def _decode(self, task: _Read) -> tuple[NewItem, PixelArray | ImageError]:
-        file = task.file
-        item = NewItem(
-            file.identity, task.content, file.path, len(task.data), metadata=file.metadata
-        )
-        try:
-            pixels = self._encoder.decode(task.data)
-        except ImageError as error:
-            return item, error
+    def _item(self, task: _Read) -> NewItem:
+        file, copy = task.file, None
         if self._copies is not None:
-            suffix = Path(file.path).suffix.lower()
-            item = replace(item, copy=f"{COPIES}/{task.content[:2]}/{task.content}{suffix}")
-            self._unpublished.add(self._temporary(item))
-            self._write_copy(self._temporary(item), task.data)
-        return item, pixels
+            copy = copy_path(task.content, file.path)
+        return NewItem(
+            file.identity, task.content, file.path, len(task.data), copy, metadata=file.metadata
+        )
 
-    def _temporary(self, item: NewItem) -> Path:
-        """Where a copy lies, by a name of this run's own, until its item is committed."""
-        assert self._copies is not None
-        assert item.copy is not None
-        path = self._copies / item.copy
-        return path.with_name(f".{path.name}.{self._run}")
-
-    @staticmethod
-    def _write_copy(path: Path, data: bytes) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-            raise StorageError(f"{path}: {error.strerror}") from error
-
-    def _publish_copies(self, items: Sequence[NewItem], numbers: Sequence[int | None]) -> None:
-        """Give the copies their names inside the transaction that commits their items."""
-        copied = [(item, number) for item, number in zip(items, numbers, strict=True) if item.copy]
-        for item, number in copied:
-            temporary = self._temporary(item)
-            if number is None:
-                temporary.unlink(missing_ok=True)
-            else:
-                temporary.replace(temporary.parent / Path(item.copy or "").name)
-        for folder in {self._temporary(item).parent for item, _ in copied}:
-            sync_folder(folder)
-        self._unpublished.difference_update(self._temporary(item) for item, _ in copied)
+    def _decode(self, task: _Read) -> PixelArray:
+        pixels = self._encoder.decode(task.data)
+        if self._copies is not None:
+            self._copies.write(copy_path(task.content, task.file.path), task.data)
+        return pixels
 
     def _commit(self, items: list[NewItem], vectors: list[FloatArray]) -> None:
         if items:
             numbers = self._catalog.add(
                 items,
                 np.stack(vectors),
-                self._generation,
-                before_commit=lambda numbers: self._publish_copies(items, numbers),
+                self._encoder.fingerprint,
+                before_commit=lambda numbers: self._publish(items, numbers),
                 distractor=self._distractor,
             )
             for item, number in zip(items, numbers, strict=True):
@@ -267,11 +248,13 @@ class Enrolment:
                     owner = self._catalog.known([item.content]).get(item.content)
                     twins.insert(0, ImageFile(item.source or "", identity))
                 else:
-                    owner = number, identity, item.source
+                    owner = Enrolled(number, identity, item.source)
                     self.added += 1
                 for twin in twins:
                     if owner:
-                        self._already(twin, *owner)
+                        self._already(twin, owner)
+                    elif self._catalog.is_distractor(identity) is (not self._distractor):
+                        self._reject(twin.path, self._other_kind(identity))
                     else:
                         self._reject(
                             twin.path, "it was removed while it was enrolled: add it again"
@@ -284,6 +267,10 @@ class Enrolment:
             self._described.clear()
         self._report()
         self._after_commit()
+
+    def _publish(self, items: Sequence[NewItem], numbers: Sequence[int | None]) -> None:
+        if self._copies is not None:
+            self._copies.publish(items, numbers)
 
     def _reject(self, path: str, reason: str) -> None:
         self.rejected.append(Rejection(printable(path), reason))
@@ -298,3 +285,37 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except (OSError, ValueError):  # no name at all, with a NUL
         return 0
+
+
+def enroll_embeddings(
+    catalog: Catalog,
+    embeddings: FloatArray,
+    identities: Iterable[str],
+    metadata: Iterable[Mapping[str, str]] | None,
+) -> list[int]:
+    """See ``Gallery.enroll_embeddings``."""
+    generation = catalog.state().generation
+    vectors = as_embeddings(embeddings, generation.dimension)
+    items = embedded_items(vectors, identities, metadata)
+    added: list[int] = []
+    # Many take so long to write that others must be able to ask meanwhile, by their connection.
+    own = nullcontext(catalog) if len(items) < MANY else closing(Catalog(catalog.path, spill=False))
+    with own as writer:
+
+        def whole(numbers: Sequence[int | None]) -> None:
+            never = writer.distractors({item.identity for item in items})
+            if never:
+                raise UsageError(
+                    f"{min(never)!r} is enrolled as a distractor: use another name; none was"
+                    " enrolled"
+                )
+            for row, number in enumerate(numbers):
+                if number is None:
+                    raise UsageError(
+                        f"embedding {row} ({items[row].identity}) is enrolled already, or given"
+                        " twice: none was enrolled"
+                    )
+                added.append(number)
+
+        writer.add(items, vectors, generation.fingerprint, before_commit=whole)
+    return added

@@ -5,20 +5,49 @@ Resumable: what is embedded is committed, and a later run embeds what is still l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search.embedding import pipeline
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.embedding.pipeline import AHEAD, embed_batches, parallel_map, thread_pool
 from siamese_search.errors import ImageError
+from siamese_search.gallery.active import ActiveEncoder
+from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.copies import enrolled_bytes
 from siamese_search.records import Generation, Item, Progress, RebuildReport, Rejection, Watcher
 from siamese_search.storage.catalog import Catalog
 
 COMMIT_ITEMS = 256
+
+
+def rebuild(
+    catalog: Catalog,
+    compaction: Compaction,
+    active: ActiveEncoder,
+    encoder: Encoder | str | os.PathLike[str] | None,
+    skip_missing: bool,
+    watch: Watcher,
+) -> RebuildReport:
+    """See ``Gallery.rebuild``, but for the calibration."""
+    if encoder is None and not catalog.count_unembedded(catalog.state().generation):
+        compaction.compact()
+        return RebuildReport(True, 0, (), catalog.totals()[1])
+    target = active.now().encoder if encoder is None else encoder
+    if not isinstance(target, Encoder):
+        target = Encoder.open(target, active.device)
+    # What the active encoder could not embed cannot be found already: no reason to stop.
+    skip_missing = skip_missing or encoder is None
+    with compaction.maintenance(wait=False):
+        folder = catalog.path.parent
+        report = reembed(catalog, folder, target, skip_missing=skip_missing, watch=watch)
+        if report.switched:
+            active.use(target)
+            compaction.compact()
+    return report
 
 
 def reembed(
@@ -81,13 +110,11 @@ def _embed(
             yield from catalog.items(number for number in numbers if number not in without)
             after = numbers[-1]
 
-    def load(item: Item) -> tuple[Item, npt.NDArray[np.uint8] | ImageError]:
-        try:
-            return item, encoder.decode(enrolled_bytes(item, folder))
-        except ImageError as error:
-            return item, error
-
-    with thread_pool() as pool:
-        decoded = parallel_map(pool, load, lacking(), ahead=AHEAD, cost=lambda item: item.size)
-        for batch in embed_batches(decoded, lambda: encoder.runtime):
+    with pipeline.embedded(
+        ((item, item) for item in lacking()),
+        lambda item: encoder.decode(enrolled_bytes(item, folder)),
+        lambda: encoder.runtime,
+        cost=lambda item: item.size,
+    ) as stream:
+        for batch in stream:
             yield from batch

@@ -1,15 +1,119 @@
-"""Auditing: what in a gallery a person should look at."""
+"""A gallery's own items as probes: each searched without itself, and what that says.
+
+Knows nothing of encoders and decisions.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from siamese_search.arrays import FloatArray
+from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
-from siamese_search.records import Audit, LeftOut
+from siamese_search.gallery.ranking import Ranking
+from siamese_search.gallery.snapshots import Snapshots
+from siamese_search.index import Index
+from siamese_search.records import Audit, Item, LeftOut, Progress, Watcher
+from siamese_search.storage.catalog import Catalog
+
+BLOCK = 256  # items that are searched in one read of the database
+
+
+class SelfTest:
+    """Asks one gallery about its own items."""
+
+    def __init__(self, catalog: Catalog, snapshots: Snapshots, ranking: Ranking) -> None:
+        self._catalog = catalog
+        self._snapshots = snapshots
+        self._ranking = ranking
+
+    def left_out(self, rule: str, limit: int | None = None, seed: int = 0) -> Iterator[LeftOut]:
+        """The gallery's own items, each searched without itself.
+
+        With a ``limit``, about as many of them, identities having as many each where they can. What
+        others change meanwhile may be seen in one item and not in another.
+        """
+        with self._snapshots.searching() as (index, _):
+            items = index.items
+            if limit is not None and len(items) > limit:
+                items = self._drawn(limit, seed)
+        for start in range(0, len(items), BLOCK):
+            with self._snapshots.searching() as (index, _):
+                found = list(self._left_out(index, items[start : start + BLOCK], rule))
+            yield from found
+
+    def _drawn(self, limit: int, seed: int) -> IntArray:
+        """About ``limit`` items, of every identity as many where they can, ascending."""
+        random = np.random.default_rng(seed)
+        names = [name for name, _ in self._catalog.identities()]
+        if len(names) > limit:
+            names = random.choice(names, limit, replace=False).tolist()
+        each = max(1, limit // len(names))
+        members = self._catalog.members(names)
+        chosen = [random.permutation(members[name])[:each] for name in sorted(members)]
+        return np.sort(np.concatenate(chosen))
+
+    def _left_out(self, index: Index, items: IntArray, rule: str) -> Iterator[LeftOut]:
+        items = items[index.holds(items)]
+        vectors = index.vectors(items)
+        owners = self._catalog.owners(items.tolist())
+        ranked = self._ranking.rank(index, vectors, 3, None, rule)
+        members = self._ranking.members(index)
+        members.load({owner for owner, _ in owners.values()})
+        for row, item in enumerate(items.tolist()):
+            own, path = owners[item]
+            others = [match for match in ranked[row] if match.identity != own][:2]
+            score = without_item(members[own], item, vectors[row], rules.RULES[rule])
+            yield LeftOut(item, own, path, score, tuple(others))
+
+    def alike(self, cosine: float) -> set[tuple[int, int, float]]:
+        """Pairs of items (lower number first) where one is the other's nearest, at that cosine or
+        above, which is given with them.
+        """
+        with self._snapshots.searching() as (index, _):
+            items = index.items
+        pairs = {}
+        for start in range(0, len(items), BLOCK):
+            with self._snapshots.searching() as (index, _):
+                block = items[start : start + BLOCK]
+                block = block[index.holds(block)]
+                found, scores = index.search(index.vectors(block), 2)
+            for item, near, cosines in zip(
+                block.tolist(), found.tolist(), scores.tolist(), strict=True
+            ):
+                place = int(near[0] == item)  # after itself, or an equal one before it
+                if near[place] >= 0 and cosines[place] >= cosine:
+                    pairs[min(item, near[place]), max(item, near[place])] = cosines[place]
+        return {(first, second, score) for (first, second), score in pairs.items()}
+
+    def audit(self, duplicate: float, rule: str, watch: Watcher) -> Audit:
+        """See ``Gallery.audit``."""
+        found, total = [], self._catalog.totals()[1]
+        for one in self.left_out(rule):
+            found.append(one)
+            watch(Progress("auditing", len(found), total))
+        return audited(found, self.alike(duplicate))
+
+    def sample(self, limit: int, seed: int = 0) -> tuple[list[Item], FloatArray]:
+        """Items drawn at random, or all where there are no more than ``limit``, by number.
+
+        Returns them with their embeddings, float32 (n, dimension), and never holds more of these.
+        """
+        generation = self._catalog.state().generation
+        random = np.random.default_rng(seed)
+        keys, numbers = np.empty(0), np.empty(0, np.int64)
+        vectors = np.empty((0, generation.dimension), np.float32)
+        for items, block in self._catalog.embeddings(generation):
+            keys = np.concatenate([keys, random.random(len(items))])
+            least = np.sort(np.argsort(keys)[:limit])
+            keys = keys[least]
+            numbers = np.concatenate([numbers, items])[least]
+            vectors = np.concatenate([vectors, block])[least]
+        found = self._catalog.items(numbers.tolist())
+        here = np.isin(numbers, [item.number for item in found])  # not removed meanwhile
+        return found, vectors[here]
 
 
 def audited(left_out: Sequence[LeftOut], duplicates: Iterable[tuple[int, int, float]]) -> Audit:

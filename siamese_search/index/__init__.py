@@ -1,17 +1,22 @@
 """The index: nearest neighbours by inner product, and the only user of FAISS.
 
-``search`` puts a base and a delta together, ``segments`` are these two, ``recipes`` say what FAISS
-index a base has, ``file`` how it is written and mapped.
+``contract`` is what a gallery asks, ``engine`` what it gets: ``search`` puts a base and a delta
+together, ``segments`` are these two, ``recipes`` say what FAISS index a base has, ``file`` how it
+is written and mapped. Knows nothing of identities, SQL or pictures.
 """
 
-from siamese_search.index.file import Written, sha256, write_index
-from siamese_search.index.recipes import AUTO, EXACT_RECIPES, RECALL, Wanted
+from siamese_search.index.contract import AUTO, RECALL, Engine, Index, Previous, Wanted, Written
+from siamese_search.index.engine import FaissEngine
+from siamese_search.index.file import sha256, write_index
 from siamese_search.index.search import SearchIndex
 
 __all__ = [
     "AUTO",
-    "EXACT_RECIPES",
     "RECALL",
+    "Engine",
+    "FaissEngine",
+    "Index",
+    "Previous",
     "SearchIndex",
     "Wanted",
     "Written",

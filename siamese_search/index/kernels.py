@@ -40,6 +40,16 @@ def products(queries: FloatArray, vectors: FloatArray, positions: IntArray) -> F
         *positions.shape,
     )
     scores[positions < 0] = -np.inf
+    return shown(scores)
+
+
+def shown(scores: FloatArray) -> FloatArray:
+    """The same, in place, with infinity for what is no number: only damage gives that, and it must
+    not pass for the worst score, which nobody sees.
+    """
+    damaged = np.isnan(scores)
+    if damaged.any():
+        scores[damaged] = np.inf
     return scores
 
 
@@ -68,7 +78,9 @@ def scan(
             if chosen is None and selected is not None:
                 new[:, ~selected[first:end]] = -np.inf
             where = np.broadcast_to(near, new.shape)
-            if first:
+            if not first:
+                shown(new)
+            else:
                 new, where = _above(scores.min(axis=1, keepdims=True), new, where)
             positions, scores = best_of(
                 np.concatenate([positions, where], axis=1),
@@ -85,13 +97,15 @@ def _above(
     floor: FloatArray, scores: FloatArray, positions: IntArray
 ) -> tuple[FloatArray, IntArray]:
     """What lies above a floor (q, 1), in as many columns as the query with the most needs."""
-    rows, columns = divmod(np.flatnonzero(scores > floor), scores.shape[1])
+    with np.errstate(invalid="ignore"):
+        above = ~(scores <= floor)  # what is no number, too
+    rows, columns = divmod(np.flatnonzero(above), scores.shape[1])
     counts = np.bincount(rows, minlength=len(scores))
     place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     shape = len(scores), int(counts.max(initial=0))
     kept, where = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
     kept[rows, place], where[rows, place] = scores[rows, columns], positions[rows, columns]
-    return kept, where
+    return shown(kept), where
 
 
 def best_of(positions: IntArray, scores: FloatArray, wanted: int) -> tuple[IntArray, FloatArray]:

@@ -1,4 +1,7 @@
-"""Inverted lists: a single probe's search by all cores, and how far an index looks."""
+"""Inverted lists: a single probe's search by all cores, and how far an index looks.
+
+Knows nothing of items and files.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class Lists:
         parts = min(cores(), inverted.nprobe)
 
         def part(core: int) -> tuple[FloatArray, IntArray]:
-            # Every so-manieth, so that near lists, which have more to keep, are shared as well.
+            # Interleaved, so that near lists, which have more to keep, are shared out evenly.
             near = np.ascontiguousarray(lists[:, core::parts])
             far = np.ascontiguousarray(distances[:, core::parts])
             found, positions = np.empty((1, count), np.float32), np.empty((1, count), np.int64)

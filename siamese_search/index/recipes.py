@@ -2,7 +2,8 @@
 
 Up to 100,000 items, half precision is scanned and what may be near scored again: that is exact.
 Above, inverted lists of projections with 4-bit product quantisation (Jégou et al. 2011; André et
-al. 2017 for the scan in registers), whose candidates are scored again from float32.
+al. 2017 for the scan in registers), whose candidates are scored again from float32. Knows nothing
+of files and item numbers.
 """
 
 from __future__ import annotations
@@ -22,15 +23,14 @@ import numpy as np
 from siamese_search import machine
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import UsageError
+from siamese_search.index.contract import AUTO, Wanted
 from siamese_search.index.kernels import ROUNDING, approximate, products, scan
 from siamese_search.index.lists import effort_name, set_effort
 from siamese_search.index.segments import Tuning
 
 log = logging.getLogger("siasearch")
 
-AUTO = "auto"
 EXACT = "SQfp16"
-RECALL = 0.99  # at k = 10
 K = 10
 EXACT_RECIPES = (EXACT, "Flat")
 EXACT_AT_MOST = 100_000
@@ -57,30 +57,50 @@ BLOCK = 1 << 15
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a gallery's index shall be: ``auto`` or a FAISS factory string, and a recall@10."""
+class Earlier:
+    """An index of fewer vectors to go on from: a copy, since it will grow.
 
-    recipe: str = AUTO
-    recall: float = RECALL
+    ``goes_on`` says that its vectors are the first of those to come; else only what it has learned
+    is of use.
+    """
 
-    def checked(self, dimension: int) -> Wanted:
-        """The same. Raises UsageError where FAISS knows no such index of that dimension."""
-        if not 0 < self.recall <= 1:
-            raise UsageError(f"the recall is {self.recall}: a share, above 0 up to 1")
-        if self.recipe != AUTO:
-            made(self.recipe, dimension)
-        return self
+    index: Any
+    tuning: Tuning
+    goes_on: bool
 
-    def resolved(self, items: int, dimension: int) -> str:
-        """The recipe for so many items: a few have an exact index, whatever is wanted."""
-        recipe = choose(items, dimension) if self.recipe == AUTO else self.recipe
-        exact = recipe in EXACT_RECIPES or items >= APPROXIMATE_AT_LEAST
-        return recipe if exact else EXACT
+
+@dataclass(frozen=True)
+class Built:
+    """A filled FAISS index, how to search it, and whether that reaches the recall for certain."""
+
+    index: Any
+    tuning: Tuning
+    reached: bool
+
+
+def checked(wanted: Wanted, dimension: int) -> Wanted:
+    """The same. Raises UsageError where FAISS knows no such index of that dimension."""
+    if not 0 < wanted.recall <= 1:
+        raise UsageError(f"the recall is {wanted.recall}: a share, above 0 up to 1")
+    if wanted.recipe != AUTO:
+        made(wanted.recipe, dimension)
+    return wanted
+
+
+def resolved(wanted: Wanted, items: int, dimension: int) -> str:
+    """The recipe for so many items: a few have an exact index, whatever is wanted."""
+    recipe = choose(items, dimension) if wanted.recipe == AUTO else wanted.recipe
+    exact = recipe in EXACT_RECIPES or items >= APPROXIMATE_AT_LEAST
+    return recipe if exact else EXACT
 
 
 def serves(tuning: Tuning, recipe: str, count: int) -> bool:
-    """Whether what an earlier index has learned will do for a recipe and so many items."""
-    return tuning.recipe == recipe and count <= 2 * tuning.trained
+    """Whether what an earlier index has learned will do for a recipe and so many items.
+
+    An exact one has learned nothing: it is made anew as fast as it is copied.
+    """
+    same = tuning.recipe == recipe and recipe not in EXACT_RECIPES
+    return same and count <= 2 * tuning.trained
 
 
 def choose(items: int, dimension: int, memory: int | None = None) -> str:
@@ -124,46 +144,41 @@ def _reason(error: Exception) -> str:
 
 
 def build(
-    vectors: FloatArray,
-    wanted: Wanted,
-    previous: tuple[Any, Tuning, bool] | None = None,
-    seed: int = 0,
-) -> tuple[faiss.Index, Tuning]:
+    vectors: FloatArray, wanted: Wanted, earlier: Earlier | None = None, seed: int = 0
+) -> Built:
     """A filled index of vectors (n, dimension), which may be mapped, and how to search it.
 
-    ``previous`` is one of fewer of them: a copy of the index, its tuning, and whether its vectors
-    are the first of these. What it has learned is used again until there are twice as many, or
-    until it does not serve for those that came. A few vectors have an exact index, whatever is
-    wanted, and so have those of which ``auto`` does not reach the wanted recall. Raises UsageError
-    where the recipe does not work with these vectors.
+    What an ``earlier`` one has learned is used again until there are twice as many, or until it
+    does not serve for those that came. A few vectors have an exact index, whatever is wanted, and
+    so have those of which ``auto`` does not reach the wanted recall. Raises UsageError where the
+    recipe does not work with these vectors.
     """
     count, dimension = vectors.shape
-    recipe = wanted.resolved(count, dimension)
+    recipe = resolved(wanted, count, dimension)
     found = None
-    if previous and serves(previous[1], recipe, count):
-        before = previous[1]
+    if earlier and serves(earlier.tuning, recipe, count):
+        before = earlier.tuning
         with suppress(RuntimeError):  # some graphs cannot grow
-            found = _filled(*previous, vectors, wanted.recall, seed)
-            strained = (found[1].effort or 0) > STRAINED * (before.effort or 0)
+            found = _filled(earlier, vectors, wanted.recall, seed)
+            strained = (found.tuning.effort or 0) > STRAINED * (before.effort or 0)
             # What never reached the recall need not be trained again and again.
-            if strained or (not found[2] and (before.recall or 0.0) >= wanted.recall):
+            if strained or (not found.reached and (before.recall or 0.0) >= wanted.recall):
                 log.info("the index %s was trained on other items than came: anew", recipe)
                 found = None
     try:
         if found is None:
-            fresh = made(recipe, dimension), Tuning(recipe, count), True
-            found = _filled(*fresh, vectors, wanted.recall, seed)
+            fresh = Earlier(made(recipe, dimension), Tuning(recipe, count), goes_on=True)
+            found = _filled(fresh, vectors, wanted.recall, seed)
     except (RuntimeError, MemoryError) as error:
         raise UsageError(
             f"FAISS makes no index {recipe!r} of {count} items ({_reason(error)}): take auto, or"
             " another factory string"
         ) from error
-    index, tuning, reached = found
-    if not reached:
+    if not found.reached:
         log.warning(
             "the index %s reaches recall@10 %.3f, not %g for certain: %s",
             recipe,
-            tuning.recall,
+            found.tuning.recall,
             wanted.recall,
             "all items are searched instead"
             if wanted.recipe == AUTO
@@ -171,22 +186,15 @@ def build(
         )
         if wanted.recipe == AUTO:
             return build(vectors, Wanted(EXACT))
-    return index, tuning
+    return found
 
 
-def _filled(
-    index: faiss.Index,
-    tuning: Tuning,
-    goes_on: bool,
-    vectors: FloatArray,
-    recall: float,
-    seed: int,
-) -> tuple[faiss.Index, Tuning, bool]:
-    """An index with all the vectors, how to search it, and whether that reaches the recall.
-
-    It goes on with the vectors that it has, or with none. Raises RuntimeError where it cannot.
+def _filled(earlier: Earlier, vectors: FloatArray, recall: float, seed: int) -> Built:
+    """An earlier index, perhaps an empty one, with all the vectors. Raises RuntimeError where it
+    cannot go on.
     """
-    if not goes_on:
+    index, tuning = earlier.index, earlier.tuning
+    if not earlier.goes_on:
         index.reset()
     _train(index, vectors, seed)
     # Some graphs are made at once or not at all.
@@ -197,8 +205,8 @@ def _filled(
     tuning = Tuning(tuning.recipe, tuning.trained)
     if tuning.recipe in EXACT_RECIPES:
         error = _error(vectors) if tuning.recipe == EXACT else ROUNDING
-        return index, replace(tuning, error=error), True
-    return index, *tuned(index, vectors, tuning, recall, seed)
+        return Built(index, replace(tuning, error=error), reached=True)
+    return Built(index, *tuned(index, vectors, tuning, recall, seed))
 
 
 def _train(index: faiss.Index, vectors: FloatArray, seed: int) -> None:

@@ -2,7 +2,7 @@
 
 Candidates are scored again pair by pair and ties ordered by item number, so an answer does not
 depend on how items are spread over segments, as long as the base's recipe is exact. With a filter
-any answer is exact.
+any answer is exact. Knows nothing of how a base is laid out in its file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CELLS = 1 << 22  # candidates held at a time
 
 
 class SearchIndex:
-    """Search over a base, a delta and removals. Not thread-safe while being changed."""
+    """Search over a base, a delta and removals; see ``contract.Index``."""
 
     def __init__(self, dimension: int, base: Base | None = None) -> None:
         self.dimension = dimension
@@ -63,6 +63,11 @@ class SearchIndex:
                 positions = positions[~segment.removed[positions]]
             parts.append(segment.vectors[positions])
         return np.concatenate(parts)
+
+    def close(self) -> None:
+        """Let go of the base and its file: from now on nothing can be found."""
+        self.base = None
+        self._delta = Delta(self.dimension)
 
     @property
     def _segments(self) -> list[Segment]:

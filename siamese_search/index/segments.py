@@ -1,4 +1,7 @@
-"""Segments: where an index looks for candidates. A base is mapped from a file, a delta grows."""
+"""Segments: where an index looks for candidates. A base is mapped from a file, a delta grows.
+
+Knows nothing of how a base's FAISS index was chosen, trained and written.
+"""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def open_image(kind: str, data: bytes) -> tuple[Image.Image, int | None]:
         plugin = getattr(importlib.import_module(module), name)
     except ImportError as error:
         if kind == "HEIC":
-            raise ImageError("HEIC needs the extra: pip install 'siasearch[heic]'") from error
+            raise ImageError("HEIC needs the extra: pip install 'siamese-search[heic]'") from error
         raise ImageError(f"this installation of Pillow has no {kind}: {error}") from error
     checked = _CHECKS[kind](data) if kind in _CHECKS else data
     image: Image.Image = plugin(BytesIO(checked))

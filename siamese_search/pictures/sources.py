@@ -50,6 +50,17 @@ def find(paths: Iterable[str], label: str | None = None) -> Iterator[ImageFile |
             yield found
 
 
+def given(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | ImageFile],
+    label: str | None = None,
+) -> Files:
+    """The images of records, files and folders, as ``find``. Raises UsageError where none is."""
+    several = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    records = [path for path in several if isinstance(path, ImageFile)]
+    named = [os.fspath(path) for path in several if not isinstance(path, ImageFile)]
+    return not_empty(chain(records, find(named, label)), named or ["an empty list"])
+
+
 def not_empty(files: Files, places: Iterable[str]) -> Files:
     """The same stream; UsageError, naming the places searched, where nothing is in it."""
     iterator = iter(files)

@@ -1,7 +1,8 @@
 """A gallery's database file: opening, format, transactions, and SQLite's errors as ours.
 
 A rollback journal with full syncing, never WAL: WAL carries a corruption race in SQLite before
-3.51.3, and a gallery may be opened by any library. Knows nothing of what the tables mean.
+3.51.3, and a gallery may be opened by any library. Of the tables it knows
+``settings`` alone.
 """
 
 from __future__ import annotations
@@ -122,6 +123,10 @@ class Database:
     def _value(self, sql: str, parameters: Sequence[object] = ()) -> int:
         row = self._db.execute(sql, parameters).fetchone()
         return 0 if row is None or row[0] is None else row[0]
+
+    def _setting(self, key: str) -> int:
+        with self._guard():
+            return self._value("SELECT value FROM settings WHERE key = ?", (key,))
 
 
 def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:

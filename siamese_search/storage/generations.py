@@ -1,12 +1,37 @@
-"""Generations: a gallery's embeddings under one encoder, and which of them is active."""
+"""Generations: a gallery's embeddings under one encoder, which of them is active, its index file
+and how it decides.
+
+Knows nothing of identities, and of items only their numbers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from zlib import crc32
 
-from siamese_search.records import Generation, Snapshot
+import numpy as np
+
+from siamese_search.arrays import FloatArray, IntArray
+from siamese_search.errors import (
+    GalleryDamaged,
+    GalleryError,
+    GalleryFormatError,
+    GalleryMismatch,
+)
+from siamese_search.records import (
+    Calibration,
+    Generation,
+    Snapshot,
+    WantedIndex,
+    surplus_fields,
+)
+from siamese_search.storage.database import Database
 
 CHUNK = 4096
+GENERATION = "id, fingerprint, encoder, dimension"
+SNAPSHOT = [field.name for field in fields(Snapshot)]
 
 
 @dataclass(frozen=True)
@@ -18,3 +43,269 @@ class State:
     epoch: int  # changes where embeddings of earlier items do, which numbers alone do not tell
     last_item: int
     last_removal: int
+
+
+class Generations(Database):
+    """The generations in an open ``gallery.db``."""
+
+    def state(self) -> State:
+        """The active generation, its snapshot, and the last numbers given out."""
+        with self._guard():
+            active = self._db.execute(
+                f"SELECT {GENERATION} FROM generations WHERE id ="
+                " (SELECT value FROM settings WHERE key = 'generation')"
+            ).fetchone()
+            if active is None:
+                raise GalleryDamaged(f"{self.path} names no active generation: run check")
+            snapshot = self._db.execute(
+                f"SELECT {', '.join(SNAPSHOT)} FROM snapshots WHERE generation = ?", active[:1]
+            ).fetchone()
+            return State(
+                Generation(*active),
+                snapshot and Snapshot(*snapshot),
+                self._setting("epoch"),
+                self._sequence("items"),
+                self._sequence("removals"),
+            )
+
+    def _sequence(self, table: str) -> int:
+        return self._value("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+
+    def _require_active(self, fingerprint: str) -> int:
+        """The active generation's number; GalleryMismatch where it is of another encoder.
+
+        By the fingerprint: whoever embedded before a switch may learn the number after it.
+        """
+        generation = self.state().generation
+        if generation.fingerprint != fingerprint:
+            raise GalleryMismatch(
+                f"{self.path.parent} was rebuilt under another encoder meanwhile: try again"
+            )
+        return generation.number
+
+    def generation(self, fingerprint: str, encoder: str, dimension: int) -> Generation:
+        """The generation of an encoder, made where there is none yet."""
+        with self.writing():
+            self._db.execute(
+                # A number that nothing remembers any more, not even a kept probe.
+                "INSERT INTO generations (id, fingerprint, encoder, dimension)"
+                " SELECT 1 + max(id), ?, ?, ? FROM"
+                " (SELECT id FROM generations UNION ALL SELECT generation FROM unknowns) WHERE true"
+                " ON CONFLICT (fingerprint) DO UPDATE SET encoder = excluded.encoder",
+                (fingerprint, encoder, dimension),
+            )
+            row = self._db.execute(
+                f"SELECT {GENERATION} FROM generations WHERE fingerprint = ?", (fingerprint,)
+            ).fetchone()
+            return Generation(*row)
+
+    def switch(self, generation: Generation, without: Iterable[int] = ()) -> bool:
+        """Make a generation the active one, if all items but ``without`` are embedded in it.
+
+        ``prune`` then drops what it replaces.
+        """
+        with self.writing():
+            if set(self.unembedded(generation, limit=2**62)) - set(without):
+                return False
+            self._db.execute(
+                "UPDATE settings SET value = ? WHERE key = 'generation'", (generation.number,)
+            )
+            self._new_epoch()
+            self._db.execute("DELETE FROM snapshots")
+            self._db.execute("DELETE FROM removals")
+            self._db.execute("UPDATE settings SET value = 1 WHERE key = 'prune'")
+        return True
+
+    def prune(self) -> None:
+        """Drop the embeddings that a switch has replaced; those of items it lacks stay.
+
+        In small transactions, since a reader waits for each. A kill half-way loses nothing; the
+        next call goes on.
+        """
+        if not self._setting("prune"):
+            return
+        active = self.state().generation.number
+        deleted = -1
+        while deleted:
+            with self.writing():
+                deleted = self._db.execute(
+                    "DELETE FROM embeddings WHERE rowid IN (SELECT old.rowid FROM embeddings old"
+                    " JOIN embeddings new ON new.item = old.item AND new.generation = ?"
+                    " WHERE old.generation <> ? LIMIT ?)",
+                    (active, active, CHUNK),
+                ).rowcount
+        with self.writing():
+            self._db.execute(
+                "DELETE FROM generations WHERE id <> ? AND NOT EXISTS"
+                " (SELECT 1 FROM embeddings WHERE generation = generations.id)",
+                (active,),
+            )
+            self._db.execute("UPDATE settings SET value = 0 WHERE key = 'prune'")
+
+    def _new_epoch(self) -> None:
+        self._db.execute("UPDATE settings SET value = value + 1 WHERE key = 'epoch'")
+
+    # Embeddings
+
+    def embeddings(
+        self, generation: Generation, after: int = 0, upto: int | None = None
+    ) -> Iterator[tuple[IntArray, FloatArray]]:
+        """Stream (items (n,), vectors (n, dimension)) by item number, in chunks.
+
+        Each chunk is a short read of its own, so that a long stream holds up no writer.
+        """
+        upto = 2**62 if upto is None else upto
+        while True:
+            with self._guard():
+                rows = self._db.execute(
+                    "SELECT item, vector, checksum FROM embeddings WHERE item > ? AND item <= ?"
+                    " AND generation = ? ORDER BY item LIMIT ?",
+                    (after, upto, generation.number, CHUNK),
+                ).fetchall()
+            if not rows:
+                return
+            size = 4 * generation.dimension
+            for number, vector, checksum in rows:
+                if len(vector) != size or crc32(vector) != checksum:
+                    raise GalleryDamaged(
+                        f"{self.path}: the embedding of item {number} is damaged:"
+                        f" `siasearch remove --item {number}` and enrol it again"
+                    )
+            after = rows[-1][0]
+            vectors = np.frombuffer(b"".join(vector for _, vector, _ in rows), "<f4")
+            yield (
+                np.array([number for number, _, _ in rows], np.int64),
+                vectors.reshape(len(rows), generation.dimension).astype(np.float32, copy=False),
+            )
+
+    def unembedded(self, generation: Generation, after: int = 0, limit: int = CHUNK) -> list[int]:
+        """Numbers of items without an embedding in a generation, ascending."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT id FROM items WHERE id > ? AND NOT EXISTS (SELECT 1 FROM embeddings"
+                " WHERE item = items.id AND generation = ?) ORDER BY id LIMIT ?",
+                (after, generation.number, limit),
+            )
+            return [number for (number,) in rows]
+
+    def count_unembedded(self, generation: Generation) -> int:
+        """How many items have no embedding in a generation."""
+        with self._guard():
+            return self._value(
+                "SELECT count(*) FROM items WHERE NOT EXISTS (SELECT 1 FROM embeddings"
+                " WHERE item = items.id AND generation = ?)",
+                (generation.number,),
+            )
+
+    def store(self, generation: Generation, numbers: Sequence[int], embeddings: FloatArray) -> None:
+        """Store embeddings (n, dimension) of items, without those removed meanwhile."""
+        vectors = np.ascontiguousarray(embeddings, "<f4")
+        with self.writing():
+            rows = self._db.execute(
+                "SELECT id FROM items WHERE id IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(numbers)),),
+            )
+            present = {number for (number,) in rows}
+            self._store(
+                generation.number,
+                [(n, v.tobytes()) for n, v in zip(numbers, vectors, strict=True) if n in present],
+            )
+            # An index file of this generation would not know of them.
+            self._db.execute("DELETE FROM snapshots WHERE generation = ?", (generation.number,))
+            self._new_epoch()
+
+    def _store(self, generation: int, rows: Iterable[tuple[int, bytes]]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO embeddings (generation, item, vector, checksum)"
+            f" VALUES ({generation:d}, ?, ?, ?)",
+            [(number, vector, crc32(vector)) for number, vector in rows],
+        )
+
+    # Snapshots
+
+    def set_snapshot(self, snapshot: Snapshot) -> str | None:
+        """Make an index file the one to use; forget the removals it has folded in.
+
+        Returns the file it replaces, None where there was none. Raises GalleryError where
+        another process has made a newer one meanwhile.
+        """
+        with self.writing():
+            current = self._db.execute(
+                "SELECT file, last_item, last_removal FROM snapshots WHERE generation = ?",
+                (snapshot.generation,),
+            ).fetchone()
+            if current and current[1:] > (snapshot.last_item, snapshot.last_removal):
+                raise GalleryError("another process has just compacted this gallery")
+            self._db.execute(
+                f"INSERT OR REPLACE INTO snapshots ({', '.join(SNAPSHOT)})"
+                f" VALUES ({', '.join(f':{column}' for column in SNAPSHOT)})",
+                asdict(snapshot),
+            )
+            if self._setting("generation") == snapshot.generation:
+                self._db.execute("DELETE FROM removals WHERE id <= ?", (snapshot.last_removal,))
+        return current and str(current[0])
+
+    def snapshot_files(self) -> set[str]:
+        """The index files that the database knows."""
+        with self._guard():
+            return {file for (file,) in self._db.execute("SELECT file FROM snapshots")}
+
+    def removed_after(self, removal: int) -> IntArray:
+        """The items removed since a removal's number."""
+        with self._guard():
+            rows = self._db.execute("SELECT item FROM removals WHERE id > ?", (removal,))
+            return np.array([row[0] for row in rows], np.int64)
+
+    def wanted_index(self) -> WantedIndex | None:
+        """What index files shall be like, None where nothing was asked for."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT key, value FROM settings WHERE key IN ('recipe', 'recall')"
+            )
+            found = dict(rows.fetchall())
+        if len(found) < 2:
+            return None
+        return WantedIndex(str(found["recipe"]), float(found["recall"]))
+
+    def want_index(self, recipe: str, recall: float) -> None:
+        """Keep what later index files shall be like."""
+        with self.writing():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)",
+                [("recipe", recipe), ("recall", recall)],
+            )
+
+    # Calibration
+
+    def set_calibration(self, generation: Generation, calibration: Calibration) -> None:
+        """Keep how a generation decides. Raises GalleryMismatch where it is not active."""
+        content = json.dumps(asdict(calibration))
+        with self.writing():
+            number = self._require_active(generation.fingerprint)
+            self._db.execute(
+                "INSERT OR REPLACE INTO calibrations (generation, content) VALUES (?, ?)",
+                (number, content),
+            )
+
+    def calibration(self, generation: Generation) -> Calibration | None:
+        """How a generation decides, None where it has not been calibrated."""
+        with self._guard():
+            row = self._db.execute(
+                "SELECT content FROM calibrations WHERE generation = ?", (generation.number,)
+            ).fetchone()
+        if row is None:
+            return None
+        try:
+            fields = json.loads(row[0])
+            newer = surplus_fields(Calibration, fields)
+            if newer:
+                raise GalleryFormatError(
+                    f"{self.path}: the calibration was written by a newer siasearch"
+                    f" ({', '.join(newer)}): upgrade, or run `siasearch calibrate`"
+                )
+            fields["thresholds"] = {float(r): float(t) for r, t in fields["thresholds"].items()}
+            return Calibration(**fields)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise GalleryDamaged(
+                f"{self.path}: the calibration is damaged ({error}): run `siasearch calibrate`"
+            ) from error

@@ -2,5 +2,5 @@
 
 ``data`` finds and decodes, ``sampling`` chooses batches, ``augmentation`` alters them, ``losses``
 judge their embeddings, ``loop`` ties them together and ``outcome`` writes what a run leaves.
-Needs ``pip install 'siasearch[train]'``. It knows nothing of the command line.
+Needs ``pip install 'siamese-search[train]'``. It knows nothing of the command line.
 """

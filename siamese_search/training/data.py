@@ -1,4 +1,7 @@
-"""Training data: pictures with identities, decoded once and kept, split by class."""
+"""Training data: pictures with identities, decoded once and kept, split by class.
+
+It knows nothing of networks, nor of what a run does with the pictures.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from siamese_search.embedding import pipeline
 from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.pictures import render
 from siamese_search.pictures.preprocessing import Preprocessing
-from siamese_search.pictures.read import read_file
+from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.records import ImageFile, Progress, Rejection, printable
 
 Watcher = Callable[[Progress], None]
@@ -25,11 +28,20 @@ FEW_CLASSES = 10  # with fewer, none can be spared for validation
 
 
 @dataclass(frozen=True)
+class Content:
+    """What a file held when it was decoded: the SHA-256 of its bytes, in hexadecimal digits."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Decoded pictures, uint8 (n, height, width, channels), with their classes."""
 
     pixels: PixelArray
     labels: IntArray
+    contents: tuple[Content, ...] = ()  # of each, where they come from files
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,25 +107,27 @@ def decode(
     shape = (len(files), preprocessing.height, preprocessing.width, preprocessing.channels)
     pixels = np.empty(shape, np.uint8) if int(np.prod(shape)) <= limit else _on_disk(shape)
     labels: list[int] = []
+    kept: list[Content] = []
     rejected: list[Rejection] = []
 
-    def load(file: ImageFile) -> tuple[ImageFile, PixelArray | ImageError]:
-        try:
-            return file, render.decode(read_file(file.path), preprocessing)
-        except ImageError as error:
-            return file, error
+    contents: dict[str, str] = {}
+
+    def load(file: ImageFile) -> PixelArray:
+        data = read_file(file.path)
+        contents[file.path] = content_hash(data)
+        return render.decode(data, preprocessing)
 
     with pipeline.thread_pool() as pool:
-        for done, (file, result) in enumerate(
-            pipeline.parallel_map(pool, load, files, ahead=64), start=1
-        ):
+        stream = pipeline.decoded(pool, ((file, file) for file in files), load)
+        for done, (file, result) in enumerate(stream, start=1):
             if isinstance(result, ImageError):
                 rejected.append(Rejection(printable(file.path), str(result)))
             else:
                 pixels[len(labels)] = result
                 labels.append(classes[file.identity])
+                kept.append(Content(file.path, contents[file.path]))
             watch(Progress("decoding", done, len(files)))
-    return Pictures(pixels[: len(labels)], np.array(labels, np.int64)), rejected
+    return Pictures(pixels[: len(labels)], np.array(labels, np.int64), tuple(kept)), rejected
 
 
 def _on_disk(shape: tuple[int, ...]) -> PixelArray:

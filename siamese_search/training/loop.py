@@ -20,23 +20,24 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from siamese_search.arrays import FloatArray
+from siamese_search.decision.trained import View
 from siamese_search.embedding.network import EmbeddingNetwork
 from siamese_search.errors import TrainingError, UsageError
 from siamese_search.pictures.preprocessing import Preprocessing
-from siamese_search.training import augmentation, checkpoint, distributed
+from siamese_search.training import augmentation, checkpoint, distributed, hardware, outcome
 from siamese_search.training.batches import Batches
-from siamese_search.training.data import Pictures
+from siamese_search.training.data import Content, Pictures
 from siamese_search.training.losses import LOSSES
 from siamese_search.training.retrieval import Retrieval, confusable, retrieval
+from siamese_search.training.selection import Selection, Weights
 from siamese_search.training.settings import Settings
 from siamese_search.training.views import lower_layers, training_view
 
 EVALUATION_BATCH = 64
 PIECE = 16
-OUT_OF_MEMORY = ("not enough memory", "can't allocate", "out of memory")
 UNALTERED = augmentation.PRESETS["none"]
 HARD_NEIGHBOURS = 16
-BLENDS = (1.0, 0.75, 0.5, 0.25)  # shares of the trained weights
+DIGEST = 8  # bytes of a picture's SHA-256 that a checkpoint keeps
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,11 @@ class Trainer:
         self._embed = distributed.parallel(_Embedding(self._view, PIECE if apart else None))
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
-        self._start = self._weights()
+        self.selection = Selection(self.weights())
         self.step = 0
-        self.best: tuple[float, dict[str, Tensor]] | None = None  # recall@1 and weights to keep
-        self.top: Retrieval | None = None  # of the highest mAP@R so far
-        self.stale = 0  # epochs since one was as good
-        self.kept = {"step": 0, "share of trained weights": 1.0}
         self.data = ""  # names what is trained on, so that no other run is resumed
-        self._half = _half_precision(self.device)
+        self.contents: tuple[Content, ...] = ()  # what those files held
+        self._half = hardware.half_precision(self.device)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW; no decay on biases and norms, the backbone slower, proxies faster."""
@@ -140,7 +138,7 @@ class Trainer:
 
         Raises TrainingError where the loss is no number any more.
         """
-        while self.step < self.settings.steps and self.stale < self.settings.patience:
+        while self.step < self.settings.steps and self.selection.stale < self.settings.patience:
             begun, first, losses = time.perf_counter(), self.step, []
             self._mine()
             last = min(self.settings.steps, first + self.settings.epoch_steps)
@@ -246,60 +244,51 @@ class Trainer:
         return np.concatenate(parts)
 
     def validate(self) -> Retrieval | None:
-        """Measure what is held out, and keep the weights if no earlier ones were better.
-
-        What differs by chance alone is no reason to prefer weights of a higher learning rate.
-        """
-        if self.validation is None:
-            self._keep(0.0)
-            return None
-        found = distributed.told(self._retrieval() if distributed.rank() == 0 else None)
-        assert found is not None
-        if self.top is None or found.precision > self.top.precision:
-            self.top = found
-        self.stale += 1
-        if found.as_good_as(self.top):
-            self.stale = 0
-            self._keep(found.recall)
+        """Measure what is held out, and keep the weights if no earlier ones were better."""
+        found = None
+        if self.validation is not None:
+            found = distributed.told(self._retrieval() if distributed.rank() == 0 else None)
+        self.selection.see(self.step, found, self.weights)
         return found
 
     def _retrieval(self) -> Retrieval:
         assert self.validation is not None
         return retrieval(self.embed(self.validation), self.validation.labels)
 
-    def _keep(self, recall: float) -> None:
-        self.best = (recall, self._weights())
-        self.kept = {"step": self.step, "share of trained weights": 1.0}
-
-    def _weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         return {name: t.detach().cpu().clone() for name, t in self.averaged.state_dict().items()}
 
-    def blend(self) -> None:
-        """Average the kept weights with the starting point's, where that is better.
+    def settle(self) -> None:
+        """Take the weights that are kept, averaged with the starting point's where that is better.
 
-        What a network knew before often serves new classes too (Wortsman et al. 2022). It makes
-        no sense from scratch, whose starting weights are noise. Of shares that differ by chance
-        alone the largest is taken.
+        Averaging makes no sense from scratch, whose starting weights are noise.
         """
-        if self.best is None or self.validation is None or self.settings.start == "scratch":
-            return
-        trained = self.best[1]
-        blends: dict[float, tuple[dict[str, Tensor], Retrieval]] = {}
-        for share in BLENDS:
-            mixed = {
-                name: self._start[name].lerp(tensor, share)
-                if tensor.is_floating_point()
-                else tensor
-                for name, tensor in trained.items()
-            }
-            self.averaged.load_state_dict(mixed)
-            blends[share] = mixed, self._retrieval()
-        top = max((found for _, found in blends.values()), key=lambda found: found.precision)
-        share, (mixed, found) = next(
-            (share, blend) for share, blend in blends.items() if blend[1].as_good_as(top)
-        )
-        self.best = (found.recall, mixed)
-        self.kept["share of trained weights"] = share
+
+        def judge(weights: Weights) -> Retrieval:
+            self.averaged.load_state_dict(weights)
+            return self._retrieval()
+
+        if self.validation is not None and self.settings.start != "scratch":
+            self.selection.blend(judge)
+        assert self.selection.weights is not None
+        self.averaged.load_state_dict(self.selection.weights)
+
+    def finish(self) -> None:
+        """Embed from now on as the encoder will that is written: on the CPU, in float32, by
+        rounded weights.
+        """
+        outcome.final(self.averaged)
+        self.device, self._half = torch.device("cpu"), False
+
+    def view(self, weights: Weights, held: Pictures, enrolled: Pictures | None) -> View:
+        """What weights make of pictures that are held out and of such that are trained on."""
+        kept = self.weights()
+        self.averaged.load_state_dict(weights)
+        none = np.empty((0, self.network.dimension), np.float32)
+        seen = none if enrolled is None else self._as_queried(enrolled)
+        made = View(self.embed(held), seen)
+        self.averaged.load_state_dict(kept)
+        return made
 
     def _mine(self) -> None:
         """Offline: the classes most alike to each, by their nearest pictures of other classes."""
@@ -308,15 +297,15 @@ class Trainer:
             return
         if distributed.rank() == 0:
             labels = self.training.labels
-            alike = confusable(self._embed_training(), labels, HARD_NEIGHBOURS)
+            alike = confusable(self._as_queried(self.training), labels, HARD_NEIGHBOURS)
             self.batches.sampler.neighbours = self.batches.among_turned(alike)
         self.batches.sampler.neighbours = distributed.told(self.batches.sampler.neighbours)
 
-    def _embed_training(self) -> FloatArray:
-        """Embeddings of the training pictures as queries see them."""
+    def _as_queried(self, pictures: Pictures) -> FloatArray:
+        """Embeddings of training pictures as queries see them."""
         parts = []
-        for start in range(0, len(self.training), EVALUATION_BATCH):
-            pixels = self.training.pixels[start : start + EVALUATION_BATCH]
+        for start in range(0, len(pictures), EVALUATION_BATCH):
+            pixels = pictures.pixels[start : start + EVALUATION_BATCH]
             if self.share < 1:
                 top, left = (
                     (a - b) // 2 for a, b in zip(pixels.shape[1:3], self.size, strict=True)
@@ -325,7 +314,7 @@ class Trainer:
             elif pixels.shape[1:3] != self.size:
                 views = augmentation.augment(torch.from_numpy(pixels), UNALTERED, self.size, seed=0)
                 pixels = views.round().byte().permute(0, 2, 3, 1).numpy()
-            labels = self.training.labels[start : start + EVALUATION_BATCH]
+            labels = pictures.labels[start : start + EVALUATION_BATCH]
             parts.append(self.embed(Pictures(pixels, labels)))
         return np.concatenate(parts)
 
@@ -337,22 +326,19 @@ class Trainer:
         modules = {"network": self.network, "averaged": self.averaged, "loss": self.loss}
         for prefix, module in modules.items():
             tensors |= {f"{prefix}.{name}": t for name, t in module.state_dict().items()}
-        if self.best is not None:
-            tensors |= {f"best.{name}": tensor for name, tensor in self.best[1].items()}
+        tensors |= self.selection.tensors()
+        if self.contents:
+            digests = b"".join(bytes.fromhex(one.digest)[:DIGEST] for one in self.contents)
+            tensors["contents"] = torch.frombuffer(bytearray(digests), dtype=torch.uint8)
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": t for name, t in state.items()}
-        if self.top is not None:
-            tensors["top"] = torch.from_numpy(self.top.precisions)
         if self.batches.sampler.neighbours is not None:
             tensors["neighbours"] = torch.from_numpy(self.batches.sampler.neighbours)
         facts = {
             "settings": asdict(self.settings),
             "step": self.step,
-            "best": self.best[0] if self.best else None,
-            "top": self.top.recall if self.top else None,
-            "kept": self.kept,
             "data": self.data,
-            "stale": self.stale,
+            **self.selection.facts(),
         }
         checkpoint.write_checkpoint(path, tensors, facts)
 
@@ -372,6 +358,7 @@ class Trainer:
                 f"{path} is of a run with other pictures or another start: put them back, or train"
                 " in another folder"
             )
+        self._refuse_other_contents(path, tensors.get("contents"))
 
         def part(prefix: str) -> dict[str, Tensor]:
             start = f"{prefix}."
@@ -395,34 +382,23 @@ class Trainer:
         )
         if "neighbours" in tensors:
             self.batches.sampler.neighbours = tensors["neighbours"].numpy()
-        self.step, self.stale = facts["step"], facts["stale"]
-        if "top" in tensors:
-            self.top = Retrieval(facts["top"], tensors["top"].numpy())
-        self.kept = facts["kept"]
-        self.best = None if facts["best"] is None else (facts["best"], part("best"))
+        self.step = facts["step"]
+        self.selection.restore(tensors, facts)
 
-
-def _half_precision(device: torch.device) -> bool:
-    """Whether the hardware gains from bfloat16: emulating it costs more than it saves."""
-    if device.type == "cpu":
-        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    return device.type == "cuda"
-
-
-@contextmanager
-def out_of_memory_explained(settings: Settings) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        message = str(error)
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and (
-            all(sign not in message for sign in OUT_OF_MEMORY)
-        ):
-            raise
-        smaller = (
-            f"--classes {settings.classes // 2}" if settings.classes > 3 else "a smaller --size"
-        )
-        raise TrainingError(
-            f"out of memory with batches of {settings.classes} x {settings.images}: try {smaller},"
-            " in another folder"
-        ) from error
+    def _refuse_other_contents(self, path: Path, saved: Tensor | None) -> None:
+        """Raise TrainingError where a picture is no more what it was, though its name is."""
+        if saved is None or not self.contents:  # a run of an earlier release
+            return
+        known = [bytes(row) for row in saved.reshape(-1, DIGEST).tolist()]
+        now = [bytes.fromhex(one.digest)[:DIGEST] for one in self.contents]
+        changed = [
+            one.path for one, old, new in zip(self.contents, known, now, strict=False) if old != new
+        ]
+        if len(known) != len(now):
+            changed = [f"{len(now)} of them are readable where {len(known)} were"]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise TrainingError(
+                f"{path} is of a run with other pictures of the same names"
+                f" ({', '.join(changed[:3])}{more}): put them back, or train in another folder"
+            )

@@ -1,4 +1,7 @@
-"""What a run leaves: an encoder folder, checked and calibrated, and its record."""
+"""What a run leaves: an encoder folder, checked and calibrated, and its record.
+
+Knows nothing of how the weights came about.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from siamese_search.arrays import FloatArray
-from siamese_search.decision import reference
+from siamese_search import __version__
+from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.network import EmbeddingNetwork, export_onnx, round_weights
 from siamese_search.embedding.openvino_runtime import OpenVINORuntime
 from siamese_search.embedding.record import write_encoder
 from siamese_search.errors import TrainingError
 from siamese_search.pictures.preprocessing import Preprocessing
-from siamese_search.training.data import Pictures
 
 log = logging.getLogger("siasearch")
 
@@ -29,7 +30,14 @@ log = logging.getLogger("siasearch")
 # hardly trained may differ.
 AGREEMENT = 0.9999
 ROUNDED_AGREEMENT = 0.99
-PACKAGES = ("siasearch", "torch", "timm", "pytorch-metric-learning", "numpy")
+PACKAGES = ("torch", "timm", "pytorch-metric-learning", "numpy")
+
+
+def final(network: EmbeddingNetwork) -> EmbeddingNetwork:
+    """The network as it will be written: on the CPU, its weights rounded. In place."""
+    network = network.cpu().float().eval()
+    round_weights(network)
+    return network
 
 
 def export(
@@ -38,26 +46,17 @@ def export(
     network: EmbeddingNetwork,
     architecture: dict[str, Any],
     how: Preprocessing,
-    judged: Pictures,
+    pixels: PixelArray,
+    embeddings: FloatArray,
+    decision: tuple[float, dict[str, Any]],
     training: dict[str, Any],
-) -> tuple[Encoder, FloatArray]:
-    """Write the encoder folder; ``judged`` are the pictures that calibrate and check it.
+) -> Encoder:
+    """Write the encoder folder, with the threshold and the calibration of ``decision``.
 
-    Returns the opened encoder and the embeddings of these pictures.
-
-    Raises TrainingError where the exported graph disagrees with torch.
+    ``pixels`` (n, height, width, channels) and what the ``final`` network made of them check the
+    graph. Raises TrainingError where it disagrees.
     """
-    network = network.cpu().float().eval()
-    round_weights(network)
-    pixels = judged.pixels
-    with torch.inference_mode():
-        embeddings = np.concatenate(
-            [
-                network(torch.from_numpy(pixels[start : start + 64])).numpy()
-                for start in range(0, len(pixels), 64)
-            ]
-        )
-    threshold, fitted = reference.record(embeddings, judged.labels)
+    threshold, fitted = decision
     fields: dict[str, Any] = {
         "name": name,
         "architecture": architecture | {"dropout": 0.0},
@@ -95,8 +94,9 @@ def export(
             )
     fields["training"]["least cosine to float32"] = round(rounded, 4)
     write_encoder(folder, **fields)
-    return Encoder.open(folder, "cpu"), embeddings
+    return Encoder.open(folder, "cpu")
 
 
 def _versions() -> dict[str, str]:
-    return {package: importlib.metadata.version(package) for package in PACKAGES}
+    others = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"siasearch": __version__, **others}

@@ -1,4 +1,4 @@
-"""Pictures of a run for a person to look at. Needs ``pip install 'siasearch[plot]'``."""
+"""Pictures of a run for a person to look at. Needs ``pip install 'siamese-search[plot]'``."""
 
 from __future__ import annotations
 

@@ -16,6 +16,14 @@ R_AT_MOST = 100  # of mAP@R
 
 
 @dataclass(frozen=True)
+class Gain:
+    """A difference of mAP@R and its standard error over the classes, None where one is all."""
+
+    mean: float
+    error: float | None
+
+
+@dataclass(frozen=True)
 class Retrieval:
     """How well pictures find the others of their class, leaving each out of its own search.
 
@@ -30,14 +38,19 @@ class Retrieval:
     def precision(self) -> float:
         return float(self.precisions.mean())
 
-    def as_good_as(self, other: Retrieval) -> bool:
-        """Whether mAP@R is at most a standard error lower, by the differences class by class.
+    def over(self, other: Retrieval) -> Gain:
+        """How much higher mAP@R is, by the differences class by class.
 
         Pictures of one class resemble each other, so that classes are what is drawn by chance.
         """
-        lost = other.precisions - self.precisions
-        chance = lost.std(ddof=1) / math.sqrt(len(lost)) if len(lost) > 1 else 0.0
-        return bool(lost.mean() <= chance)
+        gained = self.precisions - other.precisions
+        error = float(gained.std(ddof=1)) / math.sqrt(len(gained)) if len(gained) > 1 else None
+        return Gain(float(gained.mean()), error)
+
+    def as_good_as(self, other: Retrieval) -> bool:
+        """Whether mAP@R is at most a standard error lower."""
+        gain = self.over(other)
+        return -gain.mean <= (gain.error or 0.0)
 
 
 def retrieval(embeddings: FloatArray, labels: npt.NDArray[np.int64]) -> Retrieval:

@@ -1,4 +1,7 @@
-"""``train``: from pictures to an encoder folder, and a record of how it came about."""
+"""``train``: from pictures to an encoder folder, and a record of how it came about.
+
+Knows nothing of galleries.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,32 @@ from typing import Any, cast
 
 import numpy as np
 
+from siamese_search.decision.trained import Known, View, trained_record
 from siamese_search.embedding.network import EmbeddingNetwork
-from siamese_search.embedding.runtimes import DEVICES
-from siamese_search.errors import RuntimeUnavailable, StorageError, TrainingError
+from siamese_search.errors import StorageError, TrainingError
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.sources import find, not_empty
 from siamese_search.records import ImageFile, Progress, Rejection
-from siamese_search.training import checkpoint, distributed, outcome
+from siamese_search.training import checkpoint, distributed, hardware, outcome
 from siamese_search.training.augmentation import PRESETS
 from siamese_search.training.data import Pictures, Split, decode, regular, roomy, split
-from siamese_search.training.loop import Epoch, Trainer, out_of_memory_explained
+from siamese_search.training.loop import Epoch, Trainer
 from siamese_search.training.settings import Settings
-from siamese_search.training.starting import starting_point
+from siamese_search.training.starting import Start, starting_point
 
 METRICS = "metrics.jsonl"
-SEEN_AT_MOST = 2000
+SEEN_AT_MOST = 2000  # pictures that calibrate beside what is held out
+ENROLLED_AT_MOST = 20  # of a class
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a run did. ``recall`` is recall@1 on what was held out, before and after."""
+    """What a run did. ``recall`` is recall@1 on what was held out, before and after.
+
+    ``gained`` is how much mAP@R rose there over the starting point, with its standard error over
+    the classes; None where it is not known. ``kept`` is the step whose weights are written, 0 for
+    the starting point's; ``basis`` says in words what the threshold rests on.
+    """
 
     encoder: str
     fingerprint: str
@@ -47,6 +56,12 @@ class TrainingReport:
     recall: float | None
     threshold: float
     rejected: tuple[Rejection, ...]
+    held_out_classes: int = 0
+    held_out_pictures: int = 0
+    gained: float | None = None
+    gained_error: float | None = None
+    kept: int = 0
+    basis: str = ""
 
 
 def train(
@@ -70,7 +85,12 @@ def train(
     TrainingError, EncoderError or StorageError.
     """
     asked = (settings or Settings()).resolved()
-    with distributed.joined(_device(device)) as place, out_of_memory_explained(asked):
+    chosen = hardware.device(device)
+    with (
+        hardware.generators_kept(chosen),
+        distributed.joined(chosen) as place,
+        hardware.out_of_memory_explained(asked),
+    ):
         return _train(images, Path(out), asked, name, resume, place, watch, tell, warn)
 
 
@@ -87,22 +107,24 @@ def _train(
 ) -> TrainingReport:
     if distributed.rank() == 0:
         _prepare(folder, resume)
-    network, architecture, how = starting_point(settings)
+    start = starting_point(settings)
     files, rejected = _files(images, folder)
     if settings.loss == "self-supervised" and len({file.identity for file in files}) < 2:
         files = [replace(file, identity=file.path) for file in files]
     parts = split(files, settings.holdout, settings.seed)
     _advise(parts, settings, warn)
-    training, held, more = _decoded(parts, settings, how, watch)
+    training, held, more = _decoded(parts, settings, start.how, watch)
     rejected += more
-    trainer = Trainer(network, settings, training, held, how, device)
+    trainer = Trainer(start.network, settings, training, held, start.how, device)
     path = folder / checkpoint.NAME
-    trainer.data = _digest(parts, network)
+    trainer.data = _digest(parts, start.network)
+    trainer.contents = training.contents + (held.contents if held is not None else ())
     before = _begin(trainer, path, resume)
     batch = trainer.batches.pictures
 
     def count(step: int, loss: float) -> None:
-        recall = f", recall@1 {trainer.best[0]:.1%}" if held is not None and trainer.best else ""
+        found = trainer.selection.found
+        recall = f", recall@1 {found.recall:.1%}" if found else ""
         watch(Progress(f"loss {loss:.3f}{recall}", step * batch, settings.steps * batch))
 
     steps = trainer.train(count)
@@ -117,11 +139,11 @@ def _train(
             lines.flush()
             trainer.save(path)
             tell(epoch)
-    trainer.blend()
-    assert trainer.best is not None
-    trainer.averaged.load_state_dict(trainer.best[1])
-    recall = trainer.best[0] if held is not None else None
-    judged = held if held is not None else _seen(parts.training, settings, how)
+    trainer.settle()
+    selection = trainer.selection
+    gain = selection.gain()
+    recall = selection.found.recall if selection.found else None
+    judged = held if held is not None else _seen(parts.training, settings, start.how)
     epochs = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
     classes = len(set(training.labels.tolist()))
     facts = {
@@ -132,21 +154,32 @@ def _train(
             "pictures": len(training),
             "held out": parts.how,
             "held-out pictures": len(held) if held is not None else 0,
+            "held-out classes": len(set(held.labels.tolist())) if held is not None else 0,
         },
         "steps": trainer.step,
         "recall@1 before": before,
         "recall@1": recall,
-        "kept": trainer.kept,
+        "gained": asdict(gain) if gain else None,
+        "kept": selection.facts()["kept"],
         "seconds": round(sum(epoch["seconds"] for epoch in epochs)),
         "curves": {
             name: [epoch[name] for epoch in epochs]
             for name in ("step", "loss", "recall", "precision")
         },
     }
-    encoder, embeddings = outcome.export(
-        folder, name or folder.resolve().name, trainer.averaged, architecture, how, judged, facts
+    view, decision = _decided(trainer, start, judged, parts.how == "classes")
+    encoder = outcome.export(
+        folder,
+        name or folder.resolve().name,
+        trainer.averaged,
+        start.architecture,
+        start.how,
+        judged.pixels,
+        view.held,
+        decision,
+        facts,
     )
-    _draw(folder, epochs, before, embeddings, judged, encoder.threshold, warn)
+    _draw(folder, epochs, before, view.held, judged, encoder.threshold, warn)
     report = TrainingReport(
         encoder=str(folder),
         fingerprint=encoder.fingerprint,
@@ -160,6 +193,12 @@ def _train(
         recall=recall,
         threshold=encoder.threshold,
         rejected=tuple(rejected),
+        held_out_classes=facts["data"]["held-out classes"],
+        held_out_pictures=facts["data"]["held-out pictures"],
+        gained=gain.mean if gain else None,
+        gained_error=gain.error if gain else None,
+        kept=selection.step,
+        basis=encoder.record.calibration["data"],
     )
     return distributed.told(report)
 
@@ -252,6 +291,41 @@ def _seen(files: list[ImageFile], settings: Settings, how: Preprocessing) -> Pic
     return decode(chosen, classes, how, settings.cache_bytes)[0]
 
 
+def _decided(
+    trainer: Trainer, start: Start, judged: Pictures, unseen: bool
+) -> tuple[View, tuple[float, dict[str, Any]]]:
+    """What the kept weights make of the judged pictures; threshold and calibration to write.
+
+    A run that gained nothing leaves both as the starting encoder has them.
+    """
+    trainer.finish()
+    enrolled = _some(trainer.training)
+    kept = trainer.weights()
+    same = start.encoder is not None and start.is_encoder and trainer.selection.step == 0
+    if start.encoder is None or same:
+        view = trainer.view(kept, judged, None)
+        if same and start.encoder is not None:
+            return view, (start.encoder.threshold, dict(start.encoder.record.calibration))
+        return view, trained_record(view, judged.labels, enrolled.labels, None, unseen)
+    view = trainer.view(kept, judged, enrolled)
+    known = Known(
+        start.encoder.threshold,
+        start.encoder.record.calibration,
+        trainer.view(trainer.selection.start, judged, enrolled),
+    )
+    return view, trained_record(view, judged.labels, enrolled.labels, known, unseen)
+
+
+def _some(pictures: Pictures) -> Pictures:
+    """At most so many pictures of each class, and about ``SEEN_AT_MOST`` of all."""
+    classes = int(pictures.labels.max()) + 1
+    each = max(1, min(ENROLLED_AT_MOST, SEEN_AT_MOST // classes))
+    order = np.argsort(pictures.labels, kind="stable")
+    firsts = np.searchsorted(pictures.labels[order], pictures.labels[order])
+    chosen = order[np.arange(len(order)) - firsts < each]
+    return Pictures(pictures.pixels[chosen], pictures.labels[chosen])
+
+
 def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
     """Load the checkpoint, or measure what the starting point reaches untrained."""
     if resume:
@@ -295,26 +369,8 @@ def _draw(
 ) -> None:
     """The plots, where the libraries for them are installed."""
     if any(importlib.util.find_spec(module) is None for module in ("matplotlib", "sklearn")):
-        warn("no plots: pip install 'siasearch[plot]'")
+        warn("no plots: pip install 'siamese-search[plot]'")
         return
     from siamese_search.training import plots
 
     plots.draw(folder, epochs, before, embeddings, judged.labels, threshold)
-
-
-def _device(asked: str | None) -> str:
-    """What to train on: as asked, by the option or SIASEARCH_DEVICE, else a GPU if torch sees one.
-
-    Raises RuntimeUnavailable for a device that is not there.
-    """
-    import torch
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    device = asked or os.environ.get("SIASEARCH_DEVICE") or "auto"
-    if device == "auto":
-        return next((name for name in there if there[name]), "cpu")
-    if device not in DEVICES:
-        raise RuntimeUnavailable(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
-    if not there.get(device, True):
-        raise RuntimeUnavailable(f"torch sees no {device} here: leave out --device to use the CPU")
-    return device

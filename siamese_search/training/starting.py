@@ -1,10 +1,13 @@
-"""Starting points: the embedding network that a run begins with."""
+"""Starting points: the embedding network that a run begins with.
+
+Knows nothing of pictures and losses.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import safetensors
@@ -30,8 +33,31 @@ PHOTO_POOLING = [
 ]
 
 
-def starting_point(settings: Settings) -> tuple[EmbeddingNetwork, dict[str, Any], Preprocessing]:
+@dataclass(frozen=True)
+class Start:
     """The network to train, its architecture, and how pictures become its pixels.
+
+    ``encoder`` is whose weights the network has, None where it is nobody's.
+    """
+
+    network: EmbeddingNetwork
+    architecture: dict[str, Any]
+    how: Preprocessing
+    encoder: Encoder | None = None
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the untrained network embeds as the encoder does."""
+        return (
+            self.encoder is not None
+            and self.how == self.encoder.record.preprocessing
+            and self.architecture | {"dropout": 0.0}
+            == dict(self.encoder.record.architecture) | {"dropout": 0.0}
+        )
+
+
+def starting_point(settings: Settings) -> Start:
+    """What a run begins with.
 
     Raises EncoderError where the weights cannot be had, UsageError for an unknown backbone.
     """
@@ -46,7 +72,7 @@ def starting_point(settings: Settings) -> tuple[EmbeddingNetwork, dict[str, Any]
         if architecture["projection"] is None:
             architecture["projection"] = 256
         how = Preprocessing(size, size, channels=1, resize="trim", crop_fraction=1.0)
-        return EmbeddingNetwork(architecture), architecture, how
+        return Start(EmbeddingNetwork(architecture), architecture, how)
     if os.path.isfile(start):
         raise UsageError(
             f"{start} is a file: a start is an encoder's folder, whose weights are safetensors;"
@@ -71,7 +97,7 @@ def starting_point(settings: Settings) -> tuple[EmbeddingNetwork, dict[str, Any]
     _try(network, start, size)
     network.backbone.load_state_dict(imagenet_weights(start))
     _project_evenly(network)
-    return network, architecture, _seen(Preprocessing(size, size), settings)
+    return Start(network, architecture, _seen(Preprocessing(size, size), settings))
 
 
 def _try(network: EmbeddingNetwork, start: str, size: int) -> None:
@@ -110,9 +136,7 @@ def _seen(how: Preprocessing, settings: Settings) -> Preprocessing:
     )
 
 
-def _from_encoder(
-    settings: Settings,
-) -> tuple[EmbeddingNetwork, dict[str, Any], Preprocessing]:
+def _from_encoder(settings: Settings) -> Start:
     """The network of an encoder, with a new projection where another dimension is asked for."""
     encoder = Encoder.open(settings.start, "cpu")
     architecture = dict(encoder.record.architecture)
@@ -137,7 +161,7 @@ def _from_encoder(
         ) from error
     if fresh:
         _project_evenly(network)
-    return network, architecture, how
+    return Start(network, architecture, how, encoder)
 
 
 def _project_evenly(network: EmbeddingNetwork) -> None:

@@ -1,0 +1,75 @@
+"""Help that reads well, and suggestions for commands that others call by another name.
+
+Knows the command-line library, and no command.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+# What other tools call a command, and what it is called here.
+INSTEAD = {
+    "delete": "remove",
+    "rm": "remove",
+    "search": "query",
+    "identify": "query",
+    "find": "query",
+    "enroll": "add",
+    "enrol": "add",
+    "rename": "relabel",
+    "merge": "relabel",
+    "export": "list --json",
+    "evaluate": "benchmark",
+    "test": "benchmark",
+    "compare": "verify",
+}
+# What an option takes where it does not say so itself.
+TAKES = {"<int>": "N", "<int range>": "N", "<float>": "X", "<float range>": "X", "<str>": "TEXT"}
+
+
+class Commands(TyperGroup):
+    """The commands, and what to type where one is called by another name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is asked for; says which one it may be where there is no such one."""
+        instead = INSTEAD.get(args[0]) if args and args[0] not in self.commands else None
+        if instead:
+            ctx.fail(f"no such command {args[0]!r}: try `siasearch {instead}`")
+        return super().resolve_command(ctx, args)
+
+
+class Command(TyperCommand):
+    """A command whose help names what it takes as people write it: IMAGE..., not {IMAGE...}...."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The parts of the usage line."""
+        arguments = [one for one in self.get_params(ctx) if one.param_type_name == "argument"]
+        return ["[OPTIONS]", *(_written(one) for one in arguments)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the lists of arguments and of options."""
+        lists: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for one in self.get_params(ctx):
+            record = one.get_help_record(ctx)
+            if record is not None and one.param_type_name == "argument":
+                lists["Arguments"].append((_name(one), record[1]))
+            elif record is not None:
+                takes = re.sub("<[^>]+>", lambda kind: TAKES.get(kind[0], "VALUE"), record[0])
+                lists["Options"].append((takes, record[1]))
+        for title, rows in lists.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+def _name(argument: Any) -> str:
+    """An argument's name, as IMAGE...; brackets tell in the usage line that it may be left out."""
+    return re.sub(r"[\[\]]", "", argument.metavar or argument.name.upper())
+
+
+def _written(argument: Any) -> str:
+    name = _name(argument)
+    return name if argument.required else f"[{name}]"

@@ -1,0 +1,78 @@
+"""Labelled pictures with their embeddings: what an evaluation asks about.
+
+Knows nothing of galleries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from siamese_search.arrays import FloatArray, IntArray
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.errors import ImageError
+from siamese_search.pictures.sources import find, normalised
+from siamese_search.records import ImageFile, Rejection, printable
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Pictures (n), named as they would be enrolled, with their embeddings (n, dimension);
+    ``rejected`` are those that could not be read.
+    """
+
+    files: tuple[ImageFile, ...]
+    embeddings: FloatArray
+    rejected: tuple[Rejection, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        return [file.identity for file in self.files]
+
+    @property
+    def paths(self) -> list[str]:
+        """Where they lie, printable."""
+        return [printable(file.path) for file in self.files]
+
+    def of(self, rows: IntArray) -> Probes:
+        """Some of them."""
+        return Probes(tuple(self.files[row] for row in rows.tolist()), self.embeddings[rows])
+
+    def distinct(self) -> Probes:
+        """The same without pictures whose embedding an earlier one has; these are rejected."""
+        first: dict[bytes, str] = {}
+        kept, doubles = [], []
+        for row, path in enumerate(self.paths):
+            earlier = first.setdefault(self.embeddings[row].tobytes(), path)
+            if earlier == path:
+                kept.append(row)
+            else:
+                doubles.append(Rejection(path, f"the same picture as {earlier}"))
+        chosen = self.of(np.array(kept, np.int64))
+        return replace(chosen, rejected=(*self.rejected, *doubles))
+
+
+def embedded(encoder: Encoder, pictures: Iterable[ImageFile | str | os.PathLike[str]]) -> Probes:
+    """Labelled files, and the files of folders, named as ``add`` names them."""
+    given = list(pictures)
+    found = list(find([os.fspath(one) for one in given if not isinstance(one, ImageFile)]))
+    files = [file for file in (*given, *found) if isinstance(file, ImageFile)]
+    readable, vectors, unread = [], [], []
+    for file, (_, result) in zip(files, encoder.embed_each([f.path for f in files]), strict=True):
+        if isinstance(result, ImageError):
+            unread.append(Rejection(printable(file.path), str(result)))
+        else:
+            readable.append(replace(file, identity=normalised(file.identity)))
+            vectors.append(result)
+    return Probes(
+        tuple(readable),
+        _stacked(vectors, encoder.dimension),
+        (*(one for one in found if isinstance(one, Rejection)), *unread),
+    )
+
+
+def _stacked(vectors: Sequence[FloatArray], dimension: int) -> FloatArray:
+    return np.stack(vectors) if vectors else np.empty((0, dimension), np.float32)

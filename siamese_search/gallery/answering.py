@@ -1,0 +1,66 @@
+"""Answering: from pictures to identifications, under whatever encoder is active meanwhile.
+
+Knows nothing of SQL and the index.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from siamese_search.arrays import FloatArray
+from siamese_search.embedding.encoder import several
+from siamese_search.errors import GalleryMismatch, ImageError
+from siamese_search.gallery.active import Active, ActiveEncoder
+from siamese_search.gallery.identification import Identifier, Question
+from siamese_search.gallery.unknowns import Unknowns
+from siamese_search.records import Identification
+
+
+class Answering:
+    """Answers questions about pictures for one gallery."""
+
+    def __init__(self, active: ActiveEncoder, identifier: Identifier, unknowns: Unknowns) -> None:
+        self._active = active
+        self._identifier = identifier
+        self._unknowns = unknowns
+
+    def identify(self, images: Iterable[Any], question: Question) -> list[Identification]:
+        """Identify paths, PIL images or arrays; ImageError at the first that cannot be read."""
+        images = list(several(images))
+        while True:
+            encoder = self._active.now().encoder
+            with suppress(GalleryMismatch):  # another process has switched encoders just now
+                return self._identifier.identify(encoder, encoder.embed(images), question)
+
+    def identify_each(
+        self, images: Iterable[Any], question: Question, keep_unknown: bool
+    ) -> Iterator[tuple[Any, Identification | ImageError]]:
+        """Stream (image, identification) in the order given, or the error of that image."""
+        active = self._active.now()
+        for image, result in active.encoder.embed_each(images):
+            if isinstance(result, ImageError):
+                yield image, result
+                continue
+            try:
+                yield image, self._answer(active, image, result, question, keep_unknown)
+            except ImageError as error:  # gone before it could be kept
+                yield image, error
+
+    def _answer(
+        self, active: Active, image: Any, vector: FloatArray, question: Question, keep: bool
+    ) -> Identification:
+        """One answer; the picture is embedded again where others have switched encoders."""
+        while True:
+            with suppress(GalleryMismatch):
+                (answer,) = self._identifier.identify(active.encoder, vector[None], question)
+                if keep and answer.strange and isinstance(image, (str, os.PathLike)):
+                    self._unknowns.keep(os.fspath(image), vector, active.encoder.fingerprint)
+                return answer
+            active = self._active.now()
+            ((_, result),) = active.encoder.embed_each([image])
+            if isinstance(result, ImageError):
+                raise result
+            vector = result

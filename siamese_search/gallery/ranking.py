@@ -1,0 +1,231 @@
+"""Ranking: the best identities for an embedding, by a rule over their items.
+
+What an exact index ranks here is what ranking every identity would give, whatever k is asked for;
+see ``Ranking.rank``. Knows nothing of encoders, thresholds and pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from siamese_search.arrays import FloatArray, IntArray
+from siamese_search.decision import rules
+from siamese_search.gallery.members import MembersOf
+from siamese_search.index import Index
+from siamese_search.records import Match
+from siamese_search.storage.catalog import Catalog
+
+CANDIDATES = 64  # items looked at first, where it is certain who else belongs to the best
+MANY_CANDIDATES = 256  # where it is not: so many that a small k hardly changes anything
+DEEP = 4096  # items looked at before identities are sought one after the other
+FEWEST = 5  # identities that are compared at least
+PROTOTYPES_AT_MOST = 100_000  # items of a gallery whose prototypes are all compared
+FILTERS = 4  # whose members are kept at hand
+FURTHER = 32  # identities that are scored at a time, when more may be among the best
+ROUNDING = np.float32(1e-5)  # of sums of products in another order
+
+
+class Ranking:
+    """Ranks the identities of one gallery. Its index is given with each question."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._known: dict[bytes | None, MembersOf] = {}
+        self._seen: tuple[Index, tuple[int, int]] | None = None
+
+    def rank(
+        self,
+        index: Index,
+        queries: FloatArray,
+        k: int,
+        allowed: IntArray | None,
+        rule: str,
+    ) -> list[tuple[Match, ...]]:
+        """The k best identities of each query (q, dimension), or as many as there are.
+
+        The identities of the nearest items are scored by the rule, and so is whoever else could
+        be among the k best by its prototype. That is exact with an exact index and the rules best,
+        balanced and prototype; other rules, and galleries with more than ``PROTOTYPES_AT_MOST``
+        items, rank the identities of the nearest items alone.
+        """
+        identities, items = self._catalog.totals()
+        k = min(k, identities)
+        available = len(index) if allowed is None else len(allowed)
+        if not k or not available:
+            return [()] * len(queries)
+        plain = rule == "best" or identities == items
+        bounded = rule in rules.BOUNDS and available <= PROTOTYPES_AT_MOST
+        wanted = max(4 * k, CANDIDATES if plain or bounded else MANY_CANDIDATES)
+        found, floors = self._nearest(index, queries, wanted, allowed)
+        least = min(max(k, FEWEST), identities)
+        if wanted < available:  # several items may be of one identity, so too few may be reached
+            for row, matches in enumerate(found):
+                if len(matches) < least:
+                    query = queries[row : row + 1]
+                    self._complete(index, query, least, wanted, allowed, matches)
+        if not plain:
+            members = self.members(index, allowed)
+            members.load({identity for one in found for identity in one})
+            found = [
+                rescored(query, list(one.values()), rule, members)
+                for query, one in zip(queries, found, strict=True)
+            ]
+            if bounded:
+                found = [
+                    self._with_further(index, query, k, allowed, rule, wanted, one, floor)
+                    for query, one, floor in zip(queries, found, floors.tolist(), strict=True)
+                ]
+        return self._marked([tuple(itertools.islice(one.values(), k)) for one in found])
+
+    def members(self, index: Index, allowed: IntArray | None = None) -> MembersOf:
+        """The items of identities; what is known of them is kept until the gallery changes."""
+        now = index, self._catalog.version()
+        key = None if allowed is None else allowed.tobytes()
+        before = None
+        if self._seen != now:
+            if self._seen is not None and self._seen[0] is index:
+                before = self._known.get(None)
+            self._known.clear()
+            self._seen = now
+        if len(self._known) > FILTERS:
+            self._known.clear()
+        if key not in self._known:
+            self._known[key] = MembersOf(self._catalog, index, allowed, before)
+        return self._known[key]
+
+    def _marked(self, ranked: list[tuple[Match, ...]]) -> list[tuple[Match, ...]]:
+        """The same, with those marked that are never named."""
+        never = self._catalog.distractors({m.identity for found in ranked for m in found})
+        if not never:
+            return ranked
+        return [
+            tuple(dataclasses.replace(m, distractor=m.identity in never) for m in found)
+            for found in ranked
+        ]
+
+    def _nearest(
+        self, index: Index, queries: FloatArray, wanted: int, allowed: IntArray | None
+    ) -> tuple[list[dict[str, Match]], FloatArray]:
+        """The identities of the ``wanted`` nearest items of each query, best first, and what no
+        other item scores more than: -inf where there are no others.
+        """
+        found, scores = index.search(queries, wanted, allowed)
+        owners = self._catalog.owners(set(found[found >= 0].tolist()))
+        matches = [
+            rules.best_items(zip(row, cosines, strict=True), owners)
+            for row, cosines in zip(found.tolist(), scores.tolist(), strict=True)
+        ]
+        return matches, scores[:, -1]
+
+    def _complete(
+        self,
+        index: Index,
+        query: FloatArray,
+        least: int,
+        wanted: int,
+        allowed: IntArray | None,
+        found: dict[str, Match],
+    ) -> None:
+        """Add further identities for a query: sought farther away, then among the items of those
+        not found yet.
+        """
+        reach = wanted
+        while len(found) < least and reach < DEEP:
+            reach *= 8
+            ((new,), _) = self._nearest(index, query, reach, allowed)
+            found.update(new)
+        others, members, new = allowed, self.members(index, allowed), dict(found)
+        while new and len(found) < least:
+            members.load(set(new))
+            numbers = np.concatenate([members[identity].numbers for identity in new])
+            others = np.setdiff1d(index.items if others is None else others, numbers, True)
+            ((new,), _) = self._nearest(index, query, wanted, others)
+            found.update(new)
+
+    def _with_further(
+        self,
+        index: Index,
+        query: FloatArray,
+        k: int,
+        allowed: IntArray | None,
+        rule: str,
+        reach: int,
+        found: dict[str, Match],
+        floor: float,
+    ) -> dict[str, Match]:
+        """The ranked identities of a query, and those that belong before the k-th.
+
+        They are from its ``reach`` nearest items; no other item has a higher cosine than ``floor``.
+        """
+        members = self.members(index, allowed)
+        names, vectors, _ = members.prototypes
+        close = vectors @ query
+        while floor > -np.inf:
+            bounds = rules.BOUNDS[rule](np.float32(floor), close) + ROUNDING
+            places = np.flatnonzero(bounds > _kth(found, k))
+            order = places[np.argsort(-bounds[places], kind="stable")].tolist()
+            others = [place for place in order if names[place] not in found]
+            for start in range(0, len(others), FURTHER):
+                if bounds[others[start]] <= _kth(found, k):
+                    break
+                chosen = [names[place] for place in others[start : start + FURTHER]]
+                members.load(set(chosen))
+                best = [self._best_item(query, name, members) for name in chosen]
+                found = _joined(found, query, [match for match in best if match], rule, members)
+            if _kth(found, k) >= floor + ROUNDING:
+                break
+            # An identity with a single item scores its cosine.
+            reach *= 4
+            (near,), (floor,) = self._nearest(index, query[None], reach, allowed)
+            new = [match for name, match in near.items() if name not in found]
+            members.load({match.identity for match in new})
+            found = _joined(found, query, new, rule, members)
+        return found
+
+    def _best_item(self, query: FloatArray, name: str, members: MembersOf) -> Match | None:
+        """An identity's item that is nearest to a query, None where it is gone meanwhile."""
+        own = members[name]
+        cosines = own.vectors @ query
+        place = int(cosines.argmax())
+        item = int(own.numbers[place])
+        owner = self._catalog.owners([item]).get(item)
+        return Match(name, float(cosines[place]), item, owner[1]) if owner else None
+
+
+def rescored(
+    query: FloatArray, matches: list[Match], rule: str, members: MembersOf
+) -> dict[str, Match]:
+    """Identities, given with their best items, by the rule's scores, best first."""
+    if not matches:
+        return {}
+    best = np.array([match.score for match in matches], np.float32)
+    scores = rules.RULES[rule](query, best, [members[match.identity] for match in matches])
+    made = {
+        match.identity: dataclasses.replace(match, score=float(score))
+        for match, score in zip(matches, scores, strict=True)
+    }
+    return dict(sorted(made.items(), key=_order))
+
+
+def _joined(
+    ranked: dict[str, Match],
+    query: FloatArray,
+    new: list[Match],
+    rule: str,
+    members: MembersOf,
+) -> dict[str, Match]:
+    """Ranked identities and further ones, given with their best items, best first."""
+    return dict(sorted((ranked | rescored(query, new, rule, members)).items(), key=_order))
+
+
+def _order(entry: tuple[str, Match]) -> tuple[float, int]:
+    return -entry[1].score, entry[1].item
+
+
+def _kth(ranked: dict[str, Match], k: int) -> float:
+    """The score of the k-th identity, -inf where there are fewer."""
+    match = next(itertools.islice(ranked.values(), k - 1, None), None)
+    return -np.inf if match is None else match.score

@@ -1,0 +1,55 @@
+"""Faults: what is wrong inside a gallery's database. Knows nothing of the files beside it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from zlib import crc32
+
+TEXTS = {
+    "identities": ("id", ("name",)),
+    "items": ("id", ("source", "copy", "added")),
+    "metadata": ("item", ("key", "value")),
+}
+"""Of each table, what names a row and the columns that hold text."""
+
+
+def faults_in(db: sqlite3.Connection) -> Iterator[str]:
+    """What is wrong in a database, one line each. Raises sqlite3.DatabaseError where it ends."""
+    for (line,) in db.execute("PRAGMA integrity_check"):
+        if line != "ok":
+            yield line
+    for table, row, parent, _ in db.execute("PRAGMA foreign_key_check"):
+        yield f"row {row} of {table} points to nothing in {parent}"
+    for table in ("items", "identities"):
+        count, stored = db.execute(
+            f"SELECT count(*), (SELECT value FROM settings WHERE key = ?) FROM {table}",
+            (table,),
+        ).fetchone()
+        if count != stored:
+            yield f"{count} {table}, but {stored} are counted in settings"
+    yield from _damaged_embeddings(db)
+    yield from _damaged_texts(db)
+
+
+def _damaged_embeddings(db: sqlite3.Connection) -> Iterator[str]:
+    rows = db.execute(
+        "SELECT item, vector, checksum, dimension FROM embeddings"
+        " JOIN generations ON generations.id = generation"
+    )
+    for item, vector, checksum, dimension in rows:
+        if len(vector) != 4 * dimension or crc32(vector) != checksum:
+            yield f"the embedding of item {item} is damaged"
+
+
+def _damaged_texts(db: sqlite3.Connection) -> Iterator[str]:
+    """Rows whose text is damaged, which SQLite itself does not notice."""
+    for table, (number, columns) in TEXTS.items():
+        casts = ", ".join(f"CAST({column} AS BLOB)" for column in columns)
+        for row, *texts in db.execute(f"SELECT {number}, {casts} FROM {table}"):
+            try:
+                for text in texts:
+                    if text is not None:
+                        text.decode()
+            except UnicodeDecodeError:
+                yield f"row {row} of {table} holds damaged text"
