@@ -6,7 +6,8 @@ The network is that of ``general``, not trained further. More of its stages are 
 they give is brought to 512 dimensions by principal components. A second output gives places. And
 there is a prior for the metrics that galleries learn: the scatter of descriptors within classes.
 Components, places and prior are fitted on folders of public pictures, a folder a class, each
-folder weighing the same; the shipped ones on Caltech-101 and miniImageNet, which no protocol uses.
+folder weighing the same; the shipped ones on Caltech-101 without its faces, and miniImageNet, which
+no protocol uses.
 Threshold and confidence are fitted on Grocery's training photos, as for ``general``.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import torch
 from build_general import fitted_on_grocery, stored_weights
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional
 
 from siamese_search.arrays import DoubleArray, FloatArray, IntArray
 from siamese_search.decision.closer import fit_projection
@@ -30,7 +33,6 @@ from siamese_search.decision.metric import unit
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.network import EmbeddingNetwork, export_onnx, round_weights
 from siamese_search.embedding.record import SHIPPED, write_encoder
-from siamese_search.pictures import render
 from siamese_search.pictures.read import read_file
 
 NAME = "general-2"
@@ -63,26 +65,16 @@ def pictures(folder: Path) -> tuple[list[Path], IntArray]:
     return paths, np.array(classes)
 
 
-class Wide(EmbeddingNetwork):
-    """The network before principal components; its forward gives cells of the map, too."""
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        maps = self._feature_maps((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std)
-        return self._embedding(maps), self.cells(maps[PLACES["source"]])
-
-
 @torch.inference_mode()
-def described(network: Wide, encoder: Encoder, paths: list[Path]) -> tuple[FloatArray, FloatArray]:
-    """Descriptors (n, wide) of pictures and cells (m, channels), some of each."""
-    descriptors, cells = [], []
+def cells_of(network: EmbeddingNetwork, encoder: Encoder, paths: list[Path]) -> FloatArray:
+    """Means over the cells of a grid on the map that places are made of: (n, channels)."""
+    cells = []
     for start in range(0, len(paths), BATCH):
-        read = [encoder.decode(read_file(str(path))) for path in paths[start : start + BATCH]]
-        wide, grid = network(torch.from_numpy(np.stack(read)))
-        descriptors.append(wide.numpy())
-        cells.append(grid.flatten(2).transpose(1, 2)[:, ::6].flatten(0, 1).numpy())
-        if start % (50 * BATCH) == 0:
-            print(f"  {start} of {len(paths)}", file=sys.stderr, flush=True)
-    return np.concatenate(descriptors), np.concatenate(cells)
+        pixels = [encoder.decode(read_file(str(path))) for path in paths[start : start + BATCH]]
+        maps = network.maps(torch.from_numpy(np.stack(pixels)))[PLACES["source"]]
+        grid = functional.adaptive_avg_pool2d(maps, PLACES["grid"])
+        cells.append(grid.flatten(2).transpose(1, 2).flatten(0, 1).numpy())
+    return np.concatenate(cells)
 
 
 def principal(sets: list[FloatArray]) -> tuple[DoubleArray, DoubleArray]:
@@ -110,68 +102,69 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("pictures", type=Path, nargs="+", metavar="DIR", help="a folder a class")
+    parser.add_argument("--names", nargs="+", default=["Caltech-101 without faces", "miniImageNet"])
     parser.add_argument("--out", type=Path, default=SHIPPED / NAME)
     options = parser.parse_args()
     start = Encoder.open("general", "cpu")
     start.verify_files()
-    architecture = start.record.architecture | {"pooling": POOLING, "places": PLACES}
+    architecture = start.record.architecture | {"pooling": POOLING, "projection": None}
+    how = start.record.preprocessing
     weights = {
         name: values.float()
         for name, values in load_file(start.folder / "weights.safetensors").items()
         if name != "projection.weight"
     }
-    wide = Wide(architecture | {"projection": None})
-    wide.load_state_dict(weights, strict=False)
-    sets, cells, classes = [], [], []
-    for folder in options.pictures:
-        paths, owners = pictures(folder)
-        vectors, some = described(wide.eval(), start, paths)
-        sets.append(vectors)
-        cells.append(some)
-        classes.append(owners)
+
+    def written(folder: Path, weights: dict[str, Tensor], **fields: Any) -> Encoder:
+        network = EmbeddingNetwork(fields["architecture"])
+        network.load_state_dict(weights)
+        round_weights(network)
+        common: dict[str, Any] = {
+            "name": NAME,
+            "preprocessing": how,
+            "dimension": network.dimension,
+            "onnx": export_onnx(network.eval(), how.height, how.width),
+            "weights": stored_weights(network),
+            "threshold": start.threshold,
+            "calibration": start.record.calibration,
+            "training": start.record.training,
+        }
+        write_encoder(folder, **common | fields)
+        return Encoder.open(folder, "cpu")
+
+    found = [pictures(folder) for folder in options.pictures]
+    classes = [owners for _, owners in found]
+    with tempfile.TemporaryDirectory() as place:
+        wide = written(Path(place), weights, architecture=architecture)
+        sets = [wide.embed(paths) for paths, _ in found]
     mean, components = principal(sets)
-    place_mean, whitening = fit_projection(np.concatenate(cells), PLACES["dimension"])
-    architecture |= {"projection": DIMENSION, "centred": True}
-    network = EmbeddingNetwork(architecture)
+    network = EmbeddingNetwork(architecture | {"places": PLACES}).eval()
+    network.load_state_dict(weights, strict=False)
+    cells = np.concatenate([cells_of(network, start, paths[::EACH]) for paths, _ in found])
+    place_mean, whitening = fit_projection(cells, PLACES["dimension"])
     fitted = {
         "projection.weight": components.T,
         "projection.bias": -mean @ components,
         "places.weight": whitening.T[:, :, None, None],
         "places.bias": -place_mean @ whitening,
     }
-    tensors = {
-        name: torch.from_numpy(np.ascontiguousarray(v)).float() for name, v in fitted.items()
-    }
-    network.load_state_dict(weights | tensors)
-    round_weights(network)
-    network.eval()
-    how = start.record.preprocessing
+    weights |= {n: torch.from_numpy(np.ascontiguousarray(v)).float() for n, v in fitted.items()}
     narrow = [unit(((vectors - mean) @ components).astype(np.float32)) for vectors in sets]
     fields: dict[str, Any] = {
-        "name": NAME,
-        "architecture": architecture,
-        "preprocessing": how,
-        "dimension": DIMENSION,
-        "onnx": export_onnx(network, how.height, how.width),
-        "weights": stored_weights(network),
+        "architecture": architecture | {"projection": DIMENSION, "centred": True, "places": PLACES},
         "prior": prior_of(narrow, classes),
-        "threshold": start.threshold,
-        "calibration": start.record.calibration,
         "training": start.record.training
         | {
-            "descriptor": {
-                "network": f"{start.name} {start.fingerprint}",
-                "components, places and prior": [
-                    f"{folder.name}: {len(owners)} pictures of {owners.max() + 1} classes"
-                    for folder, owners in zip(options.pictures, classes, strict=True)
-                ],
-            }
+            "network": f"{start.name}, {start.fingerprint}",
+            "components, places and prior": [
+                f"{folder}: {len(owners)} pictures of {owners.max() + 1} classes"
+                for folder, owners in zip(options.names, classes, strict=True)
+            ],
         },
     }
-    write_encoder(options.out, **fields)
-    threshold, calibration = fitted_on_grocery(Encoder.open(options.out, "cpu"))
-    write_encoder(options.out, **fields | {"threshold": threshold, "calibration": calibration})
-    made = Encoder.open(options.out, "cpu")
+    threshold, calibration = fitted_on_grocery(written(options.out, weights, **fields))
+    fields |= {"threshold": threshold, "calibration": calibration}
+    made = written(options.out, weights, **fields)
     made.verify_files()
     size = sum(path.stat().st_size for path in options.out.iterdir())
     print(

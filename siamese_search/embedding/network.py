@@ -93,12 +93,15 @@ class EmbeddingNetwork(nn.Module):
         """The embeddings of ``forward``, and places (n, grid * grid, dimension), row by row, each
         of unit length. Only where the architecture has places.
         """
-        images = pixels.permute(0, 3, 1, 2).float()
-        maps = self._feature_maps((images - self.mean) / self.std)
-        with torch.autocast(images.device.type, enabled=False):
+        maps = self.maps(pixels)
+        with torch.autocast(pixels.device.type, enabled=False):
             cells = self.places(self.cells(maps[self._places].float()))
             places = functional.normalize(cells, dim=1).flatten(2).transpose(1, 2)
         return self._embedding(maps), places
+
+    def maps(self, pixels: Tensor) -> dict[str | int, Tensor]:
+        """The feature maps that are pooled, (n, channels, rows, columns) by their sources."""
+        return self._feature_maps((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std)
 
     def _embedding(self, maps: Mapping[str | int, Tensor]) -> Tensor:
         """From feature maps by source to unit-length embeddings (n, dimension)."""
@@ -249,7 +252,7 @@ def export_onnx(network: EmbeddingNetwork, height: int, width: int) -> bytes:
     pixels = torch.zeros((2, height, width, network.mean.shape[1]), dtype=torch.uint8)
     names = ["embedding"] if network.place_shape is None else ["embedding", "places"]
     program = torch.onnx.export(
-        network if network.place_shape is None else _Describing(network),
+        network if network.place_shape is None else _Describing(network).eval(),
         (pixels,),
         dynamo=True,
         opset_version=18,
