@@ -144,7 +144,7 @@ def test_enrol_query_edit_check_from_start_to_end(
     assert report == {"switched": True, "embedded": 3, "missing": [], "items": 3}
     assert shell.json("query", probe)[0]["identity"] == "Greek/beta"
     (facts,) = shell.json("info")
-    assert (facts.items, facts.identities, facts.dimension) == (3, 2, 13)
+    assert (facts["items"], facts["identities"], facts["dimension"]) == (3, 2, 13)
     assert "no faults" in shell("check").stdout
 
 

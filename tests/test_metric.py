@@ -59,7 +59,8 @@ def slow_covariance(
     """The blend, item by item."""
 
     def scaled(matrix: np.ndarray) -> np.ndarray:
-        return matrix * len(matrix) / np.trace(matrix)
+        ratio: np.ndarray = matrix * len(matrix) / np.trace(matrix)
+        return ratio
 
     mean = vectors.mean(axis=0, dtype=np.float64)
     total, within, freedom = np.zeros((WIDTH, WIDTH)), np.zeros((WIDTH, WIDTH)), 0
@@ -76,7 +77,8 @@ def slow_covariance(
         blend, weight = blend + freedom * scaled(within), weight + freedom
     if known is not None:
         blend, weight = blend + PRIOR * scaled(known.within.astype(np.float64)), weight + PRIOR
-    return (1 - shrinkage) * blend / weight + shrinkage * np.eye(WIDTH)
+    shrunk: np.ndarray = (1 - shrinkage) * blend / weight + shrinkage * np.eye(WIDTH)
+    return shrunk
 
 
 def found(vectors: FloatArray, owners: np.ndarray) -> float:

@@ -31,9 +31,10 @@ from siamese_search.decision.metric import (
 )
 from siamese_search.errors import UsageError
 
-SHRINKAGES = (0.3, 0.6)  # towards the identity matrix; the first where nothing can be held out
-PRIOR = 300.0  # items that the encoder's own scatter counts for; why: benchmarks/metric.py
-TOTAL = 0.3  # of an item: what its scatter around the mean of all counts for
+# Towards the identity matrix; the first where nothing can be held out.
+SHRINKAGES = (0.3, 0.15, 0.6)
+PRIOR = 200.0  # items that the encoder's own scatter counts for; why: benchmarks/metric.py
+TOTAL = 0.1  # of an item: what its scatter around the mean of all counts for
 FEWEST = 10  # items from which scatter is estimated
 SAMPLED = 50_000  # items that a metric is learned from, at most
 EACH = 200  # of them of one identity, where there are more than ``SAMPLED``

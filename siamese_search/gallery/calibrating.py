@@ -81,7 +81,7 @@ class Calibrating:
         if not self._catalog.totals()[1]:
             folder = self._catalog.path.parent
             raise UsageError(f"nothing is enrolled in {folder}: enrol first, then calibrate")
-        candidate = self.learning.candidate(wanted)
+        candidate = self.learning.candidate(wanted, active.encoder.prior)
         try:
             seen = candidate.evidence(self._catalog, rule)
             if strangers is not None:
