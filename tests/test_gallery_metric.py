@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from siamese_search.decision.learning import Prior, fit
 from siamese_search.decision.metric import Metric, plain
 from siamese_search.errors import GalleryDamaged, GalleryError, UsageError
 from siamese_search.gallery.compaction import Compaction
+from siamese_search.index import Written
 from siamese_search.records import Identification, Snapshot
 from siamese_search.storage.generations import Generations
 
@@ -61,7 +63,7 @@ def folder(tmp_path: Path, toy: Encoder, split: Split) -> Path:
 
 
 def stored(gallery: Gallery) -> Metric:
-    found = gallery._catalog.metric(gallery._catalog.state())
+    _, found = gallery._catalog.state_with_metric()
     assert found is not None
     return found
 
@@ -81,8 +83,9 @@ def slow_best(metric: Metric, vectors: FloatArray, names: list[str], probe: Floa
     """The best score by the balanced rule, item by item."""
 
     def moved(vector: FloatArray) -> np.ndarray:
-        found: np.ndarray = (vector.astype(float) - metric.mean) @ metric.projection.astype(float)
-        return found / np.linalg.norm(found)
+        found = (vector.astype(float) - metric.mean) @ metric.projection.astype(float)
+        scaled: np.ndarray = found / np.linalg.norm(found)
+        return scaled
 
     asked, scores = moved(probe), []
     for name in set(names):
@@ -406,16 +409,13 @@ def test_who_is_left_alone_is_not_named_for_a_stranger(folder: Path, toy: Encode
 def test_items_removed_while_it_learns_are_left_out(
     folder: Path, toy: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from siamese_search.gallery import learning
-
-    fit = learning.fit
     with Gallery.open(folder, toy) as other, Gallery.open(folder, toy) as gallery:
 
         def removing(*arguments: object) -> Metric:
             other.remove("s0-7")
             return fit(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(learning, "fit", removing)
+        monkeypatch.setattr("siamese_search.gallery.learning.fit", removing)
         found = gallery.calibrate(0.1)
         assert (found.metric is not None, found.strangers) == (True, 195)
         assert gallery.check() == []
@@ -425,7 +425,8 @@ def spread(count: int, dimension: int, width: float) -> FloatArray:
     """Vectors about one, as far apart as ``width``."""
     random = np.random.default_rng(6)
     vectors = np.eye(1, dimension) + width * random.normal(size=(count, dimension))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    scaled: FloatArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return scaled.astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -526,6 +527,31 @@ def test_distractors_teach_nothing_and_are_never_named_by_the_metric(
         assert "195 items of 39 identities" in str(gallery.info().metric)
         assert gallery.identify_embeddings(vectors[:1])[0].identity is None
         assert names[0] == "s0-0"
+
+
+def test_a_compaction_that_meets_a_calibration_takes_its_metric(
+    folder: Path, split: Split, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, probes, _ = split
+    write = Compaction._write
+    with Gallery.open(folder, toy) as other, Gallery.open(folder, toy) as gallery:
+
+        def meeting(self: Compaction, *arguments: Any) -> Written:
+            written = write(self, *arguments)
+            monkeypatch.setattr(Compaction, "_write", write)
+            other.calibrate(0.1)
+            return written
+
+        # Another process could not, since this one is at it.
+        monkeypatch.setattr(other._compaction, "compact_if_due", lambda **_: False)
+        monkeypatch.setattr(Compaction, "_write", meeting)
+        gallery.compact()
+        state = gallery._catalog.state()
+        assert state.snapshot is not None
+        assert state.snapshot.metric == state.metric is not None
+        assert gallery.check() == []
+        found, expected = (one.identify_embeddings(probes) for one in (gallery, other))
+        assert same(found, expected)
 
 
 def test_compaction_that_fails_leaves_answers_from_the_database(

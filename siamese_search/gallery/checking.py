@@ -102,7 +102,7 @@ def _is_ours(name: str) -> bool:
 
 def index_differences(catalog: Catalog, snapshots: Snapshots) -> Iterator[str]:
     """Where the snapshot's content disagrees with the database, one line each."""
-    state = catalog.state()
+    state, metric = catalog.state_with_metric()
     snapshot = state.snapshot
     if snapshot is None:
         return
@@ -115,7 +115,6 @@ def index_differences(catalog: Catalog, snapshots: Snapshots) -> Iterator[str]:
         return
     path = catalog.path.parent / snapshot.file
     try:
-        metric = catalog.metric(state)
         index = snapshots.engine.read(path, dimension_of(state, metric))
     except GalleryError as error:
         yield str(error)

@@ -202,7 +202,7 @@ class Learning:
     def in_words(self) -> str | None:
         """What the metric in use was learned from and what it gained, None where there is none."""
         try:
-            metric = self._catalog.metric(self._catalog.state())
+            _, metric = self._catalog.state_with_metric()
         except GalleryDamaged:
             return "damaged: run `siasearch calibrate`"
         if metric is None:

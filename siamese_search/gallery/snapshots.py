@@ -114,7 +114,7 @@ class Snapshots:
         state = self._catalog.state()
         if loaded is None or _kept(loaded.state) != _kept(state):
             self.release()  # not two of them in memory
-            opened = self._open(state)
+            opened = self._open()
         else:
             before = loaded.state
             opened = Opened(
@@ -144,10 +144,11 @@ class Snapshots:
             else:
                 yield items, projected(metric, vectors)
 
-    def _open(self, state: State) -> Opened:
-        """The snapshot's index, or an empty one; of a later state where another process has
-        replaced the snapshot meanwhile.
+    def _open(self) -> Opened:
+        """The snapshot's index, or an empty one; of the state now, or of a later one where another
+        process has replaced the snapshot meanwhile.
         """
+        state, metric = self._catalog.state_with_metric()
         for _ in range(TRIES):
             snapshot = state.snapshot
             if snapshot is None or snapshot.metric != state.metric:
@@ -156,18 +157,16 @@ class Snapshots:
             if fault is None:
                 path = self._folder / snapshot.file
                 try:
-                    metric = self._catalog.metric(state)
                     index = self.engine.read(path, dimension_of(state, metric))
                     guarded = GuardedIndex(index, partial(self._without_snapshot, path))
                     return Opened(state, metric, guarded, snapshot.last_item, snapshot.last_removal)
                 except GalleryError as error:
                     fault = str(error)
-            now = self._catalog.state()
-            if now.snapshot == snapshot:
+            now, its_metric = self._catalog.state_with_metric()
+            if now.snapshot == snapshot and now.metric == state.metric:
                 log.warning("%s; answering from the database. `siasearch rebuild` mends it.", fault)
                 break
-            state = now
-        metric = self._catalog.metric(state)
+            state, metric = now, its_metric
         empty = self.engine.empty(dimension_of(state, metric))
         return Opened(state, metric, GuardedIndex(empty, partial(self._without_snapshot, None)))
 
@@ -175,8 +174,7 @@ class Snapshots:
         """An index of what the database holds, in place of one that gave what cannot be; that was
         of the file ``path`` where there is one.
         """
-        state = self._catalog.state()
-        metric = self._catalog.metric(state)
+        state, metric = self._catalog.state_with_metric()
         index = self.engine.empty(dimension_of(state, metric))
         left_out: list[int] = []
         for items, vectors in self.projected(state, metric):

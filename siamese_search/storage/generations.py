@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from zlib import crc32
 
@@ -46,6 +47,10 @@ class State:
     last_item: int
     last_removal: int
     metric: int | None = None  # of the calibration in use, None where plain cosines are compared
+
+
+class MetricChanged(GalleryError):
+    """An index file was written by another metric than is in use."""
 
 
 class Generations(Database):
@@ -247,11 +252,12 @@ class Generations(Database):
         """Make an index file the one to use; forget the removals it has folded in.
 
         Returns the file it replaces, None where there was none. Raises GalleryError where
-        another process has made a newer one meanwhile, or has changed the metric.
+        another process has made a newer one meanwhile, MetricChanged where it was written by
+        another metric than is in use.
         """
         with self.writing():
             if self._metric_in_use(snapshot.generation) != snapshot.metric:
-                raise GalleryError(
+                raise MetricChanged(
                     "the gallery was calibrated while it was compacted: compact it again"
                 )
             current = self._db.execute(
@@ -378,14 +384,17 @@ class Generations(Database):
             row = self._db.execute("SELECT value FROM settings WHERE key = 'metric'").fetchone()
         return row and str(row[0])
 
-    def metric(self, state: State) -> Metric | None:
-        """The metric in use, None where plain cosines are compared.
+    def state_with_metric(self) -> tuple[State, Metric | None]:
+        """The state, and the metric in use then, None where plain cosines are compared.
 
         Raises GalleryDamaged where it is not as it was stored: plain cosines would be no answer
         then, since the gallery was not calibrated for these.
         """
-        if state.metric is None:
-            return None
+        with self._guard(), nullcontext() if self._db.in_transaction else self.reading():
+            state = self.state()
+            return state, None if state.metric is None else self._metric(state)
+
+    def _metric(self, state: State) -> Metric:
         with self._guard():
             row = self._db.execute(
                 "SELECT content, checksum FROM metrics WHERE id = ? AND generation = ?",
