@@ -10,12 +10,13 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.arrays import FloatArray
+from siamese_search.arrays import DoubleArray, FloatArray
 from siamese_search.errors import GalleryDamaged, GalleryFormatError, UsageError
 
 Kind = Literal["plain", "prior", "total", "within"]
@@ -54,6 +55,11 @@ class Metric:
         """p, of what is projected."""
         return int(self.projection.shape[1])
 
+    @cached_property
+    def _projection(self) -> DoubleArray:
+        """In double precision, made once, since a probe is soon projected."""
+        return self.projection.astype(np.float64)
+
     def apply(self, vectors: npt.ArrayLike) -> FloatArray:
         """Descriptors (n, d) to float32 (n, p), each row of unit length; nought stays nought.
 
@@ -66,7 +72,7 @@ class Metric:
             block = unit(given[start : start + BLOCK].astype(np.float64))
             if self.kind != "plain":
                 nought = ~block.any(axis=1)
-                block = unit((block - self.mean) @ self.projection.astype(np.float64))
+                block = unit((block - self.mean) @ self._projection)
                 block[nought] = 0
             projected[start : start + BLOCK] = block
         return projected
