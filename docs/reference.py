@@ -67,7 +67,7 @@ class Parameter:
         if not self.is_option:
             return f"`{self.placeholder()}`"
         names = ", ".join(f"`{name}`" for name in self.names())
-        value = (self.info.metavar or KINDS[self.kind]).replace("|", "\\|")
+        value = (self.info.metavar or KINDS[self.kind]).replace("|", "/")  # no cell ends
         return f"{names} `{value}`" if value else names
 
     def right(self) -> str:

@@ -305,6 +305,21 @@ def test_what_a_recipe_has_learned_is_used_again(tmp_path: Path, kept: Integers)
     assert np.mean(found == kept) > 0.98
 
 
+def test_a_lower_recall_is_tuned_to_although_an_earlier_index_reached_more(tmp_path: Path) -> None:
+    vectors = clustered(np.random.default_rng(6), 3000)
+    high, low = Wanted("IVF16,PQ12x4fs", 0.99), Wanted("IVF16,PQ12x4fs", 0.6)
+    old = earlier(tmp_path / "old", vectors[:2000], high)
+    efforts = []
+    for name, wanted, previous in (("same", high, old), ("less", low, old), ("anew", low, None)):
+        path = tmp_path / name
+        written = write_index(path, 24, [(np.arange(3000), vectors)], wanted, previous)
+        base = SearchIndex.read(path, 24).base
+        assert base is not None
+        assert (written.recall or 0) >= wanted.recall
+        efforts.append(base.tuning.effort or 0)
+    assert efforts[0] > efforts[1] == efforts[2]
+
+
 @pytest.mark.parametrize(
     "recipe",
     ["nonsense", "", "HNSW1", "IVF0,Flat", "IVF16_HNSW0,Flat", "PQ12x0", "IVF16,PQ12x4fs_0"],

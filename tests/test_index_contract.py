@@ -208,6 +208,7 @@ def test_a_search_gives_as_many_as_there_are(rough: tuple[Index, FloatArray]) ->
     assert sorted(item for item, _ in row) == index.items.tolist()
 
 
+@pytest.mark.slow
 def test_what_goes_on_from_an_earlier_file_is_as_good(kind: Kind, tmp_path: Path) -> None:
     vectors = clustered(2, 3000)
     first = kind.engine.write(tmp_path / "old", 24, [(np.arange(2000), vectors[:2000])], kind.rough)
@@ -221,6 +222,7 @@ def test_what_goes_on_from_an_earlier_file_is_as_good(kind: Kind, tmp_path: Path
         index.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0.05, 0.5, 0.9])
 def test_nothing_is_taken_from_an_earlier_file_that_was_damaged(
     kind: Kind, tmp_path: Path, part: float

@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from siamese_search.embedding.pipeline import batches, embed_batches, parallel_map, thread_pool
+from siamese_search.embedding.pipeline import (
+    batches,
+    decoded,
+    embed_batches,
+    embedded,
+    parallel_map,
+    thread_pool,
+)
 from siamese_search.errors import ImageError
 
 
@@ -124,3 +131,41 @@ def test_batches_of_nothing_are_none() -> None:
 
 def test_nothing_to_embed_opens_no_runtime() -> None:
     assert list(embed_batches([], lambda: pytest.fail("opened"))) == []
+
+
+def load(number: int) -> npt.NDArray[np.uint8]:
+    if number % 10 == 3:
+        raise ImageError("cut")
+    return np.full((2, 2, 3), number, np.uint8)
+
+
+def test_sources_become_pixels_in_order_and_errors_stay_with_their_keys() -> None:
+    with thread_pool(3) as pool:
+        stream = list(decoded(pool, ((str(n), n) for n in range(30)), load))
+    assert [key for key, _ in stream] == [str(number) for number in range(30)]
+    for key, pixels in stream:
+        if int(key) % 10 == 3:
+            assert isinstance(pixels, ImageError)
+        else:
+            assert not isinstance(pixels, ImageError)
+            assert (pixels == int(key)).all()
+
+
+def test_leaving_the_stream_waits_for_its_loaders_and_drops_the_rest() -> None:
+    begun, ended = [], []
+
+    def slow(number: int) -> npt.NDArray[np.uint8]:
+        begun.append(number)
+        time.sleep(0.01)
+        ended.append(number)
+        return load(0)
+
+    def interrupted() -> None:
+        with embedded(((n, n) for n in range(10_000)), slow, Mean) as stream:
+            next(stream)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(begun) < 10_000
+    assert sorted(begun) == sorted(ended)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 import subprocess
 import sys
 import time
@@ -18,10 +19,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_metric_learning")
 pytest.importorskip("onnxscript")
 
+import timm  # noqa: E402
 from conftest import picture  # noqa: E402
+from huggingface_hub import constants  # noqa: E402
 
 from siamese_search import Encoder, Gallery  # noqa: E402
+from siamese_search.cli.train import _gain  # noqa: E402
+from siamese_search.decision import reference, trained  # noqa: E402
 from siamese_search.decision.evidence import logistic  # noqa: E402
+from siamese_search.embedding import backbones  # noqa: E402
 from siamese_search.embedding.backbones import SmallResNet  # noqa: E402
 from siamese_search.embedding.network import EmbeddingNetwork  # noqa: E402
 from siamese_search.errors import (  # noqa: E402
@@ -316,6 +322,7 @@ def test_one_class_is_too_few() -> None:
 # Runs
 
 
+@pytest.mark.slow
 def test_a_run_leaves_an_encoder_that_a_gallery_is_rebuilt_under(
     folder: Path, tmp_path: Path, toy_folder: Path
 ) -> None:
@@ -341,6 +348,7 @@ def test_a_run_leaves_an_encoder_that_a_gallery_is_rebuilt_under(
         assert answer.matches[0].identity == "class-03"
 
 
+@pytest.mark.slow
 def test_training_goes_on_bit_for_bit_after_a_stop(folder: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     settings = replace(SMALL, loss="proxy-anchor", augmentation="photo", dropout=0.2, hard_every=1)
@@ -365,6 +373,7 @@ def test_training_goes_on_bit_for_bit_after_a_stop(folder: Path, tmp_path: Path)
     assert len(fingerprints) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path) -> None:
     """Kill -9 at any moment loses the epoch at most: a resumed run ends with the same weights."""
     script = tmp_path / "script.py"
@@ -397,6 +406,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path
     assert steps == [2, 4, 6, 8, 10, 12]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(folder: Path, tmp_path: Path) -> None:
     """Without augmentation and batch statistics, halves of a batch give the whole's gradients."""
     train([folder], tmp_path / "start", replace(SMALL, steps=2))
@@ -433,6 +443,7 @@ def test_two_processes_train_as_one(folder: Path, tmp_path: Path) -> None:
             assert torch.allclose(tensor, two[name], atol=2e-4), name
 
 
+@pytest.mark.slow
 def test_training_on_from_an_encoder_keeps_its_preprocessing(folder: Path, tmp_path: Path) -> None:
     train([folder], tmp_path / "first", SMALL)
     settings = replace(SMALL, start=str(tmp_path / "first"), dimension=None, steps=4, freeze=2)
@@ -500,6 +511,7 @@ def test_a_network_whose_layers_run_in_another_order_than_listed_is_not_folded()
     assert view.backbone.bn.weight is backbone.bn.weight
 
 
+@pytest.mark.slow
 def test_what_rounding_changes_is_a_warning_and_the_encoder_is_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -513,6 +525,7 @@ def test_what_rounding_changes_is_a_warning_and_the_encoder_is_kept(
     assert not (tmp_path / "wrong" / "encoder.json").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_without_classes_is_trained_by_two_views_of_each(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -525,6 +538,7 @@ def test_a_loss_that_is_no_number_stops_the_run(folder: Path, tmp_path: Path) ->
         train([folder], tmp_path / "out", replace(SMALL, rate=1e30, clip=1e30))
 
 
+@pytest.mark.slow
 def test_a_run_does_not_train_on_what_it_draws_and_goes_on_with_the_same_pictures_only(
     folder: Path,
 ) -> None:
@@ -568,6 +582,7 @@ def test_out_of_memory_names_what_to_try() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.slow
 def test_transformers_give_feature_maps(backbone: str) -> None:
     architecture = {
         "backbone": backbone,
@@ -596,6 +611,7 @@ def test_settings_are_parsed_by_their_types() -> None:
             parsed([wrong])
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
     train([folder], tmp_path / "out", SMALL)
     with pytest.raises(TrainingError, match="--resume"):
@@ -615,7 +631,6 @@ def test_an_earlier_run_is_not_overwritten(folder: Path, tmp_path: Path) -> None
         ({"loss": "best"}, UsageError, "unknown loss"),
         ({"augmentation": "wild"}, UsageError, "unknown augmentation"),
         ({"start": "nothing_like_it"}, UsageError, "unknown starting point"),
-        ({"start": "resnet18"}, EncoderError, "without a network"),
         ({"steps": 0}, UsageError, "at least 1"),
         ({"images": 1}, UsageError, "at least 2"),
         ({"seed": -1}, UsageError, "at least 0"),
@@ -630,11 +645,138 @@ def test_what_makes_no_sense_is_a_clear_error(
     changes: dict[str, object],
     error: type[Exception],
     says: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(error, match=says):
         train([folder], tmp_path / "out", replace(SMALL, **changes))  # type: ignore[arg-type]
+
+
+def test_a_hub_that_does_not_answer_is_soon_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "PATIENCE", 0.3)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(backbones, "_is_cached", lambda name: False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and never answers
+        port = silent.getsockname()[1]
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        begun = time.monotonic()
+        with pytest.raises(EncoderError, match=r"does not answer.*without a network"):
+            backbones.imagenet_weights("resnet18")
+    assert time.monotonic() - begun < 5
+
+
+def test_a_hub_is_not_asked_for_what_its_cache_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = timm.create_model("resnet18", num_classes=0)
+    monkeypatch.setattr(backbones, "_is_cached", lambda name: True)
+    monkeypatch.setattr(backbones, "_require_hub", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: network)
+    assert backbones.imagenet_weights("resnet18").keys() == network.state_dict().keys()
+
+
+@pytest.mark.slow
+def test_a_picture_changed_under_its_name_is_noticed_on_resuming(
+    folder: Path, tmp_path: Path
+) -> None:
+    train([folder], tmp_path / "out", replace(SMALL, steps=4))
+    changed = folder / "class-03" / "2.png"
+    picture(99).resize((32, 32)).save(changed)
+    with pytest.raises(TrainingError, match=rf"other pictures of the same names \({changed}\)"):
+        train([folder], tmp_path / "out", replace(SMALL, steps=4), resume=True)
+
+
+def test_torch_draws_as_if_nothing_had_been_trained(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train([folder], tmp_path / "out", replace(SMALL, steps=2, epoch_steps=2))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.slow
+def test_a_run_that_gains_nothing_leaves_the_start_and_its_threshold(
+    folder: Path, tmp_path: Path
+) -> None:
+    train([folder], tmp_path / "first", replace(SMALL, steps=4))
+    still = replace(SMALL, start=str(tmp_path / "first"), dimension=None, steps=4, rate=0.0)
+    report = train([folder], tmp_path / "second", still)
+    first, second = (Encoder.open(tmp_path / name) for name in ("first", "second"))
+    assert (report.kept, report.gained) == (0, 0.0)
+    assert second.fingerprint == first.fingerprint
+    assert second.threshold == first.threshold
+    assert second.record.calibration == first.record.calibration
+    assert "nothing was gained" in " ".join(_gain(report))
+
+
+# What a record says that rests on little
+
+
+def gallery_of(classes: int, spread: float, seed: int) -> tuple[Any, Any]:
+    """Ten vectors of each class about a centre of its own; classes resemble each other."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(classes, 1, 16)) * 0.6 + np.ones(16) * 0.6
+    made = (centres + spread * random.normal(size=(classes, 10, 16))).reshape(-1, 16)
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    return made.astype(np.float32), np.repeat(np.arange(classes), 10)
+
+
+@pytest.mark.parametrize("held", [2, 4, 8, 16])
+def test_a_trained_encoder_names_hardly_more_strangers_than_its_start(held: int) -> None:
+    passed = []
+    for seed in range(6):
+        vectors, labels = gallery_of(16 + held + 40, 0.3, seed)
+        stretched = vectors - 0.2  # as training spreads what was alike
+        stretched /= np.linalg.norm(stretched, axis=1, keepdims=True)
+        in_gallery, out = labels < 16, (labels >= 16) & (labels < 16 + held)
+        others = labels >= 16 + held
+        strange = [
+            trained.strangers(one[others], one[in_gallery], labels[in_gallery])
+            for one in (vectors, stretched)
+        ]
+        least = float(np.quantile(strange[0], 0.95))
+        known = trained.Known(
+            least,
+            {"slope": 10.0, "offset": -10 * least},
+            trained.View(vectors[out], vectors[in_gallery]),
+        )
+        threshold, fields = trained.trained_record(
+            trained.View(stretched[out], stretched[in_gallery]),
+            labels[out],
+            labels[in_gallery],
+            known,
+            True,
+        )
+        passed.append(float((strange[1] >= threshold).mean()))
+        assert fields["classes"] == held
+        assert f"{10 * held} held-out pictures of {held} classes" in fields["data"]
+        assert fields["slope"] <= 10 * 1.5
+        assert -fields["offset"] / fields["slope"] == pytest.approx(threshold, abs=1e-4)
+    assert np.mean(passed) <= 0.06  # where 5 % passed before
+
+
+def test_strangers_score_as_the_slow_way_says() -> None:
+    vectors, labels = gallery_of(5, 0.3, 0)
+    probes, items, classes = vectors[labels == 4], vectors[labels < 4], labels[labels < 4]
+    slow = []
+    for probe in probes:
+        scores = []
+        for name in range(4):
+            own = items[classes == name]
+            mean = own.mean(axis=0)
+            mean /= np.linalg.norm(mean)
+            scores.append((max(float(one @ probe) for one in own) + float(mean @ probe)) / 2)
+        slow.append(max(scores))
+    assert trained.strangers(probes, items, classes) == pytest.approx(slow, abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [10, 20, 50])
+def test_the_tail_of_few_classes_is_at_least_that_of_many(classes: int) -> None:
+    vectors, labels = gallery_of(300, 0.3, 7)
+    own = labels < classes
+    few = reference.record(vectors[own], labels[own])[1]["strangers"]["tail"]
+    many = reference.record(vectors, labels)[1]["strangers"]["tail"]
+    assert few["0.001"] >= many["0.001"] - 0.1
+    # Of a Gumbel distribution of mean 0 and standard deviation 1, by drawing from it.
+    drawn = np.random.default_rng(0).gumbel(size=4_000_000)
+    drawn = (drawn - drawn.mean()) / drawn.std()
+    assert reference.gumbel(0.001) == pytest.approx(np.quantile(drawn, 0.999), abs=0.03)
 
 
 def test_a_place_that_cannot_be_written_is_a_clear_error(folder: Path, tmp_path: Path) -> None:

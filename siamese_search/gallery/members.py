@@ -44,7 +44,7 @@ class MembersOf:
         """
         self.index = index
         self._catalog = catalog
-        self._allowed = allowed
+        self.allowed = allowed
         self._members: dict[str, rules.Members] = {}
         self._before = before.__dict__.get("prototypes") if before else None
 
@@ -52,15 +52,17 @@ class MembersOf:
         """Make sure that these are here; forgets others where there are too many."""
         if len(self._members) > KEPT:
             self._members.clear()
-        self._keep(self._catalog.members(identities - self._members.keys()))
+        missing = identities - self._members.keys()
+        if missing:
+            self._keep(self._catalog.members(missing))
 
     def _keep(self, missing: Mapping[str, IntArray]) -> None:
         numbers = np.concatenate([np.empty(0, np.int64), *missing.values()])
         held = self.index.holds(numbers)
-        if self._allowed is not None:
-            place = np.searchsorted(self._allowed, numbers)
-            place[place == len(self._allowed)] = 0  # beyond the last: compared in vain
-            held &= self._allowed[place] == numbers
+        if self.allowed is not None:
+            place = np.searchsorted(self.allowed, numbers)
+            place[place == len(self.allowed)] = 0  # beyond the last: compared in vain
+            held &= self.allowed[place] == numbers
         whole, end = bool(held.all()), 0
         for identity, own in missing.items():
             end += len(own)
@@ -73,7 +75,7 @@ class MembersOf:
     @cached_property
     def prototypes(self) -> Prototypes:
         """Of every identity with several items that count. Reads those that are not known yet."""
-        marks = self._catalog.several(self._allowed)
+        marks = self._catalog.several(self.allowed)
         known: dict[tuple[str, int], FloatArray] = {}
         if self._before is not None:
             earlier = zip(self._before.names, self._before.marks, strict=True)

@@ -24,7 +24,7 @@ DEEP = 4096  # items looked at before identities are sought one after the other
 FEWEST = 5  # identities that are compared at least
 PROTOTYPES_AT_MOST = 100_000  # items of a gallery whose prototypes are all compared
 FILTERS = 4  # whose members are kept at hand
-FURTHER = 32  # identities that are scored at a time, when more may be among the best
+FURTHER = 4  # identities that are scored at a time, when more may be among the best
 ROUNDING = np.float32(1e-5)  # of sums of products in another order
 
 
@@ -61,9 +61,9 @@ class Ranking:
         wanted = max(4 * k, CANDIDATES if plain or bounded else MANY_CANDIDATES)
         found, floors = self._nearest(index, queries, wanted, allowed)
         least = min(max(k, FEWEST), identities)
-        if wanted < available:  # several items may be of one identity, so too few may be reached
+        if wanted < available and (plain or not bounded):
             for row, matches in enumerate(found):
-                if len(matches) < least:
+                if len(matches) < least:  # several items are of one identity
                     query = queries[row : row + 1]
                     self._complete(index, query, least, wanted, allowed, matches)
         if not plain:
@@ -74,9 +74,13 @@ class Ranking:
                 for query, one in zip(queries, found, strict=True)
             ]
             if bounded:
+                names, vectors, _ = members.prototypes
+                # Whom no prototype stands for has a single item.
+                alone = wanted if allowed is not None or identities > len(names) else None
+                rows = zip(queries, queries @ vectors.T, found, floors.tolist(), strict=True)
                 found = [
-                    self._with_further(index, query, k, allowed, rule, wanted, one, floor)
-                    for query, one, floor in zip(queries, found, floors.tolist(), strict=True)
+                    self._with_further(members, query, close, k, rule, one, floor, alone)
+                    for query, close, one, floor in rows
                 ]
         return self._marked([tuple(itertools.islice(one.values(), k)) for one in found])
 
@@ -147,22 +151,22 @@ class Ranking:
 
     def _with_further(
         self,
-        index: Index,
+        members: MembersOf,
         query: FloatArray,
+        close: FloatArray,
         k: int,
-        allowed: IntArray | None,
         rule: str,
-        reach: int,
         found: dict[str, Match],
         floor: float,
+        reach: int | None,
     ) -> dict[str, Match]:
         """The ranked identities of a query, and those that belong before the k-th.
 
-        They are from its ``reach`` nearest items; no other item has a higher cosine than ``floor``.
+        ``close`` (m,) are the prototypes' cosines. No item of another identity has a higher cosine
+        than ``floor``: that is what lies beyond the ``reach`` nearest, None where a prototype
+        stands for every identity.
         """
-        members = self.members(index, allowed)
-        names, vectors, _ = members.prototypes
-        close = vectors @ query
+        names = members.prototypes.names
         while floor > -np.inf:
             bounds = rules.BOUNDS[rule](np.float32(floor), close) + ROUNDING
             places = np.flatnonzero(bounds > _kth(found, k))
@@ -172,27 +176,39 @@ class Ranking:
                 if bounds[others[start]] <= _kth(found, k):
                     break
                 chosen = [names[place] for place in others[start : start + FURTHER]]
-                members.load(set(chosen))
-                best = [self._best_item(query, name, members) for name in chosen]
-                found = _joined(found, query, [match for match in best if match], rule, members)
-            if _kth(found, k) >= floor + ROUNDING:
+                best = self._best_items(query, chosen, members)
+                found = _joined(found, query, best, rule, members)
+            if reach is None or _kth(found, k) >= floor + ROUNDING:
                 break
             # An identity with a single item scores its cosine.
             reach *= 4
-            (near,), (floor,) = self._nearest(index, query[None], reach, allowed)
+            nearest = self._nearest(members.index, query[None], reach, members.allowed)
+            (near,), (floor,) = nearest
             new = [match for name, match in near.items() if name not in found]
             members.load({match.identity for match in new})
             found = _joined(found, query, new, rule, members)
         return found
 
-    def _best_item(self, query: FloatArray, name: str, members: MembersOf) -> Match | None:
-        """An identity's item that is nearest to a query, None where it is gone meanwhile."""
-        own = members[name]
-        cosines = own.vectors @ query
-        place = int(cosines.argmax())
-        item = int(own.numbers[place])
-        owner = self._catalog.owners([item]).get(item)
-        return Match(name, float(cosines[place]), item, owner[1]) if owner else None
+    def _best_items(self, query: FloatArray, names: list[str], members: MembersOf) -> list[Match]:
+        """The item of each identity that is nearest to a query; without those gone meanwhile."""
+        members.load(set(names))
+        owned = [members[name].numbers for name in names]
+        numbers = np.concatenate(owned)
+        order = np.argsort(numbers)
+        cosines = np.empty(len(numbers), np.float32)
+        cosines[order] = members.index.vectors(numbers[order]) @ query
+        ends = np.cumsum([len(own) for own in owned]).tolist()
+        places = [end - len(own) for own, end in zip(owned, ends, strict=True)]
+        best = [
+            place + int(cosines[place:end].argmax())
+            for place, end in zip(places, ends, strict=True)
+        ]
+        owners = self._catalog.owners(numbers[best].tolist())
+        return [
+            Match(name, float(cosines[place]), item, owners[item][1])
+            for name, place, item in zip(names, best, numbers[best].tolist(), strict=True)
+            if item in owners
+        ]
 
 
 def rescored(
@@ -204,8 +220,8 @@ def rescored(
     best = np.array([match.score for match in matches], np.float32)
     scores = rules.RULES[rule](query, best, [members[match.identity] for match in matches])
     made = {
-        match.identity: dataclasses.replace(match, score=float(score))
-        for match, score in zip(matches, scores, strict=True)
+        match.identity: Match(match.identity, score, match.item, match.path)
+        for match, score in zip(matches, scores.tolist(), strict=True)
     }
     return dict(sorted(made.items(), key=_order))
 

@@ -194,6 +194,9 @@ def _filled(earlier: Earlier, vectors: FloatArray, recall: float, seed: int) -> 
     cannot go on.
     """
     index, tuning = earlier.index, earlier.tuning
+    # Lower efforts will not do now; unless what is wanted has become less.
+    known = tuning.recall is not None and tuning.recall < (1 + recall) / 2
+    least = (tuning.effort or 0) // 2 if known else 0
     if not earlier.goes_on:
         index.reset()
     _train(index, vectors, seed)
@@ -206,7 +209,7 @@ def _filled(earlier: Earlier, vectors: FloatArray, recall: float, seed: int) -> 
     if tuning.recipe in EXACT_RECIPES:
         error = _error(vectors) if tuning.recipe == EXACT else ROUNDING
         return Built(index, replace(tuning, error=error), reached=True)
-    return Built(index, *tuned(index, vectors, tuning, recall, seed))
+    return Built(index, *tuned(index, vectors, tuning, recall, seed, least))
 
 
 def _train(index: faiss.Index, vectors: FloatArray, seed: int) -> None:
@@ -242,13 +245,19 @@ def _error(vectors: FloatArray) -> float:
 
 
 def tuned(
-    index: faiss.Index, vectors: FloatArray, tuning: Tuning, target: float, seed: int = 0
+    index: faiss.Index,
+    vectors: FloatArray,
+    tuning: Tuning,
+    target: float,
+    seed: int = 0,
+    lowest: int = 0,
 ) -> tuple[Tuning, bool]:
     """How far to search for the wanted recall@10, measured on some of the vectors themselves, and
     whether it is reached for certain, within a standard error.
 
     Of the efforts that reach it, each with as few candidates to score again as will do, the
-    cheapest is taken; where none does, the highest.
+    cheapest is taken; where none does, the highest. Efforts below ``lowest`` are not
+    tried: that takes longer than adding to an index.
     """
     random = np.random.default_rng(seed)
     chosen = np.sort(random.choice(len(vectors), min(PROBES, len(vectors)), replace=False))
@@ -258,6 +267,8 @@ def tuned(
     for effort, cost in _efforts(index, name):
         if cost >= least:
             break
+        if effort < lowest:
+            continue
         set_effort(index, effort)
         positions = approximate(index, queries, min(K + 1 + SPARES[-1], len(vectors)))
         scores = products(queries, vectors, positions)
