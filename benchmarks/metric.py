@@ -153,10 +153,7 @@ def domains(encoder: Encoder, repeats: int) -> dict[str, Pairs]:
             figures[f"{name}, {title}"] = compared(draws, encoder.prior)
     for title in ("one shot", "four shots"):
         parts = zip(*(figures[f"{name}, {title}"] for name in DOMAINS), strict=True)
-        figures[f"domains, {title}"] = [
-            tuple(np.mean(part, axis=0).tolist())
-            for part in parts  # type: ignore[misc]
-        ]
+        figures[f"domains, {title}"] = [tuple(np.mean(part, axis=0).tolist()) for part in parts]
     return figures
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -61,13 +61,19 @@ class Metric:
         projected = np.empty((len(given), self.dimension), np.float32)
         for start in range(0, len(given), BLOCK):
             block = unit(given[start : start + BLOCK])
-            nought = ~block.any(axis=1)
-            if self.kind != "plain":
-                moved = (block - self.mean) @ self.projection
-                block = unit(moved.astype(np.float32, copy=False))
-            block[nought] = 0
-            projected[start : start + BLOCK] = block
+            moved = (block - self.mean) @ self.projection
+            moved[~block.any(axis=1)] = 0
+            projected[start : start + BLOCK] = unit(moved.astype(np.float32, copy=False))
         return projected
+
+    def centred_on(self, vectors: npt.ArrayLike) -> Metric:
+        """The same projection about the mean of these descriptors (n, d).
+
+        Where probes are of another kind than what is enrolled (``learning.of_another_kind``), each
+        side is compared about its own mean.
+        """
+        mean = unit(finite(vectors, len(self.mean))).mean(axis=0, dtype=np.float64)
+        return replace(self, mean=mean.astype(np.float32))
 
     def to_bytes(self) -> bytes:
         """What ``from_bytes`` reads, with a checksum; the same metric gives the same bytes."""
