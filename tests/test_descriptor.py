@@ -40,8 +40,9 @@ ARCHITECTURE = {
 def network() -> EmbeddingNetwork:
     torch.manual_seed(0)
     made = EmbeddingNetwork(ARCHITECTURE).eval()
+    projection: Any = made.projection
     with torch.no_grad():
-        made.projection.bias.fill_(0.02)
+        projection.bias.fill_(0.02)
     return made
 
 

@@ -14,6 +14,7 @@ from siamese_search.decision.learning import (
     Prior,
     cross_fitted,
     fit,
+    of_another_kind,
     sample,
 )
 from siamese_search.decision.metric import Metric, plain
@@ -98,7 +99,8 @@ def test_the_covariance_is_the_blend_that_a_loop_over_items_gives(
     assert metric.kind == ("total" if each == 1 else "within")
     expected = slow_covariance(vectors, owners, metric.shrinkage, known)
     np.testing.assert_allclose(covariance_of(metric), expected, atol=1e-4)
-    np.testing.assert_allclose(metric.mean, vectors.mean(axis=0), atol=1e-5)
+    share = 1.0 if each == 1 else 0.5
+    np.testing.assert_allclose(metric.mean, share * vectors.mean(axis=0), atol=1e-5)
 
 
 def test_projected_rows_are_what_the_formula_says() -> None:
@@ -272,3 +274,27 @@ def test_bytes_of_a_newer_version_say_so() -> None:
     struct.pack_into("<B", data, 3, 9)
     with pytest.raises(GalleryFormatError, match="newer"):
         Metric.from_bytes(bytes(data))
+
+
+def test_probes_of_another_kind_are_told_by_their_mean() -> None:
+    vectors, _ = gallery(60, 1, seed=1)
+    alike, _ = gallery(60, 4, seed=2)
+    other = unit(alike + np.linspace(0, 0.5, WIDTH, dtype=np.float32))
+    assert not of_another_kind(vectors, alike)
+    assert of_another_kind(vectors, other)
+    assert of_another_kind(vectors, other[:20])
+    assert not of_another_kind(vectors, other[:5])
+    with pytest.raises(UsageError, match="shape"):
+        of_another_kind(vectors, other[:, :-1])
+
+
+def test_a_metric_is_moved_to_the_mean_of_probes() -> None:
+    vectors, owners = gallery(40, 5)
+    metric = fit(vectors, owners)
+    probes, _ = gallery(40, 2, seed=3)
+    moved = metric.centred_on(probes)
+    np.testing.assert_array_equal(moved.projection, metric.projection)
+    np.testing.assert_allclose(moved.mean, probes.mean(axis=0), atol=1e-6)
+    centred = probes - probes.mean(axis=0)
+    expected = unit(centred)
+    np.testing.assert_allclose(plain(WIDTH).centred_on(probes).apply(probes), expected, atol=1e-5)

@@ -35,10 +35,12 @@ from siamese_search.errors import UsageError
 SHRINKAGES = (0.3, 0.15, 0.6)
 PRIOR = 200.0  # items that the encoder's own scatter counts for; why: benchmarks/metric.py
 TOTAL = 0.1  # of an item: what its scatter around the mean of all counts for
+MEAN = 0.5  # of the items' mean, that is taken off where identities have several; why: as above
 FEWEST = 10  # items from which scatter is estimated
 SAMPLED = 50_000  # items that a metric is learned from, at most
 EACH = 200  # of them of one identity, where there are more than ``SAMPLED``
 FOLDS = 4  # of identities, held out in turn
+APART = 0.25  # of the variance: 0.7 for catalogue and shop, below 0.01 where both are alike
 HELD_OUT = 1500  # items that the shrinkage is chosen by, at most
 TELLING = 5  # identities of two items or more, without which nothing is chosen
 TEMPERATURES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
@@ -115,6 +117,29 @@ def cross_fitted(
             rest = whole.less(_Scatter.of(fitted[out], names[out]))
         made = _made(rest, prior, like.shrinkage, like.dimension)
         yield made, np.flatnonzero(part == fold)
+
+
+def of_another_kind(vectors: npt.ArrayLike, probes: npt.ArrayLike) -> bool:
+    """Whether probes (m, d) look unlike what is enrolled, descriptors (n, d): photos from a shop
+    among catalogue pictures, say.
+
+    That is so where their means are apart by more than ``APART`` of the variance, beyond what
+    chance explains. A metric learned from what is enrolled misleads then; plain cosine of both
+    sides, each about its own mean (``Metric.centred_on``), does not. False below ``FEWEST`` of
+    either. Raises UsageError for what is not finite, or of another shape.
+    """
+    ours = finite(vectors)
+    sides = [unit(side) for side in (ours, finite(probes, ours.shape[1]))]
+    if min(len(side) for side in sides) < FEWEST:
+        return False
+    means = [side.mean(axis=0, dtype=np.float64) for side in sides]
+    variances = [
+        float(np.square(side - mean).sum(axis=1).mean())
+        for side, mean in zip(sides, means, strict=True)
+    ]
+    chance = sum(variance / len(side) for variance, side in zip(variances, sides, strict=True))
+    distance = float(np.square(means[0] - means[1]).sum())
+    return distance - chance > APART * sum(variances) / 2
 
 
 def sample(identities: npt.ArrayLike, most: int = SAMPLED, each: int = EACH) -> IntArray:
@@ -232,6 +257,7 @@ def _made(
         blend, weight = blend + count * spread, weight + count
         if several:
             kind = "within"
+            mean = MEAN * mean
             blend = blend + scatter.freedom * _scaled(scatter.within)
             weight += scatter.freedom
     covariance = (1 - shrinkage) * blend / weight + shrinkage * np.eye(width)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args
 
@@ -70,12 +70,19 @@ class Metric:
         projected = np.empty((len(given), self.dimension), np.float32)
         for start in range(0, len(given), BLOCK):
             block = unit(given[start : start + BLOCK].astype(np.float64))
-            if self.kind != "plain":
-                nought = ~block.any(axis=1)
-                block = unit((block - self.mean) @ self._projection)
-                block[nought] = 0
-            projected[start : start + BLOCK] = block
+            moved = (block - self.mean) @ self._projection
+            moved[~block.any(axis=1)] = 0
+            projected[start : start + BLOCK] = unit(moved)
         return projected
+
+    def centred_on(self, vectors: npt.ArrayLike) -> Metric:
+        """The same projection about the mean of these descriptors (n, d).
+
+        Where probes are of another kind than what is enrolled (``learning.of_another_kind``), each
+        side is compared about its own mean.
+        """
+        mean = unit(finite(vectors, len(self.mean))).mean(axis=0, dtype=np.float64)
+        return replace(self, mean=mean.astype(np.float32))
 
     def to_bytes(self) -> bytes:
         """What ``from_bytes`` reads, with a checksum; the same metric gives the same bytes."""
