@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -455,6 +456,38 @@ def test_galleries_that_teach_nothing_have_no_metric(
                 gallery.calibrate(0.1)
         assert gallery.info().metric is None
         assert len(gallery.identify_embeddings(vectors[:3])) == 3
+
+
+def test_one_identity_of_many_items_does_not_spoil_it_for_the_others(
+    folder: Path, split: Split, toy: Encoder
+) -> None:
+    _, _, probes, asked = split
+    many, _ = noisy(toy.dimension, 1, 2000, seed=8)
+    with Gallery.open(folder, toy) as gallery:
+        gallery.enroll_embeddings(many, ["many"] * len(many))
+        gallery.calibrate(0.1, metric="none")
+        before = shares(gallery, probes, asked, probes)[0]
+        gallery.calibrate(0.1, metric="auto")
+        assert shares(gallery, probes, asked, probes)[0] >= before
+        assert gallery.check() == []
+
+
+@pytest.mark.parametrize("damage", [np.nan, 0.0, 3.0])
+def test_embeddings_that_are_none_teach_nothing(damage: float, folder: Path, toy: Encoder) -> None:
+    broken = np.full(toy.dimension, damage, "<f4").tobytes()
+    with sqlite3.connect(folder / "gallery.db") as db:
+        db.execute(
+            "UPDATE embeddings SET vector = ?, checksum = ? WHERE item = 3", (broken, crc32(broken))
+        )
+    db.close()
+    with Gallery.open(folder, toy) as gallery:
+        for file in folder.glob("index-*.faiss"):
+            file.unlink()
+        found = gallery.calibrate(0.1)
+        assert found.metric is not None
+        assert np.isfinite(list(found.thresholds.values())).all()
+        assert "learned from 199 items" in str(gallery.info().metric)
+        assert any("item 3 is not of unit length" in fault for fault in gallery.check())
 
 
 def test_one_item_each_have_a_metric_where_the_encoder_knows_what_differs(tmp_path: Path) -> None:
