@@ -151,14 +151,13 @@ def trained(work: Path, threads: int | None) -> Path:
     return run
 
 
-def recalibrated(description: dict[str, Any], run: Path) -> dict[str, Any]:
-    """The encoder's description with threshold and confidence for a domain it has not seen.
+def fitted_on_grocery(encoder: Encoder) -> tuple[float, dict[str, Any]]:
+    """Threshold and calibration of an encoder for a domain that it has not seen.
 
     How strangers score is measured on the even classes alone, so that the odd ones can be strangers
     in Grocery's open-set protocol, which calibrates by it. How sure one photo each makes, on photos
     of all classes: val.txt against train.txt, since photos of one day are too much alike.
     """
-    encoder = Encoder.open(run, "cpu")
 
     def embedded(split: str) -> reference.Pictures:
         photos = grocery_split(split)
@@ -171,6 +170,12 @@ def recalibrated(description: dict[str, Any], run: Path) -> dict[str, Any]:
     even = labels % 2 == 0
     strangers = reference.record(embeddings[even], labels[even])[1]["strangers"]
     fitted["strangers"] |= {field: strangers[field] for field in ("scale", "tail")}
+    return threshold, fitted
+
+
+def recalibrated(description: dict[str, Any], run: Path) -> dict[str, Any]:
+    """The encoder's description with threshold and confidence for a domain it has not seen."""
+    threshold, fitted = fitted_on_grocery(Encoder.open(run, "cpu"))
     training = description["training"] | {"start": "EfficientNet-Lite0, ImageNet-1k"}
     training["settings"]["start"] = "untuned"
     return description | {"threshold": threshold, "calibration": fitted, "training": training}

@@ -71,6 +71,7 @@ class Snapshot:
     last_removal: int
     recipe: str
     recall: float | None
+    metric: int | None = None  # by which its vectors were projected, None where by none
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,8 @@ class Calibration:
     What an earlier release did not note is None or empty: ``last_item`` is the last number that the
     gallery had given out; ``independent`` as how many strangers the ``strangers`` pictures count,
     since some show the same; ``evidence`` that of strangers, see ``conformal.py``; ``named`` the
-    share of the gallery's ``genuine`` items that would get their own name.
+    share of the gallery's ``genuine`` items that would get their own name; ``metric`` the number of
+    the metric that scores are of, None for plain cosines.
     """
 
     fpir: float
@@ -259,6 +261,7 @@ class Calibration:
     evidence: tuple[float, ...] = ()
     genuine: int | None = None
     named: float | None = None
+    metric: int | None = None
 
 
 @dataclass(frozen=True)
@@ -309,7 +312,8 @@ class GalleryInfo:
 
     ``threshold`` is the encoder's, None where the encoder cannot be found; ``calibration`` says in
     words how the gallery decides, None where it was not calibrated. ``indexed`` items are in the
-    file ``index``; ``recall`` is None where its recipe is exact.
+    file ``index``; ``recall`` is None where its recipe is exact. ``metric`` says in words what the
+    gallery's own metric was learned from, None where plain cosines are compared.
     """
 
     gallery: str
@@ -326,6 +330,7 @@ class GalleryInfo:
     recipe: str | None
     recall: float | None
     bytes: int
+    metric: str | None = None
 
 
 @dataclass(frozen=True)

@@ -413,7 +413,11 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     folder = pictures({f"id{number}": 2 for number in range(8)})
     shell("add", folder, "--encoder", shell.encoder)
     assert shell("query", folder, "--fpir", "0.1", code=2).stderr.count("siasearch calibrate") == 1
-    (found,) = shell.json("calibrate", "--fpir", "0.1")
+    (found,) = shell.json("calibrate", "--fpir", "0.1", "--metric", "none")
+    assert found["metric"] is None
+    assert "choose one of auto, none" in shell("calibrate", "--metric", "x", code=2).stderr
+    (facts,) = shell.json("info")
+    assert facts["metric"] is None
     assert (found["fpir"], found["identities"], found["items"]) == (0.1, 8, 16)
     assert found["rejected"] == []
     assert "true rate likely lies between" in shell("calibrate").stdout

@@ -2,7 +2,8 @@
 
 ``golden/format-N.zip`` holds an encoder, ``toy/``, and a gallery, ``gallery/``: six pictures in
 turn of identities a and b, the last two with copies and not in the index file; then item 1
-removed and item 2 relabelled. ``golden/encoder-N.zip`` holds an encoder alone.
+removed and item 2 relabelled. That of format 4 answers under a metric of its own.
+``golden/encoder-N.zip`` holds an encoder alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from test_encoder import slow_embedding
 
 from siamese_search import Encoder, Gallery
 from siamese_search.embedding.record import FORMAT
+from siamese_search.storage import database
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("format-*.zip"))
 
@@ -33,6 +35,15 @@ def test_a_stored_gallery_opens_and_answers(stored: Path, tmp_path: Path) -> Non
         (north,) = gallery.identify([picture(5)], where={"shop": "north"})
         assert {match.item for match in north.matches} == {2, 3}
         assert gallery.items("Ångström")[0].source == "/pictures/1.png"
+        metric = gallery.info().metric
+    learned = (
+        "learned from 4 items of 2 identities: 25.0 points more of held-out items named rightly"
+    )
+    assert metric == (learned if stored.stem >= "format-4" else None)
+
+
+def test_every_gallery_format_has_a_stored_one() -> None:
+    assert [path.stem for path in GOLDEN] == [f"format-{n + 1}" for n in range(database.FORMAT)]
 
 
 def test_the_fingerprint_of_a_stored_encoder_never_changes(tmp_path: Path) -> None:

@@ -329,8 +329,8 @@ def test_a_snapshot_that_others_replace_is_opened_in_its_new_form(
 
         with Gallery.open(tmp_path / "gallery", toy) as other:
             monkeypatch.setattr(Snapshots, "fault", replaced)
-            with other._snapshots.searching() as (index, _):
-                assert len(index) == ITEMS
+            with other._snapshots.searching() as view:
+                assert len(view.index) == ITEMS
             psutil = pytest.importorskip("psutil")
             opened = [Path(found.path).name for found in psutil.Process().open_files()]
             assert gallery.info().index in opened

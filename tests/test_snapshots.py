@@ -300,7 +300,7 @@ def test_an_engine_that_is_given_is_used(made: tuple[Path, FloatArray, list[str]
 
     with Gallery.open(folder) as gallery:
         own = snapshots.Snapshots(folder, gallery._catalog, Noting())
-        with own.searching() as (index, _):
-            assert len(index) == ITEMS
+        with own.searching() as view:
+            assert len(view.index) == ITEMS
         own.release()
     assert opened == [index_file(folder)]

@@ -43,6 +43,15 @@ def calibrate(
             " asked about; better than the gallery's own where probes look unlike it. Repeatable.",
         ),
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|none",
+            help="Whether scores are those of a metric that the gallery learns from its items,"
+            " where it names more of them rightly (auto), or plain cosines (none); default: what"
+            " was chosen before, else auto.",
+        ),
+    ] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -50,12 +59,16 @@ def calibrate(
     """Choose the threshold by the error rate that you allow.
 
     The gallery's own items tell how strangers score: each is searched with its own identity left
-    out. It also fits the confidence. Run it again when the gallery has changed much.
+    out. It also fits the confidence, and learns by what metric the gallery's items are compared.
+    Run it again when the gallery has changed much.
     """
     rejected: list[Rejection] = []
     try:
         with open_gallery(gallery, encoder, device) as target:
-            found = target.calibrate(fpir, rule=rule, strangers=strangers, reject=rejected.append)
+            found = target.calibrate(
+                fpir, rule=rule, strangers=strangers, reject=rejected.append, metric=metric
+            )
+            learned = target.info().metric
     finally:
         name_rejections(rejected)
     if as_json:
@@ -65,6 +78,8 @@ def calibrate(
         print_json(facts | named)
     else:
         typer.echo(_described(found))
+        if learned is not None:
+            typer.echo(f"metric {learned}")
     if rejected:
         raise typer.Exit(1)
 

@@ -3,6 +3,7 @@
     NAME/encoder.json          preprocessing, architecture, dimension, threshold, digests
     NAME/encoder.onnx          the inference graph: uint8 pixels in, unit-length embeddings out
     NAME/weights.safetensors   the same weights, to resume training and for GPUs
+    NAME/metric.npy            scatter within identities, for what galleries learn, if there is any
 
 Encoders know nothing of galleries.
 """
@@ -19,10 +20,12 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.decision.evidence import probability
+from siamese_search.decision.learning import Prior
 from siamese_search.embedding import pipeline
 from siamese_search.embedding.record import (
     SHIPPED,
     EncoderRecord,
+    read_prior,
     read_record,
     resolve,
     verified_bytes,
@@ -77,6 +80,14 @@ class Encoder:
     def runtime(self) -> Runtime:
         """The runtime that runs the graph, opened at first use."""
         return open_runtime(self.folder, self.record, self._device)
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        """What galleries blend into the metrics that they learn; None where there is none.
+
+        Raises EncoderError where it is damaged.
+        """
+        return read_prior(self.folder, self.record)
 
     def verify_files(self) -> None:
         """Raise EncoderError where a file of the encoder is missing or damaged."""

@@ -14,8 +14,13 @@ architecture is the JSON that ``encoder.json`` carries:
         spread   standard deviation of a centred Gaussian window, in half widths of the feature
                  map; null is uniform
         weight   length of this part in the concatenation
+        deviation    true for the standard deviation over the map, in place of a mean; false if
+                 absent
     dropout      probability, before the projection
     projection   dimension of a learned linear projection, or null for none
+    centred      true where the projection takes a mean off first: it has a bias; false if absent
+    places       local features beside the embedding, none if absent: the means over the cells of a
+                 ``grid`` on the map of ``source``, projected to ``dimension``
 
 It knows nothing of files, training or galleries.
 """
@@ -39,7 +44,8 @@ from siamese_search.embedding import backbones  # noqa: F401  registers ours wit
 class EmbeddingNetwork(nn.Module):
     """Builds the network that an architecture describes, with random weights.
 
-    ``dimension`` is that of the embeddings. Embedding raises ValueError where the backbone's
+    ``dimension`` is that of the embeddings, ``place_shape`` that of a picture's places, None where
+    it has none. Embedding raises ValueError where the backbone's
     features are not maps that can be pooled.
     """
 
@@ -53,13 +59,10 @@ class EmbeddingNetwork(nn.Module):
             architecture["backbone"], pretrained=False, in_chans=channels, num_classes=0
         )
         parts: Sequence[Mapping[str, Any]] = architecture["pooling"]
-        self._stages = sorted({part["source"] for part in parts} - {"features"})
-        self.pools = nn.ModuleList(
-            GridPool(part["grid"])
-            if part.get("grid", 1) > 1
-            else WindowedPool(part.get("power", 1.0), part.get("spread"))
-            for part in parts
-        )
+        places = architecture.get("places")
+        sources = {part["source"] for part in parts} | ({places["source"]} if places else set())
+        self._stages = sorted(sources - {"features"})
+        self.pools = nn.ModuleList(_pool(part) for part in parts)
         self._sources = [part["source"] for part in parts]
         self._weights = [float(part.get("weight", 1.0)) for part in parts]
         for name in ("mean", "std"):
@@ -68,8 +71,14 @@ class EmbeddingNetwork(nn.Module):
         width = sum(self._channels_of(p["source"]) * p.get("grid", 1) ** 2 for p in parts)
         projection = architecture.get("projection")
         self.dropout = nn.Dropout(float(architecture.get("dropout", 0.0)))
-        self.projection = nn.Linear(width, projection, bias=False) if projection else nn.Identity()
+        centred = bool(architecture.get("centred", False))
+        self.projection = nn.Linear(width, projection, centred) if projection else nn.Identity()
         self.dimension = int(projection or width)
+        self._places: str | int = places["source"] if places else ""
+        self.place_shape = (int(places["grid"]) ** 2, int(places["dimension"])) if places else None
+        if places:
+            self.cells = nn.AdaptiveAvgPool2d(places["grid"])
+            self.places = nn.Conv2d(self._channels_of(places["source"]), places["dimension"], 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 (n, height, width, channels) to float32 (n, dimension), each row unit length."""
@@ -78,9 +87,26 @@ class EmbeddingNetwork(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """The same from float32 (n, channels, height, width), 0 to 255, as training has them."""
-        maps = self._feature_maps((images - self.mean) / self.std)
+        return self._embedding(self._feature_maps((images - self.mean) / self.std))
+
+    def describe(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The embeddings of ``forward``, and places (n, grid * grid, dimension), row by row, each
+        of unit length. Only where the architecture has places.
+        """
+        maps = self.maps(pixels)
+        with torch.autocast(pixels.device.type, enabled=False):
+            cells = self.places(self.cells(maps[self._places].float()))
+            places = functional.normalize(cells, dim=1).flatten(2).transpose(1, 2)
+        return self._embedding(maps), places
+
+    def maps(self, pixels: Tensor) -> dict[str | int, Tensor]:
+        """The feature maps that are pooled, (n, channels, rows, columns) by their sources."""
+        return self._feature_maps((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+
+    def _embedding(self, maps: Mapping[str | int, Tensor]) -> Tensor:
+        """From feature maps by source to unit-length embeddings (n, dimension)."""
         # Half precision is for the backbone: squares and norms stay in float32.
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(maps[self._sources[0]].device.type, enabled=False):
             pooled = [
                 weight * functional.normalize(pool(maps[source].float()))
                 for pool, source, weight in zip(
@@ -125,6 +151,25 @@ class EmbeddingNetwork(nn.Module):
         if source == "features":
             return int(backbone.num_features)
         return int(backbone.feature_info[source]["num_chs"])
+
+
+def _pool(part: Mapping[str, Any]) -> nn.Module:
+    """What pools a part of an architecture's ``pooling``."""
+    if part.get("grid", 1) > 1:
+        return GridPool(part["grid"])
+    if part.get("deviation", False):
+        return DeviationPool()
+    return WindowedPool(part.get("power", 1.0), part.get("spread"))
+
+
+class DeviationPool(nn.Module):
+    """Standard deviations over a feature map: how unevenly something is spread."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """float32 (n, channels, rows, columns) to (n, channels)."""
+        apart = maps.flatten(2) - maps.mean(dim=(2, 3))[:, :, None]
+        # The root has no slope at nought.
+        return (apart * apart).mean(dim=2).clamp(min=1e-12).sqrt()
 
 
 class GridPool(nn.Module):
@@ -193,7 +238,8 @@ def round_weights(network: nn.Module) -> None:
 
 def export_onnx(network: EmbeddingNetwork, height: int, width: int) -> bytes:
     """The network as an ONNX graph: ``pixels`` uint8 (n, height, width, channels), any n, to
-    ``embedding`` float32 (n, dimension).
+    ``embedding`` float32 (n, dimension) and, where the architecture has them, ``places`` float32
+    (n, grid * grid, dimension of places).
 
     Kernels are stored as float16 and cast to float32, which halves the file; what is computed
     stays float32. Needs onnx and onnxscript.
@@ -204,13 +250,14 @@ def export_onnx(network: EmbeddingNetwork, height: int, width: int) -> bytes:
 
     network = copy.deepcopy(network).cpu().eval()
     pixels = torch.zeros((2, height, width, network.mean.shape[1]), dtype=torch.uint8)
+    names = ["embedding"] if network.place_shape is None else ["embedding", "places"]
     program = torch.onnx.export(
-        network,
+        network if network.place_shape is None else _Describing(network).eval(),
         (pixels,),
         dynamo=True,
         opset_version=18,
         input_names=["pixels"],
-        output_names=["embedding"],
+        output_names=names,
         dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         verbose=False,
     )
@@ -237,8 +284,9 @@ def export_onnx(network: EmbeddingNetwork, height: int, width: int) -> bytes:
             )
         ],
         [
-            onnx.helper.make_tensor_value_info(
-                "embedding", onnx.TensorProto.FLOAT, ["batch", network.dimension]
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *shape])
+            for name, shape in zip(
+                names, ((network.dimension,), network.place_shape or ()), strict=False
             )
         ],
         list(exported.graph.initializer),
@@ -251,6 +299,17 @@ def export_onnx(network: EmbeddingNetwork, height: int, width: int) -> bytes:
     )
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+class _Describing(nn.Module):
+    """A network whose forward gives places, too."""
+
+    def __init__(self, network: EmbeddingNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.describe(pixels)
 
 
 def _without_notes(node: Any) -> Any:

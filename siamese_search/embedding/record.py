@@ -7,6 +7,7 @@ Loads no network; knows nothing of pictures and runtimes.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search.decision.learning import Prior
 from siamese_search.errors import EncoderError
 from siamese_search.files import write_whole
 from siamese_search.pictures.preprocessing import RENDERING, Preprocessing
@@ -25,6 +27,7 @@ from siamese_search.records import surplus_fields
 SHIPPED = Path(__file__).parents[1] / "encoders"
 FORMAT = 2
 DESCRIPTION, GRAPH, WEIGHTS = "encoder.json", "encoder.onnx", "weights.safetensors"
+PRIOR = "metric.npy"  # float32 (1 + d, d): the prior's mean, and its covariance
 GRAPHS = {
     "433e79274ca69b92be92a56926c0cf321a0a01abb73328a521291914cff0d221": (
         "9ace401b14e5a7806ed5b1b7b99f8d7b4e37bb5bf0c1048f8f58682bf6a4b488"
@@ -142,14 +145,18 @@ def write_encoder(
     threshold: float,
     calibration: dict[str, Any],
     training: dict[str, Any],
+    prior: Prior | None = None,
 ) -> str:
     """Write an encoder folder and return its fingerprint.
 
-    ``encoder.json`` is written last and by rename, so a folder that has one is complete.
+    ``prior`` is for the metrics that galleries learn. ``encoder.json`` is written last and by
+    rename, so a folder that has one is complete.
     """
     from safetensors.numpy import save
 
     files = {GRAPH: onnx, WEIGHTS: save(dict(weights))}
+    if prior is not None:
+        files[PRIOR] = _prior_bytes(prior)
     record = EncoderRecord(
         name=name,
         architecture=architecture,
@@ -201,3 +208,26 @@ def verified_bytes(folder: Path, record: EncoderRecord, file: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != record.digests.get(file):
         raise EncoderError(f"{folder / file} is damaged (wrong checksum): get the encoder again")
     return content
+
+
+def read_prior(folder: Path, record: EncoderRecord) -> Prior | None:
+    """The encoder's own metric; None where it has none, as those made before have.
+
+    Raises EncoderError where the file is missing or damaged.
+    """
+    if PRIOR not in record.digests:
+        return None
+    content = verified_bytes(folder, record, PRIOR)
+    try:
+        values = np.load(io.BytesIO(content), allow_pickle=False)
+    except ValueError as error:
+        raise EncoderError(f"{folder / PRIOR} is damaged: get the encoder again") from error
+    if values.shape != (record.dimension + 1, record.dimension) or not np.isfinite(values).all():
+        raise EncoderError(f"{folder / PRIOR} does not fit the encoder: get the encoder again")
+    return Prior(values[0].astype(np.float32), values[1:].astype(np.float32))
+
+
+def _prior_bytes(prior: Prior) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.vstack([prior.mean, prior.within]).astype("<f4"), allow_pickle=False)
+    return stream.getvalue()

@@ -17,10 +17,19 @@ from siamese_search.arrays import DoubleArray
 from siamese_search.decision import calibration, rules
 from siamese_search.decision.evidence import evidence_of
 from siamese_search.decision.reference import Reference
-from siamese_search.errors import GalleryDamaged, GalleryFormatError, ImageError, UsageError
+from siamese_search.errors import (
+    GalleryDamaged,
+    GalleryFormatError,
+    ImageError,
+    SiaSearchError,
+    UsageError,
+)
 from siamese_search.gallery.active import Active, ActiveEncoder
-from siamese_search.gallery.identification import Identifier, Question
-from siamese_search.gallery.self_test import SelfTest
+from siamese_search.gallery.compaction import Compaction
+from siamese_search.gallery.identification import Identifier
+from siamese_search.gallery.learning import AUTO, Learning, known_choice
+from siamese_search.gallery.ranking import Ranking
+from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.pictures.sources import find, not_empty
 from siamese_search.records import (
@@ -35,7 +44,7 @@ from siamese_search.storage.catalog import Catalog
 
 log = logging.getLogger("siasearch")
 
-SAMPLE = 4000  # items that calibration looks at
+AGAIN_AT_MOST = 20_000  # items for which a stale metric is learned again along the way
 CHANGED = 0.2  # of identities or items, from which on a calibration is stale
 
 Places = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -50,12 +59,12 @@ class Calibrating:
     """Chooses how one gallery decides, and says whether that still holds."""
 
     def __init__(
-        self, catalog: Catalog, active: ActiveEncoder, identifier: Identifier, self_test: SelfTest
+        self, catalog: Catalog, active: ActiveEncoder, snapshots: Snapshots, compaction: Compaction
     ) -> None:
         self._catalog = catalog
         self._active = active
-        self._identifier = identifier
-        self._self_test = self_test
+        self._compaction = compaction
+        self.learning = Learning(catalog, snapshots)
 
     def now(self) -> Calibration | None:
         """How the gallery decides, None where it has not been calibrated."""
@@ -67,8 +76,10 @@ class Calibrating:
         rule: str | None,
         strangers: Places | None,
         reject: Callable[[Rejection], None],
+        metric: str | None = None,
     ) -> Calibration:
         """See ``Gallery.calibrate``."""
+        wanted = known_choice(metric or self._catalog.wanted_metric() or AUTO)
         rule = rules.known_rule(rule or rules.DEFAULT_RULE)
         fpir = self._rate_before() if fpir is None else fpir
         calibration.require_rate(fpir)
@@ -77,21 +88,34 @@ class Calibrating:
         if not self._catalog.totals()[1]:
             folder = self._catalog.path.parent
             raise UsageError(f"nothing is enrolled in {folder}: enrol first, then calibrate")
-        left_out = list(self._self_test.left_out(rule, SAMPLE))
-        seen = calibration.self_test(left_out, self._catalog.distractors(None))
-        if strangers is not None:
-            values, shown = self._evidence_of(active, strangers, rule, reject)
-            seen = replace(seen, strangers=values, shown=shown)
+        candidate = self.learning.candidate(wanted, active.encoder.prior)
+        try:
+            seen = candidate.evidence(self._catalog, rule)
+            if strangers is not None:
+                identifier = Identifier(self._catalog, candidate.searched, Ranking(self._catalog))
+                values, shown = self._evidence_of(active, identifier, strangers, rule, reject)
+                seen = replace(seen, strangers=values, shown=shown)
+        finally:
+            candidate.close()
+        reference = Reference.of(active.encoder.record.calibration)
+        shown_evidence = seen.strangers[np.isfinite(seen.strangers)]
+        if candidate.metric is not None and len(shown_evidence) > 1:
+            # What the encoder knows of scale is of plain cosines: the sample's own replaces it.
+            here = max(2, self._catalog.totals()[0])
+            scale = max(float(shown_evidence.std()), 1e-6)
+            reference = replace(reference, scale=scale, identities=here)
         found = calibration.fit(
             seen,
-            Reference.of(active.encoder.record.calibration),
+            reference,
             fpir,
             rule,
             self._catalog.totals(),
             "gallery" if strangers is None else "strangers",
         )
         found = replace(found, last_item=last_item)
-        self._catalog.set_calibration(active.generation, found)
+        found = self._catalog.set_calibration(active.generation, found, candidate.metric, metric)
+        if self._catalog.state().snapshot is None:  # it was of another metric
+            self._compaction.compact_if_due(changed=0)
         return found
 
     def renewed(
@@ -130,6 +154,24 @@ class Calibrating:
             " run `siasearch calibrate`, to choose the share of strangers that get a name",
             self._active.now().encoder.threshold,
         )
+
+    def learn_again(self) -> bool:
+        """Calibrate a stale gallery of few items again that has a metric; returns whether it did.
+
+        One that was calibrated by strangers cannot be: their pictures are not at hand.
+        """
+        state = self._catalog.state()
+        if state.metric is None or self._catalog.totals()[1] > AGAIN_AT_MOST:
+            return False
+        try:
+            found = self.now()
+            if found is None or found.source != "gallery" or not self.is_stale(found):
+                return False
+            self.calibrate(found.fpir, found.rule, None, lambda rejection: None)
+        except SiaSearchError as error:
+            log.warning("the gallery is calibrated as it was: %s", error)
+            return False
+        return True
 
     def is_stale(self, found: Calibration) -> bool:
         """Whether the gallery has changed so much since that it should be calibrated again."""
@@ -170,19 +212,23 @@ class Calibrating:
         return calibration.FPIR
 
     def _evidence_of(
-        self, active: Active, places: Places, rule: str, reject: Callable[[Rejection], None]
+        self,
+        active: Active,
+        identifier: Identifier,
+        places: Places,
+        rule: str,
+        reject: Callable[[Rejection], None],
     ) -> tuple[DoubleArray, list[str]]:
         """Evidence of pictures of things that are not enrolled, with what they show."""
         pictures = self._strangers(places, reject)
-        question = Question(k=2, rule=rule)
         values, groups = [], []
         embedded = active.encoder.embed_each([file.path for file in pictures])
         for file, (_, result) in zip(pictures, embedded, strict=True):
             if isinstance(result, ImageError):
                 reject(Rejection(printable(file.path), str(result)))
                 continue
-            (answer,) = self._identifier.identify(active.encoder, result[None], question)
-            values.append(evidence_of(answer.matches))
+            (matches,) = identifier.ranked(active.encoder, result[None], 2, rule)
+            values.append(evidence_of(matches))
             groups.append(file.identity)
         return np.array(values), groups
 

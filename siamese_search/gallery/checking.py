@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from siamese_search.embedding.vectors import are_unit
 from siamese_search.errors import EncoderError, GalleryError, SiaSearchError
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.agreement import require_same_graph
+from siamese_search.gallery.calibrating import Calibrating
 from siamese_search.gallery.compaction import DATABASE_NAME
 from siamese_search.gallery.copies import copies_in, copy_fault
-from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots
+from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of
 from siamese_search.records import GalleryInfo
 from siamese_search.storage.catalog import Catalog
 
+ROUNDING = 1e-5  # of what is projected
 TRIES = 3  # to look while nobody changes anything
 
 
@@ -53,8 +58,8 @@ def _stored_faults(catalog: Catalog, active: ActiveEncoder) -> Iterator[str]:
             yield f"the copy of item {copy.item}: {fault}"
 
 
-def info(catalog: Catalog, active: ActiveEncoder, calibration: str | None) -> GalleryInfo:
-    """What a gallery is; ``calibration`` says in words how it decides."""
+def info(catalog: Catalog, active: ActiveEncoder, calibrating: Calibrating) -> GalleryInfo:
+    """What a gallery is."""
     state = catalog.state()
     identities, items = catalog.totals()
     snapshot = state.snapshot
@@ -69,13 +74,14 @@ def info(catalog: Catalog, active: ActiveEncoder, calibration: str | None) -> Ga
         fingerprint=state.generation.fingerprint,
         dimension=state.generation.dimension,
         threshold=threshold,
-        calibration=calibration,
+        calibration=calibrating.in_words(),
         distractors=catalog.count_distractors(),
         index=snapshot.file if snapshot else None,
         indexed=snapshot.items if snapshot else 0,
         recipe=snapshot.recipe if snapshot else None,
         recall=snapshot.recall if snapshot else None,
         bytes=own_bytes(catalog.path.parent),
+        metric=calibrating.learning.in_words(),
     )
 
 
@@ -96,9 +102,12 @@ def _is_ours(name: str) -> bool:
 
 def index_differences(catalog: Catalog, snapshots: Snapshots) -> Iterator[str]:
     """Where the snapshot's content disagrees with the database, one line each."""
-    state = catalog.state()
+    state, metric = catalog.state_with_metric()
     snapshot = state.snapshot
     if snapshot is None:
+        return
+    if snapshot.metric != state.metric:
+        yield f"{snapshot.file} was written under another metric: run `siasearch compact`"
         return
     fault = snapshots.fault(snapshot, thorough=True)
     if fault:
@@ -106,16 +115,19 @@ def index_differences(catalog: Catalog, snapshots: Snapshots) -> Iterator[str]:
         return
     path = catalog.path.parent / snapshot.file
     try:
-        index = snapshots.engine.read(path, state.generation.dimension)
+        index = snapshots.engine.read(path, dimension_of(state, metric))
     except GalleryError as error:
         yield str(error)
         return
     index.remove(catalog.removed_after(snapshot.last_removal))
-    for items, vectors in catalog.embeddings(state.generation, upto=snapshot.last_item):
+    upto = dataclasses.replace(state, last_item=snapshot.last_item)
+    for items, vectors in snapshots.projected(upto, metric):
         held = index.holds(items)
         for item in items[~held]:
             yield f"{path}: item {item} is missing"
-        differing = (index.vectors(items[held]) != vectors[held]).any(axis=1)
+        apart = np.abs(index.vectors(items[held]) - vectors[held])
+        # A projection may be rounded otherwise elsewhere. NaN is not close.
+        differing = ~(apart <= (0.0 if metric is None else ROUNDING)).all(axis=1)
         for item in items[held][differing]:
             yield f"{path}: item {item} has another embedding than the database"
         index.remove(items)

@@ -17,15 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from siamese_search.decision.metric import Metric
 from siamese_search.errors import SiaSearchError, StorageError, UsageError
 from siamese_search.files import delete, is_left_behind, sync_folder
 from siamese_search.gallery.copies import sweep_copies
-from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, names_index
+from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of, names_index
 from siamese_search.index import Previous, Wanted, Written
 from siamese_search.records import Snapshot
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.database import LOCK_NAME
-from siamese_search.storage.generations import State
+from siamese_search.storage.generations import MetricChanged, State
 
 log = logging.getLogger("siasearch")
 
@@ -86,28 +87,8 @@ class Compaction:
         """
         with self.maintenance(wait):
             self._catalog.prune()
-            state = self._catalog.state()
-            generation = state.generation
-            # A name of its own: the file that the database names is never written to.
-            path = self._folder / f"index-{generation.number}-{secrets.token_hex(6)}.faiss"
-            written = self._write(path, state, wanted)
-            sync_folder(self._folder)
-            status = path.stat()
-            self._catalog.set_snapshot(
-                Snapshot(
-                    generation=generation.number,
-                    file=path.name,
-                    sha256=written.sha256,
-                    size=status.st_size,
-                    mtime_ns=status.st_mtime_ns,
-                    inode=status.st_ino,
-                    items=written.items,
-                    last_item=state.last_item,
-                    last_removal=state.last_removal,
-                    recipe=written.recipe,
-                    recall=written.recall,
-                )
-            )
+            while not self._make(wanted):  # calibrated meanwhile
+                pass
             self._snapshots.release()  # what it has in memory is no longer of use
             if wanted is not None:
                 self._catalog.want_index(wanted.recipe, wanted.recall)
@@ -123,17 +104,48 @@ class Compaction:
         before = Wanted(kept.recipe, kept.recall) if kept else Wanted()
         return before.changed(recipe, recall)
 
-    def _write(self, path: Path, state: State, wanted: Wanted | None) -> Written:
+    def _make(self, wanted: Wanted | None) -> bool:
+        """Write a snapshot and switch to it; false where another metric is in use by then."""
+        state, metric = self._catalog.state_with_metric()
+        generation = state.generation
+        # A name of its own: the file that the database names is never written to.
+        path = self._folder / f"index-{generation.number}-{secrets.token_hex(6)}.faiss"
+        written = self._write(path, state, metric, wanted)
+        sync_folder(self._folder)
+        status = path.stat()
+        snapshot = Snapshot(
+            generation=generation.number,
+            file=path.name,
+            sha256=written.sha256,
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            inode=status.st_ino,
+            items=written.items,
+            last_item=state.last_item,
+            last_removal=state.last_removal,
+            recipe=written.recipe,
+            recall=written.recall,
+            metric=state.metric,
+        )
+        try:
+            self._catalog.set_snapshot(snapshot)
+        except MetricChanged:
+            return False
+        return True
+
+    def _write(
+        self, path: Path, state: State, metric: Metric | None, wanted: Wanted | None
+    ) -> Written:
         """Write an index file of all that is enrolled."""
-        generation, snapshot = state.generation, state.snapshot
+        snapshot = state.snapshot
         previous = None
-        if snapshot is not None and names_index(snapshot.file):
+        if snapshot is not None and names_index(snapshot.file) and snapshot.metric == state.metric:
             previous = Previous(self._folder / snapshot.file, snapshot.sha256)
 
         def write(recipe: Wanted) -> Written:
-            chunks = self._catalog.embeddings(generation, upto=state.last_item)
+            chunks = self._snapshots.projected(state, metric)
             engine = self._snapshots.engine
-            return engine.write(path, generation.dimension, chunks, recipe, previous)
+            return engine.write(path, dimension_of(state, metric), chunks, recipe, previous)
 
         kept = self._catalog.wanted_index()
         if wanted is not None or kept is None:

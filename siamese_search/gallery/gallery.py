@@ -31,6 +31,7 @@ from siamese_search.gallery.rebuilding import rebuild
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.unknowns import Unknowns
+from siamese_search.gallery.upkeep import Upkeep
 from siamese_search.pictures.sources import Files, given, normalised
 from siamese_search.records import (
     DUPLICATE,
@@ -76,7 +77,8 @@ class Gallery:
         ranking = Ranking(catalog)
         self._identifier = Identifier(catalog, self._snapshots, ranking)
         self._self_test = SelfTest(catalog, self._snapshots, ranking)
-        self._calibrating = Calibrating(catalog, self._active, self._identifier, self._self_test)
+        self._calibrating = Calibrating(catalog, self._active, self._snapshots, self._compaction)
+        self._upkeep = Upkeep(self._compaction, self._calibrating)
         self._unknowns = Unknowns(catalog, self._active, self._identifier)
         self._answering = Answering(self._active, self._identifier, self._unknowns)
 
@@ -173,7 +175,7 @@ class Gallery:
             watch=watch,
         )
         run.run(files)
-        self._compaction.compact_if_due(changed=run.added)
+        self._upkeep.after(run.added)
         return run.report()
 
     def enroll_embeddings(
@@ -185,10 +187,10 @@ class Gallery:
         """Enrol embeddings made elsewhere by the gallery's encoder, all or none.
 
         ``embeddings`` is float32 (n, dimension), finite and of unit length. Returns the item
-        numbers. Raises UsageError for anything else, and for an embedding that is there already.
+        numbers. Raises UsageError for anything else, and for one that is there already.
         """
         added = enrolment.enroll_embeddings(self._catalog, embeddings, identities, metadata)
-        self._compaction.compact_if_due(changed=len(added), in_blocks=True)
+        self._upkeep.after(len(added), in_blocks=True)
         return added
 
     # Identification
@@ -238,7 +240,7 @@ class Gallery:
         rule: str | None = None,
         fpir: float | None = None,
     ) -> list[Identification]:
-        """Identify by embeddings, float32 (n, dimension) of unit length."""
+        """Identify by the encoder's embeddings, float32 (n, dimension) of unit length."""
         question = Question(k, threshold, where, rule, fpir)
         return self._identifier.identify(self.encoder, embeddings, question)
 
@@ -285,16 +287,19 @@ class Gallery:
         rule: str | None = None,
         strangers: Places | None = None,
         reject: Callable[[Rejection], None] = warn_of,
+        metric: str | None = None,
     ) -> Calibration:
         """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
 
         Without ``fpir`` it is the one that was chosen before, else 0.01.
         By the gallery's own items, each as a stranger to the other identities; or by pictures of
         things that are not enrolled, files or folders, which is better where probes look unlike
-        what is enrolled. Those that cannot be read go to ``reject``. Raises UsageError where there
-        are too few to tell.
+        what is enrolled. Those that cannot be read go to ``reject``. By ``metric`` "auto" scores
+        are those of a metric that the gallery learns where that names more held-out items rightly,
+        by "none" plain cosines; without it by what was chosen before, else "auto". Raises
+        UsageError where there are too few to tell.
         """
-        return self._calibrating.calibrate(fpir, rule, strangers, reject)
+        return self._calibrating.calibrate(fpir, rule, strangers, reject, metric)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -386,7 +391,7 @@ class Gallery:
         """
         numbers = editing.numbers_of(self._catalog, identity, item)
         removed = editing.remove(self._catalog, self.folder, numbers)
-        self._compaction.compact_if_due(changed=removed)
+        self._upkeep.after(removed)
         return removed
 
     def relabel(self, old: str | None, new: str, item: int | None = None) -> int:
@@ -441,4 +446,4 @@ class Gallery:
 
     def info(self) -> GalleryInfo:
         """What the gallery is: totals, encoder, index and bytes on disk."""
-        return checking.info(self._catalog, self._active, self._calibrating.in_words())
+        return checking.info(self._catalog, self._active, self._calibrating)

@@ -12,6 +12,8 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
+from siamese_search.decision.calibration import threshold_at
+from siamese_search.decision.evidence import RUNNER_UP
 from siamese_search.decision.judge import CalibratedJudge, FixedJudge, Judge
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.vectors import as_embeddings
@@ -19,9 +21,9 @@ from siamese_search.errors import UsageError
 from siamese_search.gallery.active import require
 from siamese_search.gallery.members import MembersOf
 from siamese_search.gallery.ranking import Ranking
-from siamese_search.gallery.snapshots import Snapshots
+from siamese_search.gallery.snapshots import Searched, View
 from siamese_search.index import Index
-from siamese_search.records import Calibration, Generation, Identification
+from siamese_search.records import Calibration, Identification, Match
 from siamese_search.storage.catalog import Catalog
 
 BLOCK = 256  # queries that are searched in one read of the database
@@ -56,7 +58,7 @@ class Question:
 class Identifier:
     """Identifies embeddings in one gallery."""
 
-    def __init__(self, catalog: Catalog, snapshots: Snapshots, ranking: Ranking) -> None:
+    def __init__(self, catalog: Catalog, snapshots: Searched, ranking: Ranking) -> None:
         self._catalog = catalog
         self._snapshots = snapshots
         self._ranking = ranking
@@ -72,23 +74,28 @@ class Identifier:
         answers: list[Identification] = []
         # Block by block, since others cannot commit while one is searched.
         for start in range(0, max(1, len(queries)), BLOCK):
-            with self._snapshots.searching() as (index, generation):
-                require(encoder, generation, self._catalog.path.parent)
-                block = queries[start : start + BLOCK]
-                answers += self._answers(index, generation, encoder, block, question)
+            with self._snapshots.searching() as view:
+                require(encoder, view.generation, self._catalog.path.parent)
+                block = view.projected(queries[start : start + BLOCK])
+                answers += self._answers(view, encoder, block, question)
         return answers
 
+    def ranked(
+        self, encoder: Encoder, embeddings: FloatArray, k: int, rule: str
+    ) -> list[tuple[Match, ...]]:
+        """The k best identities of embeddings (n, dimension), undecided; errors as ``identify``."""
+        queries = as_embeddings(embeddings, encoder.dimension)
+        with self._snapshots.searching() as view:
+            require(encoder, view.generation, self._catalog.path.parent)
+            return self._ranking.rank(view.index, view.projected(queries), k, None, rule)
+
     def _answers(
-        self,
-        index: Index,
-        generation: Generation,
-        encoder: Encoder,
-        queries: FloatArray,
-        question: Question,
+        self, view: View, encoder: Encoder, queries: FloatArray, question: Question
     ) -> list[Identification]:
+        index = view.index
         where, k = question.where, question.k
         allowed = None if where is None else self._catalog.where(where)
-        calibration = self._catalog.calibration(generation)
+        calibration = self._catalog.calibration(view.generation)
         rule = question.rule or (calibration.rule if calibration else rules.DEFAULT_RULE)
         judge = _judge(calibration, encoder, question, rule)
         ranked = self._ranking.rank(index, queries, max(k, 2), allowed, rule)
@@ -101,15 +108,19 @@ class Identifier:
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """The k nearest items of embeddings (n, dimension), all under one encoder, and cosines."""
-        number, queries = 0, np.empty((0, 0), np.float32)
+        seen: tuple[int, object] | None = None
+        queries = np.empty((0, 0), np.float32)
         found: list[tuple[IntArray, FloatArray]] = []
         while not found or BLOCK * len(found) < len(queries):
-            with self._snapshots.searching() as (index, generation):
-                if generation.number != number:  # at the start, or others have switched encoders
-                    number, found = generation.number, []
-                    queries = as_embeddings(embeddings, index.dimension)
+            with self._snapshots.searching() as view:
+                now = view.generation.number, view.metric
+                # At the start, or where others have switched encoders or calibrated.
+                if seen is None or now[0] != seen[0] or now[1] is not seen[1]:
+                    seen, found = now, []
+                    queries = as_embeddings(embeddings, view.generation.dimension)
                 start = BLOCK * len(found)
-                found.append(index.search(queries[start : start + BLOCK], k))
+                block = view.projected(queries[start : start + BLOCK])
+                found.append(view.index.search(block, k))
         items, scores = zip(*found, strict=True)
         return np.concatenate(items), np.concatenate(scores)
 
@@ -121,9 +132,9 @@ class Identifier:
         Whoever others remove meanwhile scores -inf from then on; whom they enrol is left out.
         """
         queries = as_embeddings(embeddings, encoder.dimension)
-        with self._snapshots.searching() as (index, generation):
-            require(encoder, generation, self._catalog.path.parent)
-            names = list(self._everybody(index))
+        with self._snapshots.searching() as view:
+            require(encoder, view.generation, self._catalog.path.parent)
+            names = list(self._everybody(view.index))
         return names, self._scores(encoder, queries, names, rules.RULES[rule])
 
     def _scores(
@@ -135,14 +146,14 @@ class Identifier:
         for start in range(0, len(queries), rows):
             block = queries[start : start + rows]
             scores = np.full((len(block), len(names)), -np.inf, np.float32)
-            with self._snapshots.searching() as (index, generation):
-                require(encoder, generation, self._catalog.path.parent)
-                now = index, self._catalog.version()
+            with self._snapshots.searching() as view:
+                require(encoder, view.generation, self._catalog.path.parent)
+                now = view.index, self._catalog.version()
                 if now != seen:
-                    members, seen = self._everybody(index), now
+                    members, seen = self._everybody(view.index), now
                 here = [column for column, name in enumerate(names) if name in members]
                 owned = [members[names[column]] for column in here]
-                scores[:, here] = rules.scored(block, owned, rule)
+                scores[:, here] = rules.scored(view.projected(block), owned, rule)
             yield scores
 
     def _everybody(self, index: Index) -> dict[str, rules.Members]:
@@ -158,8 +169,15 @@ def _judge(
 ) -> Judge:
     """How probes are decided. Raises UsageError for a rate where nothing is calibrated for it."""
     threshold, fpir = question.threshold, question.fpir
-    if calibration is not None and calibration.rule == rule:
-        return CalibratedJudge(calibration, encoder.threshold, fpir, threshold)
+    own_metric = calibration is not None and calibration.metric is not None
+    # The encoder's threshold is one for plain cosines: under another metric, a rule that was not
+    # calibrated is decided by the one that was, which is nearer than nothing.
+    if calibration is not None and (calibration.rule == rule or (own_metric and fpir is None)):
+        alone = encoder.threshold
+        if own_metric:  # what a stranger scores whose runner-up scores the same
+            rate = calibration.fpir if fpir is None else fpir
+            alone = threshold_at(rate, calibration.thresholds) / (1 - RUNNER_UP)
+        return CalibratedJudge(calibration, alone, fpir, threshold)
     if fpir is not None:
         raise UsageError(
             f"the gallery is not calibrated for the rule {rule}: run `siasearch calibrate`"

@@ -13,9 +13,9 @@ import numpy as np
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.gallery.ranking import Ranking
-from siamese_search.gallery.snapshots import Snapshots
+from siamese_search.gallery.snapshots import Searched
 from siamese_search.index import Index
-from siamese_search.records import Audit, Item, LeftOut, Progress, Watcher
+from siamese_search.records import Audit, Generation, Item, LeftOut, Progress, Watcher
 from siamese_search.storage.catalog import Catalog
 
 BLOCK = 256  # items that are searched in one read of the database
@@ -24,7 +24,7 @@ BLOCK = 256  # items that are searched in one read of the database
 class SelfTest:
     """Asks one gallery about its own items."""
 
-    def __init__(self, catalog: Catalog, snapshots: Snapshots, ranking: Ranking) -> None:
+    def __init__(self, catalog: Catalog, snapshots: Searched, ranking: Ranking) -> None:
         self._catalog = catalog
         self._snapshots = snapshots
         self._ranking = ranking
@@ -35,14 +35,22 @@ class SelfTest:
         With a ``limit``, about as many of them, identities having as many each where they can. What
         others change meanwhile may be seen in one item and not in another.
         """
-        with self._snapshots.searching() as (index, _):
-            items = index.items
+        return self.asked(self.probes(limit, seed), rule)
+
+    def asked(self, items: IntArray, rule: str) -> Iterator[LeftOut]:
+        """These items, ascending, each searched without itself; those that are gone left out."""
+        for start in range(0, len(items), BLOCK):
+            with self._snapshots.searching() as view:
+                found = list(self._left_out(view.index, items[start : start + BLOCK], rule))
+            yield from found
+
+    def probes(self, limit: int | None, seed: int = 0) -> IntArray:
+        """The items that can be found, about ``limit`` of them where there are more, ascending."""
+        with self._snapshots.searching() as view:
+            items = view.index.items
             if limit is not None and len(items) > limit:
                 items = self._drawn(limit, seed)
-        for start in range(0, len(items), BLOCK):
-            with self._snapshots.searching() as (index, _):
-                found = list(self._left_out(index, items[start : start + BLOCK], rule))
-            yield from found
+        return items
 
     def _drawn(self, limit: int, seed: int) -> IntArray:
         """About ``limit`` items, of every identity as many where they can, ascending."""
@@ -70,23 +78,34 @@ class SelfTest:
 
     def alike(self, cosine: float) -> set[tuple[int, int, float]]:
         """Pairs of items (lower number first) where one is the other's nearest, at that cosine or
-        above, which is given with them.
+        above, which is given with them. It is that of the embeddings, whatever the metric.
         """
-        with self._snapshots.searching() as (index, _):
-            items = index.items
+        items = self.probes(None)
         pairs = {}
         for start in range(0, len(items), BLOCK):
-            with self._snapshots.searching() as (index, _):
-                block = items[start : start + BLOCK]
+            with self._snapshots.searching() as view:
+                index, block = view.index, items[start : start + BLOCK]
                 block = block[index.holds(block)]
                 found, scores = index.search(index.vectors(block), 2)
-            for item, near, cosines in zip(
-                block.tolist(), found.tolist(), scores.tolist(), strict=True
+                places = (found[:, 0] == block).astype(int)[:, None]  # or an equal one before it
+                near = np.take_along_axis(found, places, axis=1)[:, 0]
+                cosines = np.take_along_axis(scores, places, axis=1)[:, 0]
+                if view.metric is not None:
+                    cosines = self._cosines(view.generation, block, near)
+            for item, other, value in zip(
+                block.tolist(), near.tolist(), cosines.tolist(), strict=True
             ):
-                place = int(near[0] == item)  # after itself, or an equal one before it
-                if near[place] >= 0 and cosines[place] >= cosine:
-                    pairs[min(item, near[place]), max(item, near[place])] = cosines[place]
+                if other >= 0 and value >= cosine:
+                    pairs[min(item, other), max(item, other)] = value
         return {(first, second, score) for (first, second), score in pairs.items()}
+
+    def _cosines(self, generation: Generation, items: IntArray, others: IntArray) -> FloatArray:
+        """Of the embeddings of items (n,) and others (n,), -inf where there is no other."""
+        numbers, vectors = self._catalog.vectors(generation, np.union1d(items, others))
+        first = np.searchsorted(numbers, items)
+        second = np.searchsorted(numbers, np.where(others < 0, items, others))
+        cosines = np.einsum("ij,ij->i", vectors[first], vectors[second])
+        return np.where(others < 0, np.float32(-np.inf), cosines)
 
     def audit(self, duplicate: float, rule: str, watch: Watcher) -> Audit:
         """See ``Gallery.audit``."""

@@ -11,11 +11,16 @@ import logging
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+
+from siamese_search.arrays import FloatArray, IntArray
+from siamese_search.decision.metric import Metric
 from siamese_search.errors import GalleryError
 from siamese_search.gallery.guarded import GuardedIndex, is_unit
 from siamese_search.index import Engine, FaissEngine, Index, sha256
@@ -32,10 +37,33 @@ TRIES = 5  # to open a snapshot that others replace
 
 
 @dataclass(frozen=True)
+class View:
+    """What answers at a moment: an index, the generation whose embeddings it holds, and the metric
+    by which these, and so what is asked, are projected; None where they are not.
+    """
+
+    index: Index
+    generation: Generation
+    metric: Metric | None
+
+    def projected(self, embeddings: FloatArray) -> FloatArray:
+        """Embeddings (n, dimension) as the index holds them, float32 (n, index.dimension)."""
+        return embeddings if self.metric is None else self.metric.apply(embeddings)
+
+
+class Searched(Protocol):
+    """What can be searched: a gallery, or what it would be under another metric."""
+
+    def searching(self) -> AbstractContextManager[View]:
+        """What answers as of now, in one consistent state."""
+
+
+@dataclass(frozen=True)
 class Opened:
     """An index as it was opened for a state, with the item and the removal up to which it goes."""
 
     state: State
+    metric: Metric | None
     index: Index
     last_item: int = 0
     last_removal: int = 0
@@ -46,6 +74,7 @@ class Loaded:
     """An index that is what a state of the catalog says, and the catalog's version then."""
 
     state: State
+    metric: Metric | None
     index: Index
     version: tuple[int, int]
 
@@ -61,13 +90,13 @@ class Snapshots:
         self._lock = threading.RLock()
 
     @contextmanager
-    def searching(self) -> Iterator[tuple[Index, Generation]]:
-        """The index as of now and its generation, inside a read transaction for look-ups."""
+    def searching(self) -> Iterator[View]:
+        """What answers as of now, inside a read transaction for look-ups."""
         with self._lock:
             self._catch_up()  # the bulk outside the transaction, which would hold up writers
             with self._catalog.reading():
                 loaded = self._catch_up()
-                yield loaded.index, loaded.state.generation
+                yield View(loaded.index, loaded.state.generation, loaded.metric)
 
     def release(self) -> None:
         """Let go of the index and its file; the next search opens what is there then."""
@@ -85,57 +114,70 @@ class Snapshots:
         state = self._catalog.state()
         if loaded is None or _kept(loaded.state) != _kept(state):
             self.release()  # not two of them in memory
-            opened = self._open(state)
+            opened = self._open()
         else:
             before = loaded.state
-            opened = Opened(state, loaded.index, before.last_item, before.last_removal)
-        state, index = opened.state, opened.index
+            opened = Opened(
+                state, loaded.metric, loaded.index, before.last_item, before.last_removal
+            )
+        state, metric, index = opened.state, opened.metric, opened.index
         self._loaded = None
         try:
-            for items, vectors in self._catalog.embeddings(
-                state.generation, opened.last_item, state.last_item
-            ):
+            for items, vectors in self.projected(state, metric, opened.last_item):
                 index.add(items, vectors)
             index.remove(self._catalog.removed_after(opened.last_removal))
         except BaseException:
             index.close()  # half-changed
             raise
-        self._loaded = Loaded(state, index, version)
+        self._loaded = Loaded(state, metric, index, version)
         return self._loaded
 
-    def _open(self, state: State) -> Opened:
-        """The snapshot's index, or an empty one; of a later state where another process has
-        replaced the snapshot meanwhile.
+    def projected(
+        self, state: State, metric: Metric | None, after: int = 0
+    ) -> Iterator[tuple[IntArray, FloatArray]]:
+        """A state's items (n,) from a number on, with their vectors (n, p), as an index holds
+        them, in chunks.
         """
+        for items, vectors in self._catalog.embeddings(state.generation, after, state.last_item):
+            if metric is None:
+                yield items, vectors
+            else:
+                yield items, projected(metric, vectors)
+
+    def _open(self) -> Opened:
+        """The snapshot's index, or an empty one; of the state now, or of a later one where another
+        process has replaced the snapshot meanwhile.
+        """
+        state, metric = self._catalog.state_with_metric()
         for _ in range(TRIES):
             snapshot = state.snapshot
-            if snapshot is None:
+            if snapshot is None or snapshot.metric != state.metric:
                 break
             fault = self.fault(snapshot)
             if fault is None:
                 path = self._folder / snapshot.file
                 try:
-                    index = self.engine.read(path, state.generation.dimension)
+                    index = self.engine.read(path, dimension_of(state, metric))
                     guarded = GuardedIndex(index, partial(self._without_snapshot, path))
-                    return Opened(state, guarded, snapshot.last_item, snapshot.last_removal)
+                    return Opened(state, metric, guarded, snapshot.last_item, snapshot.last_removal)
                 except GalleryError as error:
                     fault = str(error)
-            now = self._catalog.state()
-            if now.snapshot == snapshot:
+            now, its_metric = self._catalog.state_with_metric()
+            if now.snapshot == snapshot and now.metric == state.metric:
                 log.warning("%s; answering from the database. `siasearch rebuild` mends it.", fault)
                 break
-            state = now
-        empty = self.engine.empty(state.generation.dimension)
-        return Opened(state, GuardedIndex(empty, partial(self._without_snapshot, None)))
+            state, metric = now, its_metric
+        empty = self.engine.empty(dimension_of(state, metric))
+        return Opened(state, metric, GuardedIndex(empty, partial(self._without_snapshot, None)))
 
     def _without_snapshot(self, path: Path | None) -> Index:
         """An index of what the database holds, in place of one that gave what cannot be; that was
         of the file ``path`` where there is one.
         """
-        state = self._catalog.state()
-        index = self.engine.empty(state.generation.dimension)
+        state, metric = self._catalog.state_with_metric()
+        index = self.engine.empty(dimension_of(state, metric))
         left_out: list[int] = []
-        for items, vectors in self._catalog.embeddings(state.generation, upto=state.last_item):
+        for items, vectors in self.projected(state, metric):
             sound = is_unit(vectors)
             left_out += items[~sound].tolist()
             index.add(items[sound], vectors[sound])
@@ -180,6 +222,20 @@ def names_index(file: object) -> bool:
     return isinstance(file, str) and bool(INDEX_NAME.fullmatch(file))
 
 
-def _kept(state: State) -> tuple[Generation, Snapshot | None, int]:
+def dimension_of(state: State, metric: Metric | None) -> int:
+    """How long the vectors in an index are."""
+    return state.generation.dimension if metric is None else metric.dimension
+
+
+def projected(metric: Metric, vectors: FloatArray) -> FloatArray:
+    """Embeddings (n, dimension) as an index of a metric holds them, float32 (n, p).
+
+    What is not of unit length, and so damaged, becomes nought, which is not, either.
+    """
+    sound = is_unit(vectors)
+    return metric.apply(np.where(sound[:, None], vectors, np.float32(0)))
+
+
+def _kept(state: State) -> tuple[Generation, Snapshot | None, int, int | None]:
     """What must be as it was for an index to be added to."""
-    return state.generation, state.snapshot, state.epoch
+    return state.generation, state.snapshot, state.epoch, state.metric

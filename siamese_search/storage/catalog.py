@@ -254,6 +254,18 @@ class Catalog(Generations):
                 )
             }
 
+    def identity_numbers(self) -> tuple[IntArray, IntArray]:
+        """All items (n,), ascending, and the numbers of their identities (n,), -1 for those that
+        are never named.
+        """
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT items.id, CASE WHEN distractor THEN -1 ELSE identity END FROM items"
+                " JOIN identities ON identities.id = identity ORDER BY items.id"
+            ).fetchall()
+        found = np.array(rows, np.int64).reshape(-1, 2)
+        return found[:, 0].copy(), found[:, 1].copy()
+
     def items(self, numbers: Iterable[int]) -> list[Item]:
         """Whole items by number; removed ones are left out."""
         with self._guard():

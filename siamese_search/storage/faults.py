@@ -6,6 +6,9 @@ import sqlite3
 from collections.abc import Iterator
 from zlib import crc32
 
+from siamese_search.decision.metric import Metric
+from siamese_search.errors import GalleryError
+
 TEXTS = {
     "identities": ("id", ("name",)),
     "items": ("id", ("source", "copy", "added")),
@@ -29,6 +32,7 @@ def faults_in(db: sqlite3.Connection) -> Iterator[str]:
         if count != stored:
             yield f"{count} {table}, but {stored} are counted in settings"
     yield from _damaged_embeddings(db)
+    yield from _damaged_metrics(db)
     yield from _damaged_texts(db)
 
 
@@ -40,6 +44,37 @@ def _damaged_embeddings(db: sqlite3.Connection) -> Iterator[str]:
     for item, vector, checksum, dimension in rows:
         if len(vector) != 4 * dimension or crc32(vector) != checksum:
             yield f"the embedding of item {item} is damaged"
+
+
+def _damaged_metrics(db: sqlite3.Connection) -> Iterator[str]:
+    """Metrics that are named by a calibration, and not as they were stored."""
+    rows = db.execute(
+        "SELECT metrics.content, metrics.checksum, dimension FROM calibrations"
+        " JOIN generations ON generations.id = calibrations.generation"
+        " LEFT JOIN metrics ON metrics.generation = calibrations.generation"
+        " AND metrics.id = json_extract(calibrations.content, '$.metric')"
+        " WHERE json_valid(calibrations.content)"
+        " AND json_extract(calibrations.content, '$.metric') IS NOT NULL"
+    )
+    for content, checksum, dimension in rows:
+        fault = metric_fault(content, checksum, dimension)
+        if fault:
+            yield f"the metric {fault}: run `siasearch calibrate`"
+
+
+def metric_fault(content: object, checksum: object, dimension: int) -> str | None:
+    """What is wrong with a stored metric of ``dimension`` descriptors, None where it is sound."""
+    if content is None:
+        return "is missing"
+    if not isinstance(content, bytes) or crc32(content) != checksum:
+        return "is damaged (wrong checksum)"
+    try:
+        found = Metric.from_bytes(content)
+    except GalleryError as error:
+        return f"cannot be read ({error})"
+    if len(found.mean) != dimension:
+        return f"is of {len(found.mean)} dimensions, the embeddings of {dimension}"
+    return None
 
 
 def _damaged_texts(db: sqlite3.Connection) -> Iterator[str]:

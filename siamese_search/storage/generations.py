@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields, replace
 from zlib import crc32
 
 import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
+from siamese_search.decision.metric import Metric
 from siamese_search.errors import (
     GalleryDamaged,
     GalleryError,
@@ -28,6 +30,7 @@ from siamese_search.records import (
     surplus_fields,
 )
 from siamese_search.storage.database import Database
+from siamese_search.storage.faults import metric_fault
 
 CHUNK = 4096
 GENERATION = "id, fingerprint, encoder, dimension"
@@ -43,6 +46,11 @@ class State:
     epoch: int  # changes where embeddings of earlier items do, which numbers alone do not tell
     last_item: int
     last_removal: int
+    metric: int | None = None  # of the calibration in use, None where plain cosines are compared
+
+
+class MetricChanged(GalleryError):
+    """An index file was written by another metric than is in use."""
 
 
 class Generations(Database):
@@ -68,6 +76,7 @@ class Generations(Database):
                 self._setting("epoch"),
                 self._sequence("items"),
                 self._sequence("removals"),
+                self._metric_in_use(active[0]),
             )
 
     def _sequence(self, table: str) -> int:
@@ -166,19 +175,35 @@ class Generations(Database):
                 ).fetchall()
             if not rows:
                 return
-            size = 4 * generation.dimension
-            for number, vector, checksum in rows:
-                if len(vector) != size or crc32(vector) != checksum:
-                    raise GalleryDamaged(
-                        f"{self.path}: the embedding of item {number} is damaged:"
-                        f" `siasearch remove --item {number}` and enrol it again"
-                    )
+            self._require_sound(rows, generation)
             after = rows[-1][0]
-            vectors = np.frombuffer(b"".join(vector for _, vector, _ in rows), "<f4")
-            yield (
-                np.array([number for number, _, _ in rows], np.int64),
-                vectors.reshape(len(rows), generation.dimension).astype(np.float32, copy=False),
-            )
+            yield _stacked([(number, vector) for number, vector, _ in rows], generation)
+
+    def vectors(self, generation: Generation, numbers: IntArray) -> tuple[IntArray, FloatArray]:
+        """Those of items (n,) that have an embedding, ascending, and these: (m, dimension)."""
+        found: list[tuple[int, bytes]] = []
+        for start in range(0, len(numbers), CHUNK):
+            wanted = json.dumps(numbers[start : start + CHUNK].tolist())
+            with self._guard():
+                rows = self._db.execute(
+                    "SELECT item, vector, checksum FROM embeddings WHERE generation = ?"
+                    " AND item IN (SELECT value FROM json_each(?)) ORDER BY item",
+                    (generation.number, wanted),
+                ).fetchall()
+            self._require_sound(rows, generation)
+            found += [(number, vector) for number, vector, _ in rows]
+        return _stacked(found, generation)
+
+    def _require_sound(
+        self, rows: Iterable[tuple[int, bytes, int]], generation: Generation
+    ) -> None:
+        """Raise GalleryDamaged, naming an item, for an embedding that is not as it was stored."""
+        for number, vector, checksum in rows:
+            if len(vector) != 4 * generation.dimension or crc32(vector) != checksum:
+                raise GalleryDamaged(
+                    f"{self.path}: the embedding of item {number} is damaged:"
+                    f" `siasearch remove --item {number}` and enrol it again"
+                )
 
     def unembedded(self, generation: Generation, after: int = 0, limit: int = CHUNK) -> list[int]:
         """Numbers of items without an embedding in a generation, ascending."""
@@ -229,9 +254,14 @@ class Generations(Database):
         """Make an index file the one to use; forget the removals it has folded in.
 
         Returns the file it replaces, None where there was none. Raises GalleryError where
-        another process has made a newer one meanwhile.
+        another process has made a newer one meanwhile, MetricChanged where it was written by
+        another metric than is in use.
         """
         with self.writing():
+            if self._metric_in_use(snapshot.generation) != snapshot.metric:
+                raise MetricChanged(
+                    "the gallery was calibrated while it was compacted: compact it again"
+                )
             current = self._db.execute(
                 "SELECT file, last_item, last_removal FROM snapshots WHERE generation = ?",
                 (snapshot.generation,),
@@ -279,15 +309,106 @@ class Generations(Database):
 
     # Calibration
 
-    def set_calibration(self, generation: Generation, calibration: Calibration) -> None:
-        """Keep how a generation decides. Raises GalleryMismatch where it is not active."""
-        content = json.dumps(asdict(calibration))
+    def set_calibration(
+        self,
+        generation: Generation,
+        calibration: Calibration,
+        metric: Metric | None = None,
+        wanted: str | None = None,
+    ) -> Calibration:
+        """Keep how a generation decides, the metric that it was calibrated under, and which metric
+        is ``wanted`` later, if anything is said of that.
+
+        Returns it with the metric's number. Another metric than before makes index files of no use.
+        Raises GalleryMismatch where the generation is not active.
+        """
         with self.writing():
             number = self._require_active(generation.fingerprint)
+            before = self._metric_in_use(number)
+            named = None if metric is None else self._kept_metric(number, metric, before)
+            kept = replace(calibration, metric=named)
             self._db.execute(
                 "INSERT OR REPLACE INTO calibrations (generation, content) VALUES (?, ?)",
-                (number, content),
+                (number, json.dumps(asdict(kept))),
             )
+            self._db.execute(
+                "DELETE FROM metrics WHERE generation = ? AND id IS NOT ?", (number, named)
+            )
+            if wanted is not None:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO settings (key, value) VALUES ('metric', ?)", (wanted,)
+                )
+            if named != before:
+                self._db.execute("DELETE FROM snapshots WHERE generation = ?", (number,))
+                self._new_epoch()
+        return kept
+
+    def _kept_metric(self, generation: int, metric: Metric, before: int | None) -> int:
+        """The number of a metric: that in use where it is the same, else a new one."""
+        content = metric.to_bytes()
+        same = self._db.execute(
+            "SELECT 1 FROM metrics WHERE id = ? AND content = ? AND checksum = ?",
+            (before, content, crc32(content)),
+        ).fetchone()
+        if same and before is not None:
+            return before
+        made = self._db.execute(
+            "INSERT INTO metrics (generation, content, checksum, identities, items, last_item)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                generation,
+                content,
+                crc32(content),
+                metric.identities,
+                metric.items,
+                self._sequence("items"),
+            ),
+        ).lastrowid
+        assert made is not None
+        return made
+
+    def _metric_in_use(self, generation: int) -> int | None:
+        """The number of the metric that a generation's calibration names.
+
+        What is no calibration names none: reading that one says so.
+        """
+        with self._guard():
+            row = self._db.execute(
+                "SELECT json_extract(content, '$.metric') FROM calibrations"
+                " WHERE generation = ? AND json_valid(content)",
+                (generation,),
+            ).fetchone()
+        return row[0] if row and isinstance(row[0], int) else None
+
+    def wanted_metric(self) -> str | None:
+        """Which metric calibration shall look for, None where nothing was said of that."""
+        with self._guard():
+            row = self._db.execute("SELECT value FROM settings WHERE key = 'metric'").fetchone()
+        return row and str(row[0])
+
+    def state_with_metric(self) -> tuple[State, Metric | None]:
+        """The state, and the metric in use then, None where plain cosines are compared.
+
+        Raises GalleryDamaged where it is not as it was stored: plain cosines would be no answer
+        then, since the gallery was not calibrated for these.
+        """
+        with self._guard(), nullcontext() if self._db.in_transaction else self.reading():
+            state = self.state()
+            return state, None if state.metric is None else self._metric(state)
+
+    def _metric(self, state: State) -> Metric:
+        with self._guard():
+            row = self._db.execute(
+                "SELECT content, checksum FROM metrics WHERE id = ? AND generation = ?",
+                (state.metric, state.generation.number),
+            ).fetchone()
+        content, checksum = row or (None, None)
+        fault = metric_fault(content, checksum, state.generation.dimension)
+        if fault or not isinstance(content, bytes):
+            raise GalleryDamaged(
+                f"{self.path}: the metric {fault}: run `siasearch calibrate` to learn it again"
+            )
+        return Metric.from_bytes(content)
 
     def calibration(self, generation: Generation) -> Calibration | None:
         """How a generation decides, None where it has not been calibrated."""
@@ -312,8 +433,21 @@ class Generations(Database):
                 )
             fields["thresholds"] = {float(r): float(t) for r, t in fields["thresholds"].items()}
             fields["evidence"] = tuple(fields.get("evidence", ()))
+            if not isinstance(fields.get("metric"), int | None):
+                raise TypeError("its metric is no number")
             return Calibration(**fields)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise GalleryDamaged(
                 f"{self.path}: the calibration is damaged ({error}): run `siasearch calibrate`"
             ) from error
+
+
+def _stacked(
+    rows: Sequence[tuple[int, bytes]], generation: Generation
+) -> tuple[IntArray, FloatArray]:
+    """Items (n,) and their vectors (n, dimension), as the database holds them."""
+    vectors = np.frombuffer(b"".join(vector for _, vector in rows), "<f4")
+    return (
+        np.array([number for number, _ in rows], np.int64),
+        vectors.reshape(len(rows), generation.dimension).astype(np.float32, copy=False),
+    )

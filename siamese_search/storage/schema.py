@@ -100,6 +100,31 @@ def v003_index_recipes(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def v004_metrics_and_places(db: Database) -> None:
+    for statement in (
+        # What projects a generation's embeddings before they are compared; the newest is in use.
+        """CREATE TABLE metrics (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            generation INTEGER NOT NULL REFERENCES generations(id) ON DELETE CASCADE,
+            content BLOB NOT NULL,
+            checksum INTEGER NOT NULL,
+            identities INTEGER NOT NULL,
+            items INTEGER NOT NULL,
+            last_item INTEGER NOT NULL)""",
+        "CREATE INDEX metrics_by_generation ON metrics(generation)",
+        # Local features of items, for a closer look at the best candidates.
+        """CREATE TABLE places (
+            generation INTEGER NOT NULL REFERENCES generations(id) ON DELETE CASCADE,
+            item INTEGER NOT NULL REFERENCES items(id) ON DELETE CASCADE,
+            content BLOB NOT NULL,
+            UNIQUE (item, generation))""",
+        # The metric by which an index file's vectors were projected; null: they are as embedded.
+        "ALTER TABLE snapshots ADD COLUMN metric INTEGER",
+    ):
+        db.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a database to the newest format."""
     migrations.apply(Database(connection, execute_plugins=False))

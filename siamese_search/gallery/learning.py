@@ -1,0 +1,236 @@
+"""Learning: the metric that a gallery's own items suggest, and how the gallery would answer by it.
+
+A metric is used only together with a calibration that was made under it, since what strangers score
+is another thing under each. Knows nothing of pictures, and of how a metric follows from items.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from siamese_search.arrays import FloatArray, IntArray
+from siamese_search.decision import calibration
+from siamese_search.decision.calibration import FEWEST_STRANGE, Evidence
+from siamese_search.decision.learning import Prior, cross_fitted, fit, sample
+from siamese_search.decision.metric import Metric
+from siamese_search.errors import GalleryDamaged, UsageError
+from siamese_search.files import delete
+from siamese_search.gallery.guarded import is_unit
+from siamese_search.gallery.ranking import Ranking
+from siamese_search.gallery.self_test import SelfTest
+from siamese_search.gallery.snapshots import Searched, Snapshots, View, dimension_of
+from siamese_search.index import Engine, Index
+from siamese_search.records import Generation, LeftOut, counted
+from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.generations import State
+
+SAMPLE = 4000  # items that calibration looks at
+HELD = 100_000  # items that are held in memory, and cross-fitted
+FOLDS = 5
+AUTO = "auto"
+CHOICES = (AUTO, "none")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Items (n,), ascending, with their embeddings (n, dimension) and identities' numbers (n,),
+    -1 for distractors, from which nothing is learned: one may be many things.
+    """
+
+    items: IntArray
+    vectors: FloatArray
+    owners: IntArray
+
+
+class Trial:
+    """A gallery's items as they were, under a metric that is not in use, or under none."""
+
+    def __init__(
+        self, catalog: Catalog, generation: Generation, metric: Metric | None, index: Index
+    ) -> None:
+        self._catalog = catalog
+        self._view = View(index, generation, metric)
+        self._version: tuple[int, int] | None = None
+
+    @contextmanager
+    def searching(self) -> Iterator[View]:
+        """Without what was removed meanwhile; see ``Snapshots.searching``."""
+        with self._catalog.reading():
+            version = self._catalog.version()
+            if version != self._version:
+                items = self._view.index.items
+                there = self._catalog.identity_numbers()[0]
+                self._view.index.remove(items[~np.isin(items, there)])
+                self._version = version
+            yield self._view
+
+    def close(self) -> None:
+        """Let go of the index."""
+        self._view.index.close()
+
+
+class Candidate:
+    """How a gallery would answer under a metric, or under none; to be closed in the end."""
+
+    def __init__(
+        self,
+        metric: Metric | None,
+        searched: Searched,
+        trials: Trials | None = None,
+        path: Path | None = None,
+    ) -> None:
+        """``trials`` are for cross-fitting, None where that is left out; ``path`` is deleted."""
+        self.metric = metric
+        self.searched = searched
+        self._trials = trials
+        self._path = path
+
+    def close(self) -> None:
+        """Let go of what was made to try it."""
+        if isinstance(self.searched, Trial):
+            self.searched.close()
+        if self._path is not None:
+            delete(self._path)
+
+    def evidence(self, catalog: Catalog, rule: str) -> Evidence:
+        """What the items say of it, each searched without itself, about ``SAMPLE`` of them.
+
+        Items that helped to fit a metric stand out too well under it. So as a stranger, each is
+        asked under a metric that was fitted without its identity, and as a genuine probe under one
+        that was fitted without it. Beyond ``HELD`` items that hardly matters, and is left out.
+        """
+        asked = SelfTest(catalog, self.searched, Ranking(catalog))
+        never = catalog.distractors(None)
+        if self.metric is None or self._trials is None:
+            return calibration.self_test(list(asked.left_out(rule, SAMPLE)), never)
+        probes = asked.probes(SAMPLE)
+        strangers, genuine = (
+            calibration.self_test(self._trials.left_out(self.metric, probes, rule, by_item), never)
+            for by_item in (False, True)
+        )
+        return replace(genuine, strangers=strangers.strangers, shown=strangers.shown)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What it takes to try metrics on items that are held in memory."""
+
+    catalog: Catalog
+    engine: Engine
+    generation: Generation
+    held: Held
+    prior: Prior | None
+
+    def of(self, metric: Metric | None) -> Trial:
+        """The items under a metric."""
+        width = self.generation.dimension if metric is None else metric.dimension
+        index, vectors = self.engine.empty(width), self.held.vectors
+        index.add(self.held.items, vectors if metric is None else metric.apply(vectors))
+        return Trial(self.catalog, self.generation, metric, index)
+
+    def left_out(self, like: Metric, probes: IntArray, rule: str, by_item: bool) -> list[LeftOut]:
+        """Probes, ascending, each searched without itself under a metric that is fitted ``like``
+        another, but without its identity, or without the probe alone, in ``FOLDS`` folds.
+        """
+        held, found = self.held, []
+        telling = np.flatnonzero(held.owners >= 0)
+        others = held.items[held.owners < 0]  # from which nothing is learned: in any fold
+        folds = cross_fitted(
+            held.vectors[telling], held.owners[telling], self.prior, like, FOLDS, by_item=by_item
+        )
+        for metric, out in folds:
+            asked = np.intersect1d(probes, np.union1d(held.items[telling[out]], others))
+            others = others[:0]
+            if len(asked):
+                trial = self.of(metric)
+                test = SelfTest(self.catalog, trial, Ranking(self.catalog))
+                found += list(test.asked(asked, rule))
+                trial.close()
+        return found
+
+
+class Learning:
+    """Learns the metric of one gallery."""
+
+    def __init__(self, catalog: Catalog, snapshots: Snapshots) -> None:
+        self._catalog = catalog
+        self._snapshots = snapshots
+
+    def candidate(self, wanted: str, prior: Prior | None = None) -> Candidate:
+        """What a gallery would best be calibrated under, where ``wanted`` is ``auto``; by ``none``
+        under none. ``prior`` is what the encoder knows.
+        """
+        state = self._catalog.state()
+        items, owners = self._catalog.identity_numbers()
+        if len(items) <= HELD:
+            held = self._held(state.generation, items, owners)
+            trials = Trials(self._catalog, self._snapshots.engine, state.generation, held, prior)
+            metric = _learned(held, prior) if wanted == AUTO else None
+            if metric is None and state.metric is None:
+                return Candidate(None, self._snapshots)
+            return Candidate(metric, trials.of(metric), trials)
+        metric = None
+        if wanted == AUTO:
+            telling = np.flatnonzero(owners >= 0)
+            read = telling[sample(owners[telling])]
+            metric = _learned(self._held(state.generation, items[read], owners[read]), prior)
+        if metric is None and state.metric is None:
+            return Candidate(None, self._snapshots)
+        return self._on_disk(state, metric)
+
+    def _held(self, generation: Generation, items: IntArray, owners: IntArray) -> Held:
+        numbers, vectors = self._catalog.vectors(generation, items)
+        sound = is_unit(vectors)
+        numbers, vectors = numbers[sound], vectors[sound]
+        return Held(numbers, vectors, owners[np.searchsorted(items, numbers)])
+
+    def _on_disk(self, state: State, metric: Metric | None) -> Candidate:
+        """The same of more items than are held in memory, by an index file of their own."""
+        name = f"index-{state.generation.number}-{secrets.token_hex(6)}.faiss"
+        path = self._catalog.path.parent / name  # left behind, it is swept as any other
+        width = dimension_of(state, metric)
+        engine = self._snapshots.engine
+        engine.write(path, width, self._snapshots.projected(state, metric))
+        trial = Trial(self._catalog, state.generation, metric, engine.read(path, width))
+        return Candidate(metric, trial, path=path)
+
+    def in_words(self) -> str | None:
+        """What the metric in use was learned from and what it gained, None where there is none."""
+        try:
+            _, metric = self._catalog.state_with_metric()
+        except GalleryDamaged:
+            return "damaged: run `siasearch calibrate`"
+        if metric is None:
+            return None
+        items = counted(metric.items, "item")
+        identities = counted(metric.identities, "identity", "identities")
+        gain = ""
+        if metric.gain is not None:
+            gain = f": {100 * metric.gain:.1f} points more of held-out items named rightly"
+        return f"learned from {items} of {identities}{gain}"
+
+
+def known_choice(wanted: str) -> str:
+    """The same. Raises UsageError for what is neither ``auto`` nor ``none``."""
+    if wanted not in CHOICES:
+        raise UsageError(f"unknown metric {wanted!r}: choose one of {', '.join(CHOICES)}")
+    return wanted
+
+
+def _learned(held: Held, prior: Prior | None) -> Metric | None:
+    """The metric that items suggest; None for plain cosines, and where nothing speaks for it: held
+    out items, or what the encoder knows.
+    """
+    telling = held.owners >= 0
+    if len(np.unique(held.owners[telling])) < FEWEST_STRANGE:
+        return None
+    metric = fit(held.vectors[telling], held.owners[telling], prior)
+    if metric.kind == "plain" or (metric.gain is None and prior is None):
+        return None
+    return metric
