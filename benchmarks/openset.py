@@ -7,13 +7,13 @@ those, and then come probes: other pictures of the same classes, and strangers. 
 classes by photos of train.txt (or their iconic picture, also calibrated by the train.txt photos of
 the odd classes as strangers), probed with test.txt; cub: some of the last 100 kinds; omniglot: some
 of the 659 evaluation characters, under ``glyph``. Measured against the FPIR that was asked for: the
-share of strangers that got a name, and in how many draws it lay within the bounds that
-``calibrate`` gave. A rate that it refused, since the enrolled are too few for it, is left out of
-the means. TPIR: the share of the others that got the right one. ECE: the expected calibration error of the confidence in ten bins (Guo et
-al. 2017), strangers weighing half, over all draws together. *Global* is what other tools do: the
-best item's cosine against one threshold, the one that gives 1 % FPIR on another set (cub's for
-grocery, grocery's for the others). *At best*: TPIR where each statistic's own threshold lets
-exactly 1 % of the strangers pass.
+share of strangers that got a name, and in how many draws it lay within the bounds of ``calibrate``.
+Draws where that refused the rate, since the enrolled are too few for it, are left out of the
+means. TPIR: the share of the others that got the right one. ECE: the expected calibration error of
+the confidence in ten bins (Guo et al. 2017), strangers weighing half, over all draws together.
+*Global* is what other tools do: the best item's cosine against one threshold, the one that gives
+1 % FPIR on another set (cub's for grocery, grocery's for the others). *At best*: TPIR where each
+statistic's own threshold lets exactly 1 % of the strangers pass.
 """
 
 from __future__ import annotations
@@ -57,13 +57,15 @@ def measure(
                 print(error, flush=True)
                 continue
             answers = gallery.identify_embeddings(probes, k=2)
-            named = np.array([answer.identity is not None for answer in answers])
             best = np.array([answer.matches[0].identity for answer in answers])
+            named = np.array([answer.identity is not None for answer in answers])
             figures[f"FPIR {rate:.0%}"] = float(named[~known].mean())
             within = found.lower <= max(figures[f"FPIR {rate:.0%}"], 0.5 / (~known).sum())
             within &= figures[f"FPIR {rate:.0%}"] <= found.upper
             figures[f"within {rate:.0%}"] = float(within)
             figures[f"TPIR {rate:.0%}"] = float((named & (best == truth))[known].mean())
+        answers = gallery.identify_embeddings(probes, k=2)
+        best = np.array([answer.matches[0].identity for answer in answers])
         figures["confidence"] = np.array([answer.confidence for answer in answers])
         figures["right"] = best == truth
         first, second = (

@@ -110,7 +110,9 @@ def test_enrol_query_edit_check_from_start_to_end(
     probe = shell.folder / "probe.png"
     picture(2, noise=8).save(probe)
     (answer,) = shell.json("query", probe, "--k", "2")
-    assert answer.keys() == {"image", "identity", "score", "confidence", "threshold", "matches"}
+    assert answer.keys() == {
+        *("image", "identity", "score", "confidence", "threshold", "matches", "p_value")
+    }
     assert (answer["image"], answer["identity"]) == (str(probe), "Greek/beta")
     assert [match.keys() for match in answer["matches"]] == [
         {"identity", "score", "item", "path", "distractor", "metadata"}

@@ -88,7 +88,9 @@ def test_verification(random: np.random.Generator) -> None:
 def test_calibration_error(random: np.random.Generator) -> None:
     confidence = random.random(500)
     right = random.random(500) < confidence**2
-    weights = random.random(500)
+    enrolled = random.random(500) < 0.9
+    # Half of the probes are strangers, where a confidence is a probability.
+    weights = np.where(enrolled, 0.5 / enrolled.sum(), 0.5 / (~enrolled).sum())
     total = 0.0
     for number in range(10):
         inside = [
@@ -101,8 +103,15 @@ def test_calibration_error(random: np.random.Generator) -> None:
         accuracy = sum(weights[n] * right[n] for n in inside) / share
         total += share * abs(mean - accuracy)
     slow = total / sum(weights)
-    assert metrics.calibration_error(confidence, right, weights) == pytest.approx(slow)
-    assert metrics.calibration_error([1.0, 1.0], [True, True]) == 0
+    assert metrics.calibration_error(confidence, right, enrolled) == pytest.approx(slow)
+    assert metrics.calibration_error([1.0, 0.0], [True, False], [True, False]) == 0
+
+
+def test_the_calibration_error_does_not_depend_on_how_many_probes_are_strangers() -> None:
+    confidence, right, enrolled = [0.7, 0.2, 0.5], [True, False, False], [True, True, False]
+    once = metrics.calibration_error(confidence, right, enrolled)
+    more = [np.repeat(column, [1, 1, 9]) for column in (confidence, right, enrolled)]
+    assert metrics.calibration_error(*more) == pytest.approx(once)
 
 
 def test_confusions_are_counted() -> None:
@@ -120,7 +129,8 @@ def test_nothing_to_measure_is_not_a_number() -> None:
         metrics.area_under_curve([], [0.1]),
         metrics.equal_error_rate([0.1], []),
         metrics.fnmr_at_fmr([], [], 0.1),
-        metrics.calibration_error([], []),
+        metrics.calibration_error([], [], []),
+        metrics.calibration_error([0.5], [True], [True]),  # no stranger
     ):
         assert math.isnan(value)
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from siamese_search.arrays import DoubleArray, IntArray
@@ -50,20 +49,22 @@ def simulated(seed: int, identities: int, each: int) -> tuple[DoubleArray, IntAr
     """
     random = np.random.default_rng(seed)
 
-    def pictures(count: int, each: int) -> npt.NDArray[np.float64]:
+    def pictures(count: int, each: int) -> DoubleArray:
         centres = random.normal(size=(count, 24)).repeat(each, axis=0)
         vectors = centres + 0.7 * random.normal(size=centres.shape)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: DoubleArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
 
     items, strangers = pictures(identities, each), pictures(4000, 1)
     groups = np.arange(identities).repeat(each)
 
-    def shown(probes: npt.NDArray[np.float64], own: IntArray | None) -> DoubleArray:
+    def shown(probes: DoubleArray, own: IntArray | None) -> DoubleArray:
         scores = (probes @ items.T).reshape(len(probes), identities, each).max(axis=2)
         if own is not None:
             scores[np.arange(len(probes)), own] = -1
         ranked = np.sort(scores, axis=1)
-        return ranked[:, -1] - RUNNER_UP * np.maximum(ranked[:, -2], 0)
+        found: DoubleArray = ranked[:, -1] - RUNNER_UP * np.maximum(ranked[:, -2], 0)
+        return found
 
     return shown(items, groups), groups, shown(strangers, None)
 
