@@ -252,10 +252,10 @@ def main() -> None:
     times = learning_times(encoder)
     means = {name: np.mean(pairs, axis=0).tolist() for name, pairs in figures.items()}
     rows = []
-    for name, (plain, learned) in means.items():
+    for name, (before, learned) in means.items():
         spread = np.std(np.array(figures[name]), axis=0, ddof=1) if len(figures[name]) > 1 else None
         sd = "" if spread is None else f"{spread[1]:.1f}"
-        rows.append((name, f"{plain:.1f}", f"{learned:.1f}", sd, f"{learned - plain:+.1f}"))
+        rows.append((name, f"{before:.1f}", f"{learned:.1f}", sd, f"{learned - before:+.1f}"))
     table(
         f"{encoder.name}, {encoder.dimension}-d, per cent; {options.repeats} draws where there are"
         " several",
@@ -266,8 +266,8 @@ def main() -> None:
     bars = Bars()
     for name, bar in BARS.items():
         bars.at_least(name, means[name][1], bar, " %")
-    for name, (plain, learned) in means.items():
-        bars.at_least(f"{name}: gain", learned - plain, -HARM, " points")
+    for name, (before, learned) in means.items():
+        bars.at_least(f"{name}: gain", learned - before, -HARM, " points")
     bars.at_most("learning, 10,000 items", times["10,000 items"], 3, " s")
     bars.at_most("learning, a million items", times["a million items"], 60, " s")
     bars.show()
