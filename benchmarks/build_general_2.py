@@ -3,12 +3,12 @@
     python benchmarks/build_general_2.py DIR [DIR ...] [--out siamese_search/encoders/general-2]
 
 The network is that of ``general``, not trained further. More of its stages are pooled, and what
-they give is brought to 512 dimensions by principal components. A second output gives places. And
-there is a prior for the metrics that galleries learn: the scatter of descriptors within classes.
-Components, places and prior are fitted on folders of public pictures, a folder a class, each
-folder weighing the same; the shipped ones on Caltech-101 without its faces, and miniImageNet, which
-no protocol uses.
-Threshold and confidence are fitted on Grocery's training photos, as for ``general``.
+they give is brought to 512 dimensions by principal components, in which what ``general`` learned to
+favour weighs more. A second output gives places. And there is a prior for the metrics that
+galleries learn: the scatter of descriptors within classes. Components, places and prior are fitted
+on folders of public pictures, a folder a class, each folder weighing the same; the shipped ones on
+Caltech-101 without its faces, and miniImageNet, which no protocol uses. Threshold and confidence
+are fitted on Grocery's training photos, as for ``general``.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from siamese_search.pictures.read import read_file
 
 NAME = "general-2"
 DIMENSION = 512
+TUNED = 0.7  # what general's own projection weighs beside the descriptor
 EACH = 30  # pictures of a class
 BATCH = 16
 PLACES = {"source": 3, "grid": 7, "dimension": 64}
@@ -77,11 +78,24 @@ def cells_of(network: EmbeddingNetwork, encoder: Encoder, paths: list[Path]) -> 
     return np.concatenate(cells)
 
 
-def principal(sets: list[FloatArray]) -> tuple[DoubleArray, DoubleArray]:
-    """Mean (d,) and principal components (d, ``DIMENSION``), each set weighing the same."""
+def principal(sets: list[FloatArray], tuned: FloatArray) -> tuple[DoubleArray, DoubleArray]:
+    """Mean (d,) of descriptors and a projection (d, ``DIMENSION``), each set weighing the same.
+
+    Principal components, of the descriptors joined with what ``tuned`` (m, c), the projection that
+    ``general`` learned, makes of the c values of its parts, which come first.
+    """
     mean = np.mean([vectors.mean(axis=0, dtype=np.float64) for vectors in sets], axis=0)
-    moments = sum(((vectors - mean).T @ (vectors - mean)) / len(vectors) for vectors in sets)
-    return mean, np.linalg.eigh(moments)[1][:, ::-1][:, :DIMENSION]
+    width = len(mean)
+    moments = np.zeros((width, width))
+    for vectors in sets:
+        apart = vectors - mean
+        moments += apart.T @ apart / len(vectors)
+    learned = np.zeros((len(tuned), width))
+    learned[:, : tuned.shape[1]] = tuned
+    spread = np.trace(learned @ moments @ learned.T) / np.trace(moments)
+    joined = np.vstack([TUNED / np.sqrt(spread) * learned, np.eye(width)])
+    directions = np.linalg.eigh(joined @ moments @ joined.T)[1][:, ::-1][:, :DIMENSION]
+    return mean, joined.T @ directions
 
 
 def prior_of(sets: list[FloatArray], classes: list[IntArray]) -> Prior:
@@ -109,11 +123,9 @@ def main() -> None:
     start.verify_files()
     architecture = start.record.architecture | {"pooling": POOLING, "projection": None}
     how = start.record.preprocessing
-    weights = {
-        name: values.float()
-        for name, values in load_file(start.folder / "weights.safetensors").items()
-        if name != "projection.weight"
-    }
+    stored = load_file(start.folder / "weights.safetensors")
+    weights = {name: values.float() for name, values in stored.items()}
+    tuned = weights.pop("projection.weight").numpy()
 
     def written(folder: Path, weights: dict[str, Tensor], **fields: Any) -> Encoder:
         network = EmbeddingNetwork(fields["architecture"])
@@ -137,7 +149,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         wide = written(Path(place), weights, architecture=architecture)
         sets = [wide.embed(paths) for paths, _ in found]
-    mean, components = principal(sets)
+    mean, components = principal(sets, tuned)
     network = EmbeddingNetwork(architecture | {"places": PLACES}).eval()
     network.load_state_dict(weights, strict=False)
     cells = np.concatenate([cells_of(network, start, paths[::EACH]) for paths, _ in found])

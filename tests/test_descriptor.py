@@ -128,3 +128,32 @@ def test_a_prior_that_is_damaged_or_missing_or_does_not_fit_is_refused(tmp_path:
     narrow = write_toy_encoder(tmp_path / "narrow", prior=prior(48))
     with pytest.raises(EncoderError, match="does not fit"):
         _ = Encoder.open(narrow).prior
+
+
+def test_a_run_starts_from_an_encoder_that_centres_with_another_dimension(tmp_path: Path) -> None:
+    from siamese_search.embedding.record import write_encoder
+    from siamese_search.training.settings import Settings
+    from siamese_search.training.starting import starting_point
+
+    made = network()
+    weights = {name: values.numpy() for name, values in made.state_dict().items()}
+    toy = Encoder.open(write_toy_encoder(tmp_path / "toy")).record
+    write_encoder(
+        tmp_path / "start",
+        name="start",
+        architecture=ARCHITECTURE,
+        preprocessing=toy.preprocessing,
+        dimension=32,
+        onnx=b"",
+        weights=weights,
+        threshold=0.5,
+        calibration=toy.calibration,
+        training={},
+    )
+    same = starting_point(Settings(start=str(tmp_path / "start"), dimension=32))
+    fresh = starting_point(Settings(start=str(tmp_path / "start"), dimension=16))
+    kept: Any = same.network.projection
+    new: Any = fresh.network.projection
+    assert torch.equal(kept.bias, torch.full((32,), 0.02))
+    assert new.weight.shape == (16, made.projection.weight.shape[1])  # type: ignore[index]
+    assert not new.bias.any()

@@ -151,7 +151,8 @@ def _from_encoder(settings: Settings) -> Start:
     architecture["dropout"] = settings.dropout
     if fresh:
         architecture["projection"] = settings.dimension
-        weights.pop("projection.weight", None)
+        for name in ("projection.weight", "projection.bias"):
+            weights.pop(name, None)
     try:
         network = EmbeddingNetwork(architecture)
         network.load_state_dict(weights, strict=not fresh)
@@ -171,3 +172,6 @@ def _project_evenly(network: EmbeddingNetwork) -> None:
         torch.nn.init.orthogonal_(weight)
         with torch.no_grad():
             weight.mul_(math.sqrt(max(1.0, weight.shape[1] / weight.shape[0])))
+            bias = getattr(network.projection, "bias", None)
+            if bias is not None:
+                bias.zero_()
