@@ -32,6 +32,7 @@ FLOORS = {
     "scoring": 2,
     "calibration": 2,
     "reference": 2,
+    "decision": 2,
     "auditing": 2,
     "images": 1,
     "colour": 1,

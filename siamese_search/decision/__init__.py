@@ -1,0 +1,1 @@
+"""Decision: from scores to answers; arrays in, answers out."""
