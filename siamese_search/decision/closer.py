@@ -30,7 +30,7 @@ IntArray = npt.NDArray[np.int64]
 
 CANDIDATES = 50  # items that are looked at closely
 GRID = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)  # weights that are tried, in units: see ``unit_weight``
-CAUTIOUS = 0.125  # the weight, in units, where a gallery cannot tell
+CAUTIOUS = 0.25  # the weight, in units, where a gallery cannot tell
 FEWEST = 5  # identities that must find themselves for a gallery to tell
 LEAST = 1e-6
 
