@@ -35,6 +35,7 @@ FLOORS = {
     "decision": 2,
     "auditing": 2,
     "images": 1,
+    "pictures": 1,
     "colour": 1,
     "containers": 1,
     "catalog": 1,
@@ -55,7 +56,7 @@ OWNERS = {
     "openvino": {"runtimes"},
     "torch": {"runtimes", "network", "backbones", "training"},
     "timm": {"network", "backbones", "training"},
-    "PIL": {"images", "colour", "containers", "demonstration", "evaluation"},
+    "PIL": {"images", "pictures", "colour", "containers", "demonstration", "evaluation"},
     "typer": {"cli"},
 }
 

@@ -1,0 +1,1 @@
+"""Pictures: finding them, reading them, and their regions."""
