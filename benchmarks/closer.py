@@ -33,8 +33,8 @@ SETS: dict[str, tuple[int, ...]] = dict.fromkeys((*DOMAINS, "birds-first"), (1, 
 SETS |= {"groceries": (1, 5), "birds-last": (1, 5)}
 MULTIPLES = (0.125, 0.25, 0.5)  # of the unit weight, tried for one picture each
 DIMENSION = 64
-PROBES = 200  # of each draw
-SAMPLE = 150  # items that the weight is learned from
+PROBES = 100  # of each draw
+SAMPLE = 100  # items that the weight is learned from
 FOLDS = 4
 SHRINK = 0.3
 
@@ -67,7 +67,8 @@ def metric(items: FloatArray, labels: IntArray) -> Callable[[FloatArray], FloatA
         rows = np.concatenate([np.sqrt(0.6) * within, np.sqrt(0.4) * rows])
     # The directions of the rows' scatter, by way of their products, which are fewer.
     variances, combinations = np.linalg.eigh(rows @ rows.T)
-    combinations, variances = combinations[:, variances > 1e-6], variances[variances > 1e-6]
+    seen = variances > 1e-5
+    variances, combinations = variances[seen], combinations[:, seen]
     directions = combinations.T @ rows / np.sqrt(variances)[:, None]
     floor = SHRINK * variances.sum() / min(len(variances), 256)
     scales = 1 / np.sqrt((1 - SHRINK) * variances + floor)
@@ -80,19 +81,28 @@ class Gallery:
 
     def __init__(self, vectors: FloatArray, places: FloatArray, labels: IntArray) -> None:
         self.vectors, self.places, self.labels = vectors, places, labels
-        count = int(labels.max()) + 1
-        self.prototypes = unit(np.stack([vectors[labels == n].mean(axis=0) for n in range(count)]))
+        self.totals = np.zeros((int(labels.max()) + 1, vectors.shape[1]), np.float32)
+        np.add.at(self.totals, labels, vectors)
+        self.prototypes = unit(self.totals)
 
     def look(
-        self, vector: FloatArray, places: FloatArray
+        self, vector: FloatArray, places: FloatArray, without: int | None = None
     ) -> tuple[IntArray, FloatArray, FloatArray]:
-        """Candidate identities of a probe, their scores by the balanced rule, and their votes."""
-        cosines = self.vectors @ vector
+        """Candidate identities of a probe, their scores by the balanced rule, and their votes.
+
+        The probe may be an item of the gallery's, which is searched ``without`` it.
+        """
+        cosines, near = self.vectors @ vector, self.prototypes @ vector
+        if without is not None:
+            cosines[without] = -2
+            own = self.labels[without]
+            near[own] = unit((self.totals[own] - self.vectors[without])[None])[0] @ vector
         nearest = np.argsort(-cosines)[: closer.CANDIDATES]
+        nearest = nearest[cosines[nearest] > -2]
         identities, owners = np.unique(self.labels[nearest], return_inverse=True)
         best = np.full(len(identities), -2, np.float32)
         np.maximum.at(best, owners, cosines[nearest])
-        scores = np.asarray((best + self.prototypes[identities] @ vector) / 2, np.float32)
+        scores = np.asarray((best + near[identities]) / 2, np.float32)
         return identities, scores, closer.votes(places, self.places[nearest], owners)
 
 
@@ -100,21 +110,16 @@ def left_out(
     vectors: FloatArray, places: FloatArray, labels: IntArray, seed: int
 ) -> list[closer.Look]:
     """Enrolled items looked at without themselves, under a metric fitted without them."""
-    chance = np.random.default_rng(seed)
-    several = np.bincount(labels).max() > 1
-    order = chance.permutation(len(labels))
-    folds = np.argsort(order) % FOLDS if several else np.zeros(len(labels), np.int64)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    folds = np.argsort(order) % (FOLDS if np.bincount(labels).max() > 1 else 1)
     looks = []
     for fold in np.unique(folds):
-        kept = folds != fold if several else np.ones(len(labels), bool)
+        kept = folds != fold if folds.any() else folds == 0
         compact = np.unique(labels[kept], return_inverse=True)[1]
-        seen = metric(vectors[kept], compact)(vectors)
-        for item in order[:SAMPLE][folds[order[:SAMPLE]] == fold]:
-            others = np.arange(len(labels)) != item
-            names, owners = np.unique(labels[others], return_inverse=True)
-            gallery = Gallery(seen[others], places[others], owners)
-            identities, scores, votes = gallery.look(seen[item], places[item])
-            own = np.flatnonzero(names[identities] == labels[item])
+        gallery = Gallery(metric(vectors[kept], compact)(vectors), places, labels)
+        for item in order[:SAMPLE][folds[order[:SAMPLE]] == fold].tolist():
+            identities, scores, votes = gallery.look(gallery.vectors[item], places[item], item)
+            own = np.flatnonzero(identities == labels[item])
             mine = int(own[0]) if len(own) else None
             looks.append(closer.Look(str(labels[item]), scores, votes, mine))
     return looks

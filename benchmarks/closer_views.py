@@ -9,7 +9,7 @@ from closer_features import DOMAINS, FloatArray, IntArray, features, unit
 from common import table
 
 VIEWS = ("1", "0.75", "0.5")
-TURNED = ("signs", "objects")
+TURNED = ("signs",)
 STEPS = range(0, 360, 45)
 ASKEW = 10  # degrees that the nearest of eight turns is off
 SOME = 100  # probes that their mean is learned from
