@@ -30,7 +30,8 @@ IntArray = npt.NDArray[np.int64]
 
 CANDIDATES = 50  # items that are looked at closely
 GRID = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)  # weights that are tried, in units: see ``unit_weight``
-CAUTIOUS = 0.25  # the weight, in units, where a gallery cannot tell
+CAUTIOUS = 0.125  # the weight, in units, where a gallery cannot tell
+LEVEL = 0.5  # standard errors within which weights do as well as each other
 FEWEST = 5  # identities that must find themselves for a gallery to tell
 LEAST = 1e-6
 
@@ -228,10 +229,10 @@ def learn_weight(looks: Sequence[Look]) -> Learned:
     """The weight of votes that the gallery's own items speak for.
 
     Each item's own identity should stand out: the mean logarithm of the probability that a softmax
-    of the fused scores gives it. Of the weights that do as well as the best, within one standard
-    error over identities, the least is taken (Breiman et al. 1984), which is nought where votes
-    mislead or do not help for certain; and none that names fewer items rightly. A gallery where
-    fewer than ``FEWEST`` identities have several items cannot tell, and gets a cautious one.
+    of the fused scores gives it. Of the weights that do as well as the best, within half a standard
+    error over identities, the least is taken (after Breiman et al. 1984), which is nought where
+    votes mislead or do not help for certain; and none that names fewer items rightly. A gallery
+    where fewer than ``FEWEST`` identities have several items cannot tell, and gets a cautious one.
     """
     unit = unit_weight(looks)
     telling = [look for look in looks if look.own is not None and len(look.scores) > 1]
@@ -273,7 +274,7 @@ def unit_weight(looks: Sequence[Look]) -> float:
 
 def _is_level(differences: npt.NDArray[np.float64]) -> bool:
     error = differences.std(ddof=1) / np.sqrt(len(differences))
-    return bool(differences.mean() <= error)
+    return bool(differences.mean() <= LEVEL * error)
 
 
 def _lead(scores: FloatArray, own: int) -> npt.NDArray[np.float64]:
