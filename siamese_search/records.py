@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command line starts without numpy
     from siamese_search.arrays import FloatArray
@@ -262,6 +262,17 @@ class Calibration:
     genuine: int | None = None
     named: float | None = None
     metric: int | None = None
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Calibration:
+        """From the fields that JSON kept. Raises TypeError, ValueError, KeyError or AttributeError
+        for others.
+        """
+        if not isinstance(fields.get("metric"), int | None):
+            raise TypeError("its metric is no number")
+        thresholds = {float(rate): float(value) for rate, value in fields["thresholds"].items()}
+        evidence = tuple(fields.get("evidence", ()))
+        return cls(**fields | {"thresholds": thresholds, "evidence": evidence})
 
 
 @dataclass(frozen=True)

@@ -435,7 +435,7 @@ def spread(count: int, dimension: int, width: float) -> FloatArray:
     [
         (lambda d: (noisy(d, 4, 20)[0], [f"id{n // 20}" for n in range(80)]), "4 identities"),
         (lambda d: (noisy(d, 1, 90)[0], ["one"] * 90), "1 identities"),
-        (lambda d: (spread(60, d, 1e-6), [f"id{n // 6}" for n in range(60)]), None),
+        (lambda d: (spread(60, d, 1e-6), [f"id{n // 6}" for n in range(60)]), "too few"),
         (lambda d: (noisy(d, 60, 1)[0], [f"id{n}" for n in range(60)]), None),
     ],
     ids=["four identities", "one identity", "identical pictures", "one item each"],

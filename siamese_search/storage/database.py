@@ -62,6 +62,10 @@ class Database:
             raise GalleryFormatError(
                 f"{self.path} has format {version}, this siasearch reads up to {FORMAT}: upgrade it"
             )
+        if version < 1:
+            raise GalleryDamaged(
+                f"{self.path} is damaged (it says no format): restore it from a backup"
+            )
         if version < FORMAT:
             self._upgrade()
 

@@ -431,11 +431,7 @@ class Generations(Database):
                     f"{self.path}: the calibration was written by a newer siasearch"
                     f" ({', '.join(newer)}): upgrade, or run `siasearch calibrate`"
                 )
-            fields["thresholds"] = {float(r): float(t) for r, t in fields["thresholds"].items()}
-            fields["evidence"] = tuple(fields.get("evidence", ()))
-            if not isinstance(fields.get("metric"), int | None):
-                raise TypeError("its metric is no number")
-            return Calibration(**fields)
+            return Calibration.of(fields)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise GalleryDamaged(
                 f"{self.path}: the calibration is damaged ({error}): run `siasearch calibrate`"
