@@ -415,6 +415,7 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     folder = pictures({f"id{number}": 2 for number in range(8)})
     shell("add", folder, "--encoder", shell.encoder)
     assert shell("query", folder, "--fpir", "0.1", code=2).stderr.count("siasearch calibrate") == 1
+    assert shell.json("query", folder / "id0" / "0.png")[0]["p_value"] is None
     (found,) = shell.json("calibrate", "--fpir", "0.1", "--metric", "none")
     assert found["metric"] is None
     assert "choose one of auto, none" in shell("calibrate", "--metric", "x", code=2).stderr
@@ -422,11 +423,19 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     assert facts["metric"] is None
     assert (found["fpir"], found["identities"], found["items"]) == (0.1, 8, 16)
     assert found["rejected"] == []
-    assert "true rate likely lies between" in shell("calibrate").stdout
+    said = shell("calibrate").stdout
+    assert "true rate likely lies between" in said
+    assert f"{found['named']:.0%} of {found['genuine']} items of your own would get" in said
+    assert found["genuine"] == 16
+    assert "evidence" not in found  # up to a thousand numbers
+    asked = shell("calibrate", "--fpir", "0.05").stdout
+    assert "an FPIR of 0.05 cannot be shown with fewer than 20 strangers: 16 of" in asked
+    shell("calibrate", "--fpir", "0.1")
     assert "FPIR 0.1," in shell("info").stdout  # as before
     (strict,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "0.001")
     (lax,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "0.3")
     assert strict["threshold"] > lax["threshold"]
+    assert strict["p_value"] == pytest.approx(1 / 17)
     both = ("--fpir", "0.1", "--threshold", "0.5")
     assert "leave out --threshold" in shell("query", folder, *both, code=2).stderr
 
@@ -706,3 +715,21 @@ def test_the_end_of_a_command_looks_at_no_object_again() -> None:
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert output.splitlines()[-1] == "True"
+
+
+def test_verify_says_what_it_does_where_the_gallery_is_calibrated(
+    shell: Shell, pictures: Pictures
+) -> None:
+    folder = pictures({f"id{number}": 2 for number in range(8)})
+    shell("add", folder, "--encoder", shell.encoder)
+    pair = folder / "id0" / "0.png", folder / "id0" / "0.png"
+    (before,) = shell.json("verify", *pair)
+    shell("calibrate", "--fpir", "0.1")
+    (after,) = shell.json("verify", *pair)
+    assert before == after
+    assert "also where the gallery is calibrated" in " ".join(
+        shell("verify", "--help").stdout.replace("│", " ").split()
+    )
+    (facts,) = shell.json("info")
+    assert facts["threshold"] == after["threshold"]
+    assert "evidence from 0." in facts["calibration"]

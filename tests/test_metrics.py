@@ -110,8 +110,11 @@ def test_calibration_error(random: np.random.Generator) -> None:
 def test_the_calibration_error_does_not_depend_on_how_many_probes_are_strangers() -> None:
     confidence, right, enrolled = [0.7, 0.2, 0.5], [True, False, False], [True, True, False]
     once = metrics.calibration_error(confidence, right, enrolled)
-    more = [np.repeat(column, [1, 1, 9]) for column in (confidence, right, enrolled)]
-    assert metrics.calibration_error(*more) == pytest.approx(once)
+    often = [1, 1, 9]
+    more = metrics.calibration_error(
+        np.repeat(confidence, often), np.repeat(right, often), np.repeat(enrolled, often)
+    )
+    assert more == pytest.approx(once)
 
 
 def test_confusions_are_counted() -> None:

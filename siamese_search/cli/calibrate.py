@@ -108,7 +108,7 @@ def _described(found: Calibration) -> str:
     if found.named is not None and found.genuine:
         lines.append(
             f"{found.named:.0%} of {counted(found.genuine, 'item')} of your own would get their"
-            " name, each searched without itself"
+            " name, each searched without itself; of pictures less like them, fewer"
         )
     if not found.fitted:
         lines.append(
