@@ -73,7 +73,11 @@ def test_the_wheel_is_whole_and_runs_by_itself(wheel: Path, tmp_path: Path) -> N
     }
     there = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
     assert Path("py.typed") in ours
-    assert {path.parent.name for path in ours if path.suffix == ".onnx"} == {"general", "glyph"}
+    assert {path.parent.name for path in ours if path.suffix == ".onnx"} == {
+        "general",
+        "general-2",
+        "glyph",
+    }
     assert ours <= there
     assert (place / "bin" / "siasearch").exists()
 

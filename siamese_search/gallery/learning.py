@@ -224,13 +224,12 @@ def known_choice(wanted: str) -> str:
 
 
 def _learned(held: Held, prior: Prior | None) -> Metric | None:
-    """The metric that items suggest; None for plain cosines, and where nothing speaks for it: held
-    out items, or what the encoder knows.
+    """The metric that items suggest; None for plain cosines, and where no held-out items speak for
+    it. With one item each none can, and what the encoder knows may mislead where probes look unlike
+    what is enrolled (benchmarks/metric.py: catalogue against shop).
     """
     telling = held.owners >= 0
     if len(np.unique(held.owners[telling])) < FEWEST_STRANGE:
         return None
     metric = fit(held.vectors[telling], held.owners[telling], prior)
-    if metric.kind == "plain" or (metric.gain is None and prior is None):
-        return None
-    return metric
+    return None if metric.kind == "plain" or metric.gain is None else metric
