@@ -141,7 +141,8 @@ class EnrollmentReport:
 class Match:
     """An identity and its best item for a probe. ``score`` is a cosine, higher is closer.
 
-    A ``distractor`` is never named.
+    A ``distractor`` is never named. ``closer`` is what a closer look adds to the score where
+    identities are put in order, None where none was taken.
     """
 
     identity: str
@@ -149,6 +150,7 @@ class Match:
     item: int
     path: str | None
     distractor: bool = False
+    closer: float | None = None
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,9 @@ class Calibration:
     gallery had given out; ``independent`` as how many strangers the ``strangers`` pictures count,
     since some show the same; ``evidence`` that of strangers, see ``conformal.py``; ``named`` the
     share of the gallery's ``genuine`` items that would get their own name; ``metric`` the number of
-    the metric that scores are of, None for plain cosines.
+    the metric that scores are of, None for plain cosines; ``closer`` how much a vote of the closer
+    look counts beside a score, 0 where none is taken, and ``closer_gain`` the share of held-out
+    items that it names rightly beyond those that scores do, None where that could not be told.
     """
 
     fpir: float
@@ -262,6 +266,8 @@ class Calibration:
     genuine: int | None = None
     named: float | None = None
     metric: int | None = None
+    closer: float = 0.0
+    closer_gain: float | None = None
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Calibration:
@@ -270,6 +276,8 @@ class Calibration:
         """
         if not isinstance(fields.get("metric"), int | None):
             raise TypeError("its metric is no number")
+        if not 0 <= float(fields.get("closer", 0.0)) < math.inf:
+            raise ValueError("the weight of its closer look is no number")
         thresholds = {float(rate): float(value) for rate, value in fields["thresholds"].items()}
         evidence = tuple(fields.get("evidence", ()))
         return cls(**fields | {"thresholds": thresholds, "evidence": evidence})
@@ -324,7 +332,9 @@ class GalleryInfo:
     ``threshold`` is the encoder's, None where the encoder cannot be found; ``calibration`` says in
     words how the gallery decides, None where it was not calibrated. ``indexed`` items are in the
     file ``index``; ``recall`` is None where its recipe is exact. ``metric`` says in words what the
-    gallery's own metric was learned from, None where plain cosines are compared.
+    gallery's own metric was learned from, None where plain cosines are compared; ``closer`` what
+    the closer look at candidates gains, None where none is taken. ``places`` items have what that
+    needs.
     """
 
     gallery: str
@@ -342,6 +352,8 @@ class GalleryInfo:
     recall: float | None
     bytes: int
     metric: str | None = None
+    closer: str | None = None
+    places: int = 0
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def prepare_process() -> None:
         (enrolment, "COMMIT_SECONDS", 0.0),
         (compaction, "PENDING_AT_LEAST", 12),
         (rebuilding, "COMMIT_ITEMS", 8),
-        (pipeline.embed_batches, "__defaults__", (5,)),
+        (pipeline.describe_batches, "__defaults__", (5,)),
     ]
     for owner, name, value in changes:
         getattr(owner, name)  # a renamed setting must not go unnoticed

@@ -297,10 +297,13 @@ class Broken:
         self._nan, self._zero = wrong
 
     def embed(self, pixels: PixelArray) -> FloatArray:
+        return self.describe(pixels)[0]
+
+    def describe(self, pixels: PixelArray) -> tuple[FloatArray, None]:
         vectors = self._inner.embed(pixels).copy()
         vectors[(np.abs(vectors - self._nan) < 1e-3).all(axis=1)] = np.nan
         vectors[(np.abs(vectors - self._zero) < 1e-3).all(axis=1)] = 0
-        return vectors
+        return vectors, None
 
 
 def test_a_picture_without_a_finite_embedding_is_rejected(

@@ -11,8 +11,8 @@ import pytest
 from siamese_search.embedding.pipeline import (
     batches,
     decoded,
-    embed_batches,
-    embedded,
+    describe_batches,
+    described,
     parallel_map,
     thread_pool,
 )
@@ -30,9 +30,12 @@ class Mean:
         self.sizes: list[int] = []
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return self.describe(pixels)[0]
+
+    def describe(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], None]:
         self.sizes.append(len(pixels))
         means = pixels.mean(axis=(1, 2, 3), dtype=np.float32) / 100
-        return np.stack([np.cos(means), np.sin(means)], axis=1)
+        return np.stack([np.cos(means), np.sin(means)], axis=1), None
 
 
 def test_parallel_map_keeps_order_and_uses_threads() -> None:
@@ -106,7 +109,7 @@ def test_batches_are_embedded_in_order_and_errors_pass_through() -> None:
             yield number, error if number % 10 == 3 else np.full((2, 2, 3), number, np.uint8)
 
     results = [
-        pair for batch in embed_batches(pixels(), lambda: runtime, batch=32) for pair in batch
+        pair for batch in describe_batches(pixels(), lambda: runtime, batch=32) for pair in batch
     ]
     assert [key for key, _ in results] == list(range(70))
     for key, result in results:
@@ -114,13 +117,13 @@ def test_batches_are_embedded_in_order_and_errors_pass_through() -> None:
             assert result is error
         else:
             assert not isinstance(result, ImageError)
-            assert np.arctan2(result[1], result[0]) * 100 == pytest.approx(key, abs=1e-3)
+            assert np.arctan2(*result.embedding[::-1]) * 100 == pytest.approx(key, abs=1e-3)
     assert sorted(runtime.sizes) == [6, 28, 29]
 
 
 def test_a_batch_of_errors_alone_needs_no_runtime() -> None:
     runtime = Mean()
-    assert len(next(embed_batches([(1, ImageError("cut"))], lambda: runtime))) == 1
+    assert len(next(describe_batches([(1, ImageError("cut"))], lambda: runtime))) == 1
     assert runtime.sizes == []
 
 
@@ -130,7 +133,7 @@ def test_batches_of_nothing_are_none() -> None:
 
 
 def test_nothing_to_embed_opens_no_runtime() -> None:
-    assert list(embed_batches([], lambda: pytest.fail("opened"))) == []
+    assert list(describe_batches([], lambda: pytest.fail("opened"))) == []
 
 
 def load(number: int) -> npt.NDArray[np.uint8]:
@@ -161,7 +164,7 @@ def test_leaving_the_stream_waits_for_its_loaders_and_drops_the_rest() -> None:
         return load(0)
 
     def interrupted() -> None:
-        with embedded(((n, n) for n in range(10_000)), slow, Mean) as stream:
+        with described(((n, n) for n in range(10_000)), slow, Mean) as stream:
             next(stream)
             raise KeyboardInterrupt
 

@@ -92,26 +92,33 @@ def unpack(packed: Sequence[bytes]) -> FloatArray:
     """
     if not packed:
         return np.empty((0, 0, 0), np.float32)
-    shapes, bodies = set(), []
     for one in packed:
-        if len(one) < _HEADER.size:
-            raise _damaged("cut short")
-        magic, version, count, dimension, digest = _HEADER.unpack_from(one)
-        body = memoryview(one)[_HEADER.size :]
-        if magic != _MAGIC or version != _VERSION:
-            raise _damaged("of no known format")
-        if len(body) != count * dimension or zlib.crc32(body) != digest:
-            raise _damaged("cut short or altered (wrong checksum)")
-        shapes.add((count, dimension))
-        bodies.append(body)
+        how = fault(one)
+        if how is not None:
+            raise _damaged(how)
+    shapes = {_HEADER.unpack_from(one)[2:4] for one in packed}
     if len(shapes) > 1:
-        raise _damaged(f"of several shapes, {sorted(shapes)}")
-    values = np.frombuffer(b"".join(bodies), np.int8).reshape(len(packed), *shapes.pop())
+        raise _damaged(f"are of several shapes, {sorted(shapes)}")
+    bodies = b"".join([memoryview(one)[_HEADER.size :] for one in packed])
+    values = np.frombuffer(bodies, np.int8).reshape(len(packed), *shapes.pop())
     return units(values.astype(np.float32))
 
 
+def fault(packed: object) -> str | None:
+    """What is wrong with packed places, None where they are as ``pack`` made them."""
+    if not isinstance(packed, bytes) or len(packed) < _HEADER.size:
+        return "are cut short"
+    magic, version, count, dimension, digest = _HEADER.unpack_from(packed)
+    body = memoryview(packed)[_HEADER.size :]
+    if magic != _MAGIC or version != _VERSION:
+        return "are of no known format"
+    if len(body) != count * dimension or zlib.crc32(body) != digest:
+        return "are cut short or altered (wrong checksum)"
+    return None
+
+
 def _damaged(how: str) -> GalleryDamaged:
-    return GalleryDamaged(f"places of items are {how}: `siasearch rebuild` makes them again")
+    return GalleryDamaged(f"places of items {how}: `siasearch rebuild` makes them again")
 
 
 # ------------------------------------------------------------------------------------------- votes

@@ -31,6 +31,7 @@ from siamese_search.embedding.record import (
     verified_bytes,
 )
 from siamese_search.embedding.runtimes import Runtime, open_runtime
+from siamese_search.embedding.vectors import Description
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.pictures import render
 from siamese_search.pictures.read import read_file
@@ -99,18 +100,18 @@ class Encoder:
         fitted = self.record.calibration
         return probability(fitted["slope"] * score + fitted["offset"])
 
+    @property
+    def gives_places(self) -> bool:
+        """Whether descriptions have places."""
+        return self.record.architecture.get("places") is not None
+
     def embed(self, images: Iterable[Any]) -> FloatArray:
         """Embed paths, PIL images or uint8 (H, W, 3) arrays.
 
         Returns float32 (n, dimension), each row of unit length, in the order given. Raises
         ImageError, naming the file, at the first image that cannot be read.
         """
-        vectors = []
-        for image, result in self.embed_each(images):
-            if isinstance(result, ImageError):
-                name = f"{os.fspath(image)}: " if isinstance(image, (str, os.PathLike)) else ""
-                raise ImageError(f"{name}{result}") from result
-            vectors.append(result)
+        vectors = [description.embedding for description in self.describe(images)]
         return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
 
     def embed_each(self, images: Iterable[Any]) -> Iterator[tuple[Any, FloatArray | ImageError]]:
@@ -119,8 +120,25 @@ class Encoder:
         Decodes in threads beside the runtime; memory is bounded whatever the number of images.
         Raises UsageError for one image in place of several.
         """
+        for image, result in self.describe_each(images):
+            yield image, result if isinstance(result, ImageError) else result.embedding
+
+    def describe(self, images: Iterable[Any]) -> list[Description]:
+        """As ``embed``, with places where the encoder gives any."""
+        found = []
+        for image, result in self.describe_each(images):
+            if isinstance(result, ImageError):
+                name = f"{os.fspath(image)}: " if isinstance(image, (str, os.PathLike)) else ""
+                raise ImageError(f"{name}{result}") from result
+            found.append(result)
+        return found
+
+    def describe_each(
+        self, images: Iterable[Any]
+    ) -> Iterator[tuple[Any, Description | ImageError]]:
+        """As ``embed_each``, with places where the encoder gives any."""
         sources = ((image, image) for image in several(images))
-        with pipeline.embedded(sources, self._load, lambda: self.runtime) as stream:
+        with pipeline.described(sources, self._load, lambda: self.runtime) as stream:
             for batch in stream:
                 yield from batch
 

@@ -79,18 +79,27 @@ class OpenVINORuntime:
             self._compiled = _compiled_graph(core, content, settings, determinants)
         except RuntimeError as error:
             raise EncoderError(f"{folder / GRAPH}: OpenVINO refuses it: {error}") from error
+        self._gives_places = len(self._compiled.outputs) > 1
         # An infer request serves one thread at a time.
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return self.describe(pixels)[0]
+
+    def describe(
+        self, pixels: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
         try:
             request = self._idle.get_nowait()
         except Empty:
             request = self._compiled.create_infer_request()
         request.infer([pixels], share_inputs=True)
         embeddings = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        places = None
+        if self._gives_places:
+            places = np.array(request.get_output_tensor(1).data, dtype=np.float32)
         self._idle.put(request)
-        return embeddings
+        return embeddings, places
 
 
 def _compiled_graph(

@@ -1,8 +1,8 @@
-"""Decode threads → batches → vectors, as chained generators with bounded memory.
+"""Decode threads → batches → descriptions, as chained generators with bounded memory.
 
 Each stage pulls from the one before and keeps a few tasks in flight, so the consumer's own work
 (hashing look-ups, transactions) overlaps with decoding and encoding. Order is kept throughout.
-It knows neither files nor encoders: a loader makes the pixels, a runtime the vectors.
+It knows neither files nor encoders: a loader makes the pixels, a runtime the embeddings and places.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.arrays import PixelArray
 from siamese_search.embedding.runtimes import Runtime
-from siamese_search.embedding.vectors import are_unit
+from siamese_search.embedding.vectors import Description, are_unit
 from siamese_search.errors import ImageError
 from siamese_search.machine import cores
 
@@ -91,33 +91,33 @@ def decoded(
 
 
 @contextmanager
-def embedded(
+def described(
     sources: Iterable[tuple[Key, Source]],
     load: Callable[[Source], PixelArray],
     open_runtime: Callable[[], Runtime],
     *,
     cost: Callable[[Source], int] = lambda source: 0,
-) -> Iterator[Iterator[list[tuple[Key, FloatArray | ImageError]]]]:
-    """Give batches of (key, float32 (dimension,)) for each (key, source), as a stream.
+) -> Iterator[Iterator[list[tuple[Key, Description | ImageError]]]]:
+    """Give batches of (key, description) for each (key, source), as a stream.
 
     Leaving it waits for what runs, so that no loader is left that reads or writes.
     """
     with (
         thread_pool() as pool,
-        closing(embed_batches(decoded(pool, sources, load, cost=cost), open_runtime)) as stream,
+        closing(describe_batches(decoded(pool, sources, load, cost=cost), open_runtime)) as stream,
     ):
         yield stream
 
 
-def embed_batches(
+def describe_batches(
     pixels: Iterable[tuple[T, PixelArray | ImageError]],
     open_runtime: Callable[[], Runtime],
     batch: int | None = None,
-) -> Generator[list[tuple[T, FloatArray | ImageError]], None, None]:
-    """Embed (key, uint8 (H, W, C)) pairs, in order and batch by batch.
+) -> Generator[list[tuple[T, Description | ImageError]], None, None]:
+    """Describe (key, uint8 (H, W, C)) pairs, in order and batch by batch.
 
-    Yields (key, float32 (dimension,)) pairs; an error in place of pixels comes out as it went in.
-    The runtime is opened once there is something to embed, and says how large a ``batch`` suits it.
+    Yields (key, description) pairs; an error in place of pixels comes out as it went in.
+    The runtime is opened once there is something to describe; it says how large a ``batch`` suits.
     """
     iterator = iter(pixels)
     first = next(iterator, None)
@@ -126,28 +126,28 @@ def embed_batches(
     runtime = open_runtime()
     gathered = batches(chain([first], iterator), batch or runtime.batch)
 
-    def embed(
+    def describe(
         pairs: list[tuple[T, PixelArray | ImageError]],
-    ) -> list[tuple[T, FloatArray | ImageError]]:
+    ) -> list[tuple[T, Description | ImageError]]:
         readable = [image for _, image in pairs if not isinstance(image, ImageError)]
-        vectors = iter(_checked(runtime.embed(np.stack(readable))) if readable else ())
+        found = _described(runtime, np.stack(readable)) if readable else iter(())
         return [
-            (key, image if isinstance(image, ImageError) else next(vectors)) for key, image in pairs
+            (key, image if isinstance(image, ImageError) else next(found)) for key, image in pairs
         ]
 
     # While these are encoded, the next is gathered.
     with thread_pool(runtime.parallel) as pool:
-        yield from parallel_map(pool, embed, gathered, ahead=runtime.parallel + 1)
+        yield from parallel_map(pool, describe, gathered, ahead=runtime.parallel + 1)
 
 
-def _checked(vectors: FloatArray) -> Iterator[FloatArray | ImageError]:
-    """Each row, or the error of its image: no picture may become what cannot be compared."""
-    for vector, unit in zip(vectors, are_unit(vectors), strict=True):
-        yield (
-            vector
-            if unit
-            else ImageError("the encoder gives no finite embedding of unit length for it")
-        )
+def _described(runtime: Runtime, pixels: PixelArray) -> Iterator[Description | ImageError]:
+    """Each picture's, or its error: no picture may become what cannot be compared."""
+    embeddings, places = runtime.describe(pixels)
+    for row, unit in enumerate(are_unit(embeddings).tolist()):
+        if unit:
+            yield Description(embeddings[row], None if places is None else places[row])
+        else:
+            yield ImageError("the encoder gives no finite embedding of unit length for it")
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -34,6 +34,12 @@ class Runtime(Protocol):
         """uint8 (n, height, width, channels) to float32 (n, dimension), unit length."""
         ...
 
+    def describe(
+        self, pixels: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """The embeddings, and places (n, count, dimension of places); None without places."""
+        ...
+
 
 def open_runtime(folder: Path, record: EncoderRecord, device: str | None = None) -> Runtime:
     """Open the runtime for a device: ``auto`` takes a GPU where torch is installed and sees one.

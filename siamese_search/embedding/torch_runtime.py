@@ -90,6 +90,11 @@ class TorchRuntime:
         self._network = network.eval().to(device).to(memory_format=torch.channels_last)
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return self.describe(pixels)[0]
+
+    def describe(
+        self, pixels: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
         torch = self._torch
         batch = torch.from_numpy(pixels)
         if self.device == "cuda":
@@ -97,6 +102,8 @@ class TorchRuntime:
         with self._turn, torch.inference_mode(), torch.autocast(
             self.device, dtype=torch.float16, enabled=self.device != "cpu"
         ):  # fmt: skip
-            embeddings = self._network(batch.to(self.device, non_blocking=True))
-            result: npt.NDArray[np.float32] = embeddings.float().cpu().numpy()
-        return result
+            moved = batch.to(self.device, non_blocking=True)
+            if self._network.place_shape is None:
+                return self._network(moved).float().cpu().numpy(), None
+            embeddings, places = self._network.describe(moved)
+            return embeddings.float().cpu().numpy(), places.float().cpu().numpy()

@@ -1,6 +1,10 @@
-"""Vectors: are they embeddings, finite and of unit length, of this dimension?"""
+"""Vectors: what an encoder gives for a picture, and whether that is an embedding, finite and of
+unit length, of this dimension.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +13,15 @@ from siamese_search.arrays import BoolArray, FloatArray
 from siamese_search.errors import UsageError
 
 LENGTH_TOLERANCE = 1e-3
+
+
+class Description(NamedTuple):
+    """What an encoder gives for a picture: the embedding, float32 (dimension,), of unit length, and
+    places, float32 (count, dimension of places), see ``closer.py``; None where it gives none.
+    """
+
+    embedding: FloatArray
+    places: FloatArray | None = None
 
 
 def as_embeddings(embeddings: npt.ArrayLike, dimension: int) -> FloatArray:

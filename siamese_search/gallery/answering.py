@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from siamese_search.arrays import FloatArray
+import numpy as np
+
 from siamese_search.embedding.encoder import several
+from siamese_search.embedding.vectors import Description
 from siamese_search.errors import GalleryMismatch, ImageError
 from siamese_search.gallery.active import Active, ActiveEncoder
 from siamese_search.gallery.identification import Identifier, Question
@@ -32,15 +34,19 @@ class Answering:
         images = list(several(images))
         while True:
             encoder = self._active.now().encoder
+            found = encoder.describe(images)
+            empty = np.empty((0, encoder.dimension), np.float32)
+            vectors = np.stack([one.embedding for one in found]) if found else empty
             with suppress(GalleryMismatch):  # another process has switched encoders just now
-                return self._identifier.identify(encoder, encoder.embed(images), question)
+                places = [one.places for one in found]
+                return self._identifier.identify(encoder, vectors, question, places)
 
     def identify_each(
         self, images: Iterable[Any], question: Question, keep_unknown: bool
     ) -> Iterator[tuple[Any, Identification | ImageError]]:
         """Stream (image, identification) in the order given, or the error of that image."""
         active = self._active.now()
-        for image, result in active.encoder.embed_each(images):
+        for image, result in active.encoder.describe_each(images):
             if isinstance(result, ImageError):
                 yield image, result
                 continue
@@ -50,17 +56,20 @@ class Answering:
                 yield image, error
 
     def _answer(
-        self, active: Active, image: Any, vector: FloatArray, question: Question, keep: bool
+        self, active: Active, image: Any, found: Description, question: Question, keep: bool
     ) -> Identification:
         """One answer; the picture is embedded again where others have switched encoders."""
         while True:
             with suppress(GalleryMismatch):
-                (answer,) = self._identifier.identify(active.encoder, vector[None], question)
+                vector = found.embedding
+                (answer,) = self._identifier.identify(
+                    active.encoder, vector[None], question, [found.places]
+                )
                 if keep and answer.strange and isinstance(image, (str, os.PathLike)):
                     self._unknowns.keep(os.fspath(image), vector, active.encoder.fingerprint)
                 return answer
             active = self._active.now()
-            ((_, result),) = active.encoder.embed_each([image])
+            ((_, result),) = active.encoder.describe_each([image])
             if isinstance(result, ImageError):
                 raise result
-            vector = result
+            found = result

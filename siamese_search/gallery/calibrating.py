@@ -77,8 +77,10 @@ class Calibrating:
         strangers: Places | None,
         reject: Callable[[Rejection], None],
         metric: str | None = None,
+        closer: str | None = None,
     ) -> Calibration:
         """See ``Gallery.calibrate``."""
+        looked = self._wants_closer(closer)
         wanted = known_choice(metric or self._catalog.wanted_metric() or AUTO)
         rule = rules.known_rule(rule or rules.DEFAULT_RULE)
         fpir = self._rate_before() if fpir is None else fpir
@@ -95,6 +97,7 @@ class Calibrating:
                 identifier = Identifier(self._catalog, candidate.searched, Ranking(self._catalog))
                 values, shown = self._evidence_of(active, identifier, strangers, rule, reject)
                 seen = replace(seen, strangers=values, shown=shown)
+            look = candidate.closer_look(self._catalog, rule) if looked else None
         finally:
             candidate.close()
         reference = Reference.of(active.encoder.record.calibration)
@@ -113,10 +116,21 @@ class Calibrating:
             "gallery" if strangers is None else "strangers",
         )
         found = replace(found, last_item=last_item)
+        if look is not None:
+            gain = look.with_votes - look.without if look.told else None
+            found = replace(found, closer=look.weight, closer_gain=gain)
         found = self._catalog.set_calibration(active.generation, found, candidate.metric, metric)
+        if closer is not None:
+            self._catalog.want_places(looked)
         if self._catalog.state().snapshot is None:  # it was of another metric
             self._compaction.compact_if_due(changed=0)
         return found
+
+    def _wants_closer(self, closer: str | None) -> bool:
+        """Whether candidates shall be looked at closely, by what is asked for now or was before."""
+        if closer is None:
+            return self._catalog.keeps_places()
+        return known_choice(closer, "closer look") == AUTO
 
     def renewed(
         self, report: RebuildReport, before: Calibration | None, generation: Generation
@@ -202,6 +216,15 @@ class Calibrating:
         stale = "; stale: run `siasearch calibrate`" if self.is_stale(found) else ""
         needed = calibration.threshold_at(found.fpir, found.thresholds)
         return f"FPIR {found.fpir:.3g}, rule {found.rule}, evidence from {needed:.3f} on{stale}"
+
+    def closer_in_words(self) -> str | None:
+        """What the closer look gains, None where none is taken."""
+        found = self.now()
+        if found is None or not found.closer:
+            return None
+        if found.closer_gain is None:
+            return "little weight, since too few identities have several items to tell"
+        return f"{100 * found.closer_gain:.1f} points more of held-out items named rightly"
 
     def _rate_before(self) -> float:
         """The FPIR that the gallery is calibrated for, else the default."""

@@ -82,6 +82,8 @@ def info(catalog: Catalog, active: ActiveEncoder, calibrating: Calibrating) -> G
         recall=snapshot.recall if snapshot else None,
         bytes=own_bytes(catalog.path.parent),
         metric=calibrating.learning.in_words(),
+        closer=calibrating.closer_in_words(),
+        places=catalog.count_places(state.generation.number),
     )
 
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.embedding.pipeline import embedded, parallel_map, thread_pool
-from siamese_search.embedding.vectors import as_embeddings
+from siamese_search.embedding.pipeline import described, parallel_map, thread_pool
+from siamese_search.embedding.vectors import Description, as_embeddings
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery.agreement import require_same_graph
 from siamese_search.gallery.copies import NewCopies, copy_path
@@ -126,7 +126,7 @@ class Enrolment:
 
     def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []
-        vectors: list[FloatArray] = []
+        descriptions: list[Description] = []
         committed = time.monotonic()
         with thread_pool(2) as readers:
             read = parallel_map(
@@ -136,7 +136,7 @@ class Enrolment:
                 ahead=8,
                 cost=lambda file: _size(file.path),
             )
-            with embedded(
+            with described(
                 ((self._item(task), task) for task in self._new(read)),
                 self._decode,
                 lambda: self._encoder.runtime,
@@ -150,11 +150,11 @@ class Enrolment:
                                 self._reject(twin.path, str(result))
                         else:
                             items.append(item)
-                            vectors.append(result)
+                            descriptions.append(result)
                     if time.monotonic() - committed >= COMMIT_SECONDS:
-                        self._commit(items, vectors)
+                        self._commit(items, descriptions)
                         committed = time.monotonic()
-                self._commit(items, vectors)
+                self._commit(items, descriptions)
 
     def _regular(self, files: Files) -> Iterator[ImageFile]:
         for file in files:
@@ -233,14 +233,15 @@ class Enrolment:
             self._copies.write(copy_path(task.content, task.file.path), task.data)
         return pixels
 
-    def _commit(self, items: list[NewItem], vectors: list[FloatArray]) -> None:
+    def _commit(self, items: list[NewItem], descriptions: list[Description]) -> None:
         if items:
             numbers = self._catalog.add(
                 items,
-                np.stack(vectors),
+                np.stack([one.embedding for one in descriptions]),
                 self._encoder.fingerprint,
                 before_commit=lambda numbers: self._publish(items, numbers),
                 distractor=self._distractor,
+                places=[one.places for one in descriptions],
             )
             for item, number in zip(items, numbers, strict=True):
                 identity, twins = self._underway.pop(item.content)
@@ -260,7 +261,7 @@ class Enrolment:
                             twin.path, "it was removed while it was enrolled: add it again"
                         )
             items.clear()
-            vectors.clear()
+            descriptions.clear()
         if self._moved or self._described:
             self._catalog.annotate(self._moved, self._described)
             self._moved.clear()

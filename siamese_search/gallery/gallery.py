@@ -239,10 +239,14 @@ class Gallery:
         where: Mapping[str, str] | None = None,
         rule: str | None = None,
         fpir: float | None = None,
+        places: Sequence[FloatArray | None] | None = None,
     ) -> list[Identification]:
-        """Identify by the encoder's embeddings, float32 (n, dimension) of unit length."""
+        """Identify by the encoder's embeddings, float32 (n, dimension) of unit length.
+
+        ``places`` (n) are those that ``Encoder.describe`` gave with them, for a closer look.
+        """
         question = Question(k, threshold, where, rule, fpir)
-        return self._identifier.identify(self.encoder, embeddings, question)
+        return self._identifier.identify(self.encoder, embeddings, question, places)
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """The k nearest items of embeddings, float32 (n, dimension).
@@ -288,6 +292,7 @@ class Gallery:
         strangers: Places | None = None,
         reject: Callable[[Rejection], None] = warn_of,
         metric: str | None = None,
+        closer: str | None = None,
     ) -> Calibration:
         """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
 
@@ -296,10 +301,12 @@ class Gallery:
         things that are not enrolled, files or folders, which is better where probes look unlike
         what is enrolled. Those that cannot be read go to ``reject``. By ``metric`` "auto" scores
         are those of a metric that the gallery learns where that names more held-out items rightly,
-        by "none" plain cosines; without it by what was chosen before, else "auto". Raises
-        UsageError where there are too few to tell.
+        by "none" plain cosines; without it by what was chosen before, else "auto". By ``closer``
+        "auto" the best candidates are put in order by a closer look, as far as that helps
+        held-out items; by "none" not, and nothing is kept for it. Raises UsageError where there are
+        too few to tell.
         """
-        return self._calibrating.calibrate(fpir, rule, strangers, reject, metric)
+        return self._calibrating.calibrate(fpir, rule, strangers, reject, metric, closer)
 
     @property
     def calibration(self) -> Calibration | None:

@@ -5,7 +5,7 @@ Knows nothing of pictures.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from siamese_search.errors import UsageError
 from siamese_search.gallery.active import require
 from siamese_search.gallery.members import MembersOf
 from siamese_search.gallery.ranking import Ranking
+from siamese_search.gallery.reranking import CloserLook
 from siamese_search.gallery.snapshots import Searched, View
 from siamese_search.index import Index
 from siamese_search.records import Calibration, Identification, Match
@@ -62,22 +63,33 @@ class Identifier:
         self._catalog = catalog
         self._snapshots = snapshots
         self._ranking = ranking
+        self._look = CloserLook(catalog)
 
     def identify(
-        self, encoder: Encoder, embeddings: FloatArray, question: Question
+        self,
+        encoder: Encoder,
+        embeddings: FloatArray,
+        question: Question,
+        places: Sequence[FloatArray | None] | None = None,
     ) -> list[Identification]:
         """Identify by embeddings of ``encoder``, float32 (n, dimension) of unit length.
 
-        Raises GalleryMismatch where it is not the active encoder, UsageError for bad input.
+        With ``places`` (n) of the same pictures, where the encoder gave any, candidates are looked
+        at closely. Raises GalleryMismatch where it is not the active encoder, UsageError for bad
+        input.
         """
         queries = as_embeddings(embeddings, encoder.dimension)
+        seen = [None] * len(queries) if places is None else list(places)
+        if len(seen) != len(queries):
+            raise UsageError(f"places of {len(seen)} pictures, but embeddings of {len(queries)}")
         answers: list[Identification] = []
         # Block by block, since others cannot commit while one is searched.
         for start in range(0, max(1, len(queries)), BLOCK):
             with self._snapshots.searching() as view:
                 require(encoder, view.generation, self._catalog.path.parent)
-                block = view.projected(queries[start : start + BLOCK])
-                answers += self._answers(view, encoder, block, question)
+                part = slice(start, start + BLOCK)
+                block = view.projected(queries[part])
+                answers += self._answers(view, encoder, block, seen[part], question)
         return answers
 
     def ranked(
@@ -90,7 +102,12 @@ class Identifier:
             return self._ranking.rank(view.index, view.projected(queries), k, None, rule)
 
     def _answers(
-        self, view: View, encoder: Encoder, queries: FloatArray, question: Question
+        self,
+        view: View,
+        encoder: Encoder,
+        queries: FloatArray,
+        places: Sequence[FloatArray | None],
+        question: Question,
     ) -> list[Identification]:
         index = view.index
         where, k = question.where, question.k
@@ -98,12 +115,22 @@ class Identifier:
         calibration = self._catalog.calibration(view.generation)
         rule = question.rule or (calibration.rule if calibration else rules.DEFAULT_RULE)
         judge = _judge(calibration, encoder, question, rule)
-        ranked = self._ranking.rank(index, queries, max(k, 2), allowed, rule)
+        shown = max(k, 2)
+        ranked = self._ranking.ranked(index, queries, shown, allowed, rule)
+        weight = 0.0 if calibration is None or calibration.rule != rule else calibration.closer
+        found = [one.matches for one in ranked]
+        if weight:
+            found = [
+                self._look.reordered(view.generation, seen, one, weight)
+                for seen, one in zip(places, ranked, strict=True)
+            ]
         # A filter leaves out rivals that the rate was calibrated with.
-        filtered = allowed is not None and calibration is not None
-        rivals = self._ranking.rank(index, queries, 3, None, rule) if filtered else ranked
+        rivals = [one.matches[:3] for one in ranked]
+        if allowed is not None and calibration is not None:
+            rivals = self._ranking.rank(index, queries, 3, None, rule)
+        marked = self._ranking.marked([one[:shown] for one in found])
         return [
-            judge.decide(matches, k, others) for matches, others in zip(ranked, rivals, strict=True)
+            judge.decide(matches, k, others) for matches, others in zip(marked, rivals, strict=True)
         ]
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:

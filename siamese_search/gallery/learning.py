@@ -17,6 +17,7 @@ import numpy as np
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import calibration
 from siamese_search.decision.calibration import FEWEST_STRANGE, Evidence
+from siamese_search.decision.closer import Learned, Look, learn_weight
 from siamese_search.decision.learning import Prior, cross_fitted, fit, sample
 from siamese_search.decision.metric import Metric
 from siamese_search.errors import GalleryDamaged, UsageError
@@ -31,6 +32,7 @@ from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.generations import State
 
 SAMPLE = 4000  # items that calibration looks at
+LOOKED = 400  # of them closely
 HELD = 100_000  # items that are held in memory, and cross-fitted
 FOLDS = 5
 AUTO = "auto"
@@ -116,6 +118,16 @@ class Candidate:
         )
         return replace(genuine, strangers=strangers.strangers, shown=strangers.shown)
 
+    def closer_look(self, catalog: Catalog, rule: str) -> Learned:
+        """How much a closer look at candidates shall count, by about ``LOOKED`` of the items, each
+        under a metric that was fitted without it.
+        """
+        asked = SelfTest(catalog, self.searched, Ranking(catalog))
+        probes = asked.probes(LOOKED)
+        if self.metric is None or self._trials is None:
+            return learn_weight(list(asked.looks(probes, rule)))
+        return learn_weight(self._trials.looks(self.metric, probes, rule))
+
 
 @dataclass(frozen=True)
 class Trials:
@@ -136,9 +148,21 @@ class Trials:
 
     def left_out(self, like: Metric, probes: IntArray, rule: str, by_item: bool) -> list[LeftOut]:
         """Probes, ascending, each searched without itself under a metric that is fitted ``like``
-        another, but without its identity, or without the probe alone, in ``FOLDS`` folds.
+        another, but without its identity, or without the probe alone.
         """
-        held, found = self.held, []
+        folds = self._folds(like, probes, by_item)
+        return [one for test, asked in folds for one in test.asked(asked, rule)]
+
+    def looks(self, like: Metric, probes: IntArray, rule: str) -> list[Look]:
+        """As ``left_out`` without the probe alone, each looked at closely."""
+        folds = self._folds(like, probes, by_item=True)
+        return [one for test, asked in folds for one in test.looks(asked, rule)]
+
+    def _folds(
+        self, like: Metric, probes: IntArray, by_item: bool
+    ) -> Iterator[tuple[SelfTest, IntArray]]:
+        """``FOLDS`` parts of the probes with what asks about them."""
+        held = self.held
         telling = np.flatnonzero(held.owners >= 0)
         others = held.items[held.owners < 0]  # from which nothing is learned: in any fold
         folds = cross_fitted(
@@ -149,10 +173,8 @@ class Trials:
             others = others[:0]
             if len(asked):
                 trial = self.of(metric)
-                test = SelfTest(self.catalog, trial, Ranking(self.catalog))
-                found += list(test.asked(asked, rule))
+                yield SelfTest(self.catalog, trial, Ranking(self.catalog)), asked
                 trial.close()
-        return found
 
 
 class Learning:
@@ -216,10 +238,10 @@ class Learning:
         return f"learned from {items} of {identities}{gain}"
 
 
-def known_choice(wanted: str) -> str:
+def known_choice(wanted: str, of: str = "metric") -> str:
     """The same. Raises UsageError for what is neither ``auto`` nor ``none``."""
     if wanted not in CHOICES:
-        raise UsageError(f"unknown metric {wanted!r}: choose one of {', '.join(CHOICES)}")
+        raise UsageError(f"unknown {of} {wanted!r}: choose one of {', '.join(CHOICES)}")
     return wanted
 
 

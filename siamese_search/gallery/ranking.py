@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,16 @@ FURTHER = 4  # identities that are scored at a time, when more may be among the 
 ROUNDING = np.float32(1e-5)  # of sums of products in another order
 
 
+class Ranked(NamedTuple):
+    """The identities that were scored for a query, best first, and its nearest items with their
+    identities, best first: ``CANDIDATES`` or more where there are so many.
+    """
+
+    matches: tuple[Match, ...]
+    items: tuple[int, ...]
+    owners: tuple[str, ...]
+
+
 class Ranking:
     """Ranks the identities of one gallery. Its index is given with each question."""
 
@@ -44,7 +55,19 @@ class Ranking:
         allowed: IntArray | None,
         rule: str,
     ) -> list[tuple[Match, ...]]:
-        """The k best identities of each query (q, dimension), or as many as there are.
+        """The k best identities of each query (q, dimension), or as many as there are."""
+        ranked = self.ranked(index, queries, k, allowed, rule)
+        return self.marked([one.matches[:k] for one in ranked])
+
+    def ranked(
+        self,
+        index: Index,
+        queries: FloatArray,
+        k: int,
+        allowed: IntArray | None,
+        rule: str,
+    ) -> list[Ranked]:
+        """The k best identities of each query (q, dimension), with others that were scored.
 
         The identities of the nearest items are scored by the rule, and so is whoever else could
         be among the k best by its prototype. That is exact with an exact index and the rules best,
@@ -55,11 +78,11 @@ class Ranking:
         k = min(k, identities)
         available = len(index) if allowed is None else len(allowed)
         if not k or not available:
-            return [()] * len(queries)
+            return [Ranked((), (), ())] * len(queries)
         plain = rule == "best" or identities == items
         bounded = rule in rules.BOUNDS and available <= PROTOTYPES_AT_MOST
         wanted = max(4 * k, CANDIDATES if plain or bounded else MANY_CANDIDATES)
-        found, floors = self._nearest(index, queries, wanted, allowed)
+        found, floors, near = self._nearest(index, queries, wanted, allowed)
         least = min(max(k, FEWEST), identities)
         if wanted < available and (plain or not bounded):
             for row, matches in enumerate(found):
@@ -82,7 +105,10 @@ class Ranking:
                     self._with_further(members, query, close, k, rule, one, floor, alone)
                     for query, close, one, floor in rows
                 ]
-        return self._marked([tuple(itertools.islice(one.values(), k)) for one in found])
+        return [
+            Ranked(tuple(one.values()), *zip(*items, strict=True)) if items else Ranked((), (), ())
+            for one, items in zip(found, near, strict=True)
+        ]
 
     def members(self, index: Index, allowed: IntArray | None = None) -> MembersOf:
         """The items of identities; what is known of them is kept until the gallery changes."""
@@ -100,7 +126,7 @@ class Ranking:
             self._known[key] = MembersOf(self._catalog, index, allowed, before)
         return self._known[key]
 
-    def _marked(self, ranked: list[tuple[Match, ...]]) -> list[tuple[Match, ...]]:
+    def marked(self, ranked: list[tuple[Match, ...]]) -> list[tuple[Match, ...]]:
         """The same, with those marked that are never named."""
         never = self._catalog.distractors({m.identity for found in ranked for m in found})
         if not never:
@@ -112,9 +138,9 @@ class Ranking:
 
     def _nearest(
         self, index: Index, queries: FloatArray, wanted: int, allowed: IntArray | None
-    ) -> tuple[list[dict[str, Match]], FloatArray]:
-        """The identities of the ``wanted`` nearest items of each query, best first, and what no
-        other item scores more than: -inf where there are no others.
+    ) -> tuple[list[dict[str, Match]], FloatArray, list[list[tuple[int, str]]]]:
+        """The identities of the ``wanted`` nearest items of each query, best first, what no other
+        item scores more than, -inf where there are no others, and these items with their owners.
         """
         found, scores = index.search(queries, wanted, allowed)
         owners = self._catalog.owners(set(found[found >= 0].tolist()))
@@ -122,7 +148,10 @@ class Ranking:
             rules.best_items(zip(row, cosines, strict=True), owners)
             for row, cosines in zip(found.tolist(), scores.tolist(), strict=True)
         ]
-        return matches, scores[:, -1]
+        near = [
+            [(item, owners[item][0]) for item in row if item in owners] for row in found.tolist()
+        ]
+        return matches, scores[:, -1], near
 
     def _complete(
         self,
@@ -139,14 +168,14 @@ class Ranking:
         reach = wanted
         while len(found) < least and reach < DEEP:
             reach *= 8
-            ((new,), _) = self._nearest(index, query, reach, allowed)
+            ((new,), _, _) = self._nearest(index, query, reach, allowed)
             found.update(new)
         others, members, new = allowed, self.members(index, allowed), dict(found)
         while new and len(found) < least:
             members.load(set(new))
             numbers = np.concatenate([members[identity].numbers for identity in new])
             others = np.setdiff1d(index.items if others is None else others, numbers, True)
-            ((new,), _) = self._nearest(index, query, wanted, others)
+            ((new,), _, _) = self._nearest(index, query, wanted, others)
             found.update(new)
 
     def _with_further(
@@ -183,7 +212,7 @@ class Ranking:
             # An identity with a single item scores its cosine.
             reach *= 4
             nearest = self._nearest(members.index, query[None], reach, members.allowed)
-            (near,), (floor,) = nearest
+            (near,), (floor,), _ = nearest
             new = [match for name, match in near.items() if name not in found]
             members.load({match.identity for match in new})
             found = _joined(found, query, new, rule, members)

@@ -12,8 +12,10 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
+from siamese_search.decision.closer import Look
 from siamese_search.gallery.ranking import Ranking
-from siamese_search.gallery.snapshots import Searched
+from siamese_search.gallery.reranking import CloserLook
+from siamese_search.gallery.snapshots import Searched, View
 from siamese_search.index import Index
 from siamese_search.records import Audit, Generation, Item, LeftOut, Progress, Watcher
 from siamese_search.storage.catalog import Catalog
@@ -43,6 +45,40 @@ class SelfTest:
             with self._snapshots.searching() as view:
                 found = list(self._left_out(view.index, items[start : start + BLOCK], rule))
             yield from found
+
+    def looks(self, items: IntArray, rule: str) -> Iterator[Look]:
+        """These items, ascending, each looked at closely without itself; those that are gone or
+        have no places left out.
+        """
+        look = CloserLook(self._catalog)
+        for start in range(0, len(items), BLOCK):
+            with self._snapshots.searching() as view:
+                found = list(self._looks(view, items[start : start + BLOCK], rule, look))
+            yield from found
+
+    def _looks(self, view: View, items: IntArray, rule: str, look: CloserLook) -> Iterator[Look]:
+        items, known = self._catalog.places(
+            view.generation.number, items[view.index.holds(items)].tolist()
+        )
+        vectors = view.index.vectors(items)
+        owners = self._catalog.owners(items.tolist())
+        ranked = self._ranking.ranked(view.index, vectors, 3, None, rule)
+        members = self._ranking.members(view.index)
+        members.load({owner for owner, _ in owners.values()})
+        for item, vector, places, one in zip(items.tolist(), vectors, known, ranked, strict=True):
+            own = owners[item][0]
+            votes = look.votes(view.generation, places, one, without=item)
+            scores = {match.identity: match.score for match in one.matches}
+            score = without_item(members[own], item, vector, rules.RULES[rule])
+            if score is not None:
+                scores[own] = score
+            names = [name for name in votes if name in scores]
+            yield Look(
+                own,
+                np.array([scores[name] for name in names], np.float32),
+                np.array([votes[name] for name in names], np.float32),
+                names.index(own) if own in names else None,
+            )
 
     def probes(self, limit: int | None, seed: int = 0) -> IntArray:
         """The items that can be found, about ``limit`` of them where there are more, ascending."""

@@ -16,12 +16,12 @@ import numpy as np
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import UsageError
 from siamese_search.records import Copy, Enrolled, Item, KeptProbe, NewItem
+from siamese_search.storage.calibrations import Calibrations
 from siamese_search.storage.database import create
 from siamese_search.storage.faults import faults_in
-from siamese_search.storage.generations import Generations
 
 
-class Catalog(Generations):
+class Catalog(Calibrations):
     """An open ``gallery.db``. Threads may share it; other processes may have it open too."""
 
     @classmethod
@@ -59,8 +59,10 @@ class Catalog(Generations):
         before_commit: Callable[[Sequence[int | None]], None] = lambda numbers: None,
         *,
         distractor: bool = False,
+        places: Sequence[FloatArray | None] = (),
     ) -> list[int | None]:
-        """Enrol items with their embeddings (n, dimension) in one transaction.
+        """Enrol items with their embeddings (n, dimension) in one transaction; with places, see
+        ``closer.py``, if any are given.
 
         Returns their numbers; None for content that is enrolled already, and for an identity that
         is a distractor where these are none, or the other way round. ``before_commit`` gets them
@@ -77,6 +79,10 @@ class Catalog(Generations):
                 if number is not None:
                     self._store(generation, [(number, vector.tobytes())])
                 numbers.append(number)
+            self._store_places(
+                generation,
+                [(n, one) for n, one in zip(numbers, places, strict=False) if n is not None],
+            )
             before_commit(numbers)
         return numbers
 

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from zlib import crc32
 
+from siamese_search.decision import closer
 from siamese_search.decision.metric import Metric
 from siamese_search.errors import GalleryError
 
@@ -32,6 +33,7 @@ def faults_in(db: sqlite3.Connection) -> Iterator[str]:
         if count != stored:
             yield f"{count} {table}, but {stored} are counted in settings"
     yield from _damaged_embeddings(db)
+    yield from _damaged_places(db)
     yield from _damaged_metrics(db)
     yield from _damaged_texts(db)
 
@@ -44,6 +46,13 @@ def _damaged_embeddings(db: sqlite3.Connection) -> Iterator[str]:
     for item, vector, checksum, dimension in rows:
         if len(vector) != 4 * dimension or crc32(vector) != checksum:
             yield f"the embedding of item {item} is damaged"
+
+
+def _damaged_places(db: sqlite3.Connection) -> Iterator[str]:
+    for item, content in db.execute("SELECT item, content FROM places"):
+        fault = closer.fault(content)
+        if fault:
+            yield f"the places of item {item} {fault}: run `siasearch rebuild`"
 
 
 def _damaged_metrics(db: sqlite3.Connection) -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""Generations: a gallery's embeddings under one encoder, which of them is active, its index file
-and how it decides.
+"""Generations: a gallery's embeddings under one encoder, which of them is active, and its index
+file.
 
 Knows nothing of identities, and of items only their numbers.
 """
@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from zlib import crc32
 
 import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
-from siamese_search.decision.metric import Metric
 from siamese_search.errors import (
     GalleryDamaged,
     GalleryError,
-    GalleryFormatError,
     GalleryMismatch,
 )
 from siamese_search.records import (
-    Calibration,
     Generation,
     Snapshot,
     WantedIndex,
-    surplus_fields,
 )
-from siamese_search.storage.database import Database
-from siamese_search.storage.faults import metric_fault
+from siamese_search.storage.places import PlacesTable
 
 CHUNK = 4096
 GENERATION = "id, fingerprint, encoder, dimension"
@@ -53,10 +47,8 @@ class MetricChanged(GalleryError):
     """An index file was written by another metric than is in use."""
 
 
-class Generations(Database):
+class Generations(PlacesTable):
     """The generations in an open ``gallery.db``."""
-
-    _parsed: tuple[str, Calibration] | None = None  # the calibration read last, for it may be long
 
     def state(self) -> State:
         """The active generation, its snapshot, and the last numbers given out."""
@@ -136,15 +128,16 @@ class Generations(Database):
         if not self._setting("prune"):
             return
         active = self.state().generation.number
-        deleted = -1
-        while deleted:
-            with self.writing():
-                deleted = self._db.execute(
-                    "DELETE FROM embeddings WHERE rowid IN (SELECT old.rowid FROM embeddings old"
-                    " JOIN embeddings new ON new.item = old.item AND new.generation = ?"
-                    " WHERE old.generation <> ? LIMIT ?)",
-                    (active, active, CHUNK),
-                ).rowcount
+        for table in ("places", "embeddings"):
+            deleted = -1
+            while deleted:
+                with self.writing():
+                    deleted = self._db.execute(
+                        f"DELETE FROM {table} WHERE rowid IN (SELECT old.rowid FROM {table} old"
+                        " JOIN embeddings new ON new.item = old.item AND new.generation = ?"
+                        " WHERE old.generation <> ? LIMIT ?)",
+                        (active, active, CHUNK),
+                    ).rowcount
         with self.writing():
             self._db.execute(
                 "DELETE FROM generations WHERE id <> ? AND NOT EXISTS"
@@ -224,8 +217,16 @@ class Generations(Database):
                 (generation.number,),
             )
 
-    def store(self, generation: Generation, numbers: Sequence[int], embeddings: FloatArray) -> None:
-        """Store embeddings (n, dimension) of items, without those removed meanwhile."""
+    def store(
+        self,
+        generation: Generation,
+        numbers: Sequence[int],
+        embeddings: FloatArray,
+        places: Sequence[FloatArray | None] = (),
+    ) -> None:
+        """Store embeddings (n, dimension) of items, without those removed meanwhile; with places,
+        see ``closer.py``, if any are given.
+        """
         vectors = np.ascontiguousarray(embeddings, "<f4")
         with self.writing():
             rows = self._db.execute(
@@ -237,6 +238,8 @@ class Generations(Database):
                 generation.number,
                 [(n, v.tobytes()) for n, v in zip(numbers, vectors, strict=True) if n in present],
             )
+            pairs = zip(numbers, places, strict=False)
+            self._store_places(generation.number, [pair for pair in pairs if pair[0] in present])
             # An index file of this generation would not know of them.
             self._db.execute("DELETE FROM snapshots WHERE generation = ?", (generation.number,))
             self._new_epoch()
@@ -307,66 +310,6 @@ class Generations(Database):
                 [("recipe", recipe), ("recall", recall)],
             )
 
-    # Calibration
-
-    def set_calibration(
-        self,
-        generation: Generation,
-        calibration: Calibration,
-        metric: Metric | None = None,
-        wanted: str | None = None,
-    ) -> Calibration:
-        """Keep how a generation decides, the metric that it was calibrated under, and which metric
-        is ``wanted`` later, if anything is said of that.
-
-        Returns it with the metric's number. Another metric than before makes index files of no use.
-        Raises GalleryMismatch where the generation is not active.
-        """
-        with self.writing():
-            number = self._require_active(generation.fingerprint)
-            before = self._metric_in_use(number)
-            named = None if metric is None else self._kept_metric(number, metric, before)
-            kept = replace(calibration, metric=named)
-            self._db.execute(
-                "INSERT OR REPLACE INTO calibrations (generation, content) VALUES (?, ?)",
-                (number, json.dumps(asdict(kept))),
-            )
-            self._db.execute(
-                "DELETE FROM metrics WHERE generation = ? AND id IS NOT ?", (number, named)
-            )
-            if wanted is not None:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO settings (key, value) VALUES ('metric', ?)", (wanted,)
-                )
-            if named != before:
-                self._db.execute("DELETE FROM snapshots WHERE generation = ?", (number,))
-                self._new_epoch()
-        return kept
-
-    def _kept_metric(self, generation: int, metric: Metric, before: int | None) -> int:
-        """The number of a metric: that in use where it is the same, else a new one."""
-        content = metric.to_bytes()
-        same = self._db.execute(
-            "SELECT 1 FROM metrics WHERE id = ? AND content = ? AND checksum = ?",
-            (before, content, crc32(content)),
-        ).fetchone()
-        if same and before is not None:
-            return before
-        made = self._db.execute(
-            "INSERT INTO metrics (generation, content, checksum, identities, items, last_item)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                generation,
-                content,
-                crc32(content),
-                metric.identities,
-                metric.items,
-                self._sequence("items"),
-            ),
-        ).lastrowid
-        assert made is not None
-        return made
-
     def _metric_in_use(self, generation: int) -> int | None:
         """The number of the metric that a generation's calibration names.
 
@@ -379,63 +322,6 @@ class Generations(Database):
                 (generation,),
             ).fetchone()
         return row[0] if row and isinstance(row[0], int) else None
-
-    def wanted_metric(self) -> str | None:
-        """Which metric calibration shall look for, None where nothing was said of that."""
-        with self._guard():
-            row = self._db.execute("SELECT value FROM settings WHERE key = 'metric'").fetchone()
-        return row and str(row[0])
-
-    def state_with_metric(self) -> tuple[State, Metric | None]:
-        """The state, and the metric in use then, None where plain cosines are compared.
-
-        Raises GalleryDamaged where it is not as it was stored: plain cosines would be no answer
-        then, since the gallery was not calibrated for these.
-        """
-        with self._guard(), nullcontext() if self._db.in_transaction else self.reading():
-            state = self.state()
-            return state, None if state.metric is None else self._metric(state)
-
-    def _metric(self, state: State) -> Metric:
-        with self._guard():
-            row = self._db.execute(
-                "SELECT content, checksum FROM metrics WHERE id = ? AND generation = ?",
-                (state.metric, state.generation.number),
-            ).fetchone()
-        content, checksum = row or (None, None)
-        fault = metric_fault(content, checksum, state.generation.dimension)
-        if fault or not isinstance(content, bytes):
-            raise GalleryDamaged(
-                f"{self.path}: the metric {fault}: run `siasearch calibrate` to learn it again"
-            )
-        return Metric.from_bytes(content)
-
-    def calibration(self, generation: Generation) -> Calibration | None:
-        """How a generation decides, None where it has not been calibrated."""
-        with self._guard():
-            row = self._db.execute(
-                "SELECT content FROM calibrations WHERE generation = ?", (generation.number,)
-            ).fetchone()
-        if row is None:
-            return None
-        if self._parsed is None or self._parsed[0] != row[0]:
-            self._parsed = row[0], self._calibration(row[0])
-        return self._parsed[1]
-
-    def _calibration(self, content: str) -> Calibration:
-        try:
-            fields = json.loads(content)
-            newer = surplus_fields(Calibration, fields)
-            if newer:
-                raise GalleryFormatError(
-                    f"{self.path}: the calibration was written by a newer siasearch"
-                    f" ({', '.join(newer)}): upgrade, or run `siasearch calibrate`"
-                )
-            return Calibration.of(fields)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise GalleryDamaged(
-                f"{self.path}: the calibration is damaged ({error}): run `siasearch calibrate`"
-            ) from error
 
 
 def _stacked(

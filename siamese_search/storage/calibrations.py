@@ -1,0 +1,137 @@
+"""Calibrations: how a gallery decides under each generation, and the metric that it was calibrated
+under, which is in use together with it.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from zlib import crc32
+
+from siamese_search.decision.metric import Metric
+from siamese_search.errors import GalleryDamaged, GalleryFormatError
+from siamese_search.records import Calibration, Generation, surplus_fields
+from siamese_search.storage.faults import metric_fault
+from siamese_search.storage.generations import Generations, State
+
+
+class Calibrations(Generations):
+    """The calibrations in an open ``gallery.db``."""
+
+    _parsed: tuple[str, Calibration] | None = None  # the calibration read last, for it may be long
+
+    def set_calibration(
+        self,
+        generation: Generation,
+        calibration: Calibration,
+        metric: Metric | None = None,
+        wanted: str | None = None,
+    ) -> Calibration:
+        """Keep how a generation decides, the metric that it was calibrated under, and which metric
+        is ``wanted`` later, if anything is said of that.
+
+        Returns it with the metric's number. Another metric than before makes index files of no use.
+        Raises GalleryMismatch where the generation is not active.
+        """
+        with self.writing():
+            number = self._require_active(generation.fingerprint)
+            before = self._metric_in_use(number)
+            named = None if metric is None else self._kept_metric(number, metric, before)
+            kept = replace(calibration, metric=named)
+            self._db.execute(
+                "INSERT OR REPLACE INTO calibrations (generation, content) VALUES (?, ?)",
+                (number, json.dumps(asdict(kept))),
+            )
+            self._db.execute(
+                "DELETE FROM metrics WHERE generation = ? AND id IS NOT ?", (number, named)
+            )
+            if wanted is not None:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO settings (key, value) VALUES ('metric', ?)", (wanted,)
+                )
+            if named != before:
+                self._db.execute("DELETE FROM snapshots WHERE generation = ?", (number,))
+                self._new_epoch()
+        return kept
+
+    def _kept_metric(self, generation: int, metric: Metric, before: int | None) -> int:
+        """The number of a metric: that in use where it is the same, else a new one."""
+        content = metric.to_bytes()
+        same = self._db.execute(
+            "SELECT 1 FROM metrics WHERE id = ? AND content = ? AND checksum = ?",
+            (before, content, crc32(content)),
+        ).fetchone()
+        if same and before is not None:
+            return before
+        made = self._db.execute(
+            "INSERT INTO metrics (generation, content, checksum, identities, items, last_item)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                generation,
+                content,
+                crc32(content),
+                metric.identities,
+                metric.items,
+                self._sequence("items"),
+            ),
+        ).lastrowid
+        assert made is not None
+        return made
+
+    def wanted_metric(self) -> str | None:
+        """Which metric calibration shall look for, None where nothing was said of that."""
+        with self._guard():
+            row = self._db.execute("SELECT value FROM settings WHERE key = 'metric'").fetchone()
+        return row and str(row[0])
+
+    def state_with_metric(self) -> tuple[State, Metric | None]:
+        """The state, and the metric in use then, None where plain cosines are compared.
+
+        Raises GalleryDamaged where it is not as it was stored: plain cosines would be no answer
+        then, since the gallery was not calibrated for these.
+        """
+        with self._guard(), nullcontext() if self._db.in_transaction else self.reading():
+            state = self.state()
+            return state, None if state.metric is None else self._metric(state)
+
+    def _metric(self, state: State) -> Metric:
+        with self._guard():
+            row = self._db.execute(
+                "SELECT content, checksum FROM metrics WHERE id = ? AND generation = ?",
+                (state.metric, state.generation.number),
+            ).fetchone()
+        content, checksum = row or (None, None)
+        fault = metric_fault(content, checksum, state.generation.dimension)
+        if fault or not isinstance(content, bytes):
+            raise GalleryDamaged(
+                f"{self.path}: the metric {fault}: run `siasearch calibrate` to learn it again"
+            )
+        return Metric.from_bytes(content)
+
+    def calibration(self, generation: Generation) -> Calibration | None:
+        """How a generation decides, None where it has not been calibrated."""
+        with self._guard():
+            row = self._db.execute(
+                "SELECT content FROM calibrations WHERE generation = ?", (generation.number,)
+            ).fetchone()
+        if row is None:
+            return None
+        if self._parsed is None or self._parsed[0] != row[0]:
+            self._parsed = row[0], self._calibration(row[0])
+        return self._parsed[1]
+
+    def _calibration(self, content: str) -> Calibration:
+        try:
+            fields = json.loads(content)
+            newer = surplus_fields(Calibration, fields)
+            if newer:
+                raise GalleryFormatError(
+                    f"{self.path}: the calibration was written by a newer siasearch"
+                    f" ({', '.join(newer)}): upgrade, or run `siasearch calibrate`"
+                )
+            return Calibration.of(fields)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise GalleryDamaged(
+                f"{self.path}: the calibration is damaged ({error}): run `siasearch calibrate`"
+            ) from error
