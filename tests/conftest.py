@@ -22,8 +22,11 @@ from siamese_search.pictures.preprocessing import Preprocessing
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def toy_graph(side: int, pool: int) -> bytes:
-    """Average pooling over a small picture, a constant beside it, and unit length."""
+def toy_graph(side: int, pool: int, places: bool = False) -> bytes:
+    """Average pooling over a small picture, a constant beside it, and unit length.
+
+    Its ``places`` are the colours of the pooled cells, row by row.
+    """
     features = 3 * (side // pool) ** 2 + 1
     nodes = [
         helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
@@ -41,11 +44,20 @@ def toy_graph(side: int, pool: int) -> bytes:
         numpy_helper.from_array(np.array([0, 0, 0, 1], np.int64), "pads"),
         numpy_helper.from_array(np.array(1.0, np.float32), "one"),
     ]
+    outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", features])]
+    if places:
+        nodes += [
+            helper.make_node("Reshape", ["pooled", "cells"], ["colours"]),
+            helper.make_node("Transpose", ["colours"], ["places"], perm=[0, 2, 1]),
+        ]
+        constants.append(numpy_helper.from_array(np.array([0, 3, -1], np.int64), "cells"))
+        shape = ["n", (side // pool) ** 2, 3]
+        outputs.append(helper.make_tensor_value_info("places", TensorProto.FLOAT, shape))
     graph = helper.make_graph(
         nodes,
         "toy",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", side, side, 3])],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", features])],
+        outputs,
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -54,15 +66,16 @@ def toy_graph(side: int, pool: int) -> bytes:
     return content
 
 
-def write_toy_encoder(folder: Path, pool: int = 4, **changes: Any) -> Path:
+def write_toy_encoder(folder: Path, pool: int = 4, places: bool = False, **changes: Any) -> Path:
     """A complete encoder folder; ``pool`` 4 gives 49 dimensions, 8 gives 13."""
     side = 16
+    kept = {"places": {"source": "pixels", "grid": side // pool, "dimension": 3}} if places else {}
     fields: dict[str, Any] = {
         "name": folder.name,
-        "architecture": {"toy": pool},
+        "architecture": {"toy": pool, **kept},
         "preprocessing": Preprocessing(side, side, crop_fraction=1.0),
         "dimension": 3 * (side // pool) ** 2 + 1,
-        "onnx": toy_graph(side, pool),
+        "onnx": toy_graph(side, pool, places),
         "weights": {"nothing": np.zeros(1, np.float32)},
         "threshold": 0.9,
         "calibration": {"slope": 20.0, "offset": -16.0},
@@ -89,6 +102,13 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def coarse_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another encoder, with another dimension."""
     return write_toy_encoder(tmp_path_factory.mktemp("encoders") / "coarse", pool=8)
+
+
+@pytest.fixture(scope="session")
+def placing(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """The toy with places."""
+    folder = tmp_path_factory.mktemp("encoders") / "placing"
+    return Encoder.open(write_toy_encoder(folder, places=True), "cpu")
 
 
 @pytest.fixture(scope="session")

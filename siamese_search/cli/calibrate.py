@@ -52,6 +52,15 @@ def calibrate(
             " was chosen before, else auto.",
         ),
     ] = None,
+    closer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|none",
+            help="Whether the best candidates are put in order by a closer look at places in the"
+            " pictures, as far as that helps (auto), or not, which keeps no places: 3 KB an item"
+            " less (none); default: what was chosen before, else auto.",
+        ),
+    ] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -59,16 +68,22 @@ def calibrate(
     """Choose the threshold by the error rate that you allow.
 
     The gallery's own items tell how strangers score: each is searched with its own identity left
-    out. It also fits the confidence, and learns by what metric the gallery's items are compared.
+    out. It also fits the confidence, and learns by what metric the gallery's items are compared and
+    how much a closer look at candidates helps.
     Run it again when the gallery has changed much.
     """
     rejected: list[Rejection] = []
     try:
         with open_gallery(gallery, encoder, device) as target:
             found = target.calibrate(
-                fpir, rule=rule, strangers=strangers, reject=rejected.append, metric=metric
+                fpir,
+                rule=rule,
+                strangers=strangers,
+                reject=rejected.append,
+                metric=metric,
+                closer=closer,
             )
-            learned = target.info().metric
+            now = target.info()
     finally:
         name_rejections(rejected)
     if as_json:
@@ -78,8 +93,10 @@ def calibrate(
         print_json(facts | named)
     else:
         typer.echo(_described(found))
-        if learned is not None:
-            typer.echo(f"metric {learned}")
+        if now.metric is not None:
+            typer.echo(f"metric {now.metric}")
+        if now.closer is not None:
+            typer.echo(f"closer look at candidates: {now.closer}")
     if rejected:
         raise typer.Exit(1)
 

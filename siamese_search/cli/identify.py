@@ -147,9 +147,9 @@ def _described(
         below = "  distractor" if match.distractor else below
         place = near(match.path) if match.path else f"item {match.item}"
         known = "".join(f"  {key}={value}" for key, value in metadata.get(match.item, {}).items())
-        lines.append(
-            f"  {rank:>2}  {match.score:6.3f}  {match.identity:<{width}}  {place}{known}{below}"
-        )
+        added = "" if match.closer is None else f" {match.closer:+.3f}"
+        score = f"{match.score:6.3f}{added}"
+        lines.append(f"  {rank:>2}  {score}  {match.identity:<{width}}  {place}{known}{below}")
     return "\n".join(lines)
 
 

@@ -57,7 +57,7 @@ class PlacesTable(Database):
         while len(found) < limit:
             with self._guard():
                 rows = self._db.execute(
-                    "SELECT items.id, content FROM items JOIN embeddings"
+                    "SELECT items.id, places.content FROM items JOIN embeddings"
                     " ON embeddings.item = items.id AND embeddings.generation = ?"
                     " LEFT JOIN places ON places.item = items.id AND places.generation = ?"
                     " WHERE items.id > ? AND (source IS NOT NULL OR copy IS NOT NULL)"

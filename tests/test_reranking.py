@@ -1,0 +1,257 @@
+"""The closer look in a gallery: what it finds, what it leaves alone, and that its places are kept,
+made again, checked and dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture
+from PIL import Image
+from typer.testing import CliRunner
+
+from siamese_search import Encoder, Gallery
+from siamese_search.cli import app
+from siamese_search.errors import GalleryDamaged, UsageError
+from siamese_search.storage.database import PAGE_BYTES
+
+Pictures = Callable[..., Path]
+IDENTITIES, EACH = 30, 4
+
+
+def moved(seed: int, shift: int) -> Image.Image:
+    """A mosaic of an identity, moved: its colours are elsewhere, so embeddings hardly agree."""
+    pixels = np.asarray(picture(seed, noise=3.0))
+    return Image.fromarray(np.roll(pixels, (8 * (shift % 4), 8 * (shift // 4)), axis=(0, 1)))
+
+
+def folder_of(place: Path, shifts: range, identities: int = IDENTITIES) -> Path:
+    for seed in range(identities):
+        (place / f"m{seed}").mkdir(parents=True, exist_ok=True)
+        for shift in shifts:
+            moved(seed, (shift * 5 + seed) % 16).save(place / f"m{seed}" / f"{shift}.png")
+    return place
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_of(tmp_path_factory.mktemp("shelf"), range(EACH))
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_of(tmp_path_factory.mktemp("asked"), range(EACH, EACH + 2))
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, shelf: Path, placing: Encoder) -> Gallery:
+    gallery = Gallery.open(tmp_path / "gallery", placing)
+    gallery.enroll([shelf])
+    return gallery
+
+
+def first_right(gallery: Gallery, asked: Path) -> float:
+    """The share of pictures whose best identity is theirs."""
+    paths = sorted(asked.rglob("*.png"))
+    found = gallery.identify(paths, k=3)
+    return float(
+        np.mean([a.matches[0].identity == p.parent.name for a, p in zip(found, paths, strict=True)])
+    )
+
+
+def sql(gallery: Gallery, statement: str, *values: object) -> list[tuple[object, ...]]:
+    with sqlite3.connect(gallery.folder / "gallery.db") as db:
+        found = db.execute(statement, values).fetchall()
+    db.close()
+    return found
+
+
+def test_calibrating_learns_to_look_closely(gallery: Gallery, asked: Path) -> None:
+    with gallery:
+        before = first_right(gallery, asked)
+        assert gallery.calibrate(0.1).closer > 0
+        after = first_right(gallery, asked)
+        assert before + 0.2 < after
+        found = gallery.calibration
+        assert found is not None
+        assert found.closer_gain is not None
+        assert found.closer_gain > 0.2
+        assert "points more" in str(gallery.info().closer)
+        assert gallery.info().places == IDENTITIES * EACH
+        assert gallery.check() == []
+
+
+def test_order_is_by_scores_and_what_the_look_adds(gallery: Gallery, asked: Path) -> None:
+    with gallery:
+        gallery.calibrate(0.1)
+        (answer,) = gallery.identify([next(iter(sorted(asked.rglob("*.png"))))], k=10)
+        together = [match.score + (match.closer or 0) for match in answer.matches]
+        assert together == sorted(together, reverse=True)
+        assert all(match.closer is not None and match.closer >= 0 for match in answer.matches)
+        assert answer.score == answer.matches[0].score
+
+
+def test_strangers_are_named_no_more_often_by_it(gallery: Gallery) -> None:
+    with gallery:
+        gallery.calibrate(0.2)
+        strangers = [moved(seed, seed) for seed in range(500, 650)]
+        found = gallery.encoder.describe(strangers)
+        vectors = np.stack([one.embedding for one in found])
+        plain = gallery.identify_embeddings(vectors)
+        looked = gallery.identify_embeddings(vectors, places=[one.places for one in found])
+        named = [[a.identity is not None for a in answers] for answers in (plain, looked)]
+        assert not any(b and not a for a, b in zip(*named, strict=True))
+        assert [a.matches for a in plain] != [a.matches for a in looked]
+
+
+def test_an_answer_does_not_depend_on_k_or_on_other_probes(gallery: Gallery, asked: Path) -> None:
+    with gallery:
+        gallery.calibrate(0.1)
+        paths = sorted(asked.rglob("*.png"))[:6]
+        together = gallery.identify(paths, k=8)
+        for path, answer in zip(paths, together, strict=True):
+            (alone,) = gallery.identify([path], k=1)
+            assert alone.identity == answer.identity
+            assert alone.matches[0].identity == answer.matches[0].identity
+            assert alone.matches[0].closer == pytest.approx(answer.matches[0].closer, abs=1e-4)
+
+
+def test_none_keeps_no_places_and_auto_makes_them_again(
+    gallery: Gallery, shelf: Path, asked: Path
+) -> None:
+    with gallery:
+        gallery.calibrate(0.1)
+        after = first_right(gallery, asked)
+        assert gallery.calibrate(0.1, closer="none").closer == 0
+        assert (gallery.info().places, gallery.info().closer) == (0, None)
+        gallery.remove("m0")
+        gallery.enroll([shelf / "m0"], label="m0")
+        assert gallery.info().places == 0
+        assert gallery.calibrate(0.1).closer == 0  # what was chosen holds
+        assert gallery.calibrate(0.1, closer="auto").closer == 0  # there are none yet
+        gallery.rebuild()
+        assert gallery.info().places == IDENTITIES * EACH
+        assert gallery.calibrate(0.1).closer > 0
+        assert first_right(gallery, asked) == pytest.approx(after, abs=0.05)
+        with pytest.raises(UsageError, match="unknown closer look 'often'"):
+            gallery.calibrate(0.1, closer="often")
+
+
+def test_damaged_places_are_named_and_made_again(gallery: Gallery, asked: Path) -> None:
+    with gallery:
+        gallery.calibrate(0.1)
+        ((content,),) = sql(gallery, "SELECT content FROM places WHERE item = 7")
+        assert isinstance(content, bytes)
+        for damaged in (content[:-1], content[:20] + b"x" + content[21:], b"", "text"):
+            sql(gallery, "UPDATE places SET content = ? WHERE item = 7", damaged)
+            assert [line for line in gallery.check() if "item 7" in line]
+        with pytest.raises(GalleryDamaged, match=r"places of item 7.*siasearch rebuild"):
+            gallery.identify(sorted(asked.rglob("*.png")))
+        gallery.rebuild()
+        assert gallery.check() == []
+        assert sql(gallery, "SELECT content FROM places WHERE item = 7") == [(content,)]
+
+
+def test_items_without_a_picture_are_candidates_all_the_same(
+    gallery: Gallery, placing: Encoder
+) -> None:
+    with gallery:
+        probe = moved(700, 3)
+        gallery.enroll_embeddings(placing.embed([moved(700, 3), moved(700, 9)]), ["other"] * 2)
+        gallery.calibrate(0.1)
+        assert gallery.info().places == IDENTITIES * EACH
+        (answer,) = gallery.identify([probe])
+        assert answer.matches[0].identity == "other"
+        gallery.rebuild()  # has no picture to make them from
+        assert gallery.check() == []
+
+
+def test_places_go_with_their_item_and_with_their_encoder(
+    gallery: Gallery, toy: Encoder, placing: Encoder
+) -> None:
+    with gallery:
+        gallery.calibrate(0.1)
+        gallery.remove("m3")
+        assert gallery.info().places == (IDENTITIES - 1) * EACH
+        gallery.relabel("m4", "renamed")
+        gallery.rebuild(toy)
+        assert (gallery.info().places, gallery.calibration.closer) == (0, 0)  # type: ignore[union-attr]
+        assert sql(gallery, "SELECT count(*) FROM places") == [(0,)]
+        gallery.rebuild(placing)
+        assert gallery.info().places == (IDENTITIES - 1) * EACH
+        found = gallery.calibration
+        assert found is not None
+        assert found.closer > 0
+        assert gallery.check() == []
+
+
+def test_places_that_mislead_have_no_weight(tmp_path: Path, placing: Encoder) -> None:
+    # All pictures have the same colours, in an order of their own: only the embedding tells.
+    random = np.random.default_rng(0)
+    colours = random.integers(0, 256, (16, 3)).astype(np.uint8)
+    for name in range(20):
+        order = colours[random.permutation(16)].reshape(4, 4, 3)
+        (tmp_path / "same" / f"o{name}").mkdir(parents=True)
+        for number in range(4):
+            noise = random.normal(0, 25, (16, 16, 3))
+            pixels = (order.repeat(4, 0).repeat(4, 1) + noise).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "same" / f"o{name}" / f"{number}.png")
+    with Gallery.open(tmp_path / "gallery", placing) as gallery:
+        gallery.enroll([tmp_path / "same"])
+        assert gallery.calibrate(0.1).closer == 0
+        assert gallery.info().closer is None
+
+
+def test_one_picture_each_gives_it_little_weight(
+    tmp_path: Path, pictures: Pictures, placing: Encoder
+) -> None:
+    with Gallery.open(tmp_path / "gallery", placing) as gallery:
+        gallery.enroll([pictures({f"p{n}": 1 for n in range(20)})])
+        found = gallery.calibrate(0.2)
+        assert found.closer > 0
+        assert found.closer_gain is None
+        assert "too few" in str(gallery.info().closer)
+
+
+def test_an_encoder_without_places_takes_no_look(tmp_path: Path, shelf: Path, toy: Encoder) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([shelf])
+        assert gallery.calibrate(0.1).closer == 0
+        gallery.rebuild()
+        assert gallery.info().places == 0
+
+
+def test_an_item_takes_few_bytes(gallery: Gallery) -> None:
+    with gallery:
+        ((longest,),) = sql(gallery, "SELECT max(length(content)) FROM places")
+        assert isinstance(longest, int)
+        assert longest < 100 < 4096 < PAGE_BYTES
+
+
+def test_the_command_line_shows_and_switches_it(gallery: Gallery, asked: Path) -> None:
+    folder = str(gallery.folder)
+    gallery.close()
+    run = CliRunner().invoke
+    done = run(app, ["calibrate", "-g", folder, "--fpir", "0.1"])
+    assert done.exit_code == 0
+    assert "closer look at candidates: " in done.output
+    image = str(sorted(asked.rglob("*.png"))[0])
+    answer = json.loads(run(app, ["query", image, "-g", folder, "--json"]).stdout)
+    assert answer["matches"][0]["closer"] >= 0
+    assert " +0." in run(app, ["query", image, "-g", folder]).stdout
+    assert run(app, ["calibrate", "-g", folder, "--closer", "none"]).exit_code == 0
+    facts = json.loads(run(app, ["info", "-g", folder, "--json"]).stdout)
+    assert (facts["closer"], facts["places"]) == (None, 0)
+    assert run(app, ["calibrate", "-g", folder, "--closer", "never"]).exit_code
+
+
+def test_places_of_another_number_of_pictures_are_refused(gallery: Gallery) -> None:
+    with gallery:
+        vectors = gallery.encoder.embed([moved(1, 1)])
+        with pytest.raises(UsageError, match="places of 2 pictures"):
+            gallery.identify_embeddings(vectors, places=[None, None])
