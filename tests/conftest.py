@@ -51,7 +51,7 @@ def toy_graph(side: int, pool: int, places: bool = False) -> bytes:
             helper.make_node("Transpose", ["colours"], ["places"], perm=[0, 2, 1]),
         ]
         constants.append(numpy_helper.from_array(np.array([0, 3, -1], np.int64), "cells"))
-        shape = ["n", (side // pool) ** 2, 3]
+        shape: list[str | int | None] = ["n", (side // pool) ** 2, 3]
         outputs.append(helper.make_tensor_value_info("places", TensorProto.FLOAT, shape))
     graph = helper.make_graph(
         nodes,

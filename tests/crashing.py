@@ -45,6 +45,9 @@ class NumpyRuntime:
         self._pool = pool
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> FloatArray:
+        return self.describe(pixels)[0]
+
+    def describe(self, pixels: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
         n, height, width, channels = pixels.shape
         pool = self._pool
         blocks = pixels.astype(np.int64).reshape(
@@ -53,7 +56,7 @@ class NumpyRuntime:
         planes = (blocks.sum(axis=(2, 4)) / pool**2 - 127).transpose(0, 3, 1, 2)
         features = np.concatenate([planes.reshape(n, -1), np.ones((n, 1))], axis=1)
         unit: FloatArray = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype("f4")
-        return unit
+        return unit, planes.reshape(n, channels, -1).transpose(0, 2, 1).astype(np.float32)
 
 
 def numpy_runtime(folder: Path, record: EncoderRecord, device: str | None = None) -> NumpyRuntime:

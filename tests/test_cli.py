@@ -115,7 +115,7 @@ def test_enrol_query_edit_check_from_start_to_end(
     }
     assert (answer["image"], answer["identity"]) == (str(probe), "Greek/beta")
     assert [match.keys() for match in answer["matches"]] == [
-        {"identity", "score", "item", "path", "distractor", "metadata"}
+        {"identity", "score", "item", "path", "distractor", "closer", "metadata"}
     ] * 2
     assert answer["matches"][0]["path"] == str(folder / "Greek" / "beta" / "0.png")
     assert shell.json("query", "probe.png")[0]["image"] == "probe.png"

@@ -268,17 +268,17 @@ def test_a_switch_between_embedding_and_searching_is_noticed(
     ):
         writer.enroll(paths[:5])
         vectors = toy.embed(paths[:5])
-        embed = Encoder.embed
+        describe = Encoder.describe
         switched: list[bool] = []
 
-        def embed_then_switch(self: Encoder, images: Any) -> Any:
-            found = embed(self, images)
+        def describe_then_switch(self: Encoder, images: Any) -> Any:
+            found = describe(self, images)
             if not switched:
                 switched.append(True)
                 writer.rebuild(coarse)
             return found
 
-        monkeypatch.setattr(Encoder, "embed", embed_then_switch)
+        monkeypatch.setattr(Encoder, "describe", describe_then_switch)
         found = reader.identify(paths[:5])
         assert [answer.identity for answer in found] == [path.stem for path in paths[:5]]
         with pytest.raises(UsageError, match="49"):

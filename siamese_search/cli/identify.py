@@ -61,7 +61,8 @@ def query(
 
     With --json, every image's answer is a line: {"image": …, "identity": … or null, "score",
     "confidence", "threshold", "matches": [{"identity", "score", "item", "path", "distractor",
-    "metadata"}, …]}.
+    "closer", "metadata"}, …]}. Matches are in the order of "score" plus "closer", which is what a
+    closer look adds, null where none was taken.
     """
     from siamese_search.errors import ImageError
     from siamese_search.records import Identification, ImageFile, Rejection, printable

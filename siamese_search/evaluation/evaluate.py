@@ -1,8 +1,9 @@
 """Evaluate a gallery by labelled probes.
 
-Who is named, and with what confidence, comes from identification itself, as ``query`` does it;
-ranks, error rates and curves come from the scores of every identity. These agree where
-identification ranks exactly (see ``gallery/ranking.py``); where they do not, a warning says so.
+Who is named, and with what confidence, comes from identification itself, as ``query`` does it, and
+so do ranks where that looks closely at candidates; other ranks, error rates and curves come from
+the scores of every identity. These agree where identification ranks exactly (see
+``gallery/ranking.py``); where they do not, a warning says so.
 Knows nothing of pages and terminals.
 """
 
@@ -75,7 +76,7 @@ def evaluate(
     asked = embedded(gallery.encoder, given)
     if not asked.files:
         raise UsageError("none of the probes could be read: nothing is measured")
-    answers = gallery.identify_embeddings(asked.embeddings, k=1, rule=rule)
+    answers = _answers(gallery, asked.embeddings, rule, asked.places)
     rate = len(asked.files) / (time.perf_counter() - begun)
     measured = evaluate_embeddings(
         gallery,
@@ -128,7 +129,7 @@ def _warn(
 
 def _warn_of_missed(answers: Sequence[Identification], scored: Scores) -> None:
     """Warn where a query finds somebody else than the best of all identities."""
-    found = np.array([answer.matches[0].score for answer in answers], np.float32)
+    found = np.array([_best_score(answer) for answer in answers], np.float32)
     missed = int((scored.best > found + ROUNDING).sum())
     if missed:
         log.warning(
@@ -138,6 +139,11 @@ def _warn_of_missed(answers: Sequence[Identification], scored: Scores) -> None:
             missed,
             len(answers),
         )
+
+
+def _best_score(answer: Identification) -> float:
+    """Of those shown: a closer look may put another first."""
+    return max(match.score for match in answer.matches)
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,7 @@ def evaluate_embeddings(
     truth: Sequence[str],
     *,
     rule: str | None = None,
+    places: Sequence[FloatArray | None] | None = None,
     answers: Sequence[Identification] | None = None,
     paths: Sequence[str] | None = None,
     fpir: float | None = None,
@@ -179,12 +186,13 @@ def evaluate_embeddings(
 ) -> Evaluation:
     """As ``evaluate``, for embeddings (n, dimension) of probes and their identities.
 
-    ``answers`` are what identification has said of them already, ``paths`` where they lie.
+    ``places`` (n) are what the encoder gave with them, if anything; ``answers`` are what
+    identification has said of them already, ``paths`` where they lie.
     """
     if not len(gallery):
         raise UsageError(f"nothing is enrolled in {gallery.folder}: nothing is measured")
-    answers = answers or gallery.identify_embeddings(embeddings, k=1, rule=rule)
-    places = paths or [f"probe {number}" for number in range(len(truth))]
+    answers = answers or _answers(gallery, embeddings, rule, places)
+    named = paths or [f"probe {number}" for number in range(len(truth))]
     names, blocks = gallery.score_blocks(embeddings, rule)
     if not names:
         raise UsageError(f"no item of {gallery.folder} can be found: run `siasearch rebuild`")
@@ -204,6 +212,8 @@ def evaluate_embeddings(
     wanted = [truth[row] for row in enrolled.tolist()]
     growth = Growth(np.array([name in never for name in names]), seeds)
     scored = summarised(blocks, asked.own, growth, paired_probes(len(truth), len(names)))
+    answered = [answers[row] for row in enrolled.tolist()]
+    scored = replace(scored, ranks=_as_answered(scored.ranks, answered, wanted))
     if fpir is None:
         fpir = gallery.calibration.fpir if gallery.calibration else FPIR
     curve = growth.curve(fpir)
@@ -221,7 +231,7 @@ def evaluate_embeddings(
         figures=counts | _ranking(scored) | retrieval | _error_rates(asked, scored, strength),
         per_identity=_per_identity(asked),
         confusions=tuple(metrics.confusions([best[row] for row in enrolled.tolist()], wanted)),
-        mistakes=_mistakes(asked, places),
+        mistakes=_mistakes(asked, named),
         cmc=_cmc(scored, len(names)),
         det=_det(scored),
         genuine=tuple(scored.genuine.tolist()),
@@ -229,6 +239,33 @@ def evaluate_embeddings(
         left_out=_left_out(asked, scored, curve),
         growth=(curve,),
     )
+
+
+def _answers(
+    gallery: Gallery,
+    embeddings: FloatArray,
+    rule: str | None,
+    places: Sequence[FloatArray | None] | None,
+) -> list[Identification]:
+    """What identification says of probes; as many identities as the curves show where a closer look
+    puts them in order.
+    """
+    found = gallery.calibration
+    k = CMC if found is not None and found.closer and places is not None else 1
+    return gallery.identify_embeddings(embeddings, k, rule=rule, places=places)
+
+
+def _as_answered(
+    ranks: IntArray, answers: Sequence[Identification], truth: Sequence[str]
+) -> IntArray:
+    """Ranks (n,) by the scores of all; by the answers where candidates were looked at closely."""
+    found = ranks.copy()
+    for row, (answer, name) in enumerate(zip(answers, truth, strict=True)):
+        if any(match.closer is not None for match in answer.matches):
+            order = [match.identity for match in answer.matches]
+            # Whom a look has overtaken lies behind those that are shown.
+            found[row] = order.index(name) + 1 if name in order else max(ranks[row], len(order) + 1)
+    return found
 
 
 def _ranking(scored: Scores) -> Figures:

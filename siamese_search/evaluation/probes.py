@@ -20,13 +20,14 @@ from siamese_search.records import ImageFile, Rejection, printable
 
 @dataclass(frozen=True)
 class Probes:
-    """Pictures (n), named as they would be enrolled, with their embeddings (n, dimension);
-    ``rejected`` are those that could not be read.
+    """Pictures (n), named as they would be enrolled, with their embeddings (n, dimension), and
+    places (n) where the encoder gives any; ``rejected`` are those that could not be read.
     """
 
     files: tuple[ImageFile, ...]
     embeddings: FloatArray
     rejected: tuple[Rejection, ...] = ()
+    places: tuple[FloatArray | None, ...] | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -39,7 +40,10 @@ class Probes:
 
     def of(self, rows: IntArray) -> Probes:
         """Some of them."""
-        return Probes(tuple(self.files[row] for row in rows.tolist()), self.embeddings[rows])
+        chosen = rows.tolist()
+        places = None if self.places is None else tuple(self.places[row] for row in chosen)
+        files = tuple(self.files[row] for row in chosen)
+        return Probes(files, self.embeddings[rows], places=places)
 
     def distinct(self) -> Probes:
         """The same without pictures whose embedding an earlier one has; these are rejected."""
@@ -60,18 +64,26 @@ def embedded(encoder: Encoder, pictures: Iterable[ImageFile | str | os.PathLike[
     given = list(pictures)
     found = list(find([os.fspath(one) for one in given if not isinstance(one, ImageFile)]))
     files = [file for file in (*given, *found) if isinstance(file, ImageFile)]
-    readable, vectors, unread = [], [], []
-    for file, (_, result) in zip(files, encoder.embed_each([f.path for f in files]), strict=True):
+    readable, vectors, places, unread = [], [], [], []
+    described = encoder.describe_each([f.path for f in files])
+    for file, (_, result) in zip(files, described, strict=True):
         if isinstance(result, ImageError):
             unread.append(Rejection(printable(file.path), str(result)))
         else:
             readable.append(replace(file, identity=normalised(file.identity)))
-            vectors.append(result)
+            vectors.append(result.embedding)
+            places.append(_small(result.places))
     return Probes(
         tuple(readable),
         _stacked(vectors, encoder.dimension),
         (*(one for one in found if isinstance(one, Rejection)), *unread),
+        tuple(places),
     )
+
+
+def _small(places: FloatArray | None) -> FloatArray | None:
+    """The same in half precision, since there may be many; units are made of them later."""
+    return None if places is None else places.astype(np.float16)
 
 
 def _stacked(vectors: Sequence[FloatArray], dimension: int) -> FloatArray:

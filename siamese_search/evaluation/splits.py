@@ -106,7 +106,7 @@ def _evaluated(
         tempfile.TemporaryDirectory() as folder,
         Gallery.open(folder, encoder) as gallery,
     ):
-        gallery.enroll_embeddings(enrolled.embeddings, enrolled.labels)
+        gallery.enroll_embeddings(enrolled.embeddings, enrolled.labels, places=enrolled.places)
         if len(draw.classes) >= FEWEST_STRANGE:
             try:
                 gallery.calibrate(split.fpir, rule=split.rule)
@@ -117,6 +117,7 @@ def _evaluated(
             probes.embeddings,
             probes.labels,
             rule=split.rule,
+            places=probes.places,
             paths=probes.paths,
             fpir=split.fpir,
             seeds=[seed],

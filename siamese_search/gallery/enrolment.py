@@ -293,11 +293,14 @@ def enroll_embeddings(
     embeddings: FloatArray,
     identities: Iterable[str],
     metadata: Iterable[Mapping[str, str]] | None,
+    places: Sequence[FloatArray | None] | None = None,
 ) -> list[int]:
     """See ``Gallery.enroll_embeddings``."""
     generation = catalog.state().generation
     vectors = as_embeddings(embeddings, generation.dimension)
     items = embedded_items(vectors, identities, metadata)
+    if places is not None and len(places) != len(items):
+        raise UsageError(f"places of {len(places)} pictures, but embeddings of {len(items)}")
     added: list[int] = []
     # Many take so long to write that others must be able to ask meanwhile, by their connection.
     own = nullcontext(catalog) if len(items) < MANY else closing(Catalog(catalog.path, spill=False))
@@ -318,5 +321,5 @@ def enroll_embeddings(
                     )
                 added.append(number)
 
-        writer.add(items, vectors, generation.fingerprint, before_commit=whole)
+        writer.add(items, vectors, generation.fingerprint, before_commit=whole, places=places or ())
     return added

@@ -105,8 +105,7 @@ class Gallery:
         From 50,000 items on, writing an index file takes long. With ``background``, as the command
         line has it, a process of its own does that where few items have changed; it may outlive
         this one. Without, the call that enrols or removes does it, once a quarter as much has
-        changed as the file holds, and so does ``compact``. Until then what has changed is found
-        all the same, more slowly.
+        changed as the file holds. Until then what has changed is found all the same, more slowly.
         """
         folder = Path(folder)
         used = opened_encoder(encoder, device)
@@ -151,8 +150,7 @@ class Gallery:
         """Enrol files and folders of images; see ``add`` for how places become identities.
 
         ``copy`` keeps the images in the gallery; a ``distractor`` is never named. Returns what was
-        added, skipped (enrolled already) and rejected, with reasons. Raises UsageError where there
-        is no image at all.
+        added, skipped (enrolled already) and rejected. Raises UsageError where there is no image.
         """
         files = given(paths, label)
         return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
@@ -183,13 +181,15 @@ class Gallery:
         embeddings: FloatArray,
         identities: Sequence[str],
         metadata: Sequence[Mapping[str, str]] | None = None,
+        places: Sequence[FloatArray | None] | None = None,
     ) -> list[int]:
         """Enrol embeddings made elsewhere by the gallery's encoder, all or none.
 
-        ``embeddings`` is float32 (n, dimension), finite and of unit length. Returns the item
-        numbers. Raises UsageError for anything else, and for one that is there already.
+        ``embeddings`` is float32 (n, dimension), finite and of unit length; ``places`` (n) what
+        ``Encoder.describe`` gave with them. Returns the item numbers. Raises UsageError for
+        anything else, and for one that is there already.
         """
-        added = enrolment.enroll_embeddings(self._catalog, embeddings, identities, metadata)
+        added = enrolment.enroll_embeddings(self._catalog, embeddings, identities, metadata, places)
         self._upkeep.after(len(added), in_blocks=True)
         return added
 
@@ -206,8 +206,8 @@ class Gallery:
     ) -> list[Identification]:
         """Identify paths, PIL images or uint8 (H, W, 3) arrays: the k best identities of each.
 
-        See ``Question`` for the other arguments. Raises ImageError, naming the file, at the first
-        image that cannot be read, UsageError for arguments that make no sense.
+        See ``Question`` for the others. Raises ImageError, naming the file, at the first image that
+        cannot be read, UsageError for arguments that make no sense.
         """
         return self._answering.identify(images, Question(k, threshold, where, rule, fpir))
 
@@ -272,10 +272,7 @@ class Gallery:
     def score_blocks(
         self, embeddings: FloatArray, rule: str | None = None
     ) -> tuple[list[str], Iterator[FloatArray]]:
-        """As ``scores``, some embeddings at a time, so that any number of them fits in memory.
-
-        Others may change the gallery between blocks: whoever is gone scores -inf from then on.
-        """
+        """As ``scores``, some embeddings at a time; whoever goes meanwhile scores -inf then."""
         return self._identifier.scores(self.encoder, embeddings, self._calibrating.rule(rule))
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
@@ -296,15 +293,13 @@ class Gallery:
     ) -> Calibration:
         """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
 
-        Without ``fpir`` it is the one that was chosen before, else 0.01.
-        By the gallery's own items, each as a stranger to the other identities; or by pictures of
-        things that are not enrolled, files or folders, which is better where probes look unlike
-        what is enrolled. Those that cannot be read go to ``reject``. By ``metric`` "auto" scores
-        are those of a metric that the gallery learns where that names more held-out items rightly,
-        by "none" plain cosines; without it by what was chosen before, else "auto". By ``closer``
-        "auto" the best candidates are put in order by a closer look, as far as that helps
-        held-out items; by "none" not, and nothing is kept for it. Raises UsageError where there are
-        too few to tell.
+        Without ``fpir`` it is the one that was chosen before, else 0.01. Strangers are the
+        gallery's own items, each without its identity; or pictures of things that are not enrolled,
+        files or folders, which is better where probes look unlike what is enrolled. Those that
+        cannot be read go to ``reject``. By ``metric`` "auto" scores are those of a metric that the
+        gallery learns, by ``closer`` "auto" the best candidates are looked at closely, either as
+        far as held-out items are named better; not by "none". None is what was chosen before, else
+        "auto". Raises UsageError where there are too few to tell.
         """
         return self._calibrating.calibrate(fpir, rule, strangers, reject, metric, closer)
 
@@ -436,10 +431,9 @@ class Gallery:
         write the index anew.
 
         Until the switch, which is one transaction, the old generation answers. Items whose image
-        cannot be read any more stop the switch, unless ``skip_missing``: then they stay enrolled
-        but cannot be found until their images are back and ``rebuild`` is run again. What has
-        been embedded is kept in either case, so that running it again resumes. A calibrated gallery
-        is calibrated again; of another, a warning says what decides under the new encoder.
+        cannot be read stop the switch, unless ``skip_missing``: then they stay enrolled, but cannot
+        be found until ``rebuild`` is run with their images back. Running it again resumes. A
+        calibrated gallery is calibrated again; of another, a warning says what decides now.
         """
         before, generation = self.calibration, self._catalog.state().generation
         report = rebuild(
