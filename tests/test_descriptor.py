@@ -157,3 +157,15 @@ def test_a_run_starts_from_an_encoder_that_centres_with_another_dimension(tmp_pa
     assert torch.equal(kept.bias, torch.full((32,), 0.02))
     assert new.weight.shape == (16, made.projection.weight.shape[1])  # type: ignore[index]
     assert not new.bias.any()
+
+
+def test_fitted_places_vary_alike_in_every_direction() -> None:
+    made = network()
+    batches = torch.randint(0, 255, (2, 8, 96, 96, 3), dtype=torch.uint8)
+    made.fit_places(batches)
+    with torch.inference_mode():
+        maps = made.maps(batches[0])[3]
+        cells = made.places(made.cells(maps)).flatten(2).transpose(1, 2).flatten(0, 1)
+    assert np.abs(cells.mean(dim=0).numpy()).max() < 0.5
+    spread = np.linalg.eigvalsh(np.cov(cells.numpy(), rowvar=False))
+    assert 0 < spread.min() < spread.max() < 2

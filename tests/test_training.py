@@ -30,6 +30,7 @@ from siamese_search.decision.evidence import logistic  # noqa: E402
 from siamese_search.embedding import backbones  # noqa: E402
 from siamese_search.embedding.backbones import SmallResNet  # noqa: E402
 from siamese_search.embedding.network import EmbeddingNetwork  # noqa: E402
+from siamese_search.embedding.record import verified_weights  # noqa: E402
 from siamese_search.errors import (  # noqa: E402
     EncoderError,
     RuntimeUnavailable,
@@ -452,6 +453,21 @@ def test_training_on_from_an_encoder_keeps_its_preprocessing(folder: Path, tmp_p
     first, second = (Encoder.open(tmp_path / name) for name in ("first", "second"))
     assert first.record.preprocessing == second.record.preprocessing
     assert first.record.architecture == second.record.architecture
+
+
+@pytest.mark.slow
+def test_training_on_from_an_encoder_with_places_makes_them_anew(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = replace(SMALL, start="general-2", dimension=None, size=64, steps=4, freeze=0)
+    report = train([folder], tmp_path / "mine", settings)
+    made, start = Encoder.open(tmp_path / "mine", "cpu"), Encoder.open("general-2", "cpu")
+    assert made.gives_places
+    new, old = (verified_weights(one.folder, one.record)["places.weight"] for one in (made, start))
+    assert np.array_equal(new, old) == (report.kept == 0)
+    with Gallery.open(tmp_path / "gallery", made) as gallery:
+        gallery.enroll([folder])
+        assert gallery.info().places == len(gallery) == 48
 
 
 def test_frozen_layers_keep_their_weights_and_the_others_do_not(folder: Path) -> None:

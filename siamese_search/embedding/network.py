@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from siamese_search.decision.closer import fit_projection
 from siamese_search.embedding import backbones  # noqa: F401  registers ours with timm
 
 
@@ -98,6 +99,20 @@ class EmbeddingNetwork(nn.Module):
             cells = self.places(self.cells(maps[self._places].float()))
             places = functional.normalize(cells, dim=1).flatten(2).transpose(1, 2)
         return self._embedding(maps), places
+
+    @torch.no_grad()
+    def fit_places(self, batches: Iterable[Tensor]) -> None:
+        """Make places of the directions in which cells of pictures vary.
+
+        ``batches`` are uint8 (n, height, width, channels). Only where the architecture has places.
+        """
+        assert self.place_shape is not None
+        cells = [self.cells(self.maps(pixels)[self._places].float()) for pixels in batches]
+        rows = torch.cat([one.flatten(2).transpose(1, 2).flatten(0, 1).cpu() for one in cells])
+        mean, whitening = fit_projection(rows.numpy(), self.place_shape[1])
+        weights = torch.from_numpy(np.ascontiguousarray(whitening.T))
+        self.places.weight.copy_(weights[:, :, None, None])
+        cast(Tensor, self.places.bias).copy_(torch.from_numpy(-mean @ whitening))
 
     def maps(self, pixels: Tensor) -> dict[str | int, Tensor]:
         """The feature maps that are pooled, (n, channels, rows, columns) by their sources."""

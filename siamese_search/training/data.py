@@ -24,6 +24,8 @@ from siamese_search.records import ImageFile, Progress, Rejection, printable
 Watcher = Callable[[Progress], None]
 
 SMALL = 128  # pixels
+SOME = 2000  # pictures that calibrate beside what is held out
+SOME_EACH = 20  # of a class
 FEW_CLASSES = 10  # with fewer, none can be spared for validation
 
 
@@ -45,6 +47,15 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def some(self) -> Pictures:
+        """At most so many pictures of each class, and about ``SOME`` of all."""
+        classes = int(self.labels.max()) + 1
+        each = max(1, min(SOME_EACH, SOME // classes))
+        order = np.argsort(self.labels, kind="stable")
+        firsts = np.searchsorted(self.labels[order], self.labels[order])
+        chosen = order[np.arange(len(order)) - firsts < each]
+        return Pictures(self.pixels[chosen], self.labels[chosen])
 
 
 @dataclass(frozen=True)

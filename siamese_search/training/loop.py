@@ -275,8 +275,13 @@ class Trainer:
 
     def finish(self) -> None:
         """Embed from now on as the encoder will that is written: on the CPU, in float32, by
-        rounded weights.
+        rounded weights. Places are made of what the trained features vary in.
         """
+        if self.averaged.place_shape is not None and self.selection.step > 0:
+            self.averaged.fit_places(
+                torch.from_numpy(seen.pixels).to(self.device)
+                for seen in self._queried(self.training.some())
+            )
         outcome.final(self.averaged)
         self.device, self._half = torch.device("cpu"), False
 
@@ -303,7 +308,10 @@ class Trainer:
 
     def _as_queried(self, pictures: Pictures) -> FloatArray:
         """Embeddings of training pictures as queries see them."""
-        parts = []
+        return np.concatenate([self.embed(seen) for seen in self._queried(pictures)])
+
+    def _queried(self, pictures: Pictures) -> Iterator[Pictures]:
+        """Training pictures as queries see them, batch by batch."""
         for start in range(0, len(pictures), EVALUATION_BATCH):
             pixels = pictures.pixels[start : start + EVALUATION_BATCH]
             if self.share < 1:
@@ -315,8 +323,7 @@ class Trainer:
                 views = augmentation.augment(torch.from_numpy(pixels), UNALTERED, self.size, seed=0)
                 pixels = views.round().byte().permute(0, 2, 3, 1).numpy()
             labels = pictures.labels[start : start + EVALUATION_BATCH]
-            parts.append(self.embed(Pictures(pixels, labels)))
-        return np.concatenate(parts)
+            yield Pictures(pixels, labels)
 
     # Checkpoints
 

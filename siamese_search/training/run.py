@@ -25,14 +25,12 @@ from siamese_search.pictures.sources import find, not_empty
 from siamese_search.records import ImageFile, Progress, Rejection
 from siamese_search.training import checkpoint, distributed, hardware, outcome
 from siamese_search.training.augmentation import PRESETS
-from siamese_search.training.data import Pictures, Split, decode, regular, roomy, split
+from siamese_search.training.data import SOME, Pictures, Split, decode, regular, roomy, split
 from siamese_search.training.loop import Epoch, Trainer
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import Start, starting_point
 
 METRICS = "metrics.jsonl"
-SEEN_AT_MOST = 2000  # pictures that calibrate beside what is held out
-ENROLLED_AT_MOST = 20  # of a class
 
 
 @dataclass(frozen=True)
@@ -285,7 +283,7 @@ def _seen(files: list[ImageFile], settings: Settings, how: Preprocessing) -> Pic
     Whole classes, so that there are genuine pairs, of about 2,000 pictures in all.
     """
     names = sorted({file.identity for file in files})
-    every = max(1, min(-(-len(files) // SEEN_AT_MOST), len(names) // 2))  # two classes at least
+    every = max(1, min(-(-len(files) // SOME), len(names) // 2))  # two classes at least
     classes = {name: number for number, name in enumerate(names[::every])}
     chosen = [file for file in files if file.identity in classes]
     return decode(chosen, classes, how, settings.cache_bytes)[0]
@@ -299,7 +297,7 @@ def _decided(
     A run that gained nothing leaves both as the starting encoder has them.
     """
     trainer.finish()
-    enrolled = _some(trainer.training)
+    enrolled = trainer.training.some()
     kept = trainer.weights()
     same = start.encoder is not None and start.is_encoder and trainer.selection.step == 0
     if start.encoder is None or same:
@@ -314,16 +312,6 @@ def _decided(
         trainer.view(trainer.selection.start, judged, enrolled),
     )
     return view, trained_record(view, judged.labels, enrolled.labels, known, unseen)
-
-
-def _some(pictures: Pictures) -> Pictures:
-    """At most so many pictures of each class, and about ``SEEN_AT_MOST`` of all."""
-    classes = int(pictures.labels.max()) + 1
-    each = max(1, min(ENROLLED_AT_MOST, SEEN_AT_MOST // classes))
-    order = np.argsort(pictures.labels, kind="stable")
-    firsts = np.searchsorted(pictures.labels[order], pictures.labels[order])
-    chosen = order[np.arange(len(order)) - firsts < each]
-    return Pictures(pictures.pixels[chosen], pictures.labels[chosen])
 
 
 def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
