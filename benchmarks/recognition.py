@@ -43,11 +43,12 @@ from siamese_search.records import Identification
 PROBES = 1000
 RATES = (0.01, 0.05)
 FIGURES = ("first", "TPIR", "got 1 %", "got 5 %")
-WAYS: dict[str, dict[str, str] | None] = {
-    "uncalibrated": None,
-    "plain": {"metric": "none", "closer": "none"},
-    "metric": {"metric": "auto", "closer": "none"},
-    "closer": {"metric": "auto", "closer": "auto"},
+# The metric that calibration looks for, if it calibrates, and whether candidates are looked at.
+WAYS: dict[str, tuple[str | None, bool]] = {
+    "uncalibrated": (None, False),
+    "plain": ("none", False),
+    "metric": ("auto", False),
+    "closer": ("auto", True),
 }
 
 
@@ -56,7 +57,7 @@ class Pictures:
     """Pictures (n) as an encoder describes them, with their classes."""
 
     vectors: FloatArray
-    places: list[FloatArray | None]
+    places: list[Any]  # float16 (49, 64), None where the encoder gives none
     classes: np.ndarray[Any, np.dtype[np.str_]]
 
     def take(self, rows: IntArray) -> Pictures:
@@ -105,14 +106,12 @@ def within(pictures: Pictures, shots: int, identities: int | None = None) -> Dra
     return draw
 
 
-def across(enrolled: Pictures, asked: Pictures, shots: int, names: list[str], all_: bool) -> Draws:
-    """Some pictures of these classes; pictures of another day are asked, of these or of all."""
+def across(enrolled: Pictures, asked: Pictures, shots: int, names: list[str]) -> Draws:
+    """Some pictures of these classes; all pictures of another day are asked."""
 
     def draw(chance: np.random.Generator) -> Draw:
         rows = some_of_each(enrolled, shots, chance, names)
         probes = np.arange(len(asked.classes))
-        if not all_:
-            probes = np.flatnonzero(np.isin(asked.classes, names))
         return enrolled.take(rows), asked.take(chance.permutation(probes)[:PROBES])
 
     return draw
@@ -143,10 +142,11 @@ def settings(encoder: Encoder, wanted: list[str]) -> Iterator[tuple[str, Draws]]
         names = np.unique(days[0].classes).tolist()
         odd, even = ([n for n in names if int(n) % 2 == rest] for rest in (1, 0))
         for shots in (1, 5):
-            yield f"groceries, {shots}", across(*days, shots, odd, False)
-        yield "groceries, 5, half are strangers", across(*days, 5, even, True)
+            own = days[1].take(np.flatnonzero(np.isin(days[1].classes, odd)))
+            yield f"groceries, {shots}", across(days[0], own, shots, odd)
+        yield "groceries, 5, half are strangers", across(days[0], days[1], 5, even)
         icons = described(encoder, [(photo.path, photo.fine) for photo in grocery_iconic()])
-        yield "groceries, catalogue", across(icons, days[1], 1, names, False)
+        yield "groceries, catalogue", across(icons, days[1], 1, names)
 
 
 def measure(encoder: Encoder, draw: Draw) -> dict[str, dict[str, float]]:
@@ -158,19 +158,20 @@ def measure(encoder: Encoder, draw: Draw) -> dict[str, dict[str, float]]:
         gallery.enroll_embeddings(
             enrolled.vectors, enrolled.classes.tolist(), places=enrolled.places
         )
-        for way, choice in WAYS.items():
+        for way, (metric, closely) in WAYS.items():
             figures = {}
-            # Without strangers no rate is of interest, but the closer look is learned all the same.
-            rates = RATES if not known.all() else RATES[1:]
-            for rate in rates if choice else ():
+            places = asked.places if closely else None
+            # Where nobody is a stranger no rate is of interest, but the gallery learns as ever.
+            for rate in RATES if not known.all() else RATES[1:]:
                 try:
-                    gallery.calibrate(rate, metric=choice["metric"], closer=None)
+                    if metric is not None:
+                        gallery.calibrate(rate, metric=metric)
                 except UsageError:  # too few for this rate
                     continue
-                answers = answered(gallery, asked, choice["closer"] == "auto")
+                answers = gallery.identify_embeddings(asked.vectors, k=5, places=places)
                 named = np.array([answer.identity is not None for answer in answers])
-                figures[f"got {rate:.0%}".replace("%", " %")] = float(named[~known].mean())
-            answers = answered(gallery, asked, choice is not None and choice["closer"] == "auto")
+                if metric is not None and not known.all():
+                    figures[f"got {100 * rate:.0f} %"] = 100 * float(named[~known].mean())
             right = np.array([a.matches[0].identity for a in answers]) == asked.classes
             figures["first"] = 100 * float(right[known].mean())
             if not known.all():
@@ -178,11 +179,6 @@ def measure(encoder: Encoder, draw: Draw) -> dict[str, dict[str, float]]:
                 figures["TPIR"] = 100 * metrics.tpir_at_fpir(shown, right, known, RATES[0]).tpir
             found[way] = figures
     return found
-
-
-def answered(gallery: Gallery, asked: Pictures, closely: bool) -> list[Identification]:
-    places = asked.places if closely else None
-    return gallery.identify_embeddings(asked.vectors, k=5, places=places)
 
 
 def evidence_of(answer: Identification) -> float:
@@ -218,8 +214,7 @@ def row(name: str, setting: str, draws: list[dict[str, dict[str, float]]]) -> li
     for figure in FIGURES:
         for way in WAYS:
             values = [draw[way][figure] for draw in draws if figure in draw[way]]
-            scale = 100 if figure.startswith("got") else 1
-            cells.append(f"{scale * statistics.fmean(values):.1f}" if values else "")
+            cells.append(f"{statistics.fmean(values):.1f}" if values else "")
     return [name, setting, len(draws), *cells]
 
 
