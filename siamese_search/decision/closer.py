@@ -31,6 +31,7 @@ IntArray = npt.NDArray[np.int64]
 CANDIDATES = 50  # items that are looked at closely
 GRID = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)  # weights that are tried, in units: see ``unit_weight``
 CAUTIOUS = 0.125  # the weight, in units, where a gallery cannot tell
+DECIDING = 0.4  # units from which on votes help so much that they tell strangers, too
 LEVEL = 0.5  # standard errors within which weights do as well as each other
 FEWEST = 5  # identities that must find themselves for a gallery to tell
 LEAST = 1e-6
@@ -222,7 +223,8 @@ class Look:
 @dataclass(frozen=True)
 class Learned:
     """The weight of votes, and why: how many identities told, and the share of their items that is
-    named rightly without votes and with them; ``told`` is False for the cautious weight.
+    named rightly without votes and with them; ``told`` is False for the cautious weight. It
+    ``decides`` where it is so large that votes shall be part of what strangers are told by.
     """
 
     weight: float
@@ -230,6 +232,7 @@ class Learned:
     identities: int = 0
     without: float = 0.0
     with_votes: float = 0.0
+    decides: bool = False
 
 
 def learn_weight(looks: Sequence[Look]) -> Learned:
@@ -263,7 +266,8 @@ def learn_weight(looks: Sequence[Look]) -> Learned:
     )
     while chosen and hits[chosen] < hits[0]:
         chosen -= 1
-    return Learned(weights[chosen], True, len(names), hits[0], hits[chosen])
+    decides = GRID[chosen] >= DECIDING
+    return Learned(weights[chosen], True, len(names), hits[0], hits[chosen], decides)
 
 
 def unit_weight(looks: Sequence[Look]) -> float:

@@ -1,12 +1,14 @@
 """Reranking: the best candidates of a probe are put in order by a closer look.
 
-Who is named is decided by scores as before: the look tells candidates apart, and says nothing of
-strangers. Knows nothing of pictures and encoders, nor of how places vote.
+Unless it helps much, who is named is decided by scores as before. Knows nothing of pictures and
+encoders, nor of how places vote.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,36 +26,41 @@ class CloserLook:
         self._catalog = catalog
 
     def reordered(
-        self, generation: Generation, places: FloatArray | None, ranked: Ranked, weight: float
-    ) -> tuple[Match, ...]:
-        """The identities of a probe with these ``places``, best first by scores and votes.
+        self,
+        generation: Generation,
+        places: FloatArray,
+        ranked: Ranked,
+        weight: float,
+        decides: bool,
+    ) -> tuple[Match, ...] | None:
+        """The identities of a probe with these ``places``, best first by scores and votes; None
+        where nothing is known of its candidates' places.
 
-        Where nothing is known of places, they stay as they are.
+        Votes become part of the scores where the look ``decides``, else they stand beside these.
         """
-        votes = {} if places is None else self.votes(generation, places, ranked)
+        votes = self.votes(generation, places, zip(ranked.items, ranked.owners, strict=True))
         if not votes:
-            return ranked.matches
-        scores = np.array([match.score for match in ranked.matches], np.float32)
-        given = np.array([votes.get(match.identity, 0.0) for match in ranked.matches], np.float32)
-        together = closer.fused(scores, given, weight)
-        added = (together - scores).tolist()
-        return tuple(
-            dataclasses.replace(ranked.matches[place], closer=added[place])
-            for place in np.argsort(-together, kind="stable").tolist()
-        )
+            return None
+        matches = ranked.matches
+        scores = np.array([match.score for match in matches], np.float32)
+        total = together([match.identity for match in matches], scores, votes, weight)
+        added = (total - scores).tolist()
+        found = [
+            dataclasses.replace(match, score=float(whole))
+            if decides
+            else dataclasses.replace(match, closer=more)
+            for match, whole, more in zip(matches, total, added, strict=True)
+        ]
+        return tuple(found[place] for place in np.argsort(-total, kind="stable").tolist())
 
     def votes(
-        self, generation: Generation, places: FloatArray, ranked: Ranked, without: int | None = None
+        self, generation: Generation, places: FloatArray, near: Iterable[tuple[int, str]]
     ) -> dict[str, float]:
         """The votes of a probe's places (count, dimension) for the identities of its nearest items,
-        nan where these have no places; none at all where no item has.
-
-        The probe may be an item itself, which is looked at ``without`` it.
+        given best first with these; nan where an identity has no places, none at all where none
+        has.
         """
-        near = [
-            pair for pair in zip(ranked.items, ranked.owners, strict=True) if pair[0] != without
-        ]
-        owner = dict(near[: closer.CANDIDATES])
+        owner = dict(itertools.islice(near, closer.CANDIDATES))
         items, known = self._catalog.places(generation.number, owner)
         if not len(items):
             return {}
@@ -61,3 +68,11 @@ class CloserLook:
         found = closer.votes(closer.units(places), known, owners)
         votes = dict.fromkeys(owner.values(), float("nan"))
         return votes | dict(zip(names.tolist(), found.tolist(), strict=True))
+
+
+def together(
+    names: Sequence[str], scores: FloatArray, votes: Mapping[str, float], weight: float
+) -> FloatArray:
+    """Scores (n,) of identities with their votes; those that are no candidates have none."""
+    given = np.array([votes.get(name, 0.0) for name in names], np.float32)
+    return closer.fused(scores, given, weight)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,10 +15,18 @@ from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.decision.closer import Look
 from siamese_search.gallery.ranking import Ranking
-from siamese_search.gallery.reranking import CloserLook
+from siamese_search.gallery.reranking import CloserLook, together
 from siamese_search.gallery.snapshots import Searched, View
 from siamese_search.index import Index
-from siamese_search.records import Audit, Generation, Item, LeftOut, Progress, Watcher
+from siamese_search.records import (
+    Audit,
+    Generation,
+    Item,
+    LeftOut,
+    Match,
+    Progress,
+    Watcher,
+)
 from siamese_search.storage.catalog import Catalog
 
 BLOCK = 256  # items that are searched in one read of the database
@@ -50,35 +59,63 @@ class SelfTest:
         """These items, ascending, each looked at closely without itself; those that are gone or
         have no places left out.
         """
-        look = CloserLook(self._catalog)
-        for start in range(0, len(items), BLOCK):
-            with self._snapshots.searching() as view:
-                found = list(self._looks(view, items[start : start + BLOCK], rule, look))
-            yield from found
-
-    def _looks(self, view: View, items: IntArray, rule: str, look: CloserLook) -> Iterator[Look]:
-        items, known = self._catalog.places(
-            view.generation.number, items[view.index.holds(items)].tolist()
-        )
-        vectors = view.index.vectors(items)
-        owners = self._catalog.owners(items.tolist())
-        ranked = self._ranking.ranked(view.index, vectors, 3, None, rule)
-        members = self._ranking.members(view.index)
-        members.load({owner for owner, _ in owners.values()})
-        for item, vector, places, one in zip(items.tolist(), vectors, known, ranked, strict=True):
-            own = owners[item][0]
-            votes = look.votes(view.generation, places, one, without=item)
-            scores = {match.identity: match.score for match in one.matches}
-            score = without_item(members[own], item, vector, rules.RULES[rule])
-            if score is not None:
-                scores[own] = score
+        for _, own, scores, votes in self._looked(items, rule, strange=False):
             names = [name for name in votes if name in scores]
             yield Look(
                 own,
-                np.array([scores[name] for name in names], np.float32),
+                np.array([scores[name].score for name in names], np.float32),
                 np.array([votes[name] for name in names], np.float32),
                 names.index(own) if own in names else None,
             )
+
+    def looked(self, items: IntArray, rule: str, weight: float, strange: bool) -> Iterator[LeftOut]:
+        """As ``looks``, with scores to which the votes are added by a weight. As a stranger, an
+        item is asked without all of its identity.
+        """
+        for item, own, scores, votes in self._looked(items, rule, strange):
+            plain = np.array([match.score for match in scores.values()], np.float32)
+            total = together(list(scores), plain, votes, weight).tolist()
+            found = {
+                match.identity: replace(match, score=score)
+                for match, score in zip(scores.values(), total, strict=True)
+            }
+            mine = found.pop(own, None)
+            others = sorted(found.values(), key=lambda match: -match.score)[:2]
+            yield LeftOut(item, own, None, None if mine is None else mine.score, tuple(others))
+
+    def _looked(
+        self, items: IntArray, rule: str, strange: bool
+    ) -> Iterator[tuple[int, str, dict[str, Match], dict[str, float]]]:
+        """Items with their identities, and all identities' matches and votes without them."""
+        for start in range(0, len(items), BLOCK):
+            with self._snapshots.searching() as view:
+                found = list(self._looked_in(view, items[start : start + BLOCK], rule, strange))
+            yield from found
+
+    def _looked_in(
+        self, view: View, items: IntArray, rule: str, strange: bool
+    ) -> Iterator[tuple[int, str, dict[str, Match], dict[str, float]]]:
+        index, generation = view.index, view.generation
+        items, known = self._catalog.places(generation.number, items[index.holds(items)].tolist())
+        vectors = index.vectors(items)
+        owners = self._catalog.owners(items.tolist())
+        ranked = self._ranking.ranked(index, vectors, 3, None, rule)
+        members = self._ranking.members(index)
+        members.load({owner for owner, _ in owners.values()})
+        look = CloserLook(self._catalog)
+        for item, vector, places, one in zip(items.tolist(), vectors, known, ranked, strict=True):
+            own = owners[item][0]
+            scores = {match.identity: match for match in self._ranking.marked([one.matches])[0]}
+            scores.pop(own, None)
+            score = without_item(members[own], item, vector, rules.RULES[rule])
+            if score is not None and not strange:
+                scores[own] = Match(own, score, item, None)
+            near = [
+                (number, owner)
+                for number, owner in zip(one.items, one.owners, strict=True)
+                if number != item and not (strange and owner == own)
+            ]
+            yield item, own, scores, look.votes(generation, places, near)
 
     def probes(self, limit: int | None, seed: int = 0) -> IntArray:
         """The items that can be found, about ``limit`` of them where there are more, ascending."""
