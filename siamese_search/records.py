@@ -142,7 +142,7 @@ class Match:
     """An identity and its best item for a probe. ``score`` is a cosine, higher is closer.
 
     A ``distractor`` is never named. ``closer`` is what a closer look adds to the score where
-    identities are put in order, None where none was taken.
+    identities are put in order; None where none was taken, or where the score has it already.
     """
 
     identity: str
@@ -242,7 +242,8 @@ class Calibration:
     share of the gallery's ``genuine`` items that would get their own name; ``metric`` the number of
     the metric that scores are of, None for plain cosines; ``closer`` how much a vote of the closer
     look counts beside a score, 0 where none is taken, and ``closer_gain`` the share of held-out
-    items that it names rightly beyond those that scores do, None where that could not be told.
+    items that it names rightly beyond those that scores do, None where that could not be told;
+    ``looked`` how probes are decided that were looked at closely, where votes are part of the score.
     """
 
     fpir: float
@@ -268,6 +269,12 @@ class Calibration:
     metric: int | None = None
     closer: float = 0.0
     closer_gain: float | None = None
+    looked: Calibration | None = None
+
+    @property
+    def deciding(self) -> Calibration:
+        """How pictures are decided: by a closer look where that has a say."""
+        return self if self.looked is None else self.looked
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Calibration:
@@ -280,7 +287,9 @@ class Calibration:
             raise ValueError("the weight of its closer look is no number")
         thresholds = {float(rate): float(value) for rate, value in fields["thresholds"].items()}
         evidence = tuple(fields.get("evidence", ()))
-        return cls(**fields | {"thresholds": thresholds, "evidence": evidence})
+        looked = fields.get("looked")
+        made = None if looked is None else cls.of(looked)
+        return cls(**fields | {"thresholds": thresholds, "evidence": evidence, "looked": made})
 
 
 @dataclass(frozen=True)

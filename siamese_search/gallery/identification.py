@@ -117,20 +117,32 @@ class Identifier:
         judge = _judge(calibration, encoder, question, rule)
         shown = max(k, 2)
         ranked = self._ranking.ranked(index, queries, shown, allowed, rule)
-        weight = 0.0 if calibration is None or calibration.rule != rule else calibration.closer
-        found = [one.matches for one in ranked]
-        if weight:
-            found = [
-                self._look.reordered(view.generation, seen, one, weight)
+        looked: list[tuple[Match, ...] | None] = [None] * len(ranked)
+        closer_judge = None
+        if calibration is not None and calibration.closer and calibration.rule == rule:
+            # A filter leaves out rivals that the rate was calibrated with.
+            if calibration.looked is not None and allowed is None:
+                closer_judge = _judge(calibration.looked, encoder, question, rule)
+            decides = closer_judge is not None
+            looked = [
+                None
+                if seen is None
+                else self._look.reordered(view.generation, seen, one, calibration.closer, decides)
                 for seen, one in zip(places, ranked, strict=True)
             ]
-        # A filter leaves out rivals that the rate was calibrated with.
         rivals = [one.matches[:3] for one in ranked]
         if allowed is not None and calibration is not None:
             rivals = self._ranking.rank(index, queries, 3, None, rule)
-        marked = self._ranking.marked([one[:shown] for one in found])
+        found = [
+            (one.matches if look is None else look)[:shown]
+            for look, one in zip(looked, ranked, strict=True)
+        ]
+        marked = self._ranking.marked(found)
         return [
-            judge.decide(matches, k, others) for matches, others in zip(marked, rivals, strict=True)
+            judge.decide(matches, k, others)
+            if look is None or closer_judge is None
+            else closer_judge.decide(matches, k)
+            for look, matches, others in zip(looked, marked, rivals, strict=True)
         ]
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
