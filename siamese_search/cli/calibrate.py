@@ -47,9 +47,10 @@ def calibrate(
         str | None,
         typer.Option(
             metavar="auto|none",
-            help="Whether scores are those of a metric that the gallery learns from its items,"
-            " where it names more of them rightly (auto), or plain cosines (none); default: what"
-            " was chosen before, else auto.",
+            help="auto: scores are those of a metric that the gallery learns from its items, where"
+            " it names more of them rightly; where --strangers look unlike them, probes and items"
+            " are each compared about their own mean. none: plain cosines. Default: what was chosen"
+            " before, else auto.",
         ),
     ] = None,
     encoder: EncoderOption = None,

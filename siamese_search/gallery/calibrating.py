@@ -24,10 +24,10 @@ from siamese_search.errors import (
     SiaSearchError,
     UsageError,
 )
-from siamese_search.gallery.active import Active, ActiveEncoder
+from siamese_search.gallery.active import Active, ActiveEncoder, require
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.identification import Identifier
-from siamese_search.gallery.learning import AUTO, Learning, known_choice
+from siamese_search.gallery.learning import AUTO, Asked, Learning, known_choice
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.pictures.read import content_hash, read_file
@@ -84,17 +84,20 @@ class Calibrating:
         fpir = self._rate_before() if fpir is None else fpir
         calibration.require_rate(fpir)
         active = self._active.now()
-        last_item = self._catalog.state().last_item
+        folder = self._catalog.path.parent
         if not self._catalog.totals()[1]:
-            folder = self._catalog.path.parent
             raise UsageError(f"nothing is enrolled in {folder}: enrol first, then calibrate")
-        candidate = self.learning.candidate(wanted, active.encoder.prior)
+        asked = None if strangers is None else self._asked(active, strangers, reject)
+        state = self._catalog.state()
+        require(active.encoder, state.generation, folder)  # others may have switched meanwhile
+        last_item = state.last_item
+        candidate = self.learning.candidate(wanted, active.encoder.prior, asked)
         try:
             seen = candidate.evidence(self._catalog, rule)
-            if strangers is not None:
+            if asked is not None:
                 identifier = Identifier(self._catalog, candidate.searched, Ranking(self._catalog))
-                values, shown = self._evidence_of(active, identifier, strangers, rule, reject)
-                seen = replace(seen, strangers=values, shown=shown)
+                values = _evidence_of(asked, active, identifier, rule)
+                seen = replace(seen, strangers=values, shown=asked.shown)
         finally:
             candidate.close()
         reference = Reference.of(active.encoder.record.calibration)
@@ -211,26 +214,19 @@ class Calibrating:
                 return found.fpir
         return calibration.FPIR
 
-    def _evidence_of(
-        self,
-        active: Active,
-        identifier: Identifier,
-        places: Places,
-        rule: str,
-        reject: Callable[[Rejection], None],
-    ) -> tuple[DoubleArray, list[str]]:
-        """Evidence of pictures of things that are not enrolled, with what they show."""
+    def _asked(self, active: Active, places: Places, reject: Callable[[Rejection], None]) -> Asked:
+        """Pictures of things that are not enrolled, embedded."""
         pictures = self._strangers(places, reject)
-        values, groups = [], []
+        vectors, shown = [], []
         embedded = active.encoder.embed_each([file.path for file in pictures])
         for file, (_, result) in zip(pictures, embedded, strict=True):
             if isinstance(result, ImageError):
                 reject(Rejection(printable(file.path), str(result)))
                 continue
-            (matches,) = identifier.ranked(active.encoder, result[None], 2, rule)
-            values.append(evidence_of(matches))
-            groups.append(file.identity)
-        return np.array(values), groups
+            vectors.append(result)
+            shown.append(file.identity)
+        stacked = np.array(vectors, np.float32).reshape(-1, active.encoder.dimension)
+        return Asked(stacked, shown)
 
     def _strangers(self, places: Places, reject: Callable[[Rejection], None]) -> list[ImageFile]:
         """The pictures in these places, without those of what is enrolled."""
@@ -264,3 +260,14 @@ class Calibrating:
         except ImageError:
             return False
         return bool(self._catalog.known([content]))
+
+
+def _evidence_of(asked: Asked, active: Active, identifier: Identifier, rule: str) -> DoubleArray:
+    """The evidence of pictures of strangers (m,).
+
+    These gave the probes' mean, where that is used. A picture's own share in it changes how far it
+    is from the mean, and not in which direction; that of other pictures of the same thing hardly
+    matters (dev/experiments.md).
+    """
+    ranked = [identifier.ranked(active.encoder, one[None], 2, rule) for one in asked.vectors]
+    return np.array([evidence_of(matches) for (matches,) in ranked])

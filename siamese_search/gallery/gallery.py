@@ -294,10 +294,10 @@ class Gallery:
         Without ``fpir`` it is the one that was chosen before, else 0.01.
         By the gallery's own items, each as a stranger to the other identities; or by pictures of
         things that are not enrolled, files or folders, which is better where probes look unlike
-        what is enrolled. Those that cannot be read go to ``reject``. By ``metric`` "auto" scores
-        are those of a metric that the gallery learns where that names more held-out items rightly,
-        by "none" plain cosines; without it by what was chosen before, else "auto". Raises
-        UsageError where there are too few to tell.
+        what is enrolled. Those that cannot be read go to ``reject``. By ``metric`` "auto" the
+        gallery learns a metric where that names more held-out items rightly, and compares probes
+        about their own mean where strangers are of another kind; by "none" scores are plain
+        cosines; without it by what was chosen before, else "auto". Raises UsageError for too few.
         """
         return self._calibrating.calibrate(fpir, rule, strangers, reject, metric)
 

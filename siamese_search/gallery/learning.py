@@ -17,8 +17,9 @@ import numpy as np
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import calibration
 from siamese_search.decision.calibration import FEWEST_STRANGE, Evidence
+from siamese_search.decision.kinds import of_another_kind
 from siamese_search.decision.learning import Prior, cross_fitted, fit, sample
-from siamese_search.decision.metric import Metric
+from siamese_search.decision.metric import Metric, plain
 from siamese_search.errors import GalleryDamaged, UsageError
 from siamese_search.files import delete
 from siamese_search.gallery.guarded import is_unit
@@ -35,6 +36,10 @@ HELD = 100_000  # items that are held in memory, and cross-fitted
 FOLDS = 5
 AUTO = "auto"
 CHOICES = (AUTO, "none")
+OWN_MEANS = (
+    "pictures asked look unlike those enrolled (catalogue against shop, say): each side is"
+    " compared about its own mean"
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,14 @@ class Held:
     items: IntArray
     vectors: FloatArray
     owners: IntArray
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Pictures such as are asked about: embeddings (m, dimension), and what each shows (m,)."""
+
+    vectors: FloatArray
+    shown: list[str]
 
 
 class Trial:
@@ -103,11 +116,12 @@ class Candidate:
 
         Items that helped to fit a metric stand out too well under it. So as a stranger, each is
         asked under a metric that was fitted without its identity, and as a genuine probe under one
-        that was fitted without it. Beyond ``HELD`` items that hardly matters, and is left out.
+        that was fitted without it. Beyond ``HELD`` items that hardly matters, and is left out, as
+        it is where nothing but means is fitted, see ``cross_fitted``.
         """
         asked = SelfTest(catalog, self.searched, Ranking(catalog))
         never = catalog.distractors(None)
-        if self.metric is None or self._trials is None:
+        if self.metric is None or self.metric.kind == "plain" or self._trials is None:
             return calibration.self_test(list(asked.left_out(rule, SAMPLE)), never)
         probes = asked.probes(SAMPLE)
         strangers, genuine = (
@@ -162,16 +176,18 @@ class Learning:
         self._catalog = catalog
         self._snapshots = snapshots
 
-    def candidate(self, wanted: str, prior: Prior | None = None) -> Candidate:
+    def candidate(
+        self, wanted: str, prior: Prior | None = None, asked: Asked | None = None
+    ) -> Candidate:
         """What a gallery would best be calibrated under, where ``wanted`` is ``auto``; by ``none``
-        under none. ``prior`` is what the encoder knows.
+        under none. ``prior`` is what the encoder knows; ``asked`` tells what probes look like.
         """
         state = self._catalog.state()
         items, owners = self._catalog.identity_numbers()
         if len(items) <= HELD:
             held = self._held(state.generation, items, owners)
             trials = Trials(self._catalog, self._snapshots.engine, state.generation, held, prior)
-            metric = _learned(held, prior) if wanted == AUTO else None
+            metric = _suggested(held, prior, asked) if wanted == AUTO else None
             if metric is None and state.metric is None:
                 return Candidate(None, self._snapshots)
             return Candidate(metric, trials.of(metric), trials)
@@ -179,7 +195,8 @@ class Learning:
         if wanted == AUTO:
             telling = np.flatnonzero(owners >= 0)
             read = telling[sample(owners[telling])]
-            metric = _learned(self._held(state.generation, items[read], owners[read]), prior)
+            held = self._held(state.generation, items[read], owners[read])
+            metric = _suggested(held, prior, asked)
         if metric is None and state.metric is None:
             return Candidate(None, self._snapshots)
         return self._on_disk(state, metric)
@@ -201,19 +218,23 @@ class Learning:
         return Candidate(metric, trial, path=path)
 
     def in_words(self) -> str | None:
-        """What the metric in use was learned from and what it gained, None where there is none."""
+        """What the metric in use was learned from and what it gained, and whether probes have a
+        mean of their own; None where there is none.
+        """
         try:
             _, metric = self._catalog.state_with_metric()
         except GalleryDamaged:
             return "damaged: run `siasearch calibrate`"
         if metric is None:
             return None
-        items = counted(metric.items, "item")
-        identities = counted(metric.identities, "identity", "identities")
-        gain = ""
+        said = "plain cosines"
+        if metric.kind != "plain":
+            items = counted(metric.items, "item")
+            identities = counted(metric.identities, "identity", "identities")
+            said = f"learned from {items} of {identities}"
         if metric.gain is not None:
-            gain = f": {100 * metric.gain:.1f} points more of held-out items named rightly"
-        return f"learned from {items} of {identities}{gain}"
+            said += f": {100 * metric.gain:.1f} points more of held-out items named rightly"
+        return said if metric.probe_mean is None else f"{said}; {OWN_MEANS}"
 
 
 def known_choice(wanted: str) -> str:
@@ -221,6 +242,24 @@ def known_choice(wanted: str) -> str:
     if wanted not in CHOICES:
         raise UsageError(f"unknown metric {wanted!r}: choose one of {', '.join(CHOICES)}")
     return wanted
+
+
+def _suggested(held: Held, prior: Prior | None, asked: Asked | None) -> Metric | None:
+    """The metric that items suggest, or None, about either side's own mean where what is ``asked``
+    is of another kind.
+    """
+    metric = _learned(held, prior)
+    if asked is None:
+        return metric
+    telling = np.flatnonzero(held.owners >= 0)
+    kept = telling[sample(held.owners[telling])]
+    vectors, owners = held.vectors[kept], held.owners[kept]
+    if not of_another_kind(vectors, asked.vectors, owners, asked.shown):
+        return metric
+    if metric is None:
+        identities = len(np.unique(held.owners[telling]))
+        metric = plain(held.vectors.shape[1], len(telling), identities)
+    return metric.centred_on(vectors, asked.vectors)
 
 
 def _learned(held: Held, prior: Prior | None) -> Metric | None:
