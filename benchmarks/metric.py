@@ -9,7 +9,8 @@ descriptor. Protocols and splits are those of the README in the data folder; the
 that at exactly 1 % FPIR by evidence, as ``openset.py`` computes it. Of ``cub-unseen R@1`` every
 item is searched under a metric that was learned without its identity. *Own means*: plain cosine
 and, under ``metric``, catalogue pictures and probes each about their own mean, that of the probes
-from 100 training photos, because these are seen to be of another kind.
+from 100 training photos, because these are seen to be of another kind. What that gives with
+strangers is measured by ``kinds.py``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from common import (
 from siamese_search import Encoder
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision.evidence import evidence
-from siamese_search.decision.learning import Prior, cross_fitted, fit, of_another_kind, sample
+from siamese_search.decision.kinds import of_another_kind
+from siamese_search.decision.learning import Prior, cross_fitted, fit, sample
 from siamese_search.decision.metric import Metric, plain, unit
 from siamese_search.evaluation import metrics
 
@@ -72,12 +74,6 @@ class Pictures:
         part.vectors, part.classes = self.vectors[chosen], self.classes[chosen]
         return part
 
-    def moved(self, metric: Metric) -> Pictures:
-        """Their descriptors under a metric."""
-        made = object.__new__(Pictures)
-        made.vectors, made.classes = metric.apply(self.vectors), self.classes
-        return made
-
     def some_of_each(
         self, shots: int, seed: int, identities: int | None = None
     ) -> tuple[Pictures, Pictures]:
@@ -98,7 +94,7 @@ def scored(
     """Identities (c,), and the scores (n, c) of probes by the balanced rule."""
     items, queries = enrolled.vectors, probes.vectors
     if metric is not None:
-        items, queries = metric.apply(items), metric.apply(queries)
+        items, queries = metric.apply(items), metric.apply_to_probes(queries)
     order = np.argsort(enrolled.classes, kind="stable")
     names, starts = np.unique(enrolled.classes[order], return_index=True)
     best = np.maximum.reduceat(queries @ items[order].T, starts, axis=1)
@@ -134,19 +130,16 @@ def compared(
     return pairs
 
 
-def own_means(enrolled: Pictures, probes: Pictures, seen: FloatArray) -> tuple[float, float]:
+def own_means(enrolled: Pictures, probes: Pictures, seen: Pictures) -> tuple[float, float]:
     """Top-1 by plain cosine as it is, and with either side about its own mean where the probes
     that were ``seen`` before are of another kind than what is enrolled.
     """
     whole = plain(enrolled.vectors.shape[1])
     before = top_1(*scored(enrolled, probes, whole), probes)
-    if not of_another_kind(enrolled.vectors, seen):
+    if not of_another_kind(enrolled.vectors, seen.vectors, enrolled.classes, seen.classes):
         return before, before
-    moved = [
-        side.moved(whole.centred_on(about))
-        for side, about in ((enrolled, enrolled.vectors), (probes, seen))
-    ]
-    return before, top_1(*scored(moved[0], moved[1], None), probes)
+    metric = whole.centred_on(enrolled.vectors, seen.vectors)
+    return before, top_1(*scored(enrolled, probes, metric), probes)
 
 
 def recall(pictures: Pictures, prior: Prior | None) -> tuple[float, float]:
@@ -188,7 +181,7 @@ def groceries(encoder: Encoder, repeats: int) -> dict[str, Pairs]:
     )
     figures = {"grocery-iconic top-1": compared(iter([(icons, test)]), encoder.prior)}
     figures["grocery-iconic, own means"] = [
-        own_means(icons, test, train.vectors[chance.permutation(len(train.vectors))[:KNOWN]])
+        own_means(icons, test, train.take(chance.permutation(len(train.vectors))[:KNOWN]))
         for chance in map(np.random.default_rng, range(repeats))
     ]
     odd_train, odd_test = (p.take(p.classes.astype(int) % 2 == 1) for p in (train, test))

@@ -14,7 +14,6 @@ from siamese_search.decision.learning import (
     Prior,
     cross_fitted,
     fit,
-    of_another_kind,
     sample,
 )
 from siamese_search.decision.metric import Metric, plain
@@ -257,8 +256,9 @@ def test_bytes_give_the_same_metric_again() -> None:
     assert (again.kind, again.gain, again.items) == (metric.kind, metric.gain, metric.items)
 
 
-def test_bytes_that_were_cut_or_altered_anywhere_are_refused() -> None:
-    data = plain(3).to_bytes()
+@pytest.mark.parametrize("metric", [plain(3), plain(3).centred_on(np.eye(3), np.eye(3)[:2])])
+def test_bytes_that_were_cut_or_altered_anywhere_are_refused(metric: Metric) -> None:
+    data = metric.to_bytes()
     for length in range(len(data)):
         with pytest.raises(GalleryDamaged):
             Metric.from_bytes(data[:length])
@@ -276,25 +276,46 @@ def test_bytes_of_a_newer_version_say_so() -> None:
         Metric.from_bytes(bytes(data))
 
 
-def test_probes_of_another_kind_are_told_by_their_mean() -> None:
-    vectors, _ = gallery(60, 1, seed=1)
-    alike, _ = gallery(60, 4, seed=2)
-    other = unit(alike + np.linspace(0, 0.5, WIDTH, dtype=np.float32))
-    assert not of_another_kind(vectors, alike)
-    assert of_another_kind(vectors, other)
-    assert of_another_kind(vectors, other[:20])
-    assert not of_another_kind(vectors, other[:5])
-    with pytest.raises(UsageError, match="shape"):
-        of_another_kind(vectors, other[:, :-1])
-
-
-def test_a_metric_is_moved_to_the_mean_of_probes() -> None:
+def test_each_side_is_centred_on_its_own_mean() -> None:
     vectors, owners = gallery(40, 5)
     metric = fit(vectors, owners)
     probes, _ = gallery(40, 2, seed=3)
-    moved = metric.centred_on(probes)
+    moved = metric.centred_on(vectors, probes)
     np.testing.assert_array_equal(moved.projection, metric.projection)
-    np.testing.assert_allclose(moved.mean, probes.mean(axis=0), atol=1e-6)
-    centred = probes - probes.mean(axis=0)
-    expected = unit(centred)
-    np.testing.assert_allclose(plain(WIDTH).centred_on(probes).apply(probes), expected, atol=1e-5)
+    own = metric.projection.astype(np.float64)
+    for side, apply in ((vectors, moved.apply), (probes, moved.apply_to_probes)):
+        expected = unit((side - side.mean(axis=0)) @ own)
+        np.testing.assert_allclose(apply(side), expected, atol=1e-5)
+    np.testing.assert_array_equal(metric.apply_to_probes(probes), metric.apply(probes))
+    with pytest.raises(UsageError, match="shape"):
+        metric.centred_on(vectors, probes[:, 1:])
+
+
+def test_metrics_that_leave_items_out_keep_the_means_of_both_sides() -> None:
+    vectors, owners = gallery(40, 5)
+    like = fit(vectors, owners).centred_on(vectors, vectors[::2])
+    for metric, _ in cross_fitted(vectors, owners, like=like, folds=2):
+        np.testing.assert_array_equal(metric.mean, like.mean)
+        assert metric.probe_mean is like.probe_mean
+        assert not np.array_equal(metric.projection, like.projection)
+
+
+def test_bytes_of_the_first_version_are_read_and_written_as_ever() -> None:
+    first = bytes.fromhex(
+        "4d5452014e0000000200000002000000dcba68b97b226761696e223a20302e32352c20226964656e74697469"
+        "6573223a20352c20226974656d73223a20372c20226b696e64223a2022706c61696e222c2022736872696e6b"
+        "616765223a20312e307d00000000000000000000803f00000000000000000000803f"
+    )
+    assert plain(2, 7, 5, 0.25).to_bytes() == first
+    again = Metric.from_bytes(first)
+    assert again.probe_mean is None
+    assert again.to_bytes() == first
+
+
+def test_bytes_keep_both_means() -> None:
+    vectors, owners = gallery(30, 4)
+    metric = fit(vectors, owners, dimension=16).centred_on(vectors, vectors[:9])
+    again = Metric.from_bytes(metric.to_bytes())
+    assert again.to_bytes() == metric.to_bytes()
+    np.testing.assert_array_equal(again.apply(vectors), metric.apply(vectors))
+    np.testing.assert_array_equal(again.apply_to_probes(vectors), metric.apply_to_probes(vectors))

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from siamese_search import Encoder, Gallery
 from siamese_search.cli import app
+from siamese_search.decision import closer
 from siamese_search.errors import GalleryDamaged, UsageError
 from siamese_search.storage.database import PAGE_BYTES
 
@@ -92,13 +93,16 @@ def test_order_is_by_scores_and_what_the_look_adds(gallery: Gallery, asked: Path
         (answer,) = gallery.identify([next(iter(sorted(asked.rglob("*.png"))))], k=10)
         together = [match.score + (match.closer or 0) for match in answer.matches]
         assert together == sorted(together, reverse=True)
-        assert all(match.closer is not None and match.closer >= 0 for match in answer.matches)
         assert answer.score == answer.matches[0].score
 
 
-def test_strangers_are_named_no_more_often_by_it(gallery: Gallery) -> None:
+def test_where_it_does_not_decide_strangers_are_named_no_more_often(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closer, "DECIDING", np.inf)
     with gallery:
-        gallery.calibrate(0.2)
+        calibrated = gallery.calibrate(0.2)
+        assert (calibrated.looked, calibrated.deciding) == (None, calibrated)
         strangers = [moved(seed, seed) for seed in range(500, 650)]
         found = gallery.encoder.describe(strangers)
         vectors = np.stack([one.embedding for one in found])
@@ -107,6 +111,30 @@ def test_strangers_are_named_no_more_often_by_it(gallery: Gallery) -> None:
         named = [[a.identity is not None for a in answers] for answers in (plain, looked)]
         assert not any(b and not a for a, b in zip(*named, strict=True))
         assert [a.matches for a in plain] != [a.matches for a in looked]
+
+
+def test_where_it_decides_votes_are_part_of_scores(gallery: Gallery, asked: Path) -> None:
+    with gallery:
+        found = gallery.calibrate(0.1)
+        assert found.looked is not None
+        assert found.deciding == found.looked
+        assert "votes are part of scores" in str(gallery.info().closer)
+        paths = sorted(asked.rglob("*.png"))
+        described = gallery.encoder.describe(paths)
+        vectors = np.stack([one.embedding for one in described])
+        looked = gallery.identify_embeddings(vectors, places=[one.places for one in described])
+        plain = gallery.identify_embeddings(vectors)
+        truth = [path.parent.name for path in paths]
+        right = [
+            [a.identity == name for a, name in zip(b, truth, strict=True)] for b in (plain, looked)
+        ]
+        assert np.mean(right[0]) + 0.2 < np.mean(right[1])
+        assert all(match.closer is None for answer in looked for match in answer.matches)
+        strangers = gallery.identify([moved(seed, seed) for seed in range(500, 700)])
+        assert np.mean([answer.identity is not None for answer in strangers]) < 0.2
+        # What is filtered has other rivals than those that were calibrated: scores decide.
+        (filtered,) = gallery.identify(paths[:1], where={"shop": "none"})
+        assert filtered.identity is None
 
 
 def test_an_answer_does_not_depend_on_k_or_on_other_probes(gallery: Gallery, asked: Path) -> None:
@@ -118,7 +146,7 @@ def test_an_answer_does_not_depend_on_k_or_on_other_probes(gallery: Gallery, ask
             (alone,) = gallery.identify([path], k=1)
             assert alone.identity == answer.identity
             assert alone.matches[0].identity == answer.matches[0].identity
-            assert alone.matches[0].closer == pytest.approx(answer.matches[0].closer, abs=1e-4)
+            assert alone.matches[0].score == pytest.approx(answer.matches[0].score, abs=1e-4)
 
 
 def test_none_keeps_no_places_and_auto_makes_them_again(
@@ -233,7 +261,9 @@ def test_an_item_takes_few_bytes(gallery: Gallery) -> None:
         assert longest < 100 < 4096 < PAGE_BYTES
 
 
-def test_the_command_line_shows_and_switches_it(gallery: Gallery, asked: Path) -> None:
+def test_the_command_line_shows_and_switches_it(
+    gallery: Gallery, asked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = str(gallery.folder)
     gallery.close()
     run = CliRunner().invoke
@@ -241,6 +271,10 @@ def test_the_command_line_shows_and_switches_it(gallery: Gallery, asked: Path) -
     assert done.exit_code == 0
     assert "closer look at candidates: " in done.output
     image = str(sorted(asked.rglob("*.png"))[0])
+    answer = json.loads(run(app, ["query", image, "-g", folder, "--json"]).stdout)
+    assert answer["matches"][0]["closer"] is None  # its votes are part of the score
+    monkeypatch.setattr(closer, "DECIDING", np.inf)
+    assert run(app, ["calibrate", "-g", folder]).exit_code == 0
     answer = json.loads(run(app, ["query", image, "-g", folder, "--json"]).stdout)
     assert answer["matches"][0]["closer"] >= 0
     assert " +0." in run(app, ["query", image, "-g", folder]).stdout

@@ -47,9 +47,10 @@ def calibrate(
         str | None,
         typer.Option(
             metavar="auto|none",
-            help="Whether scores are those of a metric that the gallery learns from its items,"
-            " where it names more of them rightly (auto), or plain cosines (none); default: what"
-            " was chosen before, else auto.",
+            help="auto: scores are those of a metric that the gallery learns from its items, where"
+            " it names more of them rightly; where --strangers look unlike them, probes and items"
+            " are each compared about their own mean. none: plain cosines. Default: what was chosen"
+            " before, else auto.",
         ),
     ] = None,
     closer: Annotated[
@@ -89,10 +90,11 @@ def calibrate(
     if as_json:
         named = {"rejected": [{"path": r.path, "reason": r.reason} for r in rejected]}
         facts = dataclasses.asdict(found)
-        del facts["evidence"]  # what the p-values rest on: up to a thousand numbers
+        for one in (facts, facts["looked"] or {"evidence": ()}):
+            del one["evidence"]  # what the p-values rest on: up to a thousand numbers
         print_json(facts | named)
     else:
-        typer.echo(_described(found))
+        typer.echo(_described(found.deciding))
         if now.metric is not None:
             typer.echo(f"metric {now.metric}")
         if now.closer is not None:

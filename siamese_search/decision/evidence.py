@@ -45,8 +45,8 @@ def evidence_of(matches: Sequence[Match], rivals: Sequence[Match] | None = None)
 
 
 def taken_off(others: Sequence[Match]) -> float:
-    """What is taken off the best score, by the other identities, best first."""
-    return RUNNER_UP * max(0.0, others[0].score) if others else 0.0
+    """What is taken off the best score, by the other identities in any order."""
+    return RUNNER_UP * max([0.0, *(match.score for match in others)])
 
 
 def best_two(scores: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -40,7 +40,6 @@ FEWEST = 10  # items from which scatter is estimated
 SAMPLED = 50_000  # items that a metric is learned from, at most
 EACH = 200  # of them of one identity, where there are more than ``SAMPLED``
 FOLDS = 4  # of identities, held out in turn
-APART = 0.1  # of the variance: 0.7 for catalogue and shop, about 0.01 where both are alike
 HELD_OUT = 1500  # items that the shrinkage is chosen by, at most
 TELLING = 5  # identities of two items or more, without which nothing is chosen
 TEMPERATURES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
@@ -97,7 +96,9 @@ def cross_fitted(
     Every item is left out once: its scores under the metric that comes with it are not too good by
     its having been fitted. ``by_item`` leaves out items at random instead, whose identities' other
     items are fitted. Shrinkage and dimension are those of ``like``, the metric of all items,
-    which is fitted if None. Arguments and errors as for ``fit``.
+    which is fitted if None; so are the means where probes have one of their own: an item's share
+    in its side's mean changes how far it is from that, and not in which direction. Arguments and
+    errors as for ``fit``.
     """
     given, owners = _items(vectors, identities, prior)
     if folds < 2:
@@ -116,30 +117,9 @@ def cross_fitted(
         else:
             rest = whole.less(_Scatter.of(fitted[out], names[out]))
         made = _made(rest, prior, like.shrinkage, like.dimension)
+        if like.probe_mean is not None:
+            made = replace(made, mean=like.mean, probe_mean=like.probe_mean)
         yield made, np.flatnonzero(part == fold)
-
-
-def of_another_kind(vectors: npt.ArrayLike, probes: npt.ArrayLike) -> bool:
-    """Whether probes (m, d) look unlike what is enrolled, descriptors (n, d): photos from a shop
-    among catalogue pictures, say.
-
-    That is so where their means are apart by more than ``APART`` of the variance, beyond what
-    chance explains. A metric learned from what is enrolled misleads then; plain cosine of both
-    sides, each about its own mean (``Metric.centred_on``), does not. False below ``FEWEST`` of
-    either. Raises UsageError for what is not finite, or of another shape.
-    """
-    ours = finite(vectors)
-    sides = [unit(side) for side in (ours, finite(probes, ours.shape[1]))]
-    if min(len(side) for side in sides) < FEWEST:
-        return False
-    means = [side.mean(axis=0, dtype=np.float64) for side in sides]
-    variances = [
-        float(np.square(side - mean).sum(axis=1).mean())
-        for side, mean in zip(sides, means, strict=True)
-    ]
-    chance = sum(variance / len(side) for variance, side in zip(variances, sides, strict=True))
-    distance = float(np.square(means[0] - means[1]).sum())
-    return distance - chance > APART * sum(variances) / 2
 
 
 def sample(identities: npt.ArrayLike, most: int = SAMPLED, each: int = EACH) -> IntArray:

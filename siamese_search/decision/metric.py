@@ -1,7 +1,8 @@
 """The metric under which descriptors are compared: a mean, and a linear projection.
 
-Cosines of projected descriptors are scores. How it is learned: ``learning.py``. It knows nothing of
-files, encoders or indexes.
+Cosines of projected descriptors are scores. Probes may have a mean of their own. How it is learned:
+``learning.py``; when probes need theirs: ``kinds.py``. It knows nothing of files, encoders or
+indexes.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ _Float = TypeVar("_Float", np.float32, np.float64)
 
 _HEADER = struct.Struct("<3sBIIII")  # magic, version, length of facts, d, p, CRC-32
 _MAGIC = b"MTR"
-_VERSION = 1
+_VERSION = 2  # with a mean for probes; what has none is written as version 1
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric. ``mean`` is float32 (d,), ``projection`` float32 (d, p).
+    """A metric. ``mean`` is float32 (d,), ``projection`` float32 (d, p); ``probe_mean`` (d,) takes
+    the place of ``mean`` for what is asked, None where that is compared as items are.
 
     ``kind`` says whose scatter it rests on: that of the items around the ``total`` mean or
     ``within`` their identities, the encoder's ``prior`` alone, or nobody's: ``plain`` cosine.
@@ -49,6 +51,7 @@ class Metric:
     items: int = 0
     identities: int = 0
     gain: float | None = None
+    probe_mean: FloatArray | None = None
 
     @property
     def dimension(self) -> int:
@@ -61,28 +64,36 @@ class Metric:
         return self.projection.astype(np.float64)
 
     def apply(self, vectors: npt.ArrayLike) -> FloatArray:
-        """Descriptors (n, d) to float32 (n, p), each row of unit length; nought stays nought.
+        """Items (n, d) to float32 (n, p), each row of unit length; nought stays nought.
 
         In double precision, so that it hardly matters to a row which others come with it.
         Raises UsageError for another d, and for what is not a finite number.
         """
+        return self._about(self.mean, vectors)
+
+    def apply_to_probes(self, vectors: npt.ArrayLike) -> FloatArray:
+        """The same of what is asked, which may have a mean of its own."""
+        return self._about(self.mean if self.probe_mean is None else self.probe_mean, vectors)
+
+    def _about(self, mean: FloatArray, vectors: npt.ArrayLike) -> FloatArray:
         given = finite(vectors, len(self.mean))
         projected = np.empty((len(given), self.dimension), np.float32)
         for start in range(0, len(given), BLOCK):
             block = unit(given[start : start + BLOCK].astype(np.float64))
-            moved = (block - self.mean) @ self._projection
+            moved = (block - mean) @ self._projection
             moved[~block.any(axis=1)] = 0
             projected[start : start + BLOCK] = unit(moved)
         return projected
 
-    def centred_on(self, vectors: npt.ArrayLike) -> Metric:
-        """The same projection about the mean of these descriptors (n, d).
-
-        Where probes are of another kind than what is enrolled (``learning.of_another_kind``), each
-        side is compared about its own mean.
+    def centred_on(self, items: npt.ArrayLike, probes: npt.ArrayLike) -> Metric:
+        """The same projection, with items about the mean of these (n, d), and probes about that of
+        theirs (m, d). Raises UsageError as ``apply``.
         """
-        mean = unit(finite(vectors, len(self.mean))).mean(axis=0, dtype=np.float64)
-        return replace(self, mean=mean.astype(np.float32))
+        means = [
+            unit(finite(side, len(self.mean))).mean(axis=0, dtype=np.float64).astype(np.float32)
+            for side in (items, probes)
+        ]
+        return replace(self, mean=means[0], probe_mean=means[1])
 
     def to_bytes(self) -> bytes:
         """What ``from_bytes`` reads, with a checksum; the same metric gives the same bytes."""
@@ -94,11 +105,13 @@ class Metric:
             "gain": self.gain,
         }
         text = json.dumps(facts, sort_keys=True).encode()
-        arrays = [np.asarray(a, "<f4").tobytes() for a in (self.mean, self.projection)]
+        means = [self.mean] if self.probe_mean is None else [self.mean, self.probe_mean]
+        arrays = [np.asarray(a, "<f4").tobytes() for a in (*means, self.projection)]
         body = b"".join([text, *arrays])
+        version = len(means)  # as both happen to be
         sizes = (len(text), *self.projection.shape)
-        check = zlib.crc32(body, zlib.crc32(struct.pack("<BIII", _VERSION, *sizes)))
-        return _HEADER.pack(_MAGIC, _VERSION, *sizes, check) + body
+        check = zlib.crc32(body, zlib.crc32(struct.pack("<BIII", version, *sizes)))
+        return _HEADER.pack(_MAGIC, version, *sizes, check) + body
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Metric:
@@ -117,14 +130,17 @@ class Metric:
             )
         body = data[_HEADER.size :]
         sizes = struct.pack("<BIII", version, length, width, dimension)
-        whole = len(body) == length + 4 * width * (1 + dimension)
+        means = version  # items' alone, or probes' as well
+        whole = means > 0 and len(body) == length + 4 * width * (means + dimension)
         if not whole or zlib.crc32(body, zlib.crc32(sizes)) != check:
             raise GalleryDamaged(damaged)
         values = np.frombuffer(body, "<f4", offset=length).astype(np.float32)
         try:
             facts: dict[str, Any] = json.loads(body[:length])
             known = facts["kind"] in get_args(Kind) and np.isfinite(values).all()
-            made = cls(values[:width], values[width:].reshape(width, dimension), **facts)
+            projection = values[means * width :].reshape(width, dimension)
+            probe_mean = values[width : 2 * width] if means == 2 else None
+            made = cls(values[:width], projection, **facts, probe_mean=probe_mean)
         except (ValueError, TypeError, KeyError) as error:
             raise GalleryDamaged(damaged) from error
         if not known:

@@ -21,7 +21,7 @@ import numpy as np
 
 from siamese_search.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from siamese_search.decision.calibration import FPIR, require_rate
-from siamese_search.decision.evidence import evidence
+from siamese_search.decision.evidence import evidence, evidence_of
 from siamese_search.errors import UsageError
 from siamese_search.evaluation import metrics
 from siamese_search.evaluation.curves import Curve, Growth
@@ -213,12 +213,16 @@ def evaluate_embeddings(
     growth = Growth(np.array([name in never for name in names]), seeds)
     scored = summarised(blocks, asked.own, growth, paired_probes(len(truth), len(names)))
     answered = [answers[row] for row in enrolled.tolist()]
-    scored = replace(scored, ranks=_as_answered(scored.ranks, answered, wanted))
+    closely = _looks_closely(gallery, places)
+    if closely:
+        scored = replace(scored, ranks=_as_answered(scored.ranks, answered, wanted))
     if fpir is None:
         fpir = gallery.calibration.fpir if gallery.calibration else FPIR
     curve = growth.curve(fpir)
     nameable = np.array([name not in never for name in best])
     strength = evidence(scored.best, scored.second, nameable)
+    if closely:
+        strength = np.array([evidence_of(answer.matches) for answer in answers])
     counts: Figures = {
         "probes": len(truth),
         "strangers": asked.strangers,
@@ -250,21 +254,25 @@ def _answers(
     """What identification says of probes; as many identities as the curves show where a closer look
     puts them in order.
     """
-    found = gallery.calibration
-    k = CMC if found is not None and found.closer and places is not None else 1
+    k = CMC if _looks_closely(gallery, places) else 1
     return gallery.identify_embeddings(embeddings, k, rule=rule, places=places)
+
+
+def _looks_closely(gallery: Gallery, places: Sequence[FloatArray | None] | None) -> bool:
+    """Whether answers put candidates in another order than scores do."""
+    found = gallery.calibration
+    return places is not None and found is not None and found.closer > 0
 
 
 def _as_answered(
     ranks: IntArray, answers: Sequence[Identification], truth: Sequence[str]
 ) -> IntArray:
-    """Ranks (n,) by the scores of all; by the answers where candidates were looked at closely."""
+    """Ranks (n,) by the answers, beyond what these show by the scores of all."""
     found = ranks.copy()
     for row, (answer, name) in enumerate(zip(answers, truth, strict=True)):
-        if any(match.closer is not None for match in answer.matches):
-            order = [match.identity for match in answer.matches]
-            # Whom a look has overtaken lies behind those that are shown.
-            found[row] = order.index(name) + 1 if name in order else max(ranks[row], len(order) + 1)
+        order = [match.identity for match in answer.matches]
+        # Whom a look has overtaken lies behind those that are shown.
+        found[row] = order.index(name) + 1 if name in order else max(ranks[row], len(order) + 1)
     return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from siamese_search.arrays import DoubleArray
 from siamese_search.decision import calibration, rules
+from siamese_search.decision.calibration import Evidence
 from siamese_search.decision.evidence import evidence_of
 from siamese_search.decision.reference import Reference
 from siamese_search.errors import (
@@ -24,10 +25,10 @@ from siamese_search.errors import (
     SiaSearchError,
     UsageError,
 )
-from siamese_search.gallery.active import Active, ActiveEncoder
+from siamese_search.gallery.active import Active, ActiveEncoder, require
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.identification import Identifier
-from siamese_search.gallery.learning import AUTO, Learning, known_choice
+from siamese_search.gallery.learning import AUTO, Asked, Candidate, Learning, known_choice
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.pictures.read import content_hash, read_file
@@ -86,45 +87,75 @@ class Calibrating:
         fpir = self._rate_before() if fpir is None else fpir
         calibration.require_rate(fpir)
         active = self._active.now()
-        last_item = self._catalog.state().last_item
+        folder = self._catalog.path.parent
         if not self._catalog.totals()[1]:
-            folder = self._catalog.path.parent
             raise UsageError(f"nothing is enrolled in {folder}: enrol first, then calibrate")
-        candidate = self.learning.candidate(wanted, active.encoder.prior)
+        asked = None if strangers is None else self._asked(active, strangers, reject)
+        state = self._catalog.state()
+        require(active.encoder, state.generation, folder)  # others may have switched meanwhile
+        last_item = state.last_item
+        candidate = self.learning.candidate(wanted, active.encoder.prior, asked)
+        source = "gallery" if asked is None else "strangers"
+        look = closely = None
         try:
-            seen = candidate.evidence(self._catalog, rule)
-            if strangers is not None:
-                identifier = Identifier(self._catalog, candidate.searched, Ranking(self._catalog))
-                values, shown = self._evidence_of(active, identifier, strangers, rule, reject)
-                seen = replace(seen, strangers=values, shown=shown)
-            look = candidate.closer_look(self._catalog, rule) if looked else None
+            seen = self._evidence(candidate, active, rule, asked)
+            if looked:
+                look = candidate.closer_look(self._catalog, rule)
+                if look.decides:
+                    closely = self._evidence(candidate, active, rule, asked, look.weight)
         finally:
             candidate.close()
-        reference = Reference.of(active.encoder.record.calibration)
-        shown_evidence = seen.strangers[np.isfinite(seen.strangers)]
-        if candidate.metric is not None and len(shown_evidence) > 1:
-            # What the encoder knows of scale is of plain cosines: the sample's own replaces it.
-            here = max(2, self._catalog.totals()[0])
-            scale = max(float(shown_evidence.std()), 1e-6)
-            reference = replace(reference, scale=scale, identities=here)
-        found = calibration.fit(
-            seen,
-            reference,
-            fpir,
-            rule,
-            self._catalog.totals(),
-            "gallery" if strangers is None else "strangers",
-        )
+        own_scale = candidate.metric is not None
+        found = self._fitted(seen, active, fpir, rule, source, own_scale)
         found = replace(found, last_item=last_item)
         if look is not None:
             gain = look.with_votes - look.without if look.told else None
             found = replace(found, closer=look.weight, closer_gain=gain)
+        if closely is not None:
+            with suppress(UsageError):  # too few for this rate: scores alone decide
+                found = replace(
+                    found, looked=self._fitted(closely, active, fpir, rule, source, True)
+                )
         found = self._catalog.set_calibration(active.generation, found, candidate.metric, metric)
         if closer is not None:
             self._catalog.want_places(looked)
         if self._catalog.state().snapshot is None:  # it was of another metric
             self._compaction.compact_if_due(changed=0)
         return found
+
+    def _evidence(
+        self,
+        candidate: Candidate,
+        active: Active,
+        rule: str,
+        asked: Asked | None,
+        weight: float = 0.0,
+    ) -> Evidence:
+        """What the gallery's items say, and pictures of strangers in their place where there are
+        any; by scores to which votes are added by a weight.
+        """
+        seen = candidate.evidence(self._catalog, rule, weight)
+        if asked is None:
+            return seen
+        identifier = Identifier(self._catalog, candidate.searched, Ranking(self._catalog))
+        values = _evidence_of(asked, active, identifier, rule, weight)
+        return replace(seen, strangers=values, shown=asked.shown)
+
+    def _fitted(
+        self, seen: Evidence, active: Active, fpir: float, rule: str, source: str, own_scale: bool
+    ) -> Calibration:
+        """The calibration that evidence suggests.
+
+        What the encoder knows of scale is of plain cosines: for other scores, the sample's
+        ``own_scale`` replaces it.
+        """
+        reference = Reference.of(active.encoder.record.calibration)
+        shown = seen.strangers[np.isfinite(seen.strangers)]
+        if own_scale and len(shown) > 1:
+            here = max(2, self._catalog.totals()[0])
+            scale = max(float(shown.std()), 1e-6)
+            reference = replace(reference, scale=scale, identities=here)
+        return calibration.fit(seen, reference, fpir, rule, self._catalog.totals(), source)
 
     def _wants_closer(self, closer: str | None) -> bool:
         """Whether candidates shall be looked at closely, by what is asked for now or was before."""
@@ -214,7 +245,7 @@ class Calibrating:
         if found is None:
             return None
         stale = "; stale: run `siasearch calibrate`" if self.is_stale(found) else ""
-        needed = calibration.threshold_at(found.fpir, found.thresholds)
+        needed = calibration.threshold_at(found.fpir, found.deciding.thresholds)
         return f"FPIR {found.fpir:.3g}, rule {found.rule}, evidence from {needed:.3f} on{stale}"
 
     def closer_in_words(self) -> str | None:
@@ -224,7 +255,8 @@ class Calibrating:
             return None
         if found.closer_gain is None:
             return "little weight, since too few identities have several items to tell"
-        return f"{100 * found.closer_gain:.1f} points more of held-out items named rightly"
+        gain = f"{100 * found.closer_gain:.1f} points more of held-out items named rightly"
+        return gain if found.looked is None else f"{gain}; votes are part of scores"
 
     def _rate_before(self) -> float:
         """The FPIR that the gallery is calibrated for, else the default."""
@@ -234,26 +266,20 @@ class Calibrating:
                 return found.fpir
         return calibration.FPIR
 
-    def _evidence_of(
-        self,
-        active: Active,
-        identifier: Identifier,
-        places: Places,
-        rule: str,
-        reject: Callable[[Rejection], None],
-    ) -> tuple[DoubleArray, list[str]]:
-        """Evidence of pictures of things that are not enrolled, with what they show."""
-        pictures = self._strangers(places, reject)
-        values, groups = [], []
-        embedded = active.encoder.embed_each([file.path for file in pictures])
-        for file, (_, result) in zip(pictures, embedded, strict=True):
+    def _asked(self, active: Active, named: Places, reject: Callable[[Rejection], None]) -> Asked:
+        """Pictures of things that are not enrolled, embedded."""
+        pictures = self._strangers(named, reject)
+        vectors, places, shown = [], [], []
+        described = active.encoder.describe_each([file.path for file in pictures])
+        for file, (_, result) in zip(pictures, described, strict=True):
             if isinstance(result, ImageError):
                 reject(Rejection(printable(file.path), str(result)))
                 continue
-            (matches,) = identifier.ranked(active.encoder, result[None], 2, rule)
-            values.append(evidence_of(matches))
-            groups.append(file.identity)
-        return np.array(values), groups
+            vectors.append(result.embedding)
+            places.append(result.places)
+            shown.append(file.identity)
+        stacked = np.array(vectors, np.float32).reshape(-1, active.encoder.dimension)
+        return Asked(stacked, shown, places)
 
     def _strangers(self, places: Places, reject: Callable[[Rejection], None]) -> list[ImageFile]:
         """The pictures in these places, without those of what is enrolled."""
@@ -287,3 +313,20 @@ class Calibrating:
         except ImageError:
             return False
         return bool(self._catalog.known([content]))
+
+
+def _evidence_of(
+    asked: Asked, active: Active, identifier: Identifier, rule: str, weight: float
+) -> DoubleArray:
+    """The evidence of pictures of strangers (m,).
+
+    These gave the probes' mean, where that is used. A picture's own share in it changes how far it
+    is from the mean, and not in which direction; that of other pictures of the same thing hardly
+    matters (dev/experiments.md).
+    """
+    pairs = zip(asked.vectors, asked.places, strict=True)
+    ranked = [
+        identifier.ranked(active.encoder, vector, 2, rule, places, weight)
+        for vector, places in pairs
+    ]
+    return np.array([evidence_of(matches) for matches in ranked])

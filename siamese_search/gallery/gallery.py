@@ -249,10 +249,8 @@ class Gallery:
         return self._identifier.identify(self.encoder, embeddings, question, places)
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
-        """The k nearest items of embeddings, float32 (n, dimension).
-
-        Returns items int64 (n, k) and cosines float32 (n, k), best first; padded with -1 and
-        -inf where the gallery has fewer.
+        """The k nearest items of embeddings, float32 (n, dimension): items int64 (n, k) and
+        cosines float32 (n, k), best first; padded with -1 and -inf where there are fewer.
         """
         if k < 1 or (k > K_AT_MOST and k > len(self)):
             raise UsageError(f"k is {k}: ask for at least one item, and for no more than there are")
@@ -296,10 +294,11 @@ class Gallery:
         Without ``fpir`` it is the one that was chosen before, else 0.01. Strangers are the
         gallery's own items, each without its identity; or pictures of things that are not enrolled,
         files or folders, which is better where probes look unlike what is enrolled. Those that
-        cannot be read go to ``reject``. By ``metric`` "auto" scores are those of a metric that the
-        gallery learns, by ``closer`` "auto" the best candidates are looked at closely, either as
-        far as held-out items are named better; not by "none". None is what was chosen before, else
-        "auto". Raises UsageError where there are too few to tell.
+        cannot be read go to ``reject``. By ``metric`` "auto" the gallery learns how scores are made
+        (and compares probes about their own mean, where strangers are of another kind), by
+        ``closer`` "auto" how much a closer look at candidates counts: as far as held-out items are
+        named better; by "none" not. None is what was chosen before, else "auto". Raises UsageError
+        where there are too few to tell.
         """
         return self._calibrating.calibrate(fpir, rule, strangers, reject, metric, closer)
 

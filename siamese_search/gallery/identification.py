@@ -93,13 +93,26 @@ class Identifier:
         return answers
 
     def ranked(
-        self, encoder: Encoder, embeddings: FloatArray, k: int, rule: str
-    ) -> list[tuple[Match, ...]]:
-        """The k best identities of embeddings (n, dimension), undecided; errors as ``identify``."""
-        queries = as_embeddings(embeddings, encoder.dimension)
+        self,
+        encoder: Encoder,
+        embedding: FloatArray,
+        k: int,
+        rule: str,
+        places: FloatArray | None = None,
+        weight: float = 0.0,
+    ) -> tuple[Match, ...]:
+        """The k best identities of an embedding (dimension,), undecided, by scores to which votes
+        of its ``places`` are added by a weight; errors as ``identify``.
+        """
+        queries = as_embeddings(embedding, encoder.dimension)
         with self._snapshots.searching() as view:
             require(encoder, view.generation, self._catalog.path.parent)
-            return self._ranking.rank(view.index, view.projected(queries), k, None, rule)
+            projected = view.projected(queries)
+            (ranked,) = self._ranking.ranked(view.index, projected, k, None, rule)
+            found = None
+            if weight and places is not None:
+                found = self._look.reordered(view.generation, places, ranked, weight, True)
+            return self._ranking.marked([(found or ranked.matches)[:k]])[0]
 
     def _answers(
         self,
@@ -122,7 +135,7 @@ class Identifier:
         if calibration is not None and calibration.closer and calibration.rule == rule:
             # A filter leaves out rivals that the rate was calibrated with.
             if calibration.looked is not None and allowed is None:
-                closer_judge = _judge(calibration.looked, encoder, question, rule)
+                closer_judge = _judge(calibration.looked, encoder, question, rule, looked=True)
             decides = closer_judge is not None
             looked = [
                 None
@@ -204,11 +217,18 @@ class Identifier:
 
 
 def _judge(
-    calibration: Calibration | None, encoder: Encoder, question: Question, rule: str
+    calibration: Calibration | None,
+    encoder: Encoder,
+    question: Question,
+    rule: str,
+    looked: bool = False,
 ) -> Judge:
-    """How probes are decided. Raises UsageError for a rate where nothing is calibrated for it."""
+    """How probes are decided, by scores to which votes are added where they are ``looked`` at.
+
+    Raises UsageError for a rate where nothing is calibrated for it.
+    """
     threshold, fpir = question.threshold, question.fpir
-    own_metric = calibration is not None and calibration.metric is not None
+    own_metric = calibration is not None and (looked or calibration.metric is not None)
     # The encoder's threshold is one for plain cosines: under another metric, a rule that was not
     # calibrated is decided by the one that was, which is nearer than nothing.
     if calibration is not None and (calibration.rule == rule or (own_metric and fpir is None)):

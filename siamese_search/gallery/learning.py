@@ -18,8 +18,9 @@ from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import calibration
 from siamese_search.decision.calibration import FEWEST_STRANGE, Evidence
 from siamese_search.decision.closer import Learned, Look, learn_weight
+from siamese_search.decision.kinds import of_another_kind
 from siamese_search.decision.learning import Prior, cross_fitted, fit, sample
-from siamese_search.decision.metric import Metric
+from siamese_search.decision.metric import Metric, plain
 from siamese_search.errors import GalleryDamaged, UsageError
 from siamese_search.files import delete
 from siamese_search.gallery.guarded import is_unit
@@ -37,6 +38,10 @@ HELD = 100_000  # items that are held in memory, and cross-fitted
 FOLDS = 5
 AUTO = "auto"
 CHOICES = (AUTO, "none")
+OWN_MEANS = (
+    "pictures asked look unlike those enrolled (catalogue against shop, say): each side is"
+    " compared about its own mean"
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,17 @@ class Held:
     items: IntArray
     vectors: FloatArray
     owners: IntArray
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Pictures such as are asked about: embeddings (m, dimension), what each shows (m,), and places
+    (m), None where the encoder gives none.
+    """
+
+    vectors: FloatArray
+    shown: list[str]
+    places: list[FloatArray | None]
 
 
 class Trial:
@@ -100,23 +116,37 @@ class Candidate:
         if self._path is not None:
             delete(self._path)
 
-    def evidence(self, catalog: Catalog, rule: str) -> Evidence:
-        """What the items say of it, each searched without itself, about ``SAMPLE`` of them.
+    def evidence(self, catalog: Catalog, rule: str, weight: float = 0.0) -> Evidence:
+        """What the items say of it, each searched without itself, about ``SAMPLE`` of them; by
+        scores to which votes of a closer look are added by a weight.
 
         Items that helped to fit a metric stand out too well under it. So as a stranger, each is
         asked under a metric that was fitted without its identity, and as a genuine probe under one
-        that was fitted without it. Beyond ``HELD`` items that hardly matters, and is left out.
+        that was fitted without it. Beyond ``HELD`` items that hardly matters, and is left out, as
+        it is where nothing but means is fitted, see ``cross_fitted``.
         """
         asked = SelfTest(catalog, self.searched, Ranking(catalog))
         never = catalog.distractors(None)
-        if self.metric is None or self._trials is None:
+        crossed = self._crossed
+        if crossed is None and not weight:
             return calibration.self_test(list(asked.left_out(rule, SAMPLE)), never)
         probes = asked.probes(SAMPLE)
         strangers, genuine = (
-            calibration.self_test(self._trials.left_out(self.metric, probes, rule, by_item), never)
-            for by_item in (False, True)
+            calibration.self_test(
+                list(asked.looked(probes, rule, weight, strange))
+                if crossed is None
+                else crossed.left_out(self.metric, probes, rule, strange, weight),
+                never,
+            )
+            for strange in (True, False)
         )
         return replace(genuine, strangers=strangers.strangers, shown=strangers.shown)
+
+    @property
+    def _crossed(self) -> Trials | None:
+        """What cross-fits the metric; None where nothing is fitted, or too much is held."""
+        fitted = self.metric is not None and self.metric.kind != "plain"
+        return self._trials if fitted else None
 
     def closer_look(self, catalog: Catalog, rule: str) -> Learned:
         """How much a closer look at candidates shall count, by about ``LOOKED`` of the items, each
@@ -124,9 +154,9 @@ class Candidate:
         """
         asked = SelfTest(catalog, self.searched, Ranking(catalog))
         probes = asked.probes(LOOKED)
-        if self.metric is None or self._trials is None:
+        if self._crossed is None:
             return learn_weight(list(asked.looks(probes, rule)))
-        return learn_weight(self._trials.looks(self.metric, probes, rule))
+        return learn_weight(self._crossed.looks(self.metric, probes, rule))
 
 
 @dataclass(frozen=True)
@@ -146,20 +176,24 @@ class Trials:
         index.add(self.held.items, vectors if metric is None else metric.apply(vectors))
         return Trial(self.catalog, self.generation, metric, index)
 
-    def left_out(self, like: Metric, probes: IntArray, rule: str, by_item: bool) -> list[LeftOut]:
+    def left_out(
+        self, like: Metric | None, probes: IntArray, rule: str, strange: bool, weight: float = 0.0
+    ) -> list[LeftOut]:
         """Probes, ascending, each searched without itself under a metric that is fitted ``like``
-        another, but without its identity, or without the probe alone.
+        another, but without its identity if it is asked as a stranger, else without it alone.
         """
-        folds = self._folds(like, probes, by_item)
+        folds = self._folds(like, probes, by_item=not strange)
+        if weight:
+            return [one for test, a in folds for one in test.looked(a, rule, weight, strange)]
         return [one for test, asked in folds for one in test.asked(asked, rule)]
 
-    def looks(self, like: Metric, probes: IntArray, rule: str) -> list[Look]:
+    def looks(self, like: Metric | None, probes: IntArray, rule: str) -> list[Look]:
         """As ``left_out`` without the probe alone, each looked at closely."""
         folds = self._folds(like, probes, by_item=True)
         return [one for test, asked in folds for one in test.looks(asked, rule)]
 
     def _folds(
-        self, like: Metric, probes: IntArray, by_item: bool
+        self, like: Metric | None, probes: IntArray, by_item: bool
     ) -> Iterator[tuple[SelfTest, IntArray]]:
         """``FOLDS`` parts of the probes with what asks about them."""
         held = self.held
@@ -184,16 +218,18 @@ class Learning:
         self._catalog = catalog
         self._snapshots = snapshots
 
-    def candidate(self, wanted: str, prior: Prior | None = None) -> Candidate:
+    def candidate(
+        self, wanted: str, prior: Prior | None = None, asked: Asked | None = None
+    ) -> Candidate:
         """What a gallery would best be calibrated under, where ``wanted`` is ``auto``; by ``none``
-        under none. ``prior`` is what the encoder knows.
+        under none. ``prior`` is what the encoder knows; ``asked`` tells what probes look like.
         """
         state = self._catalog.state()
         items, owners = self._catalog.identity_numbers()
         if len(items) <= HELD:
             held = self._held(state.generation, items, owners)
             trials = Trials(self._catalog, self._snapshots.engine, state.generation, held, prior)
-            metric = _learned(held, prior) if wanted == AUTO else None
+            metric = _suggested(held, prior, asked) if wanted == AUTO else None
             if metric is None and state.metric is None:
                 return Candidate(None, self._snapshots)
             return Candidate(metric, trials.of(metric), trials)
@@ -201,7 +237,8 @@ class Learning:
         if wanted == AUTO:
             telling = np.flatnonzero(owners >= 0)
             read = telling[sample(owners[telling])]
-            metric = _learned(self._held(state.generation, items[read], owners[read]), prior)
+            held = self._held(state.generation, items[read], owners[read])
+            metric = _suggested(held, prior, asked)
         if metric is None and state.metric is None:
             return Candidate(None, self._snapshots)
         return self._on_disk(state, metric)
@@ -223,19 +260,23 @@ class Learning:
         return Candidate(metric, trial, path=path)
 
     def in_words(self) -> str | None:
-        """What the metric in use was learned from and what it gained, None where there is none."""
+        """What the metric in use was learned from and what it gained, and whether probes have a
+        mean of their own; None where there is none.
+        """
         try:
             _, metric = self._catalog.state_with_metric()
         except GalleryDamaged:
             return "damaged: run `siasearch calibrate`"
         if metric is None:
             return None
-        items = counted(metric.items, "item")
-        identities = counted(metric.identities, "identity", "identities")
-        gain = ""
+        said = "plain cosines"
+        if metric.kind != "plain":
+            items = counted(metric.items, "item")
+            identities = counted(metric.identities, "identity", "identities")
+            said = f"learned from {items} of {identities}"
         if metric.gain is not None:
-            gain = f": {100 * metric.gain:.1f} points more of held-out items named rightly"
-        return f"learned from {items} of {identities}{gain}"
+            said += f": {100 * metric.gain:.1f} points more of held-out items named rightly"
+        return said if metric.probe_mean is None else f"{said}; {OWN_MEANS}"
 
 
 def known_choice(wanted: str, of: str = "metric") -> str:
@@ -243,6 +284,24 @@ def known_choice(wanted: str, of: str = "metric") -> str:
     if wanted not in CHOICES:
         raise UsageError(f"unknown {of} {wanted!r}: choose one of {', '.join(CHOICES)}")
     return wanted
+
+
+def _suggested(held: Held, prior: Prior | None, asked: Asked | None) -> Metric | None:
+    """The metric that items suggest, or None, about either side's own mean where what is ``asked``
+    is of another kind.
+    """
+    metric = _learned(held, prior)
+    if asked is None:
+        return metric
+    telling = np.flatnonzero(held.owners >= 0)
+    kept = telling[sample(held.owners[telling])]
+    vectors, owners = held.vectors[kept], held.owners[kept]
+    if not of_another_kind(vectors, asked.vectors, owners, asked.shown):
+        return metric
+    if metric is None:
+        identities = len(np.unique(held.owners[telling]))
+        metric = plain(held.vectors.shape[1], len(telling), identities)
+    return metric.centred_on(vectors, asked.vectors)
 
 
 def _learned(held: Held, prior: Prior | None) -> Metric | None:

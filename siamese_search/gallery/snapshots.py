@@ -47,8 +47,10 @@ class View:
     metric: Metric | None
 
     def projected(self, embeddings: FloatArray) -> FloatArray:
-        """Embeddings (n, dimension) as the index holds them, float32 (n, index.dimension)."""
-        return embeddings if self.metric is None else self.metric.apply(embeddings)
+        """Embeddings (n, dimension) of what is asked, float32 (n, index.dimension), to be compared
+        with what the index holds.
+        """
+        return embeddings if self.metric is None else self.metric.apply_to_probes(embeddings)
 
 
 class Searched(Protocol):

@@ -38,7 +38,8 @@ class Calibrations(Generations):
             number = self._require_active(generation.fingerprint)
             before = self._metric_in_use(number)
             named = None if metric is None else self._kept_metric(number, metric, before)
-            kept = replace(calibration, metric=named)
+            looked = calibration.looked and replace(calibration.looked, metric=named)
+            kept = replace(calibration, metric=named, looked=looked)
             self._db.execute(
                 "INSERT OR REPLACE INTO calibrations (generation, content) VALUES (?, ?)",
                 (number, json.dumps(asdict(kept))),
