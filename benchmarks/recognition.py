@@ -161,16 +161,18 @@ def measure(encoder: Encoder, draw: Draw) -> dict[str, dict[str, float]]:
         for way, (metric, closely) in WAYS.items():
             figures = {}
             places = asked.places if closely else None
-            # Where nobody is a stranger no rate is of interest, but the gallery learns as ever.
-            for rate in RATES if not known.all() else RATES[1:]:
+            if metric is not None and not closely:
+                calibrate(gallery, metric)
+            rates = [None] if gallery.calibration is None else list(RATES)
+            for rate in rates:
                 try:
-                    if metric is not None:
-                        gallery.calibrate(rate, metric=metric)
+                    answers = gallery.identify_embeddings(
+                        asked.vectors, k=5, fpir=rate, places=places
+                    )
                 except UsageError:  # too few for this rate
                     continue
-                answers = gallery.identify_embeddings(asked.vectors, k=5, places=places)
                 named = np.array([answer.identity is not None for answer in answers])
-                if metric is not None and not known.all():
+                if rate is not None and not known.all():
                     figures[f"got {100 * rate:.0f} %"] = 100 * float(named[~known].mean())
             right = np.array([a.matches[0].identity for a in answers]) == asked.classes
             figures["first"] = 100 * float(right[known].mean())
@@ -179,6 +181,16 @@ def measure(encoder: Encoder, draw: Draw) -> dict[str, dict[str, float]]:
                 figures["TPIR"] = 100 * metrics.tpir_at_fpir(shown, right, known, RATES[0]).tpir
             found[way] = figures
     return found
+
+
+def calibrate(gallery: Gallery, metric: str) -> None:
+    """For the least rate that is measured, or for more where there are too few identities."""
+    for rate in (*RATES, 0.1, 0.3):
+        try:
+            gallery.calibrate(rate, metric=metric)
+            return
+        except UsageError:
+            continue
 
 
 def evidence_of(answer: Identification) -> float:
