@@ -163,17 +163,16 @@ def measure(encoder: Encoder, draw: Draw) -> dict[str, dict[str, float]]:
             places = asked.places if closely else None
             if metric is not None and not closely:
                 calibrate(gallery, metric)
-            rates = [None] if gallery.calibration is None else list(RATES)
-            for rate in rates:
+            for rate in RATES if gallery.calibration and not known.all() else ():
                 try:
-                    answers = gallery.identify_embeddings(
+                    at_rate = gallery.identify_embeddings(
                         asked.vectors, k=5, fpir=rate, places=places
                     )
                 except UsageError:  # too few for this rate
                     continue
-                named = np.array([answer.identity is not None for answer in answers])
-                if rate is not None and not known.all():
-                    figures[f"got {100 * rate:.0f} %"] = 100 * float(named[~known].mean())
+                named = np.array([answer.identity is not None for answer in at_rate])
+                figures[f"got {100 * rate:.0f} %"] = 100 * float(named[~known].mean())
+            answers = gallery.identify_embeddings(asked.vectors, k=5, places=places)
             right = np.array([a.matches[0].identity for a in answers]) == asked.classes
             figures["first"] = 100 * float(right[known].mean())
             if not known.all():
