@@ -16,7 +16,7 @@ from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray
 from siamese_search.cli import main
 from siamese_search.errors import ImageError, UsageError
-from siamese_search.evaluation import likeness, own_scores, plots, portrait
+from siamese_search.evaluation import grids, likeness, own_scores, plots, portrait
 from siamese_search.records import Progress
 
 Pictures = Callable[..., Path]
@@ -121,7 +121,7 @@ def test_a_map_shows_a_sample_of_a_large_gallery_and_says_so(
 ) -> None:
     drawn = portrait.draw_map(gallery)
     assert drawn.said == "24 items, 8 identities"
-    assert size_of(drawn.png) == (8 * plots.DPI, 8 * plots.DPI)
+    assert size_of(drawn.content) == (10 * plots.DPI, 10 * plots.DPI)
     monkeypatch.setattr(portrait, "MAPPED", 5)
     drawn = portrait.draw_map(gallery)
     assert drawn.said.startswith("5 of 24 items, ")
@@ -134,7 +134,7 @@ def test_scores_and_error_rates_are_drawn(
     own, right, others = slow_scores(clustered(8, 3, 2.5))
     watched: list[Progress] = []
     drawn = own_scores.draw_scores(gallery, watched.append)
-    assert size_of(drawn.png) == (8 * plots.DPI, 4.5 * plots.DPI)
+    assert size_of(drawn.content) == (8 * plots.DPI, 4.5 * plots.DPI)
     assert (watched[-1].done, watched[-1].total) == (24, 24)
     limit = gallery.encoder.threshold
     assert drawn.facts.fpir == sum(first >= limit for first, _ in others) / 24
@@ -143,7 +143,7 @@ def test_scores_and_error_rates_are_drawn(
     again = own_scores.draw_trade_off(gallery)
     assert again.facts == drawn.facts
     assert f"EER {drawn.facts.eer:.1%}" in again.said
-    assert size_of(again.png) == (6.5 * plots.DPI, 6.5 * plots.DPI)
+    assert size_of(again.content) == (6.5 * plots.DPI, 6.5 * plots.DPI)
     monkeypatch.setattr(portrait, "SEARCHED", 8)
     assert own_scores.draw_scores(gallery).said.startswith("8 of 24 items, 8 identities: ")
 
@@ -207,7 +207,7 @@ def test_a_picture_that_is_gone_or_changed_leaves_a_tile_that_says_so(
     assert "0.png" in words[0]
     whole = likeness._tile(pictured, by_file["a", "0.png"])
     assert not isinstance(whole.picture, str)
-    assert whole.picture.shape == (plots.SIDE, plots.SIDE, 3)
+    assert whole.picture.shape == (grids.SIDE, grids.SIDE, 3)
     likeness.draw_confusions(pictured)
     likeness.draw_neighbours(pictured, tmp_path / "pictures" / "a" / "0.png", 11)
 
@@ -251,21 +251,7 @@ def test_names_are_drawn_whatever_characters_they_have(tmp_path: Path, toy: Enco
             portrait.draw_map, own_scores.draw_scores, own_scores.draw_trade_off,
             likeness.draw_confusions,
         ):  # fmt: skip
-            size_of(draw(gallery).png)
-
-
-def test_labels_of_a_map_lie_inside_and_clear_of_each_other() -> None:
-    labels = [f"a rather long label of {n // 2}" for n in range(60)]
-    with plots.style():
-        figure = plots.figure(5, 5)
-        axes = figure.subplots()
-        plots.embedding_map(axes, clustered(30, 2, 0.2), labels)
-        plots.png(figure)
-        boxes = [text.get_window_extent() for text in axes.texts]
-    assert 3 < len(boxes) < 30
-    for number, box in enumerate(boxes):
-        assert axes.bbox.count_contains(box.corners()) == 4
-        assert not any(box.overlaps(other) for other in boxes[:number])
+            size_of(draw(gallery).content)
 
 
 def test_the_error_curve_shows_nought_at_the_ends_of_its_scales() -> None:
@@ -309,11 +295,11 @@ def test_growing_numbers_have_their_means_and_labels_that_keep_apart() -> None:
 
 
 def test_long_names_break_near_their_middle() -> None:
-    assert plots._halves("Vegetables/Pepper/Red-Bell-Pepper") == (
+    assert grids._halves("Vegetables/Pepper/Red-Bell-Pepper") == (
         "Vegetables/Pepper/",
         "Red-Bell-Pepper",
     )
-    assert plots._halves("abcdef") == ("abc", "def")
+    assert grids._halves("abcdef") == ("abc", "def")
 
 
 def test_without_matplotlib_the_command_says_what_to_install(

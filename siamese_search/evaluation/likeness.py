@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from siamese_search.arrays import PixelArray
 from siamese_search.errors import ImageError, UsageError
-from siamese_search.evaluation import plots, portrait
+from siamese_search.evaluation import grids, plots, portrait
 from siamese_search.evaluation.portrait import Extent, Facts, Portrait
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.gallery.self_test import audited
@@ -122,10 +122,10 @@ def draw_confusions(
         alike, taken = closest[pair], confused.get(pair, nobody)
         mistaken = f", {taken.items} of {taken.of} items taken for the other" * bool(taken.items)
         tiles = [
-            _tile(gallery, items[number]) if number in items else plots.Tile("just removed", name)
+            _tile(gallery, items[number]) if number in items else grids.Tile("just removed", name)
             for number, name in ((alike.first, pair.first), (alike.second, pair.second))
         ]
-        cells.append(plots.Cell(tuple(tiles), f"{alike.score:.3f}{mistaken}"))
+        cells.append(grids.Cell(tuple(tiles), f"{alike.score:.3f}{mistaken}"))
         facts.append(AlikePair((pair.first, pair.second), alike.score, taken.items))
     searched = portrait.searched(gallery, left_out)
     said = f"{searched}: most alike are {pairs[0].first} and {pairs[0].second}"
@@ -161,10 +161,10 @@ def draw_neighbours(
     place = printable(image)
     asked = _picture(lambda: read_file(os.fspath(image)), Path(place).name)
     colour = UNKNOWN if name is None else NAMED
-    cells = [plots.Cell((plots.Tile(asked, Path(place).name),), "asked about", colour)]
+    cells = [grids.Cell((grids.Tile(asked, Path(place).name),), "asked about", colour)]
     for item, cosine in near:
         frame = NAMED if item.identity == name else None
-        cells.append(plots.Cell((_tile(gallery, item),), f"{cosine:.3f}", frame))
+        cells.append(grids.Cell((_tile(gallery, item),), f"{cosine:.3f}", frame))
     facts = NeighbourFacts(
         image=place,
         identity=name,
@@ -178,19 +178,19 @@ def draw_neighbours(
     return Portrait(_grid(said if name is None else f"identified as {said}", cells), said, facts)
 
 
-def _grid(title: str, cells: list[plots.Cell]) -> bytes:
-    with plots.style():
-        return plots.png(plots.grid(title, cells, COLUMNS[len(cells[0].tiles)]))
+def _grid(title: str, cells: list[grids.Cell]) -> bytes:
+    with plots.style([title, *(tile.name for cell in cells for tile in cell.tiles)]):
+        return plots.png(grids.grid(title, cells, COLUMNS[len(cells[0].tiles)]))
 
 
-def _tile(gallery: Gallery, item: Item) -> plots.Tile:
+def _tile(gallery: Gallery, item: Item) -> grids.Tile:
     file = f"item {item.number}" if item.source is None else Path(item.source).name
-    return plots.Tile(_picture(lambda: gallery.image(item), file), item.identity)
+    return grids.Tile(_picture(lambda: gallery.image(item), file), item.identity)
 
 
 def _picture(read: Callable[[], bytes], file: str) -> PixelArray | str:
     """The picture in a file, or words that say why there is none."""
     try:
-        return miniature(read(), plots.SIDE)
+        return miniature(read(), grids.SIDE)
     except ImageError as error:
         return "\n".join(textwrap.wrap(f"{file}: {error}", 22, max_lines=7, placeholder=" …"))

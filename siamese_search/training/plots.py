@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from siamese_search.arrays import FloatArray, IntArray
-from siamese_search.evaluation import metrics, plots
+from siamese_search.evaluation import maps, metrics, plots
 
 PAIRS_AT_MOST = 3000  # pictures whose pairs are compared: 4.5 million pairs
-MAP_CLASSES = plots.COLOURS
+MAP_CLASSES = 20
 MAP_PICTURES = 600
 
 
@@ -94,7 +94,8 @@ def _map(embeddings: FloatArray, labels: IntArray) -> Figure:
     figure = plots.figure(6, 6)
     axes = figure.subplots()
     chosen = np.flatnonzero(np.isin(labels, np.unique(labels)[:MAP_CLASSES]))[:MAP_PICTURES]
-    plots.embedding_map(axes, embeddings[chosen], labels[chosen].tolist(), named=False)
+    layout = maps.laid_out(embeddings[chosen], labels[chosen].tolist())
+    maps.embedding_map(axes, layout, named=False)
     classes = len(np.unique(labels[chosen]))
     axes.set_title(f"{classes} classes that training has not seen (t-SNE)")
     return figure
