@@ -180,11 +180,69 @@ def test_neighbours_are_the_nearest_items_with_the_decision(
         likeness.draw_neighbours(pictured, tmp_path / "probe.png")
 
 
+def test_how_a_score_comes_about_is_said_and_adds_up(pictured: Gallery, tmp_path: Path) -> None:
+    for name, seed in (("f", 6), ("g", 7), ("h", 8), ("i", 9)):
+        for number in range(2):
+            path = tmp_path / "more" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(seed, noise=4.0 + number).save(path)
+    pictured.enroll([tmp_path / "more"])
+    picture(1, noise=5).save(tmp_path / "probe.png")
+    items, vectors = pictured.sample(99)
+    cosines = vectors @ pictured.encoder.embed([tmp_path / "probe.png"])[0]
+    own = [n for n, item in enumerate(items) if item.identity == "b"]
+    prototype = vectors[own].mean(axis=0)
+    probe = pictured.encoder.embed([tmp_path / "probe.png"])[0]
+    expected = float(prototype @ probe / np.linalg.norm(prototype))
+
+    found = likeness.draw_neighbours(pictured, tmp_path / "probe.png").facts.derivation
+    assert (found.identity, found.rule, found.items, found.decides) == ("b", "balanced", 2, "score")
+    nearest = max(own, key=lambda n: float(cosines[n]))
+    assert found.item == items[nearest].number
+    assert found.cosine == pytest.approx(float(cosines[nearest]), abs=1e-5)
+    assert found.prototype == pytest.approx(expected, abs=1e-5)
+    assert found.needed == pictured.encoder.threshold
+    assert found.runner_up is not None
+    assert found.lines() == [
+        f"b scores {found.score:.3f}, the mean of {found.cosine:.3f} (its nearest item, number"
+        f" {found.item}) and {found.prototype:.3f} (its prototype, the mean of its 2 items);"
+        " rule balanced.",
+        f"Runner-up: {found.runner_up.identity}, {found.runner_up.score:.3f}. The score reaches"
+        f" {found.needed:.3f}, the encoder's threshold.",
+    ]
+
+    calibration = pictured.calibrate(0.1, rule="best", metric="none")
+    drawn = likeness.draw_neighbours(pictured, tmp_path / "probe.png")
+    found = drawn.facts.derivation
+    assert found.score == pytest.approx(found.cosine)
+    assert found.runner_up is not None
+    assert found.evidence is not None
+    assert found.evidence == pytest.approx(found.score - max(0, found.runner_up.score) / 2)
+    assert found.needed == pytest.approx(calibration.thresholds[0.1])
+    assert (found.evidence >= found.needed) == (drawn.facts.identity is not None)
+    assert f"= {found.evidence:.3f}; it " in found.lines()[1]
+    assert f" reach{'es' * (found.evidence >= found.needed)} {found.needed:.3f}" in found.lines()[1]
+
+
+def test_notes_stand_between_the_title_and_the_pictures() -> None:
+    notes = ["one note that is long enough for several lines of a narrow grid " * 3, "another"]
+    with plots.style():
+        figure = grids.grid("title", [grids.Cell((grids.Tile("none", "n"),), "c")], 1, notes)
+        size_of(plots.png(figure))
+        boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert " ".join(texts[1:-4]).replace("  ", " ").strip().startswith("one note that")
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
 def test_what_looks_like_a_distractor_is_said_to(pictured: Gallery, tmp_path: Path) -> None:
     picture(70).save(tmp_path / "poster.png")
     pictured.enroll([tmp_path / "poster.png"], distractor=True)
     drawn = likeness.draw_neighbours(pictured, tmp_path / "poster.png")
     assert drawn.said.startswith("unknown, like a distractor (")
+    assert "it is never named" in drawn.facts.derivation.lines()[1]
     assert drawn.facts.identity is None
 
 

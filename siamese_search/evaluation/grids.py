@@ -5,6 +5,7 @@ Needs ``pip install 'siamese-search[plot]'``. Knows nothing of galleries and enc
 
 from __future__ import annotations
 
+import textwrap
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from siamese_search.evaluation.plots import DPI, SMALL, figure_of
 # Inches: a picture, the space between two of a cell, that between cells, a line of text.
 PICTURE, CLOSE, GAP, LINE = 1.5, 0.1, 0.25, 0.175
 SIDE = round(PICTURE * DPI)  # pixels of a picture
+LEAST = 6.0  # inches: so wide that a title has room
+LETTERS = 15  # of small text, in an inch of a line
 BREAKS = "/ -_"  # where a name may go on in the next line
 
 
@@ -40,22 +43,27 @@ class Cell:
     colour: str | None = None
 
 
-def grid(title: str, cells: Sequence[Cell], columns: int) -> Figure:
-    """Cells row by row, with a title above."""
+def grid(title: str, cells: Sequence[Cell], columns: int, notes: Sequence[str] = ()) -> Figure:
+    """Cells row by row, with a title above, and what there is to note below it."""
     columns = min(columns, len(cells))
     tiles = max(len(cell.tiles) for cell in cells)
     across = tiles * (PICTURE + CLOSE) - CLOSE + GAP
     down = PICTURE + 4 * LINE + GAP
-    width = max(GAP + columns * across, 5.0)
-    height = GAP + 2 * LINE + -(-len(cells) // columns) * down
+    width = max(GAP + columns * across, LEAST)
+    lines = [line for note in notes for line in textwrap.wrap(note, round(width * LETTERS))]
+    head = GAP + (2 + 1.1 * len(lines)) * LINE
+    height = head + -(-len(cells) // columns) * down
     figure = Figure(figsize=(width, height), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))  # inches, downwards
     axes.axis("off")
     _write(axes, width / 2, GAP, title, width - 2 * GAP, lines=1, fontsize=10, weight="bold")
+    for number, line in enumerate(lines):
+        top = GAP + (1.6 + 1.1 * number) * LINE
+        _write(axes, width / 2, top, line, width - 2 * GAP, lines=1, fontsize=SMALL)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
-        left, top = GAP + column * across, GAP + 2 * LINE + row * down
+        left, top = GAP + column * across, head + row * down
         for place, tile in enumerate(cell.tiles):
             _draw_tile(axes, left + place * (PICTURE + CLOSE), top, tile)
         span = across - GAP

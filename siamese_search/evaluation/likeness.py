@@ -17,6 +17,7 @@ from typing import NamedTuple
 from siamese_search.arrays import PixelArray
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import grids, plots, portrait
+from siamese_search.evaluation.derivation import Derivation, derived
 from siamese_search.evaluation.portrait import Extent, Facts, Portrait
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.gallery.self_test import audited
@@ -25,6 +26,7 @@ from siamese_search.pictures.render import miniature
 from siamese_search.records import Item, Watcher, printable
 
 COLUMNS = {1: 5, 2: 3}  # of cells with so many pictures each
+ALIKE = "The number is what one of the two items scores for the other identity."
 NAMED, UNKNOWN = "tab:green", "tab:orange"
 
 
@@ -63,6 +65,7 @@ class NeighbourFacts(Facts):
     score: float
     confidence: float
     threshold: float
+    derivation: Derivation
     neighbours: tuple[Neighbour, ...]
 
 
@@ -131,7 +134,7 @@ def draw_confusions(
     said = f"{searched}: most alike are {pairs[0].first} and {pairs[0].second}"
     extent = portrait.extent(gallery, [one.identity for one in left_out])
     return Portrait(
-        _grid(f"Identities most alike ({searched})", cells),
+        _grid(f"Identities most alike ({searched})", [ALIKE], cells),
         f"{said} ({closest[pairs[0]].score:.3f})",
         ConfusionFacts(**dataclasses.asdict(extent), pairs=tuple(facts)),
     )
@@ -140,13 +143,13 @@ def draw_confusions(
 def draw_neighbours(
     gallery: Gallery, image: str | os.PathLike[str], k: int = 9
 ) -> Portrait[NeighbourFacts]:
-    """A picture, what it is identified as, and the k nearest items with their cosines.
+    """A picture, what it is identified as and why, and the k nearest items with their cosines.
 
     Items of the identity that is named are framed. Raises ImageError, naming the file, and
     UsageError where nothing is enrolled.
     """
     vectors = gallery.encoder.embed([image])
-    (answer,) = gallery.identify_embeddings(vectors, k=1)
+    (answer,) = gallery.identify_embeddings(vectors, k=2)
     if answer.score is None:
         raise UsageError(f"nothing is enrolled in {gallery.folder}: there are no neighbours")
     numbers, cosines = (row[0].tolist() for row in gallery.search(vectors, k))
@@ -164,23 +167,27 @@ def draw_neighbours(
     cells = [grids.Cell((grids.Tile(asked, Path(place).name),), "asked about", colour)]
     for item, cosine in near:
         frame = NAMED if item.identity == name else None
-        cells.append(grids.Cell((_tile(gallery, item),), f"{cosine:.3f}", frame))
+        caption = f"{cosine:.3f}, item {item.number}"
+        cells.append(grids.Cell((_tile(gallery, item),), caption, frame))
+    derivation = derived(gallery, vectors, answer)
     facts = NeighbourFacts(
         image=place,
         identity=name,
         score=answer.score,
         confidence=answer.confidence,
         threshold=answer.threshold,
+        derivation=derivation,
         neighbours=tuple(
             Neighbour(item.identity, cosine, item.number, item.source) for item, cosine in near
         ),
     )
-    return Portrait(_grid(said if name is None else f"identified as {said}", cells), said, facts)
+    title = said if name is None else f"identified as {said}"
+    return Portrait(_grid(title, derivation.lines(), cells), said, facts)
 
 
-def _grid(title: str, cells: list[grids.Cell]) -> bytes:
-    with plots.style([title, *(tile.name for cell in cells for tile in cell.tiles)]):
-        return plots.png(grids.grid(title, cells, COLUMNS[len(cells[0].tiles)]))
+def _grid(title: str, notes: list[str], cells: list[grids.Cell]) -> bytes:
+    with plots.style([title, *notes, *(tile.name for cell in cells for tile in cell.tiles)]):
+        return plots.png(grids.grid(title, cells, COLUMNS[len(cells[0].tiles)], notes))
 
 
 def _tile(gallery: Gallery, item: Item) -> grids.Tile:
