@@ -75,8 +75,7 @@ def plot(
     if out is not None and not as_page and out.suffix.lower() not in ("", ".png"):
         other = ", or for a page .html" if kind == "map" else ""
         raise UsageError(f"--out {out}: plots are PNG files, name one that ends in .png{other}")
-    if not (find_spec("matplotlib") and find_spec("sklearn")):
-        raise RuntimeUnavailable("plots need matplotlib: pip install 'siamese-search[plot]'")
+    _require_plots()
     # Threads that spin while they wait slow a shared machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from siamese_search.evaluation import likeness, own_scores
@@ -119,6 +118,8 @@ def explain(
 
     Uses the encoder named, else that of the gallery where there is one, else `general`.
     """
+    _require_plots()
+    require_place(out)
     from siamese_search.evaluation import explain as explaining
 
     found = explaining.explain(encoder_for(gallery, encoder, device), a, b)
@@ -127,6 +128,12 @@ def explain(
         print_json({"score": found.score, "drawn": str(out)})
     else:
         typer.echo(f"score {found.score:.3f}; drawn in {out}")
+
+
+def _require_plots() -> None:
+    """Raise RuntimeUnavailable where the libraries for plots are missing."""
+    if not (find_spec("matplotlib") and find_spec("sklearn")):
+        raise RuntimeUnavailable("plots need matplotlib: pip install 'siamese-search[plot]'")
 
 
 def register(app: typer.Typer) -> None:

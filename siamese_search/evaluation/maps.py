@@ -196,9 +196,9 @@ def placed(
     return found
 
 
-def shortened(name: str) -> str:
+def shortened(name: str, longest: int = LONGEST) -> str:
     """A name of at most so many letters, the middle of a longer one left out."""
-    if len(name) <= LONGEST:
+    if len(name) <= longest:
         return name
-    kept = LONGEST - 1
+    kept = longest - 1
     return f"{name[: -(-kept // 2)]}…{name[len(name) - kept // 2 :]}"
