@@ -697,6 +697,9 @@ def test_plots_are_written_where_they_may_be(shell: Shell, pictures: Pictures) -
     shell("add", folder, "--encoder", shell.encoder)
     assert shell("plot", "map").stdout == "3 items, 2 identities; drawn in map.png\n"
     assert (shell.folder / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert "drawn in map.html" in shell("plot", "map", "--out", "map.html").stdout
+    assert "0.png, item 1" in (shell.folder / "map.html").read_text(encoding="utf-8")
+    assert "PNG files" in shell("plot", "det", "--out", "det.html", code=2).stderr
     (drawn,) = shell.json("plot", "neighbours", folder / "b" / "0.png", "--k", "2", "-o", "b.png")
     assert (drawn["kind"], drawn["identity"], drawn["drawn"]) == ("neighbours", "b", "b.png")
     assert drawn["neighbours"][0]["identity"] == "b"

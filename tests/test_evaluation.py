@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import picture
+from matplotlib.text import Text
 from PIL import Image
 
 from siamese_search import Encoder, Gallery
 from siamese_search.arrays import DoubleArray, FloatArray
 from siamese_search.errors import ImageError, StorageError, UsageError
-from siamese_search.evaluation import explain, protocols
+from siamese_search.evaluation import explain, plots, protocols
 from siamese_search.evaluation.evaluate import evaluate, evaluate_embeddings
 from siamese_search.evaluation.report import write_groups, write_report
 from siamese_search.evaluation.splits import Split, evaluate_splits
@@ -154,7 +155,21 @@ def test_an_explanation_marks_what_two_pictures_share(tmp_path: Path, toy: Encod
     assert 0 < found.score < 1
     explain.draw(found, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as drawn:
-        assert drawn.size == (320 + 8 + 320, 320)
+        assert drawn.size[0] >= 1200
+    with plots.style():
+        figure = explain.figure(found)
+        plots.png(figure)
+    words = " ".join(text.get_text() for text in figure.findobj(Text))
+    most = max(float(np.abs(region).max()) for region in found.regions)
+    for said in ("a.png", "b.png", f"score {found.score:.3f}", f"threshold {toy.threshold:.3f}"):
+        assert said in words
+    for said in (f"-{most:.3f}\nagainst the resemblance", f"+{most:.3f}\nfor the resemblance"):
+        assert said in words
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    boxes = [text.get_window_extent() for text in texts]
+    for number, box in enumerate(boxes):
+        assert figure.bbox.count_contains(box.corners()) == 4
+        assert not any(box.overlaps(other) for other in boxes[:number])
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ImageError, match=r"text\.png"):
         explain.explain(toy, tmp_path / "a.png", tmp_path / "text.png")

@@ -16,7 +16,7 @@ from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray
 from siamese_search.cli import main
 from siamese_search.errors import ImageError, UsageError
-from siamese_search.evaluation import likeness, own_scores, plots, portrait
+from siamese_search.evaluation import grids, likeness, own_scores, plots, portrait
 from siamese_search.records import Progress
 
 Pictures = Callable[..., Path]
@@ -121,7 +121,7 @@ def test_a_map_shows_a_sample_of_a_large_gallery_and_says_so(
 ) -> None:
     drawn = portrait.draw_map(gallery)
     assert drawn.said == "24 items, 8 identities"
-    assert size_of(drawn.png) == (8 * plots.DPI, 8 * plots.DPI)
+    assert size_of(drawn.content) == (10 * plots.DPI, 10 * plots.DPI)
     monkeypatch.setattr(portrait, "MAPPED", 5)
     drawn = portrait.draw_map(gallery)
     assert drawn.said.startswith("5 of 24 items, ")
@@ -134,7 +134,7 @@ def test_scores_and_error_rates_are_drawn(
     own, right, others = slow_scores(clustered(8, 3, 2.5))
     watched: list[Progress] = []
     drawn = own_scores.draw_scores(gallery, watched.append)
-    assert size_of(drawn.png) == (8 * plots.DPI, 4.5 * plots.DPI)
+    assert size_of(drawn.content) == (8 * plots.DPI, 4.5 * plots.DPI)
     assert (watched[-1].done, watched[-1].total) == (24, 24)
     limit = gallery.encoder.threshold
     assert drawn.facts.fpir == sum(first >= limit for first, _ in others) / 24
@@ -143,7 +143,7 @@ def test_scores_and_error_rates_are_drawn(
     again = own_scores.draw_trade_off(gallery)
     assert again.facts == drawn.facts
     assert f"EER {drawn.facts.eer:.1%}" in again.said
-    assert size_of(again.png) == (6.5 * plots.DPI, 6.5 * plots.DPI)
+    assert size_of(again.content) == (6.5 * plots.DPI, 6.5 * plots.DPI)
     monkeypatch.setattr(portrait, "SEARCHED", 8)
     assert own_scores.draw_scores(gallery).said.startswith("8 of 24 items, 8 identities: ")
 
@@ -180,11 +180,69 @@ def test_neighbours_are_the_nearest_items_with_the_decision(
         likeness.draw_neighbours(pictured, tmp_path / "probe.png")
 
 
+def test_how_a_score_comes_about_is_said_and_adds_up(pictured: Gallery, tmp_path: Path) -> None:
+    for name, seed in (("f", 6), ("g", 7), ("h", 8), ("i", 9)):
+        for number in range(2):
+            path = tmp_path / "more" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(seed, noise=4.0 + number).save(path)
+    pictured.enroll([tmp_path / "more"])
+    picture(1, noise=5).save(tmp_path / "probe.png")
+    items, vectors = pictured.sample(99)
+    cosines = vectors @ pictured.encoder.embed([tmp_path / "probe.png"])[0]
+    own = [n for n, item in enumerate(items) if item.identity == "b"]
+    prototype = vectors[own].mean(axis=0)
+    probe = pictured.encoder.embed([tmp_path / "probe.png"])[0]
+    expected = float(prototype @ probe / np.linalg.norm(prototype))
+
+    found = likeness.draw_neighbours(pictured, tmp_path / "probe.png").facts.derivation
+    assert (found.identity, found.rule, found.items, found.decides) == ("b", "balanced", 2, "score")
+    nearest = max(own, key=lambda n: float(cosines[n]))
+    assert found.item == items[nearest].number
+    assert found.cosine == pytest.approx(float(cosines[nearest]), abs=1e-5)
+    assert found.prototype == pytest.approx(expected, abs=1e-5)
+    assert found.needed == pictured.encoder.threshold
+    assert found.runner_up is not None
+    assert found.lines() == [
+        f"b scores {found.score:.3f}, the mean of {found.cosine:.3f} (its nearest item, number"
+        f" {found.item}) and {found.prototype:.3f} (its prototype, the mean of its 2 items);"
+        " rule balanced.",
+        f"Runner-up: {found.runner_up.identity}, {found.runner_up.score:.3f}. The score reaches"
+        f" {found.needed:.3f}, the encoder's threshold.",
+    ]
+
+    calibration = pictured.calibrate(0.1, rule="best", metric="none")
+    drawn = likeness.draw_neighbours(pictured, tmp_path / "probe.png")
+    found = drawn.facts.derivation
+    assert found.score == pytest.approx(found.cosine)
+    assert found.runner_up is not None
+    assert found.evidence is not None
+    assert found.evidence == pytest.approx(found.score - max(0, found.runner_up.score) / 2)
+    assert found.needed == pytest.approx(calibration.thresholds[0.1])
+    assert (found.evidence >= found.needed) == (drawn.facts.identity is not None)
+    assert f"= {found.evidence:.3f}; it " in found.lines()[1]
+    assert f" reach{'es' * (found.evidence >= found.needed)} {found.needed:.3f}" in found.lines()[1]
+
+
+def test_notes_stand_between_the_title_and_the_pictures() -> None:
+    notes = ["one note that is long enough for several lines of a narrow grid " * 3, "another"]
+    with plots.style():
+        figure = grids.grid("title", [grids.Cell((grids.Tile("none", "n"),), "c")], 1, notes)
+        size_of(plots.png(figure))
+        boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert " ".join(texts[1:-4]).replace("  ", " ").strip().startswith("one note that")
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
 def test_what_looks_like_a_distractor_is_said_to(pictured: Gallery, tmp_path: Path) -> None:
     picture(70).save(tmp_path / "poster.png")
     pictured.enroll([tmp_path / "poster.png"], distractor=True)
     drawn = likeness.draw_neighbours(pictured, tmp_path / "poster.png")
     assert drawn.said.startswith("unknown, like a distractor (")
+    assert "it is never named" in drawn.facts.derivation.lines()[1]
     assert drawn.facts.identity is None
 
 
@@ -207,7 +265,7 @@ def test_a_picture_that_is_gone_or_changed_leaves_a_tile_that_says_so(
     assert "0.png" in words[0]
     whole = likeness._tile(pictured, by_file["a", "0.png"])
     assert not isinstance(whole.picture, str)
-    assert whole.picture.shape == (plots.SIDE, plots.SIDE, 3)
+    assert whole.picture.shape == (grids.SIDE, grids.SIDE, 3)
     likeness.draw_confusions(pictured)
     likeness.draw_neighbours(pictured, tmp_path / "pictures" / "a" / "0.png", 11)
 
@@ -251,21 +309,7 @@ def test_names_are_drawn_whatever_characters_they_have(tmp_path: Path, toy: Enco
             portrait.draw_map, own_scores.draw_scores, own_scores.draw_trade_off,
             likeness.draw_confusions,
         ):  # fmt: skip
-            size_of(draw(gallery).png)
-
-
-def test_labels_of_a_map_lie_inside_and_clear_of_each_other() -> None:
-    labels = [f"a rather long label of {n // 2}" for n in range(60)]
-    with plots.style():
-        figure = plots.figure(5, 5)
-        axes = figure.subplots()
-        plots.embedding_map(axes, clustered(30, 2, 0.2), labels)
-        plots.png(figure)
-        boxes = [text.get_window_extent() for text in axes.texts]
-    assert 3 < len(boxes) < 30
-    for number, box in enumerate(boxes):
-        assert axes.bbox.count_contains(box.corners()) == 4
-        assert not any(box.overlaps(other) for other in boxes[:number])
+            size_of(draw(gallery).content)
 
 
 def test_the_error_curve_shows_nought_at_the_ends_of_its_scales() -> None:
@@ -309,11 +353,11 @@ def test_growing_numbers_have_their_means_and_labels_that_keep_apart() -> None:
 
 
 def test_long_names_break_near_their_middle() -> None:
-    assert plots._halves("Vegetables/Pepper/Red-Bell-Pepper") == (
+    assert grids._halves("Vegetables/Pepper/Red-Bell-Pepper") == (
         "Vegetables/Pepper/",
         "Red-Bell-Pepper",
     )
-    assert plots._halves("abcdef") == ("abc", "def")
+    assert grids._halves("abcdef") == ("abc", "def")
 
 
 def test_without_matplotlib_the_command_says_what_to_install(

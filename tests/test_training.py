@@ -830,6 +830,42 @@ def test_scores_of_pairs_agree_with_counting() -> None:
     assert sorted(pairs.impostor) == pytest.approx(sorted(impostor), abs=1e-6)
 
 
+def test_the_curves_of_a_run_mark_what_was_kept() -> None:
+    epochs = [
+        {"step": 10 * n, "loss": 1 / n, "recall": 0.1 * n, "precision": 0.05 * n}
+        for n in range(1, 6)
+    ]
+    for kept, said in (
+        (plots.Kept(30), "kept: step 30"),
+        (plots.Kept(30, 0.75), "kept: 75% of step 30, 25% of the start"),
+        (plots.Kept(0), "kept: the start, over which nothing was gained"),
+    ):
+        figure = plots.curves(epochs, 0.05, kept)
+        for axes in figure.axes:
+            assert set(axes.lines[-1].get_xdata()) == {kept.step}  # type: ignore[arg-type]
+        (legend,) = figure.legends
+        assert said in [text.get_text() for text in legend.get_texts()]
+    assert len(figure.axes) == 2
+    assert len(plots.curves(epochs, None, plots.Kept(50)).axes) == 1  # nothing was held out
+
+
+def test_plots_of_a_run_are_whole_files_or_an_error(tmp_path: Path) -> None:
+    vectors = np.eye(6, dtype=np.float32)
+    epochs = [{"step": 1, "loss": 1.0, "recall": 0.5, "precision": 0.5}]
+    labels = np.arange(6) // 2
+    drawn = plots.draw(tmp_path, epochs, None, vectors, labels, 0.5, plots.Kept(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "curves.png",
+        "map.png",
+        "scores.png",
+    ]
+    assert all(path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in drawn)
+    (tmp_path / "curves.png").unlink()
+    (tmp_path / "curves.png").mkdir()
+    with pytest.raises(StorageError, match=r"curves\.png is a folder"):
+        plots.draw(tmp_path, epochs, None, vectors, labels, 0.5, plots.Kept(1))
+
+
 def test_retrieval_leaves_each_picture_out_of_its_own_search() -> None:
     vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2, 3]]
     found = retrieval.retrieval(vectors, np.array([0, 0, 1, 1, 2, 3]))

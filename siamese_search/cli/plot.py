@@ -26,6 +26,7 @@ from siamese_search.files import require_place
 
 KINDS = ("map", "scores", "det", "confusions", "neighbours")
 NEIGHBOURS = 9
+PAGES = (".html", ".htm")
 
 
 def plot(
@@ -43,7 +44,13 @@ def plot(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="PNG", help="Where to draw it; default: KIND.png."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Where to draw it; default: KIND.png. A map that ends in .html is a page to zoom"
+            " into, to search and to see every item's picture on.",
+        ),
     ] = None,
     k: Annotated[
         int, typer.Option("--k", "-k", min=1, max=100, help="How many neighbours, or pairs.")
@@ -64,14 +71,15 @@ def plot(
         raise UsageError("write `plot neighbours IMAGE`; the other kinds take no image")
     if kind not in ("neighbours", "confusions") and k != NEIGHBOURS:
         raise UsageError(f"--k does nothing with {kind}: leave it out")
-    if out is not None and out.suffix.lower() not in ("", ".png"):
-        raise UsageError(f"--out {out}: plots are PNG files, name one that ends in .png")
-    if not (find_spec("matplotlib") and find_spec("sklearn")):
-        raise RuntimeUnavailable("plots need matplotlib: pip install 'siamese-search[plot]'")
+    as_page = kind == "map" and out is not None and out.suffix.lower() in PAGES
+    if out is not None and not as_page and out.suffix.lower() not in ("", ".png"):
+        other = ", or for a page .html" if kind == "map" else ""
+        raise UsageError(f"--out {out}: plots are PNG files, name one that ends in .png{other}")
+    _require_plots()
     # Threads that spin while they wait slow a shared machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from siamese_search.evaluation import likeness, own_scores
-    from siamese_search.evaluation.portrait import Facts, Portrait, draw_map
+    from siamese_search.evaluation.portrait import Facts, Portrait, draw_map, draw_map_page
     from siamese_search.files import write_whole
 
     place = out or Path(f"{kind}.png")
@@ -81,14 +89,14 @@ def plot(
         if image is not None:
             drawn = likeness.draw_neighbours(source, image, k)
         elif kind == "map":
-            drawn = draw_map(source)
+            drawn = draw_map_page(source, watch) if as_page else draw_map(source)
         elif kind == "scores":
             drawn = own_scores.draw_scores(source, watch)
         elif kind == "det":
             drawn = own_scores.draw_trade_off(source, watch)
         else:
             drawn = likeness.draw_confusions(source, k, watch)
-    write_whole(place, drawn.png)
+    write_whole(place, drawn.content)
     if as_json:
         print_json({"kind": kind, **dataclasses.asdict(drawn.facts), "drawn": str(place)})
     else:
@@ -110,6 +118,8 @@ def explain(
 
     Uses the encoder named, else that of the gallery where there is one, else `general`.
     """
+    _require_plots()
+    require_place(out)
     from siamese_search.evaluation import explain as explaining
 
     found = explaining.explain(encoder_for(gallery, encoder, device), a, b)
@@ -118,6 +128,12 @@ def explain(
         print_json({"score": found.score, "drawn": str(out)})
     else:
         typer.echo(f"score {found.score:.3f}; drawn in {out}")
+
+
+def _require_plots() -> None:
+    """Raise RuntimeUnavailable where the libraries for plots are missing."""
+    if not (find_spec("matplotlib") and find_spec("sklearn")):
+        raise RuntimeUnavailable("plots need matplotlib: pip install 'siamese-search[plot]'")
 
 
 def register(app: typer.Typer) -> None:

@@ -2,7 +2,7 @@
 
 A window of the picture's mean colour moves over one picture, and the cosine to the other is taken
 anew. Where it falls, the region speaks for the resemblance; where it rises, against it.
-Knows nothing of galleries.
+Needs ``pip install 'siamese-search[plot]'``. Knows nothing of galleries.
 """
 
 from __future__ import annotations
@@ -12,28 +12,54 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from PIL import Image
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import ImageError
+from siamese_search.evaluation import plots
+from siamese_search.evaluation.maps import shortened
 from siamese_search.files import write_whole
 from siamese_search.pictures.read import read_file
-from siamese_search.pictures.render import encode
+from siamese_search.records import printable
 
 STEPS = 12  # places of the window along each side
 WINDOW = 0.25  # its side, in sides of the picture
 BATCH = 32
+
+WIDTH, HEIGHT = 10.0, 6.6  # inches of the drawing
+COLOURS = "bwr"  # blue, white, red
+STRONGEST = 0.7  # how much of the strongest colour covers a picture
+LEAST = 1e-6  # what counts as no difference at all
+NAME = 60  # letters of a file's name
+TITLE = "Which regions make the two pictures alike"
+AGAINST, FOR = "against the resemblance", "for the resemblance"
+MEANING = "what a region adds to the score"
 
 
 @dataclass(frozen=True)
 class Explanation:
     """Two pictures as the encoder sees them, uint8 (height, width, channels), their cosine, and how
     much every pixel of each adds to it, float32 (height, width): what covering it takes away.
+
+    ``names`` are the files'; from ``threshold`` on, the ``encoder`` takes two for the same.
     """
 
+    names: tuple[str, str]
+    encoder: str
+    threshold: float
     pictures: tuple[PixelArray, PixelArray]
     score: float
     regions: tuple[FloatArray, FloatArray]
+
+    @property
+    def said(self) -> str:
+        """The score in words."""
+        verdict = "the same" if self.score >= self.threshold else "different"
+        threshold = f"the threshold {self.threshold:.3f} of the encoder {self.encoder}"
+        return f"score {self.score:.3f}: {verdict} by {threshold}"
 
 
 def explain(encoder: Encoder, a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Explanation:
@@ -50,7 +76,9 @@ def explain(encoder: Encoder, a: str | os.PathLike[str], b: str | os.PathLike[st
         _regions(encoder, pictures[0], second, score),
         _regions(encoder, pictures[1], first, score),
     )
-    return Explanation((pictures[0], pictures[1]), score, regions)
+    names = printable(a), printable(b)
+    both = pictures[0], pictures[1]
+    return Explanation(names, encoder.name, encoder.threshold, both, score, regions)
 
 
 def _regions(encoder: Encoder, picture: PixelArray, other: FloatArray, score: float) -> FloatArray:
@@ -77,18 +105,38 @@ def _regions(encoder: Encoder, picture: PixelArray, other: FloatArray, score: fl
     return regions
 
 
-def draw(explanation: Explanation, path: Path, side: int = 320) -> None:
+def draw(explanation: Explanation, path: Path) -> None:
     """Write both pictures beside each other, in grey: what speaks for the resemblance in red, what
-    speaks against it in blue. Raises StorageError.
+    speaks against it in blue, with a key to the colours. Raises StorageError.
     """
-    most = max(1e-6, *(float(np.abs(region).max()) for region in explanation.regions))
-    shown = []
-    for picture, region in zip(explanation.pictures, explanation.regions, strict=True):
-        grey = picture.astype(np.float32).mean(axis=2, keepdims=True).repeat(3, axis=2)
-        strength = np.clip(np.abs(region) / most, 0, 1)[..., None] * 0.7
-        colour = np.where(region[..., None] > 0, [220.0, 30.0, 30.0], [30.0, 60.0, 220.0])
-        mixed = (1 - strength) * grey + strength * colour
-        every = max(1, side // mixed.shape[0])
-        shown.append(mixed.astype(np.uint8).repeat(every, 0).repeat(every, 1))
-    gap = np.full((shown[0].shape[0], 8, 3), 255, np.uint8)
-    write_whole(path, encode(np.concatenate([shown[0], gap, shown[1]], axis=1), "PNG"))
+    with plots.style(explanation.names):
+        write_whole(path, plots.png(figure(explanation)))
+
+
+def figure(explanation: Explanation) -> Figure:
+    """What ``draw`` writes, to be made within ``plots.style``."""
+    drawn = plots.figure(WIDTH, HEIGHT)
+    drawn.suptitle(f"{TITLE}\n{explanation.said}", fontsize="large")
+    row = drawn.subplots(1, 2)
+    most = max(LEAST, *(float(np.abs(region).max()) for region in explanation.regions))
+    parts = zip(row, explanation.names, explanation.pictures, explanation.regions, strict=True)
+    for axes, name, picture, region in parts:
+        grey = picture.astype(np.float32).mean(axis=2)
+        axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
+        smooth = _smoothed(region)
+        strength = STRONGEST * np.minimum(1, np.abs(smooth) / most)
+        colours = axes.imshow(smooth, cmap=COLOURS, vmin=-most, vmax=most, alpha=strength)
+        axes.set(xticks=[], yticks=[], xlabel=shortened(name, NAME))
+        axes.spines[:].set_visible(False)
+    shown = ScalarMappable(colours.norm, colours.cmap)
+    key = drawn.colorbar(shown, ax=row, location="bottom", aspect=50, shrink=0.6)
+    labels = [f"{-most:+.3f}\n{AGAINST}", f"0\n{MEANING}", f"{most:+.3f}\n{FOR}"]
+    key.set_ticks([-most, 0, most], labels=labels)
+    return drawn
+
+
+def _smoothed(region: FloatArray) -> FloatArray:
+    """A region without the edges of the windows that moved over it."""
+    height, width = region.shape
+    coarse = Image.fromarray(region).resize((2 * STEPS, 2 * STEPS), Image.Resampling.BOX)
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from siamese_search.arrays import PixelArray
 from siamese_search.errors import ImageError, UsageError
-from siamese_search.evaluation import plots, portrait
+from siamese_search.evaluation import grids, plots, portrait
+from siamese_search.evaluation.derivation import Derivation, derived
 from siamese_search.evaluation.portrait import Extent, Facts, Portrait
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.gallery.self_test import audited
@@ -25,6 +26,7 @@ from siamese_search.pictures.render import miniature
 from siamese_search.records import Item, Watcher, printable
 
 COLUMNS = {1: 5, 2: 3}  # of cells with so many pictures each
+ALIKE = "The number is what one of the two items scores for the other identity."
 NAMED, UNKNOWN = "tab:green", "tab:orange"
 
 
@@ -63,6 +65,7 @@ class NeighbourFacts(Facts):
     score: float
     confidence: float
     threshold: float
+    derivation: Derivation
     neighbours: tuple[Neighbour, ...]
 
 
@@ -122,16 +125,16 @@ def draw_confusions(
         alike, taken = closest[pair], confused.get(pair, nobody)
         mistaken = f", {taken.items} of {taken.of} items taken for the other" * bool(taken.items)
         tiles = [
-            _tile(gallery, items[number]) if number in items else plots.Tile("just removed", name)
+            _tile(gallery, items[number]) if number in items else grids.Tile("just removed", name)
             for number, name in ((alike.first, pair.first), (alike.second, pair.second))
         ]
-        cells.append(plots.Cell(tuple(tiles), f"{alike.score:.3f}{mistaken}"))
+        cells.append(grids.Cell(tuple(tiles), f"{alike.score:.3f}{mistaken}"))
         facts.append(AlikePair((pair.first, pair.second), alike.score, taken.items))
     searched = portrait.searched(gallery, left_out)
     said = f"{searched}: most alike are {pairs[0].first} and {pairs[0].second}"
     extent = portrait.extent(gallery, [one.identity for one in left_out])
     return Portrait(
-        _grid(f"Identities most alike ({searched})", cells),
+        _grid(f"Identities most alike ({searched})", [ALIKE], cells),
         f"{said} ({closest[pairs[0]].score:.3f})",
         ConfusionFacts(**dataclasses.asdict(extent), pairs=tuple(facts)),
     )
@@ -140,13 +143,13 @@ def draw_confusions(
 def draw_neighbours(
     gallery: Gallery, image: str | os.PathLike[str], k: int = 9
 ) -> Portrait[NeighbourFacts]:
-    """A picture, what it is identified as, and the k nearest items with their cosines.
+    """A picture, what it is identified as and why, and the k nearest items with their cosines.
 
     Items of the identity that is named are framed. Raises ImageError, naming the file, and
     UsageError where nothing is enrolled.
     """
     vectors = gallery.encoder.embed([image])
-    (answer,) = gallery.identify_embeddings(vectors, k=1)
+    (answer,) = gallery.identify_embeddings(vectors, k=2)
     if answer.score is None:
         raise UsageError(f"nothing is enrolled in {gallery.folder}: there are no neighbours")
     numbers, cosines = (row[0].tolist() for row in gallery.search(vectors, k))
@@ -161,36 +164,40 @@ def draw_neighbours(
     place = printable(image)
     asked = _picture(lambda: read_file(os.fspath(image)), Path(place).name)
     colour = UNKNOWN if name is None else NAMED
-    cells = [plots.Cell((plots.Tile(asked, Path(place).name),), "asked about", colour)]
+    cells = [grids.Cell((grids.Tile(asked, Path(place).name),), "asked about", colour)]
     for item, cosine in near:
         frame = NAMED if item.identity == name else None
-        cells.append(plots.Cell((_tile(gallery, item),), f"{cosine:.3f}", frame))
+        caption = f"{cosine:.3f}, item {item.number}"
+        cells.append(grids.Cell((_tile(gallery, item),), caption, frame))
+    derivation = derived(gallery, vectors, answer)
     facts = NeighbourFacts(
         image=place,
         identity=name,
         score=answer.score,
         confidence=answer.confidence,
         threshold=answer.threshold,
+        derivation=derivation,
         neighbours=tuple(
             Neighbour(item.identity, cosine, item.number, item.source) for item, cosine in near
         ),
     )
-    return Portrait(_grid(said if name is None else f"identified as {said}", cells), said, facts)
+    title = said if name is None else f"identified as {said}"
+    return Portrait(_grid(title, derivation.lines(), cells), said, facts)
 
 
-def _grid(title: str, cells: list[plots.Cell]) -> bytes:
-    with plots.style():
-        return plots.png(plots.grid(title, cells, COLUMNS[len(cells[0].tiles)]))
+def _grid(title: str, notes: list[str], cells: list[grids.Cell]) -> bytes:
+    with plots.style([title, *notes, *(tile.name for cell in cells for tile in cell.tiles)]):
+        return plots.png(grids.grid(title, cells, COLUMNS[len(cells[0].tiles)], notes))
 
 
-def _tile(gallery: Gallery, item: Item) -> plots.Tile:
+def _tile(gallery: Gallery, item: Item) -> grids.Tile:
     file = f"item {item.number}" if item.source is None else Path(item.source).name
-    return plots.Tile(_picture(lambda: gallery.image(item), file), item.identity)
+    return grids.Tile(_picture(lambda: gallery.image(item), file), item.identity)
 
 
 def _picture(read: Callable[[], bytes], file: str) -> PixelArray | str:
     """The picture in a file, or words that say why there is none."""
     try:
-        return miniature(read(), plots.SIDE)
+        return miniature(read(), grids.SIDE)
     except ImageError as error:
         return "\n".join(textwrap.wrap(f"{file}: {error}", 22, max_lines=7, placeholder=" …"))

@@ -1,4 +1,4 @@
-"""Plots for a person to look at: scores, error rates, maps of embeddings, grids of pictures.
+"""Plots for a person to look at: how they look, and those of scores and error rates.
 
 Needs ``pip install 'siamese-search[plot]'``. Knows nothing of galleries and encoders.
 """
@@ -6,55 +6,42 @@ Needs ``pip install 'siamese-search[plot]'``. Knows nothing of galleries and enc
 from __future__ import annotations
 
 import warnings
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib import font_manager, patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from matplotlib.transforms import Bbox
 
-from siamese_search.arrays import DoubleArray, FloatArray, PixelArray
+from siamese_search.arrays import DoubleArray
+from siamese_search.evaluation import fonts
 
 DPI = 120
 BINS = 60
 CURVE = 500  # points of a curve that are drawn
-COLOURS = 20  # more nobody tells apart: on a map they recur
-NAMES = 60  # more would hide a map's points
 SMALL = 8  # points: the text of maps and grids
-
-# matplotlib's own font has no Chinese, Japanese and Korean characters.
-FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans", "Microsoft YaHei", "MS Gothic")
-
-# Inches in a grid: a picture, the space between two of a cell, that between cells, a line of text.
-PICTURE, CLOSE, GAP, LINE = 1.5, 0.1, 0.25, 0.175
-SIDE = round(PICTURE * DPI)  # pixels of a picture
-BREAKS = "/ -_"  # where a name may go on in the next line
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """How plots look that are drawn within; names are shown as they are."""
-    known = set(font_manager.get_font_names())
+def style(names: Iterable[str] = ()) -> Iterator[None]:
+    """How plots look that are drawn within. The names in them are shown as they are, by installed
+    fonts that have their characters.
+    """
     settings: dict[Any, Any] = {
         "text.parse_math": False,  # a name may have dollars
-        "font.family": ["DejaVu Sans", *(font for font in FONTS if font in known)],
+        "font.family": fonts.families(names),
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.titlesize": "medium",
         "legend.fontsize": "small",
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # ``families`` has warned
         yield
 
 
@@ -70,7 +57,10 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-# ------------------------------------------------------------------------ scores and error rates
+def figure_of(axes: Axes) -> Figure:
+    """The figure that axes are part of."""
+    assert isinstance(axes.figure, Figure)
+    return axes.figure
 
 
 def histogram(
@@ -179,159 +169,3 @@ def _ticks(least: float) -> list[float]:
     powers = [10.0**power for power in range(-6, 3) if 10.0 ** (power + 1) >= least]
     finer = (1, 2, 5) if len(powers) <= 4 else (1,)
     return [step * power for power in powers for step in finer if least <= step * power <= 100]
-
-
-# ------------------------------------------------------------------------------------------ maps
-
-
-def flattened(embeddings: FloatArray) -> FloatArray:
-    """Two dimensions in which neighbours stay neighbours: t-SNE (van der Maaten 2008)."""
-    from sklearn.manifold import TSNE
-
-    perplexity = max(1.0, min(30.0, (len(embeddings) - 1) / 3))
-    method = TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=0)
-    flat: FloatArray = method.fit_transform(embeddings)
-    return flat
-
-
-def embedding_map(
-    axes: Axes, embeddings: FloatArray, labels: Sequence[str], named: bool = True
-) -> None:
-    """Embeddings (n, dimension) in two dimensions, coloured by their labels.
-
-    Labels stand at their middle points, those with most points first, as long as there is room.
-    """
-    flat = flattened(embeddings)
-    classes, member, counts = np.unique(
-        np.array(labels, str), return_inverse=True, return_counts=True
-    )
-    # The palette's strong colours before their pale twins, which follow each.
-    colour = 2 * member % COLOURS + member % COLOURS // (COLOURS // 2)
-    size = 25 if len(flat) < 1000 else 9
-    axes.scatter(flat[:, 0], flat[:, 1], c=colour, cmap="tab20", vmin=0, vmax=COLOURS - 1, s=size)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(True)
-    if not named:
-        return
-    # Where the axes will lie is known once all else is laid out.
-    _figure(axes).draw_without_rendering()
-    taken: list[Bbox] = []
-    for place in np.argsort(-counts, kind="stable").tolist():
-        if len(taken) == NAMES:
-            break
-        own = flat[member == place]
-        middle = own[((own - np.median(own, axis=0)) ** 2).sum(axis=1).argmin()]
-        text = axes.annotate(
-            str(classes[place]),
-            middle.tolist(),
-            (0, 5),
-            textcoords="offset points",
-            fontsize=SMALL,
-            path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
-        )
-        text.set_in_layout(False)
-        for side in ("center", "left", "right"):  # near the frame only one may fit
-            text.set(ha=side)
-            box = text.get_window_extent().padded(3)
-            inside = axes.bbox.count_contains(box.corners()) == 4
-            if inside:
-                break
-        if inside and not any(box.overlaps(other) for other in taken):
-            taken.append(box)
-        else:
-            text.remove()
-
-
-# ----------------------------------------------------------------------------------------- grids
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A picture, uint8 (SIDE, SIDE, 3), or why there is none, with its name."""
-
-    picture: PixelArray | str
-    name: str
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Tiles side by side with what is said of them; a colour frames them."""
-
-    tiles: tuple[Tile, ...]
-    caption: str
-    colour: str | None = None
-
-
-def grid(title: str, cells: Sequence[Cell], columns: int) -> Figure:
-    """Cells row by row, with a title above."""
-    columns = min(columns, len(cells))
-    tiles = max(len(cell.tiles) for cell in cells)
-    across = tiles * (PICTURE + CLOSE) - CLOSE + GAP
-    down = PICTURE + 4 * LINE + GAP
-    width = max(GAP + columns * across, 5.0)
-    height = GAP + 2 * LINE + -(-len(cells) // columns) * down
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(height, 0))  # inches, downwards
-    axes.axis("off")
-    _write(axes, width / 2, GAP, title, width - 2 * GAP, lines=1, fontsize=10, weight="bold")
-    for number, cell in enumerate(cells):
-        row, column = divmod(number, columns)
-        left, top = GAP + column * across, GAP + 2 * LINE + row * down
-        for place, tile in enumerate(cell.tiles):
-            _draw_tile(axes, left + place * (PICTURE + CLOSE), top, tile)
-        span = across - GAP
-        if cell.colour is not None:
-            frame = Rectangle((left, top), span, PICTURE, fill=False)
-            frame.set(edgecolor=cell.colour, linewidth=3)
-            axes.add_patch(frame)
-        looks = {"fontsize": SMALL, "color": "dimgray"}
-        _write(axes, left + span / 2, top + PICTURE + LINE / 2, cell.caption, span, 1, **looks)
-    return figure
-
-
-def _draw_tile(axes: Axes, left: float, top: float, tile: Tile) -> None:
-    middle, bottom = left + PICTURE / 2, top + PICTURE
-    if isinstance(tile.picture, str):
-        axes.add_patch(Rectangle((left, top), PICTURE, PICTURE, color="whitesmoke"))
-        text = axes.text(middle, top + PICTURE / 2, tile.picture, fontsize=SMALL, color="dimgray")
-        text.set(ha="center", va="center")
-    else:
-        axes.imshow(tile.picture, extent=(left, left + PICTURE, bottom, top), aspect="auto")
-    _write(axes, middle, bottom + 1.6 * LINE, tile.name, PICTURE, 2, fontsize=SMALL)
-
-
-def _write(
-    axes: Axes, x: float, y: float, words: str, width: float, lines: int, **looks: Any
-) -> None:
-    """Text in a line or two, centred below a point; what is too wide in inches is left out."""
-    text = axes.text(x, y, words, ha="center", va="top", **looks)
-    figure = _figure(axes)
-
-    def fits(line: str) -> bool:
-        text.set_text(line)
-        return bool(text.get_window_extent().width <= width * figure.dpi)
-
-    def shortened(line: str) -> str:
-        def cut(kept: int) -> str:
-            return f"{line[: -(-kept // 2)]}…{line[len(line) - kept // 2 :]}"
-
-        if fits(line):
-            return line
-        return cut(bisect_left(range(len(line)), True, key=lambda kept: not fits(cut(kept))) - 1)
-
-    whole = lines == 1 or fits(words)
-    text.set_text("\n".join(map(shortened, [words] if whole else _halves(words))))
-
-
-def _halves(words: str) -> tuple[str, str]:
-    """A name in two lines, broken as near to its middle as it may be."""
-    middle = len(words) / 2
-    places = [n + 1 for n, letter in enumerate(words[:-1]) if letter in BREAKS] or [round(middle)]
-    place = min(places, key=lambda place: abs(place - middle))
-    return words[:place], words[place:]
-
-
-def _figure(axes: Axes) -> Figure:
-    assert isinstance(axes.figure, Figure)
-    return axes.figure

@@ -11,11 +11,30 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from siamese_search.arrays import FloatArray, IntArray
-from siamese_search.evaluation import metrics, plots
+from siamese_search.evaluation import maps, metrics, plots
+from siamese_search.files import write_whole
 
 PAIRS_AT_MOST = 3000  # pictures whose pairs are compared: 4.5 million pairs
-MAP_CLASSES = plots.COLOURS
+MAP_CLASSES = 20  # each in a colour or mark of its own
 MAP_PICTURES = 600
+RECALL, PRECISION = "recall@1", "mAP@R, which chooses"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The weights that are written: those of a step, 0 for the start, and which ``share`` of them,
+    the rest being the start's.
+    """
+
+    step: int
+    share: float = 1.0
+
+    def __str__(self) -> str:
+        if self.step == 0:
+            return "kept: the start, over which nothing was gained"
+        if self.share < 1:
+            return f"kept: {self.share:.0%} of step {self.step}, {1 - self.share:.0%} of the start"
+        return f"kept: step {self.step}"
 
 
 @dataclass(frozen=True)
@@ -43,36 +62,40 @@ def draw(
     embeddings: FloatArray,
     labels: IntArray,
     threshold: float,
+    kept: Kept,
 ) -> list[Path]:
-    """Write curves.png, scores.png and map.png; returns their paths.
+    """Write curves.png, scores.png and map.png; returns their paths. Raises StorageError.
 
     ``epochs`` are the lines of ``metrics.jsonl``; the embeddings are of held-out pictures.
     """
     paths = [folder / f"{name}.png" for name in ("curves", "scores", "map")]
     with plots.style():
         figures = (
-            _curves(epochs, before),
+            curves(epochs, before, kept),
             _scores(pair_scores(embeddings, labels), threshold),
             _map(embeddings, labels),
         )
         for path, figure in zip(paths, figures, strict=True):
-            path.write_bytes(plots.png(figure))
+            write_whole(path, plots.png(figure))
     return paths
 
 
-def _curves(epochs: Sequence[dict[str, Any]], before: float | None) -> Figure:
-    figure = plots.figure(9, 3.5)
-    left, right = figure.subplots(1, 2)
+def curves(epochs: Sequence[dict[str, Any]], before: float | None, kept: Kept) -> Figure:
+    """The loss and, where something was held out, how well that was found, with the step kept."""
+    figure = plots.figure(9 if before is not None else 5, 3.8)
+    panels = figure.subplots(1, 2 if before is not None else 1, squeeze=False)[0]
     steps = [epoch["step"] for epoch in epochs]
-    left.plot(steps, [epoch["loss"] for epoch in epochs], marker=".")
-    left.set(xlabel="step", ylabel="loss", title="training loss")
+    panels[0].plot(steps, [epoch["loss"] for epoch in epochs], marker=".")
+    panels[0].set(xlabel="step", ylabel="loss", title="training loss")
     if before is not None:
         recalls = [before, *(epoch["recall"] for epoch in epochs)]
-        right.plot([0, *steps], [100 * recall for recall in recalls], marker=".", label="recall@1")
         precisions = [100 * epoch["precision"] for epoch in epochs]
-        right.plot(steps, precisions, marker=".", label="mAP@R, which chooses")
-        right.set(xlabel="step", ylabel="%", title="what is held out")
-        right.legend()
+        panels[1].plot([0, *steps], [100 * recall for recall in recalls], marker=".", label=RECALL)
+        panels[1].plot(steps, precisions, marker=".", label=PRECISION)
+        panels[1].set(xlabel="step", ylabel="%", title="what is held out")
+    for axes in panels:
+        axes.axvline(kept.step, color="black", linestyle=":", label=str(kept))
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -94,7 +117,8 @@ def _map(embeddings: FloatArray, labels: IntArray) -> Figure:
     figure = plots.figure(6, 6)
     axes = figure.subplots()
     chosen = np.flatnonzero(np.isin(labels, np.unique(labels)[:MAP_CLASSES]))[:MAP_PICTURES]
-    plots.embedding_map(axes, embeddings[chosen], labels[chosen].tolist(), named=False)
+    layout = maps.laid_out(embeddings[chosen], labels[chosen].tolist())
+    maps.embedding_map(axes, layout, named=False)
     classes = len(np.unique(labels[chosen]))
     axes.set_title(f"{classes} classes that training has not seen (t-SNE)")
     return figure

@@ -20,6 +20,7 @@ import numpy as np
 from siamese_search.decision.trained import Known, View, trained_record
 from siamese_search.embedding.network import EmbeddingNetwork
 from siamese_search.errors import StorageError, TrainingError
+from siamese_search.files import write_whole
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.sources import find, not_empty
 from siamese_search.records import ImageFile, Progress, Rejection
@@ -27,6 +28,7 @@ from siamese_search.training import checkpoint, distributed, hardware, outcome
 from siamese_search.training.augmentation import PRESETS
 from siamese_search.training.data import SOME, Pictures, Split, decode, regular, roomy, split
 from siamese_search.training.loop import Epoch, Trainer
+from siamese_search.training.selection import Selection
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import Start, starting_point
 
@@ -177,7 +179,7 @@ def _train(
         decision,
         facts,
     )
-    _draw(folder, epochs, before, view.held, judged, encoder.threshold, warn)
+    _draw(folder, epochs, before, view.held, judged, encoder.threshold, selection, warn)
     report = TrainingReport(
         encoder=str(folder),
         fingerprint=encoder.fingerprint,
@@ -328,7 +330,8 @@ def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
         found = trainer.validate()
         before = found.recall if found else None
     if before is not None and distributed.rank() == 0:
-        path.with_name("before.json").write_text(json.dumps({"recall@1": before}) + "\n")
+        line = json.dumps({"recall@1": before}) + "\n"
+        write_whole(path.with_name("before.json"), line.encode())
     return before
 
 
@@ -353,6 +356,7 @@ def _draw(
     embeddings: Any,
     judged: Pictures,
     threshold: float,
+    selection: Selection,
     warn: Callable[[str], None],
 ) -> None:
     """The plots, where the libraries for them are installed."""
@@ -361,4 +365,5 @@ def _draw(
         return
     from siamese_search.training import plots
 
-    plots.draw(folder, epochs, before, embeddings, judged.labels, threshold)
+    kept = plots.Kept(selection.step, selection.share)
+    plots.draw(folder, epochs, before, embeddings, judged.labels, threshold, kept)
