@@ -177,6 +177,21 @@ def test_an_explanation_marks_what_two_pictures_share(tmp_path: Path, toy: Encod
         explain.draw(found, tmp_path / "nowhere" / "out.png")
 
 
+def test_an_explanation_numbers_the_places_that_find_each_other(
+    tmp_path: Path, placing: Encoder
+) -> None:
+    pixels = np.asarray(picture(0))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(np.roll(pixels, 8, axis=1)).save(tmp_path / "b.png")
+    found = explain.explain(placing, tmp_path / "a.png", tmp_path / "b.png")
+    assert (found.grid, len(found.places)) == (4, explain.PLACES)
+    for pair in found.places:  # each has moved a column to the right
+        assert pair.other == 4 * (pair.place // 4) + (pair.place % 4 + 1) % 4
+    with plots.style():
+        words = [text.get_text() for text in explain.figure(found).findobj(Text)]
+    assert all(words.count(str(number)) == 2 for number in range(1, explain.PLACES + 1))
+
+
 def test_the_published_protocols_run_on_a_tiny_copy_of_their_layout(
     tmp_path: Path, toy: Encoder
 ) -> None:

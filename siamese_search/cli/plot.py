@@ -116,6 +116,9 @@ def explain(
 ) -> None:
     """Draw which regions make two images similar: red speaks for it, blue against it.
 
+    Where the encoder gives places, numbers mark those of either image that are most like one of the
+    other's: what a closer look rests on.
+
     Uses the encoder named, else that of the gallery where there is one, else `general`.
     """
     _require_plots()
@@ -125,7 +128,11 @@ def explain(
     found = explaining.explain(encoder_for(gallery, encoder, device), a, b)
     explaining.draw(found, out)
     if as_json:
-        print_json({"score": found.score, "drawn": str(out)})
+        places = [
+            {"a": divmod(p.place, found.grid), "b": divmod(p.other, found.grid), "cosine": p.cosine}
+            for p in found.places
+        ]
+        print_json({"score": found.score, "drawn": str(out), "places": places})
     else:
         typer.echo(f"score {found.score:.3f}; drawn in {out}")
 

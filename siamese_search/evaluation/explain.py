@@ -7,16 +7,20 @@ Needs ``pip install 'siamese-search[plot]'``. Knows nothing of galleries.
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
 
 from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.decision import closer
+from siamese_search.decision.closer import PlacePair
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import ImageError
 from siamese_search.evaluation import plots
@@ -28,6 +32,7 @@ from siamese_search.records import printable
 STEPS = 12  # places of the window along each side
 WINDOW = 0.25  # its side, in sides of the picture
 BATCH = 32
+PLACES = 8  # pairs of them that are shown
 
 WIDTH, HEIGHT = 10.0, 6.6  # inches of the drawing
 COLOURS = "bwr"  # blue, white, red
@@ -45,6 +50,8 @@ class Explanation:
     much every pixel of each adds to it, float32 (height, width): what covering it takes away.
 
     ``names`` are the files'; from ``threshold`` on, the ``encoder`` takes two for the same.
+    ``places`` are those of either picture, on a grid of so many cells a side (``grid``, 0 where the
+    encoder gives none), that each find each other the most alike: what a closer look rests on.
     """
 
     names: tuple[str, str]
@@ -53,6 +60,8 @@ class Explanation:
     pictures: tuple[PixelArray, PixelArray]
     score: float
     regions: tuple[FloatArray, FloatArray]
+    places: tuple[PlacePair, ...] = ()
+    grid: int = 0
 
     @property
     def said(self) -> str:
@@ -70,7 +79,7 @@ def explain(encoder: Encoder, a: str | os.PathLike[str], b: str | os.PathLike[st
             pictures.append(encoder.decode(read_file(os.fspath(path))))
         except ImageError as error:
             raise ImageError(f"{os.fspath(path)}: {error}") from error
-    first, second = encoder.runtime.embed(np.stack(pictures))
+    (first, second), places = encoder.runtime.describe(np.stack(pictures))
     score = float(first @ second)
     regions = (
         _regions(encoder, pictures[0], second, score),
@@ -78,7 +87,11 @@ def explain(encoder: Encoder, a: str | os.PathLike[str], b: str | os.PathLike[st
     )
     names = printable(a), printable(b)
     both = pictures[0], pictures[1]
-    return Explanation(names, encoder.name, encoder.threshold, both, score, regions)
+    made = Explanation(names, encoder.name, encoder.threshold, both, score, regions)
+    if places is None:
+        return made
+    pairs = [pair for pair in closer.matched(*closer.units(places)) if pair.mutual]
+    return replace(made, places=tuple(pairs[:PLACES]), grid=math.isqrt(places.shape[1]))
 
 
 def _regions(encoder: Encoder, picture: PixelArray, other: FloatArray, score: float) -> FloatArray:
@@ -107,7 +120,8 @@ def _regions(encoder: Encoder, picture: PixelArray, other: FloatArray, score: fl
 
 def draw(explanation: Explanation, path: Path) -> None:
     """Write both pictures beside each other, in grey: what speaks for the resemblance in red, what
-    speaks against it in blue, with a key to the colours. Raises StorageError.
+    speaks against it in blue, with a key to the colours, and the same numbers where places of both
+    are alike. Raises StorageError.
     """
     with plots.style(explanation.names):
         write_whole(path, plots.png(figure(explanation)))
@@ -120,7 +134,7 @@ def figure(explanation: Explanation) -> Figure:
     row = drawn.subplots(1, 2)
     most = max(LEAST, *(float(np.abs(region).max()) for region in explanation.regions))
     parts = zip(row, explanation.names, explanation.pictures, explanation.regions, strict=True)
-    for axes, name, picture, region in parts:
+    for side, (axes, name, picture, region) in enumerate(parts):
         grey = picture.astype(np.float32).mean(axis=2)
         axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
         smooth = _smoothed(region)
@@ -128,11 +142,28 @@ def figure(explanation: Explanation) -> Figure:
         colours = axes.imshow(smooth, cmap=COLOURS, vmin=-most, vmax=most, alpha=strength)
         axes.set(xticks=[], yticks=[], xlabel=shortened(name, NAME))
         axes.spines[:].set_visible(False)
+        _number(axes, explanation, side)
     shown = ScalarMappable(colours.norm, colours.cmap)
     key = drawn.colorbar(shown, ax=row, location="bottom", aspect=50, shrink=0.6)
     labels = [f"{-most:+.3f}\n{AGAINST}", f"0\n{MEANING}", f"{most:+.3f}\n{FOR}"]
     key.set_ticks([-most, 0, most], labels=labels)
     return drawn
+
+
+def _number(axes: Axes, explanation: Explanation, side: int) -> None:
+    """Put numbers on the places that find each other: the same number in both pictures."""
+    height, width = explanation.pictures[side].shape[:2]
+    for number, pair in enumerate(explanation.places, start=1):
+        row, column = divmod(pair[side], explanation.grid)
+        axes.text(
+            (column + 0.5) * width / explanation.grid,
+            (row + 0.5) * height / explanation.grid,
+            str(number),
+            ha="center",
+            va="center",
+            fontsize="small",
+            bbox={"boxstyle": "circle,pad=0.25", "fc": "white", "ec": "black", "alpha": 0.8},
+        )
 
 
 def _smoothed(region: FloatArray) -> FloatArray:
