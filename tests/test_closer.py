@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -228,6 +229,8 @@ def test_a_gallery_that_cannot_tell_gets_a_cautious_weight(random: np.random.Gen
     single = [
         closer.Look(look.identity, look.scores, look.votes, None) for look in looks(random, 0.05)
     ]
+    by_chance = [replace(look, own=None) for look in looks(random, 0.0)]
+    assert closer.learn_weight(by_chance) == closer.Learned(0.0, False)
     learned = closer.learn_weight(single)
     assert not learned.told
     spread = [look.scores.std() for look in single], [look.votes.std() for look in single]

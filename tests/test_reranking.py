@@ -235,15 +235,22 @@ def test_places_that_mislead_have_no_weight(tmp_path: Path, placing: Encoder) ->
         assert gallery.info().closer is None
 
 
-def test_one_picture_each_gives_it_little_weight(
-    tmp_path: Path, pictures: Pictures, placing: Encoder
+@pytest.mark.parametrize("alike", [True, False])
+def test_one_picture_each_gives_it_little_weight_where_votes_agree_with_scores(
+    tmp_path: Path, pictures: Pictures, placing: Encoder, alike: bool
 ) -> None:
+    # In pairs that resemble each other, or nobody resembles anybody.
+    for name in range(20):
+        (tmp_path / "shop" / f"p{name}").mkdir(parents=True)
+        made = picture(name // 2 if alike else name, noise=20 + name)
+        made.save(tmp_path / "shop" / f"p{name}" / "0.png")
+    strange = pictures({f"s{number}": 1 for number in range(20)}, "strange", first_seed=100)
     with Gallery.open(tmp_path / "gallery", placing) as gallery:
-        gallery.enroll([pictures({f"p{n}": 1 for n in range(20)})])
-        found = gallery.calibrate(0.2)
-        assert found.closer > 0
-        assert found.closer_gain is None
-        assert "too few" in str(gallery.info().closer)
+        gallery.enroll([tmp_path / "shop"])
+        found = gallery.calibrate(0.2, strangers=strange)
+        assert (found.closer > 0) == alike
+        assert (found.closer_gain, found.looked) == (None, None)
+        assert ("too few" in str(gallery.info().closer)) == alike
 
 
 def test_an_encoder_without_places_takes_no_look(tmp_path: Path, shelf: Path, toy: Encoder) -> None:

@@ -30,7 +30,8 @@ IntArray = npt.NDArray[np.int64]
 
 CANDIDATES = 50  # items that are looked at closely
 GRID = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)  # weights that are tried, in units: see ``unit_weight``
-CAUTIOUS = 0.125  # the weight, in units, where a gallery cannot tell
+CAUTIOUS = 0.1  # the weight, in units, where a gallery cannot tell, if votes agree with scores
+AGREEING = 0.27  # their mean correlation, at least; why: dev/experiments.md
 DECIDING = 0.4  # units from which on votes help so much that they tell strangers, too
 LEVEL = 0.5  # standard errors within which weights do as well as each other
 FEWEST = 5  # identities that must find themselves for a gallery to tell
@@ -242,13 +243,15 @@ def learn_weight(looks: Sequence[Look]) -> Learned:
     of the fused scores gives it. Of the weights that do as well as the best, within half a standard
     error over identities, the least is taken (after Breiman et al. 1984), which is nought where
     votes mislead or do not help for certain; and none that names fewer items rightly. A gallery
-    where fewer than ``FEWEST`` identities have several items cannot tell, and gets a cautious one.
+    where fewer than ``FEWEST`` identities have several items cannot tell. It gets a cautious one if
+    votes agree with scores on who is alike, else nought.
     """
     unit = unit_weight(looks)
     telling = [look for look in looks if look.own is not None and len(look.scores) > 1]
     names, groups = np.unique([look.identity for look in telling], return_inverse=True)
     if len(names) < FEWEST or unit == 0:
-        return Learned(CAUTIOUS * unit, False, len(names))
+        cautious = CAUTIOUS if agreement(looks) >= AGREEING else 0.0
+        return Learned(cautious * unit, False, len(names))
     counts = np.bincount(groups)
     weights = [multiple * unit for multiple in GRID]
     gains, hits = [], []
@@ -281,6 +284,17 @@ def unit_weight(looks: Sequence[Look]) -> float:
         return 0.0
     scores, given = np.mean(pairs, axis=0).tolist()
     return scores / given if given > LEAST else 0.0
+
+
+def agreement(looks: Sequence[Look]) -> float:
+    """The mean correlation of votes with scores among candidates; 0 where there is none."""
+    found = []
+    for look in looks:
+        known = np.isfinite(look.votes)
+        scores, given = look.scores[known], look.votes[known]
+        if len(given) > 1 and min(scores.std(), given.std()) > LEAST:
+            found.append(float(np.corrcoef(scores, given)[0, 1]))
+    return float(np.mean(found)) if found else 0.0
 
 
 def _is_level(differences: npt.NDArray[np.float64]) -> bool:
