@@ -238,7 +238,8 @@ class Calibration:
     gallery had given out; ``independent`` as how many strangers the ``strangers`` pictures count,
     since some show the same; ``evidence`` that of strangers, see ``conformal.py``; ``named`` the
     share of the gallery's ``genuine`` items that would get their own name; ``metric`` the number of
-    the metric that scores are of, None for plain cosines.
+    the metric that scores are of, None for plain cosines; ``turns`` in how many turns the strangers
+    were looked at.
     """
 
     fpir: float
@@ -262,6 +263,7 @@ class Calibration:
     genuine: int | None = None
     named: float | None = None
     metric: int | None = None
+    turns: int = 1
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Calibration:
@@ -270,6 +272,8 @@ class Calibration:
         """
         if not isinstance(fields.get("metric"), int | None):
             raise TypeError("its metric is no number")
+        if not isinstance(fields.get("turns", 1), int):
+            raise TypeError("its turns are no number")
         thresholds = {float(rate): float(value) for rate, value in fields["thresholds"].items()}
         evidence = tuple(fields.get("evidence", ()))
         return cls(**fields | {"thresholds": thresholds, "evidence": evidence})

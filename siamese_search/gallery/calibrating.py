@@ -15,8 +15,9 @@ import numpy as np
 
 from siamese_search.arrays import DoubleArray
 from siamese_search.decision import calibration, rules
-from siamese_search.decision.evidence import evidence_of
+from siamese_search.decision.evidence import evidence_of, most_evident
 from siamese_search.decision.reference import Reference
+from siamese_search.embedding.turning import embed_turns_each
 from siamese_search.errors import (
     GalleryDamaged,
     GalleryFormatError,
@@ -31,6 +32,7 @@ from siamese_search.gallery.learning import AUTO, Learning, known_choice
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.pictures.read import content_hash, read_file
+from siamese_search.pictures.regions import require_turns
 from siamese_search.pictures.sources import find, not_empty
 from siamese_search.records import (
     Calibration,
@@ -77,8 +79,15 @@ class Calibrating:
         strangers: Places | None,
         reject: Callable[[Rejection], None],
         metric: str | None = None,
+        turns: int = 1,
     ) -> Calibration:
         """See ``Gallery.calibrate``."""
+        require_turns(turns)
+        if turns > 1 and strangers is None:
+            raise UsageError(
+                "how strangers score in several turns is told by their pictures alone: name some by"
+                " --strangers"
+            )
         wanted = known_choice(metric or self._catalog.wanted_metric() or AUTO)
         rule = rules.known_rule(rule or rules.DEFAULT_RULE)
         fpir = self._rate_before() if fpir is None else fpir
@@ -93,7 +102,8 @@ class Calibrating:
             seen = candidate.evidence(self._catalog, rule)
             if strangers is not None:
                 identifier = Identifier(self._catalog, candidate.searched, Ranking(self._catalog))
-                values, shown = self._evidence_of(active, identifier, strangers, rule, reject)
+                pictures = self._strangers(strangers, reject)
+                values, shown = self._evidence_of(active, identifier, pictures, turns, rule, reject)
                 seen = replace(seen, strangers=values, shown=shown)
         finally:
             candidate.close()
@@ -112,7 +122,7 @@ class Calibrating:
             self._catalog.totals(),
             "gallery" if strangers is None else "strangers",
         )
-        found = replace(found, last_item=last_item)
+        found = replace(found, last_item=last_item, turns=turns)
         found = self._catalog.set_calibration(active.generation, found, candidate.metric, metric)
         if self._catalog.state().snapshot is None:  # it was of another metric
             self._compaction.compact_if_due(changed=0)
@@ -201,7 +211,10 @@ class Calibrating:
             return None
         stale = "; stale: run `siasearch calibrate`" if self.is_stale(found) else ""
         needed = calibration.threshold_at(found.fpir, found.thresholds)
-        return f"FPIR {found.fpir:.3g}, rule {found.rule}, evidence from {needed:.3f} on{stale}"
+        turns = f", {found.turns} turns" if found.turns > 1 else ""
+        return (
+            f"FPIR {found.fpir:.3g}, rule {found.rule}{turns}, evidence from {needed:.3f} on{stale}"
+        )
 
     def _rate_before(self) -> float:
         """The FPIR that the gallery is calibrated for, else the default."""
@@ -215,20 +228,21 @@ class Calibrating:
         self,
         active: Active,
         identifier: Identifier,
-        places: Places,
+        pictures: list[ImageFile],
+        turns: int,
         rule: str,
         reject: Callable[[Rejection], None],
     ) -> tuple[DoubleArray, list[str]]:
         """Evidence of pictures of things that are not enrolled, with what they show."""
-        pictures = self._strangers(places, reject)
         values, groups = [], []
-        embedded = active.encoder.embed_each([file.path for file in pictures])
+        paths = [file.path for file in pictures]
+        embedded = embed_turns_each(active.encoder, paths, turns)
         for file, (_, result) in zip(pictures, embedded, strict=True):
             if isinstance(result, ImageError):
                 reject(Rejection(printable(file.path), str(result)))
                 continue
-            (matches,) = identifier.ranked(active.encoder, result[None], 2, rule)
-            values.append(evidence_of(matches))
+            ranked = identifier.ranked(active.encoder, np.stack(result), 2, rule)
+            values.append(evidence_of(ranked[most_evident(ranked)]))
             groups.append(file.identity)
         return np.array(values), groups
 

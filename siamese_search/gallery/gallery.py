@@ -105,8 +105,7 @@ class Gallery:
         From 50,000 items on, writing an index file takes long. With ``background``, as the command
         line has it, a process of its own does that where few items have changed; it may outlive
         this one. Without, the call that enrols or removes does it, once a quarter as much has
-        changed as the file holds, and so does ``compact``. Until then what has changed is found
-        all the same, more slowly.
+        changed as the file holds, and so does ``compact``. Until then changes are found slowly.
         """
         folder = Path(folder)
         used = opened_encoder(encoder, device)
@@ -203,13 +202,14 @@ class Gallery:
         where: Mapping[str, str] | None = None,
         rule: str | None = None,
         fpir: float | None = None,
+        turns: int = 1,
     ) -> list[Identification]:
-        """Identify paths, PIL images or uint8 (H, W, 3) arrays: the k best identities of each.
+        """Identify paths, PIL images, uint8 (H, W, 3) arrays, or a ``Region`` of one of these.
 
         See ``Question`` for the other arguments. Raises ImageError, naming the file, at the first
         image that cannot be read, UsageError for arguments that make no sense.
         """
-        return self._answering.identify(images, Question(k, threshold, where, rule, fpir))
+        return self._answering.identify(images, Question(k, threshold, where, rule, fpir, turns))
 
     def identify_each(
         self,
@@ -219,6 +219,7 @@ class Gallery:
         where: Mapping[str, str] | None = None,
         rule: str | None = None,
         fpir: float | None = None,
+        turns: int = 1,
         *,
         keep_unknown: bool = False,
     ) -> Iterator[tuple[Any, Identification | ImageError]]:
@@ -228,7 +229,7 @@ class Gallery:
         """
         if keep_unknown:
             self._catalog.require_writable()  # before anything is asked
-        question = Question(k, threshold, where, rule, fpir)
+        question = Question(k, threshold, where, rule, fpir, turns)
         return self._answering.identify_each(images, question, keep_unknown)
 
     def identify_embeddings(
@@ -247,8 +248,7 @@ class Gallery:
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """The k nearest items of embeddings, float32 (n, dimension).
 
-        Returns items int64 (n, k) and cosines float32 (n, k), best first; padded with -1 and
-        -inf where the gallery has fewer.
+        Returns items int64 (n, k), cosines float32 (n, k), best first; padded with -1 and -inf.
         """
         if k < 1 or (k > K_AT_MOST and k > len(self)):
             raise UsageError(f"k is {k}: ask for at least one item, and for no more than there are")
@@ -288,18 +288,19 @@ class Gallery:
         strangers: Places | None = None,
         reject: Callable[[Rejection], None] = warn_of,
         metric: str | None = None,
+        turns: int = 1,
     ) -> Calibration:
         """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
 
-        Without ``fpir`` it is the one that was chosen before, else 0.01.
-        By the gallery's own items, each as a stranger to the other identities; or by pictures of
-        things that are not enrolled, files or folders, which is better where probes look unlike
-        what is enrolled. Those that cannot be read go to ``reject``. By ``metric`` "auto" scores
-        are those of a metric that the gallery learns where that names more held-out items rightly,
-        by "none" plain cosines; without it by what was chosen before, else "auto". Raises
-        UsageError where there are too few to tell.
+        Without ``fpir`` it is the one that was chosen before, else 0.01. By the gallery's own
+        items, each as a stranger to the other identities; or by pictures of things that are not
+        enrolled, files or folders, which is better where probes look unlike what is enrolled, and
+        needed where they are asked about in several ``turns``. Those that cannot be read go to
+        ``reject``. By ``metric`` "auto" scores are those of a metric that the gallery learns where
+        that names more held-out items rightly, by "none" plain cosines; without it by what was
+        chosen before, else "auto". Raises UsageError where there are too few to tell.
         """
-        return self._calibrating.calibrate(fpir, rule, strangers, reject, metric)
+        return self._calibrating.calibrate(fpir, rule, strangers, reject, metric, turns)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -408,9 +409,8 @@ class Gallery:
         """Fold what has changed since the last index file into a new one.
 
         ``recipe`` is ``auto`` or a FAISS factory string, which serves from 1,000 items on (fewer
-        are searched exactly); ``recall`` is the least recall@10 against exact search that it is
-        tuned to. Both hold for later index files too. Raises UsageError where FAISS has no such
-        index or it does not work with these items.
+        are searched exactly); ``recall`` is the least recall@10 that it is tuned to. Both hold for
+        later index files too. Raises UsageError where FAISS has no such index for these items.
         """
         self._compaction.compact(wanted=self._compaction.wanted(recipe, recall))
 
