@@ -216,11 +216,18 @@ def _image_error(error: Exception, what: str) -> ImageError:
     return ImageError(f"{what}: {detail[:200]}")
 
 
-class _Frame(NamedTuple):
-    """Which part of the stored picture is scaled to which size, both as stored (not upright)."""
+_Sides = tuple[float, float, float, float]  # left, top, right, bottom
 
-    box: tuple[float, float, float, float]
+
+class _Frame(NamedTuple):
+    """Which part of the stored picture is scaled to which size, both as stored (not upright).
+
+    Nothing outside of ``region`` shows.
+    """
+
+    box: _Sides
     size: tuple[int, int]
+    region: _Sides
 
 
 def _stored(box: Box | None, size: tuple[int, int], orientation: int) -> Box:
@@ -244,6 +251,7 @@ def _frame(
     size: tuple[int, int], how: Preprocessing, orientation: int, region: Box | None
 ) -> _Frame:
     x, y, width, height = _stored(region, size, orientation)
+    whole = (float(x), float(y), float(x + width), float(y + height))
     target_width, target_height = how.width, how.height
     if orientation >= 5:
         target_width, target_height = target_height, target_width
@@ -252,14 +260,13 @@ def _frame(
         left = max(0.0, (width - target_width * scale) / 2)
         top = max(0.0, (height - target_height * scale) / 2)
         box = (x + left, y + top, x + width - left, y + height - top)
-        return _Frame(box, (target_width, target_height))
-    whole = (float(x), float(y), float(x + width), float(y + height))
+        return _Frame(box, (target_width, target_height), whole)
     if how.resize == "squash":
-        return _Frame(whole, (target_width, target_height))
+        return _Frame(whole, (target_width, target_height), whole)
     scale = min(target_width / width, target_height / height)
     if how.resize == "trim":  # enough to find what is drawn and to show it sharp
         scale = min(1.0, TRIM_RESERVE * max(target_width, target_height) / max(width, height))
-    return _Frame(whole, (max(1, round(width * scale)), max(1, round(height * scale))))
+    return _Frame(whole, (max(1, round(width * scale)), max(1, round(height * scale))), whole)
 
 
 def _render(
@@ -283,10 +290,14 @@ def _render(
         image.load()
         if orientation is None:  # a PNG may state it behind the pixels
             orientation = orientation_of(image)
-        box, size = frame or _frame(image.size, how, orientation, region)
-        scaled = colour.resizable(image).resize(
-            size, _RESAMPLING[how.interpolation], box, _REDUCING_GAP
-        )
+        box, size, seen = frame or _frame(image.size, how, orientation, region)
+        source = colour.resizable(image)
+        if region is not None:  # what lies around it must not tint its edges
+            left, top = math.floor(seen[0]), math.floor(seen[1])
+            right, bottom = min(math.ceil(seen[2]), source.width), math.ceil(seen[3])
+            source = source.crop((left, top, right, min(bottom, source.height)))
+            box = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+        scaled = source.resize(size, _RESAMPLING[how.interpolation], box, _REDUCING_GAP)
     shown = colour.displayed(scaled, image.info.get("icc_profile"), grey=grey)
     if orientation in _UPRIGHT:
         shown = shown.transpose(_UPRIGHT[orientation])
@@ -332,7 +343,7 @@ def _trimmed(image: Image.Image, how: Preprocessing) -> Image.Image:
 
 def _draft(image: Jpeg, frame: _Frame, mode: str | None) -> _Frame:
     """Have a JPEG decoded at the smallest scale that leaves a reserve; the frame at that scale."""
-    (left, top, right, bottom), (width, height) = frame
+    (left, top, right, bottom), (width, height), _ = frame
     full_width, full_height = image.size
     asked = (
         math.ceil(full_width * width * DRAFT_RESERVE / (right - left)),
@@ -342,5 +353,9 @@ def _draft(image: Jpeg, frame: _Frame, mode: str | None) -> _Frame:
     if drafted is None:
         return frame
     scale = drafted[1][2] / full_width
-    box = (left * scale, top * scale, right * scale, bottom * scale)
-    return _Frame(box, frame.size)
+    return _Frame(_times(scale, frame.box), frame.size, _times(scale, frame.region))
+
+
+def _times(scale: float, sides: _Sides) -> _Sides:
+    left, top, right, bottom = sides
+    return left * scale, top * scale, right * scale, bottom * scale
