@@ -72,7 +72,7 @@ def query(
             max=8,
             metavar="N",
             help="Several things in one picture: look through N times N overlapping windows, too,"
-            " and show those in which somebody is named, once each.",
+            " and show those in which an identity is named, each once.",
         ),
     ] = None,
     turns: Annotated[
