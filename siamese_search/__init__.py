@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from siamese_search.errors import SiaSearchError
     from siamese_search.evaluation.evaluate import evaluate
     from siamese_search.gallery.gallery import Gallery
+    from siamese_search.pictures.regions import Region
     from siamese_search.records import Identification, Match, Verification
     from siamese_search.training.run import train
 
@@ -27,6 +28,7 @@ __all__ = [
     "Gallery",
     "Identification",
     "Match",
+    "Region",
     "SiaSearchError",
     "Verification",
     "__version__",
@@ -39,6 +41,7 @@ _HOMES = {
     "Gallery": "gallery.gallery",
     "Identification": "records",
     "Match": "records",
+    "Region": "pictures.regions",
     "SiaSearchError": "errors",
     "Verification": "records",
     "evaluate": "evaluation.evaluate",

@@ -243,7 +243,8 @@ class Calibration:
     the metric that scores are of, None for plain cosines; ``closer`` how much a vote of the closer
     look counts beside a score, 0 where none is taken, and ``closer_gain`` the share of held-out
     items that it names rightly beyond those that scores do, None where that could not be told;
-    ``looked`` how probes are decided that were looked at closely, where votes are part of scores.
+    ``looked`` how probes are decided that were looked at closely, where votes are part of scores; ``turns`` in
+    how many turns strangers were looked at.
     """
 
     fpir: float
@@ -267,6 +268,7 @@ class Calibration:
     genuine: int | None = None
     named: float | None = None
     metric: int | None = None
+    turns: int = 1
     closer: float = 0.0
     closer_gain: float | None = None
     looked: Calibration | None = None
@@ -285,6 +287,8 @@ class Calibration:
             raise TypeError("its metric is no number")
         if not 0 <= float(fields.get("closer", 0.0)) < math.inf:
             raise ValueError("the weight of its closer look is no number")
+        if not isinstance(fields.get("turns", 1), int):
+            raise TypeError("its turns are no number")
         thresholds = {float(rate): float(value) for rate, value in fields["thresholds"].items()}
         evidence = tuple(fields.get("evidence", ()))
         looked = fields.get("looked")

@@ -11,6 +11,7 @@ import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image, ImageCms, ImageOps, features
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.pictures import colour, containers, render
 from siamese_search.pictures.preprocessing import Preprocessing
+from siamese_search.pictures.regions import Box, Region
 
 Pixels = npt.NDArray[Any]
 SMALL = Preprocessing(32, 32)
@@ -458,6 +460,78 @@ def test_every_orientation_gives_what_turning_first_gives(kind: str, resize: Any
         assert_close(render.decode(data, how), expected, 8 if kind == "JPEG" else 2, 1.2)
         again = render.prepare(Image.open(io.BytesIO(data)), how)
         assert_close(again, expected, 2, 1)
+
+
+BOX = Box(50, 20, 70, 90)  # of a picture of 160 x 120 pixels, and of one of 120 x 160
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad", "trim"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_a_region_is_cut_out_of_the_upright_picture(kind: str, resize: Any, tmp_path: Path) -> None:
+    how = Preprocessing(40, 24, resize=resize)
+    for orientation in range(1, 9):
+        path = tmp_path / f"{orientation}.{kind}"
+        path.write_bytes(saved(PHOTO, kind, exif=exif(orientation)))
+        turned = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        left, top, width, height = BOX
+        part = turned.crop((left, top, left + width, top + height))
+        expected = render.prepare(part, how)
+        for image in (path, Image.open(path), render.upright(path)):
+            # A JPEG is decoded at reduced scale.
+            got = render.load(Region(image, BOX), how)
+            assert_close(got, expected, 8 if kind == "JPEG" else 1, 1.2)
+        assert_close(np.asarray(render.upright(path)), np.asarray(turned), 1)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    "box", [Box(0, 0, 300, 200), Box(1700, 900, 300, 500), Box(701, 333, 640, 480)]
+)
+def test_a_region_of_a_large_jpeg_is_sharp_and_in_place(
+    box: Box, orientation: int, tmp_path: Path
+) -> None:
+    stored = photo(2000, 1400)
+    upright = stored if orientation == 1 else stored.transpose(Image.Transpose.ROTATE_270)
+    if orientation == 6:
+        box = Box(box.top, box.left, box.height, box.width)
+    lines = np.array(upright)
+    # A grid of fine lines: blurred to nothing where too small a picture was decoded.
+    part = lines[box.top : box.top + box.height, box.left : box.left + box.width]
+    part[:, ::8] //= 2
+    turned = lines if orientation == 1 else np.ascontiguousarray(np.rot90(lines))
+    path = tmp_path / "large.jpg"
+    path.write_bytes(saved(Image.fromarray(turned), "JPEG", quality=95, exif=exif(orientation)))
+    assert ImageOps.exif_transpose(Image.open(path)).size == upright.size
+    how = Preprocessing(224, 224)
+    got = render.load(Region(path, box), how).astype(int)
+    expected = render.prepare(Image.fromarray(part), how).astype(int)
+    assert_close(got, expected, 40, 3)
+    assert np.abs(np.diff(got, axis=1)).mean() > 0.8 * np.abs(np.diff(expected, axis=1)).mean()
+    assert_close(
+        render.load(Region(path, Box(0, 0, *upright.size)), how), render.load(path, how), 0
+    )
+
+
+def test_a_region_beyond_the_picture_is_an_error_with_its_upright_size(tmp_path: Path) -> None:
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(saved(PHOTO, "JPEG", exif=exif(6)))
+    assert render.load(Region(path, Box(0, 0, 120, 160)), SMALL).shape == (32, 32, 3)
+    for box in (Box(0, 0, 121, 160), Box(0, 100, 10, 61), Box(500, 500, 1, 1)):
+        for image in (path, Image.open(path), render.upright(path)):
+            with pytest.raises(ImageError, match="within the picture, which is 120 x 160"):
+                render.load(Region(image, box), SMALL)
+
+
+def test_an_upright_picture_is_as_a_viewer_shows_it() -> None:
+    clear = PHOTO.convert("RGBA")
+    clear.putalpha(Image.new("L", PHOTO.size, 0))
+    assert np.asarray(render.upright(clear)).min() == 255
+    grey = np.asarray(PHOTO.convert("L"))
+    assert np.array_equal(np.asarray(render.upright(grey))[..., 0], grey)
+    with pytest.raises(UsageError, match="PIL image or an array"):
+        render.upright(7)
+    with pytest.raises(ImageError, match="no such file"):
+        render.upright("/nowhere/at all.png")
 
 
 def test_orientation_as_imagemagick_writes_it_and_behind_the_pixels() -> None:

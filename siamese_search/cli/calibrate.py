@@ -43,6 +43,16 @@ def calibrate(
             " asked about; better than the gallery's own where probes look unlike it. Repeatable.",
         ),
     ] = None,
+    turns: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            help="Look at each stranger in this many turns, as `query --turns` will; needs"
+            " --strangers.",
+        ),
+    ] = 1,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -83,6 +93,7 @@ def calibrate(
                 reject=rejected.append,
                 metric=metric,
                 closer=closer,
+                turns=turns,
             )
             now = target.info()
     finally:
@@ -104,9 +115,10 @@ def calibrate(
 
 
 def _described(found: Calibration) -> str:
+    turns = f", {found.turns} turns" if found.turns > 1 else ""
     lines = [
         f"calibrated for an FPIR of {found.fpir:.3g} with {found.identities} identities"
-        f" (rule {found.rule}): the true rate likely lies between {_rate(found.lower)} and"
+        f" (rule {found.rule}{turns}): the true rate likely lies between {_rate(found.lower)} and"
         f" {_rate(found.upper)}"
     ]
     what = "pictures of strangers" if found.source == "strangers" else "of the gallery's own items"

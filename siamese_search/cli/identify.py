@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,7 +31,14 @@ from siamese_search.pictures.sources import find, not_empty
 from siamese_search.records import counted
 
 if TYPE_CHECKING:
+    from siamese_search.errors import ImageError
+    from siamese_search.gallery.gallery import Gallery
+    from siamese_search.pictures.regions import Box
     from siamese_search.records import Identification, Rejection
+
+    Ask = Callable[[Iterable[Any]], Iterator[tuple[Any, Identification | ImageError]]]
+    Part = tuple[int, int, int, int]
+    Answers = Iterator[tuple[str, Part | None, Identification | ImageError]]
 
 
 def query(
@@ -49,6 +57,34 @@ def query(
         float | None,
         typer.Option(help="Name about this share of strangers; needs a calibrated gallery."),
     ] = None,
+    crop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X,Y,W,H",
+            help="Ask about this part of each picture only: left, top, width and height in pixels,"
+            " of the picture upright; repeatable, each is answered on its own.",
+        ),
+    ] = None,
+    grid: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=8,
+            metavar="N",
+            help="Several things in one picture: look through N times N overlapping windows, too,"
+            " and show those in which an identity is named, each once.",
+        ),
+    ] = None,
+    turns: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            help="Things that lie anyhow: look at each picture in so many turns, 8 say, and answer"
+            " by the one whose best identity stands out most.",
+        ),
+    ] = 1,
     keep_unknown: Annotated[
         bool,
         typer.Option("--keep-unknown", help="Keep images that get no name, for `unknowns`."),
@@ -59,13 +95,14 @@ def query(
 ) -> None:
     """Identify images: the best identity or unknown, and the k best candidates.
 
-    With --json, every image's answer is a line: {"image": …, "identity": … or null, "score",
-    "confidence", "threshold", "matches": [{"identity", "score", "item", "path", "distractor",
-    "closer", "metadata"}, …]}. Matches are in the order of "score" plus "closer", which is what a
-    closer look adds, null where none was taken.
+    With --json, every answer is a line: {"image": …, "identity": … or null, "score", "confidence",
+    "threshold", "matches": [{"identity", "score", "item", "path", "distractor", "closer",
+    "metadata"}, …]}; with --crop and --grid also "crop": [x, y, width, height], null for the whole
+    picture. Matches are in the order of "score" plus "closer", which is what a closer look adds,
+    null where none was taken.
     """
     from siamese_search.errors import ImageError
-    from siamese_search.records import Identification, ImageFile, Rejection, printable
+    from siamese_search.records import ImageFile, Rejection, printable
 
     conditions = _conditions(where) if where else None
     rejected: list[Rejection] = []
@@ -81,30 +118,110 @@ def query(
 
     if fpir is not None and threshold is not None:
         raise UsageError("--fpir chooses a threshold: leave out --threshold")
-    with open_gallery(gallery, encoder, device) as source:
-        known = source.calibration
-        if known is not None and source.is_stale(known):
-            note("the gallery has changed much since it was calibrated: run `siasearch calibrate`")
-        answers = source.identify_each(
-            readable(), k, threshold, conditions, rule, fpir, keep_unknown=keep_unknown
+    if crop and grid is not None:
+        raise UsageError("--crop says where to look and --grid looks everywhere: give one of them")
+    parts = bool(crop) or grid is not None
+    if keep_unknown and parts:
+        raise UsageError(
+            "--keep-unknown keeps whole files, which are enrolled whole later: leave it out, or"
+            " --crop and --grid"
         )
-        for image, answer in answers:
+    boxes = _boxes(crop or [])
+    with open_gallery(gallery, encoder, device) as source:
+        _warn(source, turns, threshold)
+        ask = partial(
+            source.identify_each,
+            k=k,
+            threshold=threshold,
+            where=conditions,
+            rule=rule,
+            fpir=fpir,
+            turns=turns,
+            keep_unknown=keep_unknown,
+        )
+        if grid is None:
+            answers = _as_asked(ask, readable(), boxes)
+        else:
+            answers = _in_windows(ask, readable(), grid)
+        for image, box, answer in answers:
             if isinstance(answer, ImageError):
-                rejected.append(Rejection(printable(image), str(answer)))
+                rejected.append(Rejection(_place(printable(image), box), str(answer)))
+                continue
+            kept += answer.strange
+            found = source.items_by_number([match.item for match in answer.matches])
+            metadata = {item.number: item.metadata for item in found}
+            if as_json:
+                part = {"crop": box} if parts else {}
+                print_json({"image": image, **part, **_as_json(answer, metadata)})
             else:
-                found = source.items_by_number([match.item for match in answer.matches])
-                metadata = {item.number: item.metadata for item in found}
-                if as_json:
-                    print_json({"image": image, **_as_json(answer, metadata)})
-                else:
-                    typer.echo(_described(image, answer, metadata, where))
-            if keep_unknown and isinstance(answer, Identification):
-                kept += answer.strange
+                typer.echo(_described(_place(near(image), box), answer, metadata, where))
     if keep_unknown:
         note(f"{counted(kept, 'image')} kept that got no name: see `siasearch unknowns`")
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)
+
+
+def _boxes(texts: list[str]) -> list[Box]:
+    if not texts:
+        return []
+    from siamese_search.pictures.regions import parse_box
+
+    return [parse_box(text) for text in texts]
+
+
+def _warn(source: Gallery, turns: int, threshold: float | None) -> None:
+    """Say where the error rate is not what the gallery was calibrated for."""
+    known = source.calibration
+    if known is None:
+        return
+    if source.is_stale(known):
+        note("the gallery has changed much since it was calibrated: run `siasearch calibrate`")
+    if threshold is not None or known.turns == turns:
+        return
+    if known.turns > 1:
+        note(
+            f"the gallery was calibrated for {known.turns} turns: ask with `--turns {known.turns}`,"
+            " or calibrate it again"
+        )
+    else:
+        note(
+            "the error rate was calibrated for pictures as they are, and in several turns more"
+            " strangers get a name: run `siasearch calibrate --strangers FOLDER"
+            f" --turns {turns}`"
+        )
+
+
+def _as_asked(ask: Ask, images: Iterable[str], boxes: list[Box]) -> Answers:
+    """Answers to pictures, or to the same boxes of each."""
+    if not boxes:
+        for image, answer in ask(images):
+            yield image, None, answer
+        return
+    from siamese_search.pictures.regions import Region
+
+    for region, answer in ask(Region(image, box) for image in images for box in boxes):
+        yield region.image, region.box, answer
+
+
+def _in_windows(ask: Ask, images: Iterable[str], along: int) -> Answers:
+    """Answers to pictures, and to windows of them that name somebody."""
+    from siamese_search.errors import ImageError
+    from siamese_search.gallery.viewing import in_windows, what_is_where
+
+    for image in images:
+        try:
+            probes = in_windows(image, along)
+        except ImageError as error:
+            yield image, None, error
+            continue
+        for probe, answer in what_is_where(ask(probes)):
+            yield image, None if probe is image else probe.box, answer
+
+
+def _place(image: str, box: Part | None) -> str:
+    """A picture, or a part of it, for people."""
+    return image if box is None else f"{image} [{','.join(map(str, box))}]"
 
 
 def _conditions(texts: list[str]) -> dict[str, str]:
@@ -135,12 +252,11 @@ def _described(
 ) -> str:
     if answer.score is None:
         which = f" that has {' and '.join(where)}" if where else ""
-        return f"{near(image)}: unknown (nothing to compare it with{which})"
+        return f"{image}: unknown (nothing to compare it with{which})"
     name = answer.identity or ("unknown, like a distractor" if answer.distracted else "unknown")
     needed = f", threshold {answer.threshold:.3f}" if answer.strange else ""
     lines = [
-        f"{near(image)}: {name} (score {answer.score:.3f}{needed},"
-        f" confidence {answer.confidence:.0%})"
+        f"{image}: {name} (score {answer.score:.3f}{needed}, confidence {answer.confidence:.0%})"
     ]
     width = max(len(match.identity) for match in answer.matches)
     for rank, match in enumerate(answer.matches, start=1):

@@ -49,6 +49,16 @@ def taken_off(others: Sequence[Match]) -> float:
     return RUNNER_UP * max([0.0, *(match.score for match in others)])
 
 
+def most_evident(looks: Sequence[Sequence[Match]]) -> int:
+    """Which of several looks at one probe, each with its identities best first, shows the most
+    evidence, whether its best identity may be named or not; the first where none has any.
+    """
+    shown = [
+        matches[0].score - taken_off(matches[1:]) if matches else -math.inf for matches in looks
+    ]
+    return max(range(len(shown)), key=shown.__getitem__)
+
+
 def best_two(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The best score of each row of scores (n, m) and the second, which is nought where m is 1."""
     if scores.shape[1] < 2:

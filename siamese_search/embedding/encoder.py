@@ -34,7 +34,7 @@ from siamese_search.embedding.runtimes import Runtime, open_runtime
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.pictures import render
-from siamese_search.pictures.read import read_file
+from siamese_search.pictures.regions import Region
 from siamese_search.records import Verification
 
 
@@ -106,7 +106,7 @@ class Encoder:
         return self.record.architecture.get("places") is not None
 
     def embed(self, images: Iterable[Any]) -> FloatArray:
-        """Embed paths, PIL images or uint8 (H, W, 3) arrays.
+        """Embed paths, PIL images, uint8 (H, W, 3) arrays, or a ``Region`` of one of these.
 
         Returns float32 (n, dimension), each row of unit length, in the order given. Raises
         ImageError, naming the file, at the first image that cannot be read.
@@ -128,8 +128,7 @@ class Encoder:
         found = []
         for image, result in self.describe_each(images):
             if isinstance(result, ImageError):
-                name = f"{os.fspath(image)}: " if isinstance(image, (str, os.PathLike)) else ""
-                raise ImageError(f"{name}{result}") from result
+                raise named_error(image, result) from result
             found.append(result)
         return found
 
@@ -143,9 +142,7 @@ class Encoder:
                 yield from batch
 
     def _load(self, image: Any) -> PixelArray:
-        if isinstance(image, (str, os.PathLike)):
-            return self.decode(read_file(os.fspath(image)))
-        return render.prepare(image, self.record.preprocessing)
+        return render.load(image, self.record.preprocessing)
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
         """Whether two images, each as ``embed`` takes them, show the same identity."""
@@ -157,6 +154,13 @@ class Encoder:
     def decode(self, data: bytes) -> PixelArray:
         """A file's bytes as the uint8 (height, width, channels) that the graph takes."""
         return render.decode(data, self.record.preprocessing)
+
+
+def named_error(image: Any, error: ImageError) -> ImageError:
+    """The error of an image, with its name where it is a file or a region of one."""
+    place = image.image if isinstance(image, Region) else image
+    name = f"{os.fspath(place)}: " if isinstance(place, (str, os.PathLike)) else ""
+    return ImageError(f"{name}{error}")
 
 
 def several(images: Iterable[Any]) -> Iterable[Any]:

@@ -27,7 +27,8 @@ PHOTOGRAPHS = (
 )  # fmt: skip
 STRANGERS = {"brick", "camera", "coffee", "rocket", "coin-05", "coin-12", "coin-17", "coin-23"}
 
-# Centres of the coins on coins.png, in pixels, row by row.
+COIN_PHOTOGRAPH = "coins.png"
+# Centres of the coins on it, in pixels, row by row.
 COINS = (
     (335, 44), (155, 51), (216, 51), (276, 53), (44, 54), (100, 56),
     (270, 119), (46, 124), (206, 124), (336, 125), (103, 126), (153, 127),
@@ -84,15 +85,20 @@ class Outcome:
     threshold: float
 
 
-def photographs() -> Iterator[Subject]:
-    """Every identity. Needs scikit-image's files."""
+def photograph_folder() -> Path:
+    """Where scikit-image's files are. Raises UsageError where it is not installed."""
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
         raise UsageError(
             "the demo needs scikit-image's pictures: pip install 'siamese-search[demo]'"
         )
-    folder = Path(package.origin).parent / "data"
-    with Image.open(folder / "coins.png") as image:
+    return Path(package.origin).parent / "data"
+
+
+def photographs() -> Iterator[Subject]:
+    """Every identity."""
+    folder = photograph_folder()
+    with Image.open(folder / COIN_PHOTOGRAPH) as image:
         coins = image.convert("RGB")
     for number, centre in enumerate(COINS, start=1):
         yield Subject(f"coin-{number:02}", coins, Box(*centre, COIN_REACH, COIN_REACH))
@@ -136,8 +142,13 @@ VIEWS: dict[str, View] = {
 
 
 def write_pictures(folder: Path) -> tuple[Path, Path]:
-    """Write the pictures to enrol, ``enrol/IDENTITY/``, and the probes, ``probes/VIEW/``."""
+    """Write the pictures to enrol, ``enrol/IDENTITY/``, and the probes, ``probes/VIEW/``.
+
+    And all coins together, ``several/coins.png``, to play with.
+    """
     enrol, probes = folder / "enrol", folder / "probes"
+    with Image.open(photograph_folder() / COIN_PHOTOGRAPH) as coins:
+        _save(coins, folder / "several" / COIN_PHOTOGRAPH)
     for identity, image, box in photographs():
         if identity not in STRANGERS:
             _save(seen(image, box), enrol / identity / f"{identity}.png")

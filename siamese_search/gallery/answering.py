@@ -10,14 +10,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-
 from siamese_search.embedding.encoder import several
-from siamese_search.embedding.vectors import Description
+from siamese_search.embedding.turning import Looks, describe_turns_each
 from siamese_search.errors import GalleryMismatch, ImageError
 from siamese_search.gallery.active import Active, ActiveEncoder
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.unknowns import Unknowns
+from siamese_search.gallery.viewing import describe_turns, identify_turns
 from siamese_search.records import Identification
 
 
@@ -30,23 +29,20 @@ class Answering:
         self._unknowns = unknowns
 
     def identify(self, images: Iterable[Any], question: Question) -> list[Identification]:
-        """Identify paths, PIL images or arrays; ImageError at the first that cannot be read."""
+        """Identify images, see ``Gallery``; ImageError at the first that cannot be read."""
         images = list(several(images))
         while True:
             encoder = self._active.now().encoder
-            found = encoder.describe(images)
-            empty = np.empty((0, encoder.dimension), np.float32)
-            vectors = np.stack([one.embedding for one in found]) if found else empty
             with suppress(GalleryMismatch):  # another process has switched encoders just now
-                places = [one.places for one in found]
-                return self._identifier.identify(encoder, vectors, question, places)
+                looks = describe_turns(encoder, images, question.turns)
+                return identify_turns(self._identifier, encoder, looks, question)
 
     def identify_each(
         self, images: Iterable[Any], question: Question, keep_unknown: bool
     ) -> Iterator[tuple[Any, Identification | ImageError]]:
         """Stream (image, identification) in the order given, or the error of that image."""
         active = self._active.now()
-        for image, result in active.encoder.describe_each(images):
+        for image, result in describe_turns_each(active.encoder, images, question.turns):
             if isinstance(result, ImageError):
                 yield image, result
                 continue
@@ -56,20 +52,19 @@ class Answering:
                 yield image, error
 
     def _answer(
-        self, active: Active, image: Any, found: Description, question: Question, keep: bool
+        self, active: Active, image: Any, looks: Looks, question: Question, keep: bool
     ) -> Identification:
         """One answer; the picture is embedded again where others have switched encoders."""
         while True:
             with suppress(GalleryMismatch):
-                vector = found.embedding
-                (answer,) = self._identifier.identify(
-                    active.encoder, vector[None], question, [found.places]
-                )
+                (answer,) = identify_turns(self._identifier, active.encoder, looks, question)
                 if keep and answer.strange and isinstance(image, (str, os.PathLike)):
-                    self._unknowns.keep(os.fspath(image), vector, active.encoder.fingerprint)
+                    self._unknowns.keep(
+                        os.fspath(image), looks[0].embedding, active.encoder.fingerprint
+                    )
                 return answer
             active = self._active.now()
-            ((_, result),) = active.encoder.describe_each([image])
+            ((_, result),) = describe_turns_each(active.encoder, [image], question.turns)
             if isinstance(result, ImageError):
                 raise result
-            found = result
+            looks = result

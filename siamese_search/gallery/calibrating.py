@@ -16,8 +16,9 @@ import numpy as np
 from siamese_search.arrays import DoubleArray
 from siamese_search.decision import calibration, rules
 from siamese_search.decision.calibration import Evidence
-from siamese_search.decision.evidence import evidence_of
+from siamese_search.decision.evidence import evidence_of, most_evident
 from siamese_search.decision.reference import Reference
+from siamese_search.embedding.turning import describe_turns_each
 from siamese_search.errors import (
     GalleryDamaged,
     GalleryFormatError,
@@ -32,6 +33,7 @@ from siamese_search.gallery.learning import AUTO, Asked, Candidate, Learning, kn
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.pictures.read import content_hash, read_file
+from siamese_search.pictures.regions import require_turns
 from siamese_search.pictures.sources import find, not_empty
 from siamese_search.records import (
     Calibration,
@@ -79,8 +81,15 @@ class Calibrating:
         reject: Callable[[Rejection], None],
         metric: str | None = None,
         closer: str | None = None,
+        turns: int = 1,
     ) -> Calibration:
         """See ``Gallery.calibrate``."""
+        require_turns(turns)
+        if turns > 1 and strangers is None:
+            raise UsageError(
+                "how strangers score in several turns is told by their pictures alone: name some by"
+                " --strangers"
+            )
         looked = self._wants_closer(closer)
         wanted = known_choice(metric or self._catalog.wanted_metric() or AUTO)
         rule = rules.known_rule(rule or rules.DEFAULT_RULE)
@@ -90,7 +99,7 @@ class Calibrating:
         folder = self._catalog.path.parent
         if not self._catalog.totals()[1]:
             raise UsageError(f"nothing is enrolled in {folder}: enrol first, then calibrate")
-        asked = None if strangers is None else self._asked(active, strangers, reject)
+        asked = None if strangers is None else self._asked(active, strangers, turns, reject)
         state = self._catalog.state()
         require(active.encoder, state.generation, folder)  # others may have switched meanwhile
         last_item = state.last_item
@@ -107,7 +116,7 @@ class Calibrating:
             candidate.close()
         own_scale = candidate.metric is not None
         found = self._fitted(seen, active, fpir, rule, source, own_scale)
-        found = replace(found, last_item=last_item)
+        found = replace(found, last_item=last_item, turns=turns)
         if look is not None:
             gain = look.with_votes - look.without if look.told else None
             found = replace(found, closer=look.weight, closer_gain=gain)
@@ -246,7 +255,10 @@ class Calibrating:
             return None
         stale = "; stale: run `siasearch calibrate`" if self.is_stale(found) else ""
         needed = calibration.threshold_at(found.fpir, found.deciding.thresholds)
-        return f"FPIR {found.fpir:.3g}, rule {found.rule}, evidence from {needed:.3f} on{stale}"
+        turns = f", {found.turns} turns" if found.turns > 1 else ""
+        return (
+            f"FPIR {found.fpir:.3g}, rule {found.rule}{turns}, evidence from {needed:.3f} on{stale}"
+        )
 
     def closer_in_words(self) -> str | None:
         """What the closer look gains, None where none is taken."""
@@ -266,20 +278,20 @@ class Calibrating:
                 return found.fpir
         return calibration.FPIR
 
-    def _asked(self, active: Active, named: Places, reject: Callable[[Rejection], None]) -> Asked:
-        """Pictures of things that are not enrolled, embedded."""
+    def _asked(
+        self, active: Active, named: Places, turns: int, reject: Callable[[Rejection], None]
+    ) -> Asked:
+        """Pictures of things that are not enrolled, in so many turns each."""
         pictures = self._strangers(named, reject)
-        vectors, places, shown = [], [], []
-        described = active.encoder.describe_each([file.path for file in pictures])
+        looks, shown = [], []
+        described = describe_turns_each(active.encoder, [file.path for file in pictures], turns)
         for file, (_, result) in zip(pictures, described, strict=True):
             if isinstance(result, ImageError):
                 reject(Rejection(printable(file.path), str(result)))
                 continue
-            vectors.append(result.embedding)
-            places.append(result.places)
+            looks.append(result)
             shown.append(file.identity)
-        stacked = np.array(vectors, np.float32).reshape(-1, active.encoder.dimension)
-        return Asked(stacked, shown, places)
+        return Asked(looks, shown, active.encoder.dimension)
 
     def _strangers(self, places: Places, reject: Callable[[Rejection], None]) -> list[ImageFile]:
         """The pictures in these places, without those of what is enrolled."""
@@ -324,9 +336,11 @@ def _evidence_of(
     is from the mean, and not in which direction; that of other pictures of the same thing hardly
     matters (dev/experiments.md).
     """
-    pairs = zip(asked.vectors, asked.places, strict=True)
-    ranked = [
-        identifier.ranked(active.encoder, vector, 2, rule, places, weight)
-        for vector, places in pairs
-    ]
-    return np.array([evidence_of(matches) for matches in ranked])
+    values = []
+    for looks in asked.looks:
+        ranked = [
+            identifier.ranked(active.encoder, one.embedding, 2, rule, one.places, weight)
+            for one in looks
+        ]
+        values.append(evidence_of(ranked[most_evident(ranked)]))
+    return np.array(values)

@@ -203,13 +203,14 @@ class Gallery:
         where: Mapping[str, str] | None = None,
         rule: str | None = None,
         fpir: float | None = None,
+        turns: int = 1,
     ) -> list[Identification]:
-        """Identify paths, PIL images or uint8 (H, W, 3) arrays: the k best identities of each.
+        """Identify paths, PIL images, uint8 (H, W, 3) arrays, or a ``Region`` of one of these.
 
         See ``Question`` for the others. Raises ImageError, naming the file, at the first image that
         cannot be read, UsageError for arguments that make no sense.
         """
-        return self._answering.identify(images, Question(k, threshold, where, rule, fpir))
+        return self._answering.identify(images, Question(k, threshold, where, rule, fpir, turns))
 
     def identify_each(
         self,
@@ -219,6 +220,7 @@ class Gallery:
         where: Mapping[str, str] | None = None,
         rule: str | None = None,
         fpir: float | None = None,
+        turns: int = 1,
         *,
         keep_unknown: bool = False,
     ) -> Iterator[tuple[Any, Identification | ImageError]]:
@@ -228,7 +230,7 @@ class Gallery:
         """
         if keep_unknown:
             self._catalog.require_writable()  # before anything is asked
-        question = Question(k, threshold, where, rule, fpir)
+        question = Question(k, threshold, where, rule, fpir, turns)
         return self._answering.identify_each(images, question, keep_unknown)
 
     def identify_embeddings(
@@ -288,19 +290,20 @@ class Gallery:
         reject: Callable[[Rejection], None] = warn_of,
         metric: str | None = None,
         closer: str | None = None,
+        turns: int = 1,
     ) -> Calibration:
         """Choose the threshold at which a share ``fpir`` of strangers' probes gets an identity.
 
         Without ``fpir`` it is the one that was chosen before, else 0.01. Strangers are the
         gallery's own items, each without its identity; or pictures of things that are not enrolled,
-        files or folders, which is better where probes look unlike what is enrolled. Those that
-        cannot be read go to ``reject``. By ``metric`` "auto" the gallery learns how scores are made
+        files or folders, which is better where probes look unlike what is enrolled, and needed
+        where they are asked about in ``turns``. Those that cannot be read go to ``reject``. By ``metric`` "auto" the gallery learns how scores are made
         (and compares probes about their own mean, where strangers are of another kind), by
         ``closer`` "auto" how much a closer look at candidates counts: as far as held-out items are
         named better; by "none" not. None is what was chosen before, else "auto". Raises UsageError
         where there are too few to tell.
         """
-        return self._calibrating.calibrate(fpir, rule, strangers, reject, metric, closer)
+        return self._calibrating.calibrate(fpir, rule, strangers, reject, metric, closer, turns)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -409,9 +412,8 @@ class Gallery:
         """Fold what has changed since the last index file into a new one.
 
         ``recipe`` is ``auto`` or a FAISS factory string, which serves from 1,000 items on (fewer
-        are searched exactly); ``recall`` is the least recall@10 against exact search that it is
-        tuned to. Both hold for later index files too. Raises UsageError where FAISS has no such
-        index or it does not work with these items.
+        are searched exactly); ``recall`` is the least recall@10 that it is tuned to. Both hold for
+        later index files too. Raises UsageError where FAISS has no such index for these items.
         """
         self._compaction.compact(wanted=self._compaction.wanted(recipe, recall))
 

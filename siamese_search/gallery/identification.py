@@ -24,6 +24,7 @@ from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.reranking import CloserLook
 from siamese_search.gallery.snapshots import Searched, View
 from siamese_search.index import Index
+from siamese_search.pictures.regions import require_turns
 from siamese_search.records import Calibration, Identification, Match
 from siamese_search.storage.catalog import Catalog
 
@@ -37,8 +38,8 @@ class Question:
 
     ``threshold`` is for all probes; without one, a calibrated gallery decides at ``fpir`` or the
     rate it was calibrated for, any other by the encoder's threshold. ``where`` searches only items
-    whose metadata equal it; ``rule`` is one of ``rules.RULES``. Raises UsageError for what makes
-    no sense.
+    whose metadata equal it; ``rule`` is one of ``rules.RULES``. Pictures are looked at in so many
+    ``turns``, see ``viewing.py``. Raises UsageError for what makes no sense.
     """
 
     k: int = 5
@@ -46,6 +47,7 @@ class Question:
     where: Mapping[str, str] | None = None
     rule: str | None = None
     fpir: float | None = None
+    turns: int = 1
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -54,6 +56,7 @@ class Question:
             raise UsageError(f"the threshold is {self.threshold}: a cosine lies between -1 and 1")
         if self.rule is not None:
             rules.known_rule(self.rule)
+        require_turns(self.turns)
 
 
 class Identifier:

@@ -21,6 +21,7 @@ from siamese_search.decision.closer import Learned, Look, learn_weight
 from siamese_search.decision.kinds import of_another_kind
 from siamese_search.decision.learning import Prior, cross_fitted, fit, sample
 from siamese_search.decision.metric import Metric, plain
+from siamese_search.embedding.vectors import Description
 from siamese_search.errors import GalleryDamaged, UsageError
 from siamese_search.files import delete
 from siamese_search.gallery.guarded import is_unit
@@ -57,13 +58,19 @@ class Held:
 
 @dataclass(frozen=True)
 class Asked:
-    """Pictures such as are asked about: embeddings (m, dimension), what each shows (m,), and places
-    (m), None where the encoder gives none.
+    """Pictures (m) such as are asked about, each in one turn or several, the upright first, and
+    what they show; embeddings have so many dimensions.
     """
 
-    vectors: FloatArray
+    looks: list[list[Description]]
     shown: list[str]
-    places: list[FloatArray | None]
+    dimension: int
+
+    @property
+    def vectors(self) -> FloatArray:
+        """The upright ones' embeddings (m, dimension)."""
+        found = [looks[0].embedding for looks in self.looks]
+        return np.array(found, np.float32).reshape(-1, self.dimension)
 
 
 class Trial:

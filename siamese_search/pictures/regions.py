@@ -1,12 +1,13 @@
-"""Regions of a picture: a box that is given, its centre, windows over all of it; and turns of it.
+"""Regions of a picture: a box that is given, or windows over all of it; and turns of it.
 
-Boxes are pixels of the upright picture. What pays, and where: benchmarks/closer.py.
+Boxes are pixels of the upright picture. What pays, and where: benchmarks/turns.py and closer.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from operator import index
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,34 +30,48 @@ class Box(NamedTuple):
     height: int
 
 
+@dataclass(frozen=True)
+class Region:
+    """A part of a picture, taken for a picture of its own.
+
+    ``image`` is a path, a PIL image or an array; ``box`` is (left, top, width, height) in pixels of
+    the upright picture. Raises UsageError for a box that has no pixels or begins outside.
+    """
+
+    image: Any
+    box: tuple[int, int, int, int]
+
+    def __post_init__(self) -> None:
+        try:
+            box = Box(*(index(side) for side in self.box))
+        except TypeError:
+            raise UsageError(
+                f"{self.box!r} is no box: give (left, top, width, height) in whole pixels"
+            ) from None
+        if box.left < 0 or box.top < 0 or box.width < 1 or box.height < 1:
+            raise UsageError(f"the box {in_words(box)} has no pixels, or begins outside")
+        object.__setattr__(self, "box", box)
+
+
+def in_words(box: Box) -> str:
+    """A box as ``parse_box`` takes it."""
+    return ",".join(map(str, box))
+
+
 def parse_box(text: str) -> Box:
     """The box that ``X,Y,W,H`` means. Raises UsageError."""
     try:
-        box = Box(*(int(part) for part in text.split(",")))
+        return Box(*(int(part) for part in text.split(",")))
     except (ValueError, TypeError):
         raise UsageError(f"{text!r} is no box: give X,Y,W,H in pixels, like 40,0,320,240") from None
-    if box.left < 0 or box.top < 0 or box.width < 1 or box.height < 1:
-        raise UsageError(f"the box {text} has no pixels, or begins outside of the picture")
-    return box
 
 
-def cropped(image: Image.Image, box: Box) -> Image.Image:
-    """What lies in a box. Raises ImageError where that is not all within the picture."""
-    right, bottom = box.left + box.width, box.top + box.height
-    if min(box) < 0 or not box.width * box.height or right > image.width or bottom > image.height:
+def require_within(box: Box, width: int, height: int) -> None:
+    """Raise ImageError where a box does not lie within a picture of that size."""
+    if box.left + box.width > width or box.top + box.height > height:
         raise ImageError(
-            f"the box {','.join(map(str, box))} does not lie within the picture, which is"
-            f" {image.width} x {image.height}"
+            f"the box {in_words(box)} does not lie within the picture, which is {width} x {height}"
         )
-    return image.crop((box.left, box.top, right, bottom))
-
-
-def centre(width: int, height: int, share: float) -> Box:
-    """The box in the middle that has ``share`` of both sides, of one pixel at least."""
-    if not 0 < share <= 1:
-        raise UsageError(f"a centre has a share above 0 of each side, and 1 at most, not {share:g}")
-    wide, high = max(1, round(share * width)), max(1, round(share * height))
-    return Box((width - wide) // 2, (height - high) // 2, wide, high)
 
 
 def windows(width: int, height: int, along: int) -> list[Box]:
@@ -71,6 +86,12 @@ def windows(width: int, height: int, along: int) -> list[Box]:
     lefts = np.linspace(0, width - wide, along).round().astype(int).tolist()
     tops = np.linspace(0, height - high, along).round().astype(int).tolist()
     return [Box(left, top, wide, high) for top in tops for left in lefts]
+
+
+def require_turns(count: int) -> None:
+    """Raise UsageError for a number of turns out of range."""
+    if not 1 <= count <= MOST_TURNS:
+        raise UsageError(f"{count} turns: ask for 1 to {MOST_TURNS}, like 8")
 
 
 def before_turns(preprocessing: Preprocessing) -> Preprocessing:
@@ -93,8 +114,7 @@ def turns(pixels: PixelArray, count: int, preprocessing: Preprocessing) -> Pixel
     of the middle of each turn. Corners that turn in from outside have the median colour of the
     border. Quarter turns of a square only move pixels. Raises UsageError for a count out of range.
     """
-    if not 1 <= count <= MOST_TURNS:
-        raise UsageError(f"{count} turns: ask for 1 to {MOST_TURNS}, like 8")
+    require_turns(count)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour = tuple(np.median(border, axis=0).astype(int).tolist())
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

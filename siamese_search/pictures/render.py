@@ -1,4 +1,4 @@
-"""Find image files, read them, hash them, and decode them into the pixels that an encoder takes.
+"""Decode image files, whole or a region, into the pixels that an encoder takes.
 
 Knows nothing of encoders, galleries or indexes.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 import threading
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -27,6 +29,7 @@ from siamese_search.pictures.containers import (
 )
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.read import read_file
+from siamese_search.pictures.regions import Box, Region, require_within
 
 if TYPE_CHECKING:  # numpy.typing takes time to load
     import numpy.typing as npt
@@ -66,38 +69,44 @@ _UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# ---------------------------------------------------------------------------------------- find
+
+def load(image: Any, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+    """The pixels an encoder takes from a path, a picture in memory, or a region of one of these.
+
+    As :func:`decode` and :func:`prepare`, with their errors and those of reading a file.
+    """
+    box = None
+    if isinstance(image, Region):
+        image, box = image.image, Box(*image.box)
+    if isinstance(image, (str, os.PathLike)):
+        return decode(read_file(os.fspath(image)), preprocessing, box)
+    return prepare(image, preprocessing, box)
 
 
-# -------------------------------------------------------------------------------- read and hash
-
-
-# --------------------------------------------------------------------------------------- decode
-
-
-def decode(data: bytes, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """The pixels an encoder takes from an image file's contents.
+def decode(
+    data: bytes, preprocessing: Preprocessing, box: Box | None = None
+) -> npt.NDArray[np.uint8]:
+    """The pixels an encoder takes from an image file's contents, or from a box of the picture.
 
     Returns uint8 (height, width, channels), C-contiguous and writable, of exactly the size that
     ``preprocessing`` names: upright, in sRGB, on white, as a viewer would show the picture
     (animations and multi-page files: the first). Safe to call from several threads.
 
     Raises ImageError if the contents are no image of a supported format, are damaged or cut
-    short, or claim more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, which is read at each call.
+    short, or claim more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, which is read at each call; and
+    where the box does not lie within the upright picture.
     """
     kind = recognise(data)
-    try:
+    with _as_image_error(f"damaged {kind} file"):
         image, orientation = open_image(kind, data)
         check_pixels(*image.size)
-        return _render(image, preprocessing, orientation)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise _image_error(error, f"damaged {kind} file") from error
+        return _render(image, preprocessing, orientation, box)
 
 
 def prepare(
-    image: Image.Image | npt.NDArray[np.uint8], preprocessing: Preprocessing
+    image: Image.Image | npt.NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    box: Box | None = None,
 ) -> npt.NDArray[np.uint8]:
     """The pixels an encoder takes from a picture in memory; as :func:`decode` from there on.
 
@@ -105,22 +114,59 @@ def prepare(
     uint8 (height, width, 3) sRGB or (height, width) grey. Raises UsageError for other arrays,
     ImageError for a picture that is empty, too large, or fails to load.
     """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
-            raise UsageError(
-                "an image array is uint8 of shape (height, width, 3) or (height, width), "
-                f"not {image.dtype} of shape {image.shape}"
-            )
-        if image.size == 0:
-            raise ImageError("the picture has no pixels")
-        image = Image.fromarray(image)
-    try:
-        check_pixels(*image.size)
-        return _render(image, preprocessing, None)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise _image_error(error, "the picture cannot be used") from error
+    with _as_image_error("the picture cannot be used"):
+        shown = _as_image(image)
+        check_pixels(*shown.size)
+        return _render(shown, preprocessing, None, box)
+
+
+def upright(image: Any) -> Image.Image:
+    """A path's picture, or one in memory: upright, in sRGB, over white, decoded in full.
+
+    For many regions of one picture, which would be decoded for each of them otherwise; threads may
+    share it. Raises as :func:`load` does.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        data = read_file(os.fspath(image))
+        kind = recognise(data)
+        with _as_image_error(f"damaged {kind} file"):
+            opened, orientation = open_image(kind, data)
+            return _whole(opened, orientation)
+    with _as_image_error("the picture cannot be used"):
+        return _whole(_as_image(image), None)
+
+
+def _as_image(image: Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
+    """A Pillow image as it is, or that of an array; errors as ``prepare``."""
+    if isinstance(image, Image.Image):
+        return image
+    if not isinstance(image, np.ndarray):
+        raise UsageError(
+            f"an image is a path, a PIL image or an array, not of type {type(image).__name__}"
+        )
+    if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
+        raise UsageError(
+            "an image array is uint8 of shape (height, width, 3) or (height, width), "
+            f"not {image.dtype} of shape {image.shape}"
+        )
+    if image.size == 0:
+        raise ImageError("the picture has no pixels")
+    return Image.fromarray(image)
+
+
+def _whole(image: Image.Image, orientation: int | None) -> Image.Image:
+    """All of an open image, upright, in sRGB."""
+    check_pixels(*image.size)
+    large = image.width * image.height > LARGE_PIXELS
+    with _LARGE if large else nullcontext():
+        image.load()
+        if orientation is None:
+            orientation = orientation_of(image)
+        profile = image.info.get("icc_profile")
+        shown = colour.displayed(colour.resizable(image), profile, grey=False)
+        shown = shown.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else shown.copy()
+    shown.info = {}  # it is as it says already
+    return shown
 
 
 def miniature(data: bytes, side: int) -> npt.NDArray[np.uint8]:
@@ -146,6 +192,17 @@ def encode(pixels: npt.NDArray[np.uint8], form: Literal["JPEG", "PNG"]) -> bytes
     return content.getvalue()
 
 
+@contextmanager
+def _as_image_error(what: str) -> Iterator[None]:
+    """Whatever Pillow raises as an ImageError, which says ``what`` has happened."""
+    try:
+        yield
+    except (ImageError, UsageError):
+        raise
+    except Exception as error:
+        raise _image_error(error, what) from error
+
+
 def _image_error(error: Exception, what: str) -> ImageError:
     # Pillow answers damage with whatever its parsers stumble over: OSError, SyntaxError,
     # ValueError, struct.error, EOFError, IndexError, KeyError, TypeError, zlib.error and more.
@@ -159,15 +216,42 @@ def _image_error(error: Exception, what: str) -> ImageError:
     return ImageError(f"{what}: {detail[:200]}")
 
 
+_Sides = tuple[float, float, float, float]  # left, top, right, bottom
+
+
 class _Frame(NamedTuple):
-    """Which part of the stored picture is scaled to which size, both as stored (not upright)."""
+    """Which part of the stored picture is scaled to which size, both as stored (not upright).
 
-    box: tuple[float, float, float, float]
+    Nothing outside of ``region`` shows.
+    """
+
+    box: _Sides
     size: tuple[int, int]
+    region: _Sides
 
 
-def _frame(stored: tuple[int, int], how: Preprocessing, orientation: int) -> _Frame:
-    width, height = stored
+def _stored(box: Box | None, size: tuple[int, int], orientation: int) -> Box:
+    """Where a box of the upright picture lies in the picture as it is stored; None is all of it."""
+    width, height = size
+    if box is None:
+        return Box(0, 0, width, height)
+    swapped = orientation >= 5
+    require_within(box, *(size[::-1] if swapped else size))
+    left, top, wide, high = box
+    if swapped:
+        left, top, wide, high = top, left, high, wide
+    if orientation in (2, 3, 7, 8):
+        left = width - left - wide
+    if orientation in (3, 4, 6, 7):
+        top = height - top - high
+    return Box(left, top, wide, high)
+
+
+def _frame(
+    size: tuple[int, int], how: Preprocessing, orientation: int, region: Box | None
+) -> _Frame:
+    x, y, width, height = _stored(region, size, orientation)
+    whole = (float(x), float(y), float(x + width), float(y + height))
     target_width, target_height = how.width, how.height
     if orientation >= 5:
         target_width, target_height = target_height, target_width
@@ -175,26 +259,29 @@ def _frame(stored: tuple[int, int], how: Preprocessing, orientation: int) -> _Fr
         scale = min(width / target_width, height / target_height) * how.crop_fraction
         left = max(0.0, (width - target_width * scale) / 2)
         top = max(0.0, (height - target_height * scale) / 2)
-        return _Frame((left, top, width - left, height - top), (target_width, target_height))
-    whole = (0.0, 0.0, float(width), float(height))
+        box = (x + left, y + top, x + width - left, y + height - top)
+        return _Frame(box, (target_width, target_height), whole)
     if how.resize == "squash":
-        return _Frame(whole, (target_width, target_height))
+        return _Frame(whole, (target_width, target_height), whole)
     scale = min(target_width / width, target_height / height)
     if how.resize == "trim":  # enough to find what is drawn and to show it sharp
         scale = min(1.0, TRIM_RESERVE * max(target_width, target_height) / max(width, height))
-    return _Frame(whole, (max(1, round(width * scale)), max(1, round(height * scale))))
+    return _Frame(whole, (max(1, round(width * scale)), max(1, round(height * scale))), whole)
 
 
 def _render(
-    image: Image.Image, how: Preprocessing, orientation: int | None
+    image: Image.Image, how: Preprocessing, orientation: int | None, region: Box | None
 ) -> npt.NDArray[np.uint8]:
-    """Crop, scale, turn upright and colour an open image; ``orientation`` None: as it states."""
+    """Crop, scale, turn upright and colour an open image, or a region of it.
+
+    ``orientation`` None: as it states.
+    """
     grey = how.channels == 1
     pixels = image.width * image.height
     frame = None
     if isinstance(image, Jpeg):
         orientation = orientation_of(image)
-        full = _frame(image.size, how, orientation)
+        full = _frame(image.size, how, orientation, region)
         luminance = grey and not colour.needs_colours(image.info.get("icc_profile"))
         frame = _draft(image, full, "L" if luminance else None)
         if "progressive" not in image.info:  # those are held in full whatever the scale
@@ -203,10 +290,14 @@ def _render(
         image.load()
         if orientation is None:  # a PNG may state it behind the pixels
             orientation = orientation_of(image)
-        box, size = frame or _frame(image.size, how, orientation)
-        scaled = colour.resizable(image).resize(
-            size, _RESAMPLING[how.interpolation], box, _REDUCING_GAP
-        )
+        box, size, seen = frame or _frame(image.size, how, orientation, region)
+        source = colour.resizable(image)
+        if region is not None:  # what lies around it must not tint its edges
+            left, top = math.floor(seen[0]), math.floor(seen[1])
+            right, bottom = min(math.ceil(seen[2]), source.width), math.ceil(seen[3])
+            source = source.crop((left, top, right, min(bottom, source.height)))
+            box = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+        scaled = source.resize(size, _RESAMPLING[how.interpolation], box, _REDUCING_GAP)
     shown = colour.displayed(scaled, image.info.get("icc_profile"), grey=grey)
     if orientation in _UPRIGHT:
         shown = shown.transpose(_UPRIGHT[orientation])
@@ -252,7 +343,7 @@ def _trimmed(image: Image.Image, how: Preprocessing) -> Image.Image:
 
 def _draft(image: Jpeg, frame: _Frame, mode: str | None) -> _Frame:
     """Have a JPEG decoded at the smallest scale that leaves a reserve; the frame at that scale."""
-    (left, top, right, bottom), (width, height) = frame
+    (left, top, right, bottom), (width, height), _ = frame
     full_width, full_height = image.size
     asked = (
         math.ceil(full_width * width * DRAFT_RESERVE / (right - left)),
@@ -262,5 +353,9 @@ def _draft(image: Jpeg, frame: _Frame, mode: str | None) -> _Frame:
     if drafted is None:
         return frame
     scale = drafted[1][2] / full_width
-    box = (left * scale, top * scale, right * scale, bottom * scale)
-    return _Frame(box, frame.size)
+    return _Frame(_times(scale, frame.box), frame.size, _times(scale, frame.region))
+
+
+def _times(scale: float, sides: _Sides) -> _Sides:
+    left, top, right, bottom = sides
+    return left * scale, top * scale, right * scale, bottom * scale

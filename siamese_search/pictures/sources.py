@@ -115,8 +115,8 @@ def _manifest_entry(row: dict[str, str], folder: str, place: str) -> ImageFile |
 def read_answers(lines: Iterable[bytes], place: str, label: str) -> list[ImageFile]:
     """The images that lines printed by ``siasearch query --json`` are about, labelled ``label``.
 
-    ``place`` names where the lines are from. Raises UsageError where they are anything else, or
-    none.
+    ``place`` names where the lines are from. Raises UsageError where they are anything else, are
+    about a part of a picture, or none.
     """
     name = normalised(label)
     found = []
@@ -131,6 +131,11 @@ def read_answers(lines: Iterable[bytes], place: str, label: str) -> list[ImageFi
             raise UsageError(
                 f"{place}, line {number}, is not what `siasearch query IMAGE --json` prints"
             ) from error
+        if answer.get("crop") is not None:
+            raise UsageError(
+                f"{place}, line {number}, is about a part of {printable(path)}, and an item is a"
+                " whole file: cut that part out and add it"
+            )
         found.append(ImageFile(os.path.abspath(path), name))
     if not found:
         raise UsageError(f"{place} is empty: `siasearch query IMAGE --json` prints what it takes")
