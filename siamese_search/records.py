@@ -243,8 +243,8 @@ class Calibration:
     the metric that scores are of, None for plain cosines; ``closer`` how much a vote of the closer
     look counts beside a score, 0 where none is taken, and ``closer_gain`` the share of held-out
     items that it names rightly beyond those that scores do, None where that could not be told;
-    ``looked`` how probes are decided that were looked at closely, where votes are part of scores; ``turns`` in
-    how many turns strangers were looked at.
+    ``looked`` how probes are decided that were looked at closely, where votes are part of scores;
+    ``turns`` in how many turns strangers were shown.
     """
 
     fpir: float

@@ -123,12 +123,12 @@ def test_turns_of_pictures_are_embedded_upright_first(toy: Encoder, tmp_path: Pa
     assert isinstance(first, list)
     assert isinstance(second, list)
     assert len(first) == len(second) == 4
-    assert np.allclose(first[0], toy.embed([turned])[0], atol=1e-3)
-    assert np.allclose(first[1], toy.embed([picture(1)])[0], atol=0.01)
-    assert np.allclose(second[0], toy.embed([picture(2)])[0], atol=1e-3)
+    assert np.allclose(first[0].embedding, toy.embed([turned])[0], atol=1e-3)
+    assert np.allclose(first[1].embedding, toy.embed([picture(1)])[0], atol=0.01)
+    assert np.allclose(second[0].embedding, toy.embed([picture(2)])[0], atol=1e-3)
     (once,) = describe_turns_each(toy, [turned], 1)
     assert isinstance(once[1], list)
-    assert np.array_equal(once[1], toy.embed([turned]))
+    assert np.array_equal(once[1][0].embedding, toy.embed([turned])[0])
 
 
 def test_a_picture_that_lies_anyhow_is_named_by_its_best_turn(gallery: Gallery) -> None:

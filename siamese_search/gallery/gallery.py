@@ -297,11 +297,10 @@ class Gallery:
         Without ``fpir`` it is the one that was chosen before, else 0.01. Strangers are the
         gallery's own items, each without its identity; or pictures of things that are not enrolled,
         files or folders, which is better where probes look unlike what is enrolled, and needed
-        where they are asked about in ``turns``. Those that cannot be read go to ``reject``. By ``metric`` "auto" the gallery learns how scores are made
-        (and compares probes about their own mean, where strangers are of another kind), by
-        ``closer`` "auto" how much a closer look at candidates counts: as far as held-out items are
-        named better; by "none" not. None is what was chosen before, else "auto". Raises UsageError
-        where there are too few to tell.
+        where they are asked about in ``turns``. Those that cannot be read go to ``reject``. By
+        ``metric`` "auto" the gallery learns how items are compared, and by ``closer`` "auto" how
+        much a closer look counts, as far as held-out items are named better; by "none" not; None is
+        what was chosen before, else "auto". Raises UsageError where there are too few to tell.
         """
         return self._calibrating.calibrate(fpir, rule, strangers, reject, metric, closer, turns)
 
