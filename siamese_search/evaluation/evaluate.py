@@ -28,6 +28,7 @@ from siamese_search.evaluation.curves import Curve, Growth
 from siamese_search.evaluation.probes import Probes, embedded
 from siamese_search.evaluation.results import (
     CmcPoint,
+    Decided,
     DetPoint,
     Evaluation,
     Figures,
@@ -240,6 +241,7 @@ def evaluate_embeddings(
         det=_det(scored),
         genuine=tuple(scored.genuine.tolist()),
         impostor=tuple(scored.other[np.isfinite(scored.other)].tolist()),
+        decided=_decided(asked, scored, strength),
         left_out=_left_out(asked, scored, curve),
         growth=(curve,),
     )
@@ -328,6 +330,22 @@ def _left_out(asked: _Asked, scored: Scores, curve: Curve) -> tuple[LeftOutFigur
     )
 
 
+def _decided(asked: _Asked, scored: Scores, strength: DoubleArray) -> Decided | None:
+    """What was compared with the threshold. That is one number for all probes: where the scores
+    that were needed differ, it is one of evidence. None where nobody could be named.
+    """
+    nameable = np.isfinite(strength)
+    if not nameable.any():
+        return None
+    needed = np.array([answer.threshold for answer in asked.answers])
+    by, values = "score", scored.best.astype(np.float64)
+    if np.ptp(needed[nameable]) > ROUNDING:
+        by, needed, values = "evidence", needed - (values - strength), strength
+    groups = (asked.known & asked.right, asked.known & ~asked.right, ~asked.known)
+    right, wrong, strangers = (tuple(values[one & nameable].tolist()) for one in groups)
+    return Decided(by, float(np.median(needed[nameable])), right, wrong, strangers)
+
+
 def _cmc(scored: Scores, identities: int) -> tuple[CmcPoint, ...]:
     if not len(scored.ranks):
         return ()
@@ -391,7 +409,15 @@ def _mistakes(asked: _Asked, paths: Sequence[str]) -> tuple[Mistake, ...]:
             continue
         match = answer.matches[0]
         wrong.append(
-            Mistake(path, truth, answer.identity, match.score, answer.confidence, match.path)
+            Mistake(
+                path,
+                truth,
+                answer.identity,
+                match.score,
+                answer.confidence,
+                match.path,
+                match.identity,
+            )
         )
     # A wrong name is worse than none.
     wrong.sort(key=lambda one: (one.named is None, -one.confidence, one.path))

@@ -22,7 +22,7 @@ from siamese_search.arrays import DoubleArray
 from siamese_search.evaluation import fonts
 
 DPI = 120
-BINS = 60
+FEWEST_BINS, BINS = 15, 60
 CURVE = 500  # points of a curve that are drawn
 SMALL = 8  # points: the text of maps and grids
 
@@ -71,7 +71,9 @@ def histogram(
     """How groups of scores (n,) are distributed, by name; the threshold has a name as well."""
     found = {name: np.asarray(scores, float) for name, scores in groups.items()}
     extent = np.concatenate([*found.values(), [] if threshold is None else [threshold[0]]])
-    bins = np.linspace(extent.min(initial=1.0), extent.max(initial=-1.0) + 1e-6, BINS + 1).tolist()
+    number = round(min(BINS, max(FEWEST_BINS, 2 * len(extent) ** 0.5)))
+    low, high = extent.min(initial=1.0), extent.max(initial=-1.0) + 1e-6
+    bins = np.linspace(low, high, number + 1).tolist()
     for colour, (name, scores) in enumerate(found.items()):
         if len(scores):  # in shares, since groups differ much in size
             shares = np.full(len(scores), 100 / len(scores))

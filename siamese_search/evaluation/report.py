@@ -5,33 +5,27 @@ Each is one file, with its plots and pictures inside. Knows nothing of galleries
 
 from __future__ import annotations
 
-import base64
-import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from siamese_search.errors import ImageError
+from siamese_search.evaluation import page
 from siamese_search.evaluation.curves import Curve
-from siamese_search.evaluation.results import Evaluation, Mistake
+from siamese_search.evaluation.glossary import meaning
+from siamese_search.evaluation.results import Decided, Evaluation, Mistake
 from siamese_search.evaluation.words import (
     RANK_1,
     curve_rows,
     figure_rows,
     left_out_lines,
-    titled,
     unmatched_lines,
 )
-from siamese_search.files import write_whole
-from siamese_search.pictures.render import thumbnail
 from siamese_search.records import UnknownGroup, counted
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:left;
-border-bottom:1px solid #ddd}figure{display:inline-block;margin:.5em;
-vertical-align:top;width:12em;font-size:13px}img.t{height:7em;margin-right:2px}img{max-width:100%}"""
-SIDE = 160  # pixels of a thumbnail
 IDENTITIES = 200
 SHOWN = 30  # pictures of a group
+NO_STRANGERS = "No probe is a stranger, so it cannot be told how many of them would get a name."
+NO_PLOTS = "For plots: pip install 'siamese-search[plot]'"
 
 
 def write_report(
@@ -43,150 +37,162 @@ def write_report(
     """
     curves = evaluation.growth if curves is None else curves
     parts = [
-        f"<h1>{html.escape(title)}</h1>",
         *_unmatched(evaluation),
-        _table(
-            ("figure", "value"), [(row.name, row.mean) for row in figure_rows([evaluation.figures])]
-        ),
-        *(_paragraph(line) for line in (RANK_1, *left_out_lines(evaluation.left_out))),
+        _figures(evaluation),
+        *(page.paragraph(line) for line in _notes(evaluation)),
+        *_decided(evaluation.decided),
         *_plots(evaluation),
         *_growth(curves),
-        "<h2>Worst mistakes</h2><p>The probe, and what it was taken for.</p>",
-        *(_mistake(mistake) for mistake in evaluation.mistakes),
-        "<h2>Taken for each other</h2>",
-        _table(
-            ("what it was", "taken for", "times"),
-            [(one.own, one.named, str(one.times)) for one in evaluation.confusions],
-        ),
-        "<h2>Identities</h2>",
-        _table(
-            ("identity", "probes", "best right", "named right"),
-            [
-                (
-                    one.name,
-                    str(one.probes),
-                    f"{one.best / one.probes:.0%}",
-                    f"{one.named / one.probes:.0%}",
-                )
-                for one in evaluation.per_identity[:IDENTITIES]
-            ],
-        ),
+        *_mistakes(evaluation.mistakes),
     ]
-    hidden = len(evaluation.per_identity) - IDENTITIES
-    if hidden > 0:
-        parts.append(f"<p>{hidden} more, which did better.</p>")
+    if evaluation.confusions:
+        rows = [(one.own, one.named, str(one.times)) for one in evaluation.confusions]
+        parts += [
+            page.heading("Taken for each other"),
+            page.paragraph("Whose best identity was another one, whether that was named or not."),
+            page.table(("what it was", "taken for", "times"), rows),
+        ]
+    parts += _identities(evaluation)
     if evaluation.rejected:
-        rows = [(one.path, one.reason) for one in evaluation.rejected]
-        parts += ["<h2>Not read</h2>", _table(("file", "why"), rows)]
-    _write(path, title, parts)
+        files = [(one.path, one.reason) for one in evaluation.rejected]
+        parts += [page.heading("Not read"), page.table(("file", "why"), files)]
+    page.write_page(path, title, parts)
 
 
 def write_groups(path: Path, title: str, groups: Sequence[UnknownGroup]) -> None:
     """Write a page with the pictures of groups of unknowns. Raises StorageError."""
-    parts = [f"<h1>{html.escape(title)}</h1>"]
+    parts = []
     for group in groups:
-        parts.append(f"<h2>Group {group.number}: {counted(len(group.paths), 'image')}</h2>")
-        parts += [_picture(place) for place in group.paths[:SHOWN]]
+        parts.append(page.heading(f"Group {group.number}: {counted(len(group.paths), 'image')}"))
+        parts += [page.picture(place) for place in group.paths[:SHOWN]]
         if group.nearest is not None:
-            like = f"{group.nearest.identity} ({group.nearest.score:.3f})"
-            picture = _picture(group.nearest.path) if group.nearest.path else ""
-            parts.append(f"<p>Most like {html.escape(like)} {picture}</p>")
-    _write(path, title, parts)
-
-
-def _write(path: Path, title: str, parts: Sequence[str]) -> None:
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
-        f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>"
-    )
-    write_whole(path, page.encode("utf-8", "backslashreplace"))
+            like = f"Most like {group.nearest.identity} ({group.nearest.score:.3f})"
+            parts.append(page.paragraph(like))
+            parts.append(page.picture(group.nearest.path) if group.nearest.path else "")
+    page.write_page(path, title, parts)
 
 
 def _unmatched(evaluation: Evaluation) -> list[str]:
     """What counts as a stranger because its label is not enrolled: it comes first."""
     heading, *labels = unmatched_lines(evaluation.unmatched) or [""]
-    rows = "".join(f"<li>{html.escape(label)}</li>" for label in labels)
-    return [_paragraph(heading), f"<ul>{rows}</ul>"] if heading else []
+    return [page.paragraph(heading), page.bullets(labels)] if heading else []
 
 
-def _paragraph(words: str) -> str:
-    return f"<p>{html.escape(words)}</p>"
+def _figures(evaluation: Evaluation) -> str:
+    """The figures with what they mean, without those that are not known."""
+    known = {name: one for name, one in evaluation.figures.items() if not math.isnan(one)}
+    rows = [
+        (row.name, row.mean, meaning(name))
+        for name, row in zip(known, figure_rows([known]), strict=True)
+    ]
+    return page.table(("figure", "value", "what it means"), rows)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+def _notes(evaluation: Evaluation) -> list[str]:
+    none = [] if evaluation.figures["strangers"] else [NO_STRANGERS]
+    return [RANK_1, *left_out_lines(evaluation.left_out), *none]
 
 
-def _mistake(mistake: Mistake) -> str:
-    pictures = "".join(_picture(place) for place in (mistake.path, mistake.nearest) if place)
-    truth = "a stranger" if mistake.identity is None else mistake.identity
-    named = "unknown" if mistake.named is None else mistake.named
-    said = (
-        f"{truth}, called {named} (score {mistake.score:.3f}, confidence {mistake.confidence:.0%})"
-    )
-    return f"<figure>{pictures}<figcaption>{html.escape(said)}</figcaption></figure>"
-
-
-def _picture(place: str) -> str:
-    try:
-        data = thumbnail(place, SIDE)
-    except ImageError:
-        return ""
-    encoded = base64.b64encode(data).decode()
-    return f'<img class=t alt="" src="data:image/jpeg;base64,{encoded}">'
+def _decided(decided: Decided | None) -> list[str]:
+    if decided is None:
+        return []
+    what = "score"
+    if decided.by == "evidence":
+        what = "evidence, its score less half of the runner-up's,"
+    said = f"The best identity is named where its {what} is {decided.threshold:.3f} or more."
+    return [page.paragraph(said)]
 
 
 def _plots(evaluation: Evaluation) -> list[str]:
-    """CMC, DET and scores, where matplotlib is installed."""
+    """Where matplotlib is installed."""
     try:
-        from siamese_search.evaluation import plots
+        from siamese_search.evaluation import plots, report_plots
     except ImportError:
-        return ["<p>For plots: pip install 'siamese-search[plot]'</p>"]
+        return [page.paragraph(NO_PLOTS)]
     with plots.style():
-        figure = plots.figure(12, 3.6)
-        cmc, det, scores = figure.subplots(1, 3)
-        cmc.plot([point.k for point in evaluation.cmc], [point.recall for point in evaluation.cmc])
-        cmc.set(xlabel="k", ylabel="recall@k", title="identified among the k best", ylim=(0, 1.02))
-        if evaluation.genuine and evaluation.impostor:
-            fmr, fnmr = zip(*evaluation.det, strict=True)
-            plots.trade_off(det, fmr, fnmr, evaluation.figures["EER"])
-        det.set_title("detection error trade-off")
-        groups = {"own identity": evaluation.genuine, "best other": evaluation.impostor}
-        plots.histogram(scores, groups)
-        scores.set(xlabel="score", title="scores")
-        encoded = base64.b64encode(plots.png(figure)).decode()
-    return [f'<img alt="CMC, DET and score plots" src="data:image/png;base64,{encoded}">']
+        shown = [page.plot(plots.png(d.figure), d.caption) for d in report_plots.drawn(evaluation)]
+    return _grid("plots", shown)
 
 
 def _growth(curves: Sequence[Curve]) -> list[str]:
-    """The curves over identities and shots, as tables and, with matplotlib, as a plot."""
-    if not curves:
+    """The curves over identities and shots, as tables and, with matplotlib, as plots."""
+    tables = [_curve(curve) for curve in curves if len(curve.at) > 1]
+    if not any(tables):
         return []
-    draws = len(curves[0].recall)
-    parts = [
-        "<h2>As more is enrolled</h2>",
-        f"<p>The same probes at every point; mean ± standard deviation over"
-        f" {counted(draws, 'draw')}.</p>",
-    ]
     try:
-        from siamese_search.evaluation import plots
+        from siamese_search.evaluation import plots, report_plots
     except ImportError:
-        pass
+        shown = []
     else:
         with plots.style():
-            figure = plots.figure(5.5 * len(curves), 3.6)
-            row = figure.subplots(1, len(curves), squeeze=False)[0]
-            for axes, curve in zip(row, curves, strict=True):
-                lines = {"recall@1": curve.recall, titled(curve.rate): curve.tpir}
-                plots.growth(axes, curve.at, lines)
-                axes.set(xlabel=f"{curve.what} enrolled", title=f"over {curve.what}")
-            encoded = base64.b64encode(plots.png(figure)).decode()
-        parts.append(f'<img alt="curves" src="data:image/png;base64,{encoded}">')
-    for curve in curves:
-        header, *rows = curve_rows(curve)
-        parts.append(_table(header, rows))
+            shown = [page.plot(plots.png(d.figure), d.caption) for d in report_plots.growth(curves)]
+    draws = counted(len(curves[0].recall), "draw")
+    return [
+        page.heading("As more is enrolled"),
+        page.paragraph(f"The same probes at every point; mean ± standard deviation over {draws}."),
+        *_grid("plots", shown),
+        *tables,
+    ]
+
+
+def _curve(curve: Curve) -> str:
+    """A curve as a table, without columns that nothing is known of."""
+    header, *rows = curve_rows(curve)
+    kept = [place for place in range(len(header)) if any(row[place] != "-" for row in rows)]
+    if len(kept) < 2:
+        return ""
+    return page.table(
+        [header[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    )
+
+
+def _mistakes(mistakes: Sequence[Mistake]) -> list[str]:
+    """What went wrong, the worst kind first; each probe beside its nearest item."""
+    if not mistakes:
+        return [page.heading("Mistakes"), page.paragraph("None.")]
+    parts = [
+        page.heading("Worst mistakes"),
+        page.paragraph("The probe, and the nearest item of its best identity."),
+    ]
+    kinds = {
+        "Strangers that got a name": [one for one in mistakes if one.identity is None],
+        "Got a wrong name": [one for one in mistakes if one.identity and one.named],
+        "Enrolled, but unknown": [one for one in mistakes if not one.named],
+    }
+    for kind, some in kinds.items():
+        if some:
+            parts.append(page.heading(f"{kind}: {len(some)} shown", level=3))
+            parts += _grid("cards", [_mistake(one) for one in some])
     return parts
+
+
+def _mistake(mistake: Mistake) -> str:
+    truth = "a stranger" if mistake.identity is None else mistake.identity
+    named = "unknown" if mistake.named is None else mistake.named
+    said = f"called {named}; score {mistake.score:.3f}, confidence {mistake.confidence:.0%}"
+    return page.card(said, [(mistake.path, truth), (mistake.nearest, mistake.best)])
+
+
+def _identities(evaluation: Evaluation) -> list[str]:
+    results = evaluation.per_identity
+    if not results:
+        return []
+    rows = [
+        (
+            one.name,
+            str(one.probes),
+            f"{one.best / one.probes:.0%}",
+            f"{one.named / one.probes:.0%}",
+        )
+        for one in results[:IDENTITIES]
+    ]
+    hidden = len(results) - IDENTITIES
+    return [
+        page.heading("Identities"),
+        page.table(("identity", "probes", "best is right", "got its name"), rows),
+        page.paragraph(f"{hidden} more, which did better.") if hidden > 0 else "",
+    ]
+
+
+def _grid(kind: str, parts: Sequence[str]) -> list[str]:
+    return [f"<div class={kind}>{''.join(parts)}</div>"] if parts else []

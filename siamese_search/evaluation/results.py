@@ -51,6 +51,21 @@ class Mistake:
     score: float
     confidence: float
     nearest: str | None  # the best item's picture
+    best: str  # the best identity, whether it was named or not
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What was compared with the ``threshold``, the score or the evidence, as ``by`` says: that of
+    the best identity, of enrolled probes for whom it is ``right``, of those for whom it is
+    ``wrong``, and of ``strangers``. Those are left out whose best identity is never named.
+    """
+
+    by: str
+    threshold: float
+    right: tuple[float, ...]
+    wrong: tuple[float, ...]
+    strangers: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,7 @@ class Evaluation:
     det: tuple[DetPoint, ...]
     genuine: tuple[float, ...] = ()
     impostor: tuple[float, ...] = ()  # the best wrong identity's score of each probe
+    decided: Decided | None = None
     unmatched: tuple[UnmatchedLabel, ...] = ()  # their probes count as strangers
     left_out: tuple[LeftOutFigure, ...] = ()
     rejected: tuple[Rejection, ...] = ()
