@@ -9,12 +9,13 @@ import csv
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 
 from siamese_search.errors import UsageError
 from siamese_search.pictures.find import find_images
+from siamese_search.pictures.naming import require_own_names
 from siamese_search.records import ImageFile, Rejection, printable
 
 Files = Iterable[ImageFile | Rejection]
@@ -33,10 +34,15 @@ def normalised(label: str) -> str:
     return name
 
 
-def find(paths: Iterable[str], label: str | None = None) -> Iterator[ImageFile | Rejection]:
+def find(
+    paths: Iterable[str],
+    label: str | None = None,
+    passed: Callable[[str], object] = lambda path: None,
+) -> Iterator[ImageFile | Rejection]:
     """The images of files and folders, labelled by their place, or all by ``label``.
 
-    Raises UsageError, before the first image, for a path that does not exist.
+    What is no picture by its name, and was not named itself, goes to ``passed``. Raises
+    UsageError, before the first image, for a path that does not exist.
     """
     roots = [os.fspath(path) for path in paths]
     for root in roots:
@@ -44,7 +50,7 @@ def find(paths: Iterable[str], label: str | None = None) -> Iterator[ImageFile |
             raise UsageError(f"{printable(root)}: no such file or folder")
     name = None if label is None else normalised(label)
     for root in roots:
-        for found in find_images(root):
+        for found in find_images(root, passed):
             if name is not None and isinstance(found, ImageFile):
                 found = replace(found, identity=name)
             yield found
@@ -54,10 +60,16 @@ def given(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | ImageFile],
     label: str | None = None,
 ) -> Files:
-    """The images of records, files and folders, as ``find``. Raises UsageError where none is."""
+    """The images of records, files and folders, as ``find``.
+
+    Raises UsageError where none is, and where pictures of several folders would be one identity
+    only because their files have the same name.
+    """
     several = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     records = [path for path in several if isinstance(path, ImageFile)]
     named = [os.fspath(path) for path in several if not isinstance(path, ImageFile)]
+    if label is None:
+        require_own_names(named)
     return not_empty(chain(records, find(named, label)), named or ["an empty list"])
 
 
