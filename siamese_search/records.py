@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command line starts without numpy
     from siamese_search.arrays import FloatArray
 
+UNDOABLE = 10_000  # items whose removal, or new name, can be taken back
 DUPLICATE = 0.98  # the cosine from which on an audit takes two items for the same picture
 
 
@@ -110,11 +111,14 @@ class NewItem:
 
 @dataclass(frozen=True)
 class Enrolled:
-    """Whose item some content is. ``source`` is None where only an embedding was enrolled."""
+    """Whose item some content is. ``source`` is None where it was enrolled without a file; ``was``
+    is the identity that it was enrolled as, where it was relabelled since.
+    """
 
     number: int
     identity: str
     source: str | None
+    was: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,14 +131,48 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class RemovedCopy:
+    """The copy of an image whose item was removed: its path in the gallery, as the database says,
+    the SHA-256 of its content, and the mark of the change that removed it.
+    """
+
+    path: str
+    content: str
+    mark: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """The last change of a gallery's items, which can be taken back if it is ``undoable``.
+
+    ``what`` is add, remove, relabel, or drop (of kept probes); ``identity`` the one that it
+    concerned, None where it was several; ``new`` what that was relabelled to; ``items`` how many;
+    ``at`` when, UTC.
+    """
+
+    number: int
+    what: str
+    identity: str | None
+    new: str | None
+    items: int
+    at: str
+    undoable: bool
+
+
+@dataclass(frozen=True)
 class EnrollmentReport:
-    """What an enrolment did. ``identities`` and ``items`` are the gallery's totals after it."""
+    """What an enrolment did. ``identities`` and ``items`` are the gallery's totals after it.
+
+    ``relabelled`` tells how many of those skipped were enrolled as one identity and have another
+    since: (was, is, how many).
+    """
 
     added: int
     skipped: int
     rejected: tuple[Rejection, ...]
     identities: int
     items: int
+    relabelled: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass(frozen=True)

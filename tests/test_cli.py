@@ -301,7 +301,7 @@ def test_every_command_has_help() -> None:
     group = typer.main.get_command(app)
     commands = group.commands  # type: ignore[attr-defined]
     assert set(commands) == {
-        "add", "query", "verify", "list", "info", "remove", "relabel",
+        "add", "query", "verify", "list", "info", "remove", "relabel", "undo",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
         "benchmark", "unknowns", "explain", "plot",
     }  # fmt: skip

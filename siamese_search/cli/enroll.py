@@ -146,6 +146,8 @@ def _asked_about(answers: str, label: str) -> list[ImageFile]:
 
 def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None:
     """Print what an enrolment did; exit code 1 where something was rejected."""
+    for was, now, count in report.relabelled:
+        note(f"{counted(count, 'image')} of {was!r} skipped: relabelled {now!r} since")
     name_rejections(report.rejected)
     if as_json:
         print_json(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from siamese_search.embedding.pipeline import embedded, parallel_map, thread_poo
 from siamese_search.embedding.vectors import as_embeddings
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery.agreement import require_same_graph
-from siamese_search.gallery.copies import NewCopies, copy_path
+from siamese_search.gallery.copies import NewCopies, copy_path, settle_copies
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.pictures.sources import Files, normalised
 from siamese_search.records import (
@@ -36,6 +37,7 @@ from siamese_search.records import (
     printable,
 )
 from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.history import new_run
 
 COMMIT_SECONDS = 1.0
 MANY = 1000  # items that are written by a connection of their own
@@ -101,9 +103,11 @@ class Enrolment:
         self._distractor = distractor
         self._kinds: dict[str, bool] = {}  # whether an identity is a distractor
         self._watch = watch
+        self.change = new_run()  # what its transactions have in common
         self.added = 0
         self.skipped = 0
         self.rejected: list[Rejection] = []
+        self._relabelled: Counter[tuple[str, str]] = Counter()
         # Content seen in this run but not yet settled: its identity, and later files with it.
         self._underway: dict[str, tuple[str, list[ImageFile]]] = {}
         # What to note of items that were enrolled before: where they lie now, new metadata.
@@ -122,7 +126,8 @@ class Enrolment:
     def report(self) -> EnrollmentReport:
         """What was done, with the gallery's totals as of now."""
         totals = self._catalog.totals()
-        return EnrollmentReport(self.added, self.skipped, tuple(self.rejected), *totals)
+        relabelled = tuple((*names, count) for names, count in self._relabelled.items())
+        return EnrollmentReport(self.added, self.skipped, tuple(self.rejected), *totals, relabelled)
 
     def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []
@@ -204,7 +209,9 @@ class Enrolment:
 
     def _already(self, file: ImageFile, known: Enrolled) -> None:
         """Account for a file whose content is enrolled."""
-        if known.identity != file.identity:
+        if known.identity != file.identity and known.was == file.identity:
+            self._relabelled[known.was, known.identity] += 1  # a correction stays
+        elif known.identity != file.identity:
             self._reject(
                 file.path,
                 f"the same image is enrolled as {known.identity!r}: relabel or remove that one"
@@ -241,6 +248,7 @@ class Enrolment:
                 self._encoder.fingerprint,
                 before_commit=lambda numbers: self._publish(items, numbers),
                 distractor=self._distractor,
+                run=self.change,
             )
             for item, number in zip(items, numbers, strict=True):
                 identity, twins = self._underway.pop(item.content)
@@ -262,9 +270,10 @@ class Enrolment:
             items.clear()
             vectors.clear()
         if self._moved or self._described:
-            self._catalog.annotate(self._moved, self._described)
+            self._catalog.annotate(self._moved, self._described, self.change)
             self._moved.clear()
             self._described.clear()
+        settle_copies(self._catalog, self._catalog.path.parent)
         self._report()
         self._after_commit()
 
@@ -318,4 +327,5 @@ def enroll_embeddings(
                 added.append(number)
 
         writer.add(items, vectors, generation.fingerprint, before_commit=whole)
+        settle_copies(writer, catalog.path.parent)
     return added

@@ -24,6 +24,7 @@ from siamese_search.gallery.answering import Answering
 from siamese_search.gallery.calibrating import Calibrating, Places, warn_of
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.copies import enrolled_bytes
+from siamese_search.gallery.editable import Editable
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.opening import exists, opened_catalog, opened_encoder
 from siamese_search.gallery.ranking import Ranking
@@ -32,7 +33,7 @@ from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.gallery.upkeep import Upkeep
-from siamese_search.pictures.sources import Files, given, normalised
+from siamese_search.pictures.sources import Files, given
 from siamese_search.records import (
     DUPLICATE,
     Audit,
@@ -55,7 +56,7 @@ from siamese_search.storage.catalog import Catalog
 K_AT_MOST = 100_000  # items that may be asked for of fewer
 
 
-class Gallery:
+class Gallery(Editable):
     """An open gallery. ``with Gallery.open("coins", "general") as gallery: ...``
 
     Threads may share it; every process opens its own.
@@ -166,6 +167,12 @@ class Gallery:
         watch: Watcher = unwatched,
     ) -> EnrollmentReport:
         """Enrol a stream of images found before; rejections pass through to the report."""
+        return self._enrolled(files, copy, distractor, watch).report()
+
+    def _enrolled(
+        self, files: Files, copy: bool, distractor: bool, watch: Watcher
+    ) -> enrolment.Enrolment:
+        """A run of enrolment that is done."""
         run = enrolment.Enrolment(
             self._catalog,
             self.encoder,
@@ -176,7 +183,7 @@ class Gallery:
         )
         run.run(files)
         self._upkeep.after(run.added)
-        return run.report()
+        return run
 
     def enroll_embeddings(
         self,
@@ -358,49 +365,13 @@ class Gallery:
         Raises UsageError where there is no such group.
         """
         group = self._unknowns.group(number)
-        report = self.enroll_found(self._unknowns.files(group, label))
-        self._unknowns.settle(group, report.rejected)
-        return report
+        run = self._enrolled(self._unknowns.files(group, label), False, False, unwatched)
+        self._unknowns.settle(group, run.rejected, run.change)
+        return run.report()
 
     def drop_unknowns(self, number: int | None = None) -> int:
         """Forget the group of that number, or all kept probes; returns how many there were."""
         return self._unknowns.drop(number)
-
-    # Edits
-
-    def identities(self) -> list[tuple[str, int]]:
-        """Every identity with its number of items, by name."""
-        return self._catalog.identities()
-
-    def distractors(self) -> set[str]:
-        """The identities that are never named."""
-        return self._catalog.distractors(None)
-
-    def items(self, identity: str) -> list[Item]:
-        """The items of an identity. Raises UsageError where there is no such identity."""
-        return self._catalog.items(editing.numbers_of(self._catalog, identity, None))
-
-    def items_by_number(self, numbers: Iterable[int]) -> list[Item]:
-        """Items by their numbers; those that are not there are left out."""
-        return self._catalog.items(numbers)
-
-    def remove(self, identity: str | None = None, item: int | None = None) -> int:
-        """Remove an identity or one item; returns how many items went.
-
-        Raises UsageError where there is no such thing.
-        """
-        numbers = editing.numbers_of(self._catalog, identity, item)
-        removed = editing.remove(self._catalog, self.folder, numbers)
-        self._upkeep.after(removed)
-        return removed
-
-    def relabel(self, old: str | None, new: str, item: int | None = None) -> int:
-        """Give an identity or one item the name ``new``, merging where it exists already.
-
-        Returns how many items it concerned. Raises UsageError where there is no such thing.
-        """
-        numbers = editing.numbers_of(self._catalog, old, item)
-        return self._catalog.relabel(numbers, normalised(new))
 
     # Maintenance
 
@@ -410,8 +381,9 @@ class Gallery:
         ``recipe`` is ``auto`` or a FAISS factory string, which serves from 1,000 items on (fewer
         are searched exactly); ``recall`` is the least recall@10 against exact search that it is
         tuned to. Both hold for later index files too. Raises UsageError where FAISS has no such
-        index or it does not work with these items.
+        index or it does not work with these items. The last change is forgotten, see ``undo``.
         """
+        editing.forget(self._catalog, self.folder)
         self._compaction.compact(wanted=self._compaction.wanted(recipe, recall))
 
     def compact_if_due(self) -> bool:
@@ -432,12 +404,15 @@ class Gallery:
         cannot be read any more stop the switch, unless ``skip_missing``: then they stay enrolled
         but cannot be found until their images are back and ``rebuild`` is run again. What has
         been embedded is kept in either case, so that running it again resumes. A calibrated gallery
-        is calibrated again; of another, a warning says what decides under the new encoder.
+        is calibrated again; of another, a warning says what decides under the new encoder. After
+        the switch the last change is forgotten, see ``undo``.
         """
         before, generation = self.calibration, self._catalog.state().generation
         report = rebuild(
             self._catalog, self._compaction, self._active, encoder, skip_missing, watch
         )
+        if report.switched:
+            editing.forget(self._catalog, self.folder)
         return self._calibrating.renewed(report, before, generation)
 
     def check(self) -> list[str]:
