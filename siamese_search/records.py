@@ -17,11 +17,21 @@ DUPLICATE = 0.98  # the cosine from which on an audit takes two items for the sa
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image that was asked for: where it lies and the identity that its place implies."""
+    """An image that was asked for: where it lies and the identity that its place implies.
+
+    A ``picture`` is one without a file (bytes, an open file, a PIL image or an array); ``path`` is
+    what it is called in messages then.
+    """
 
     path: str
     identity: str
     metadata: dict[str, str] = field(default_factory=dict)
+    picture: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def source(self) -> str | None:
+        """The path of its file, None where it has none."""
+        return self.path if self.picture is None else None
 
 
 def printable(path: str | os.PathLike[str]) -> str:
@@ -85,7 +95,7 @@ class WantedIndex:
 
 @dataclass(frozen=True)
 class Item:
-    """One enrolled image. ``source`` is None where only an embedding was enrolled."""
+    """One enrolled image. ``source`` is None where it had no file, or was only an embedding."""
 
     number: int
     identity: str

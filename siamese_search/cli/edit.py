@@ -24,7 +24,9 @@ from siamese_search.pictures.sources import normalised
 from siamese_search.records import UNDOABLE, counted
 
 if TYPE_CHECKING:
-    from siamese_search.records import Change
+    from pathlib import Path
+
+    from siamese_search.records import Change, Item
 
 WILDCARDS = set("*?[")
 SHOWN = 3  # names of identities
@@ -68,7 +70,12 @@ def list_(
                 print_json(fields)
             else:
                 metadata = "  ".join(f"{key}={value}" for key, value in item.metadata.items())
-                typer.echo(f"{item.number:>8}  {item.source or '(embedding)'}  {metadata}".rstrip())
+                typer.echo(f"{item.number:>8}  {_place(item, gallery)}  {metadata}".rstrip())
+
+
+def _place(item: Item, gallery: Path) -> str:
+    """Where an item's image lies, for people."""
+    return item.source or (str(gallery / item.copy) if item.copy else "(no file)")
 
 
 def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:

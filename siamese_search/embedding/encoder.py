@@ -11,7 +11,7 @@ Encoders know nothing of galleries.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ from siamese_search.embedding.record import (
     verified_bytes,
 )
 from siamese_search.embedding.runtimes import Runtime, open_runtime
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import ImageError
 from siamese_search.pictures import render
-from siamese_search.pictures.read import read_file
+from siamese_search.pictures.read import file_bytes, is_path, several
 from siamese_search.records import Verification
 
 
@@ -99,25 +99,24 @@ class Encoder:
         fitted = self.record.calibration
         return probability(fitted["slope"] * score + fitted["offset"])
 
-    def embed(self, images: Iterable[Any]) -> FloatArray:
-        """Embed paths, PIL images or uint8 (H, W, 3) arrays.
+    def embed(self, images: Any) -> FloatArray:
+        """Embed paths, bytes, open files, PIL images or uint8 (H, W, 3) arrays, one or many.
 
         Returns float32 (n, dimension), each row of unit length, in the order given. Raises
         ImageError, naming the file, at the first image that cannot be read.
         """
-        vectors = []
+        vectors: list[FloatArray] = []
         for image, result in self.embed_each(images):
             if isinstance(result, ImageError):
-                name = f"{os.fspath(image)}: " if isinstance(image, (str, os.PathLike)) else ""
-                raise ImageError(f"{name}{result}") from result
+                name = os.fspath(image) if is_path(image) else f"images[{len(vectors)}]"
+                raise ImageError(f"{name}: {result}") from result
             vectors.append(result)
         return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
 
-    def embed_each(self, images: Iterable[Any]) -> Iterator[tuple[Any, FloatArray | ImageError]]:
+    def embed_each(self, images: Any) -> Iterator[tuple[Any, FloatArray | ImageError]]:
         """Stream (image, float32 (dimension,)) in the order given, or the error of that image.
 
         Decodes in threads beside the runtime; memory is bounded whatever the number of images.
-        Raises UsageError for one image in place of several.
         """
         sources = ((image, image) for image in several(images))
         with pipeline.embedded(sources, self._load, lambda: self.runtime) as stream:
@@ -125,9 +124,10 @@ class Encoder:
                 yield from batch
 
     def _load(self, image: Any) -> PixelArray:
-        if isinstance(image, (str, os.PathLike)):
-            return self.decode(read_file(os.fspath(image)))
-        return render.prepare(image, self.record.preprocessing)
+        data = file_bytes(image)
+        if data is None:
+            return render.prepare(image, self.record.preprocessing)
+        return self.decode(data)
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
         """Whether two images, each as ``embed`` takes them, show the same identity."""
@@ -139,11 +139,3 @@ class Encoder:
     def decode(self, data: bytes) -> PixelArray:
         """A file's bytes as the uint8 (height, width, channels) that the graph takes."""
         return render.decode(data, self.record.preprocessing)
-
-
-def several(images: Iterable[Any]) -> Iterable[Any]:
-    """The same; UsageError for one image, whose characters or rows would pass for images."""
-    one = isinstance(images, (str, bytes, os.PathLike)) or getattr(images, "ndim", 4) < 4
-    if one or not isinstance(images, Iterable):
-        raise UsageError("give a list of images, also where it is only one")
-    return images

@@ -11,11 +11,11 @@ from contextlib import suppress
 from typing import Any
 
 from siamese_search.arrays import FloatArray
-from siamese_search.embedding.encoder import several
 from siamese_search.errors import GalleryMismatch, ImageError
 from siamese_search.gallery.active import Active, ActiveEncoder
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.unknowns import Unknowns
+from siamese_search.pictures.read import several
 from siamese_search.records import Identification
 
 
@@ -28,7 +28,7 @@ class Answering:
         self._unknowns = unknowns
 
     def identify(self, images: Iterable[Any], question: Question) -> list[Identification]:
-        """Identify paths, PIL images or arrays; ImageError at the first that cannot be read."""
+        """Identify pictures; ImageError at the first that cannot be read."""
         images = list(several(images))
         while True:
             encoder = self._active.now().encoder

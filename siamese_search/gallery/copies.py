@@ -31,8 +31,10 @@ KEPT_SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
 def copy_path(content: str, source: str) -> str:
-    """Where in a gallery a copy lies; with the source's suffix, unless that is an odd one."""
-    suffix = Path(source).suffix.lower()
+    """Where in a gallery a copy lies; with the suffix of the source, a path or a suffix alone,
+    unless that is an odd one.
+    """
+    suffix = Path(f"x{source}" if source.startswith(".") else source).suffix.lower()
     kept = suffix if KEPT_SUFFIX.fullmatch(suffix) else ""
     return f"{COPIES}/{content[:2]}/{content}{kept}"
 
@@ -140,7 +142,7 @@ def enrolled_bytes(item: Item, folder: Path) -> bytes:
     elif item.source is not None:
         path = item.source
     else:
-        raise ImageError("was enrolled as an embedding, without an image")
+        raise ImageError("was enrolled without a file, and the gallery has no copy of it")
     data = read_file(path)
     if content_hash(data) != item.content:
         raise ImageError("has other content than when it was enrolled")

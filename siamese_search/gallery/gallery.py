@@ -8,7 +8,7 @@ pixels, SQL and FAISS.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ from siamese_search.records import (
     EnrollmentReport,
     GalleryInfo,
     Identification,
-    ImageFile,
     Item,
     LeftOut,
     RebuildReport,
@@ -142,20 +141,24 @@ class Gallery(Editable):
 
     def enroll(
         self,
-        paths: Iterable[str | os.PathLike[str] | ImageFile],
+        paths: Any,
         label: str | None = None,
         *,
+        metadata: Mapping[str, object] | None = None,
         copy: bool = False,
         distractor: bool = False,
         watch: Watcher = unwatched,
     ) -> EnrollmentReport:
-        """Enrol files and folders of images; see ``add`` for how places become identities.
+        """Enrol files and folders of images, one or many; see ``add`` for how places become
+        identities. With a ``label`` also bytes, open files, PIL images and uint8 (H, W, 3) arrays.
 
-        ``copy`` keeps the images in the gallery; a ``distractor`` is never named. Returns what was
+        ``metadata``, names and texts or numbers, are of all of them. ``copy`` keeps the images in
+        the gallery; a ``distractor`` is never named. A picture without a file has no source: only
+        a copy lets ``rebuild`` embed it under another encoder, and plots show it. Returns what was
         added, skipped (enrolled already) and rejected, with reasons. Raises UsageError where there
-        is no image at all.
+        is no image at all, or one without a file and without a label.
         """
-        files = given(paths, label)
+        files = given(paths, label, metadata)
         return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
 
     def enroll_found(
@@ -204,23 +207,25 @@ class Gallery(Editable):
 
     def identify(
         self,
-        images: Iterable[Any],
+        images: Any,
         k: int = 5,
         threshold: float | None = None,
         where: Mapping[str, str] | None = None,
         rule: str | None = None,
         fpir: float | None = None,
     ) -> list[Identification]:
-        """Identify paths, PIL images or uint8 (H, W, 3) arrays: the k best identities of each.
+        """Identify paths, bytes, open files, PIL images or uint8 (H, W, 3) arrays, one or many: the
+        k best identities of each, in a list.
 
         See ``Question`` for the other arguments. Raises ImageError, naming the file, at the first
-        image that cannot be read, UsageError for arguments that make no sense.
+        image that cannot be read: ``identify_each`` goes on with the others. Raises UsageError for
+        arguments that make no sense.
         """
         return self._answering.identify(images, Question(k, threshold, where, rule, fpir))
 
     def identify_each(
         self,
-        images: Iterable[Any],
+        images: Any,
         k: int = 5,
         threshold: float | None = None,
         where: Mapping[str, str] | None = None,
@@ -229,8 +234,9 @@ class Gallery(Editable):
         *,
         keep_unknown: bool = False,
     ) -> Iterator[tuple[Any, Identification | ImageError]]:
-        """Stream (image, identification) in the order given, or the error of that image.
+        """Stream (image, identification) in the order given, or (image, its ImageError).
 
+        So one image that cannot be read loses no other's answer. Arguments as ``identify``;
         ``keep_unknown`` keeps the files that nobody fits, see ``unknowns``.
         """
         if keep_unknown:
@@ -401,9 +407,10 @@ class Gallery(Editable):
         write the index anew.
 
         Until the switch, which is one transaction, the old generation answers. Items whose image
-        cannot be read any more stop the switch, unless ``skip_missing``: then they stay enrolled
-        but cannot be found until their images are back and ``rebuild`` is run again. What has
-        been embedded is kept in either case, so that running it again resumes. A calibrated gallery
+        cannot be read any more, or that had no file and have no copy, stop the switch, unless
+        ``skip_missing``: then they stay enrolled but cannot be found until their images are back
+        and ``rebuild`` is run again. What has been embedded is kept in either case, so that
+        running it again resumes. A calibrated gallery
         is calibrated again; of another, a warning says what decides under the new encoder. After
         the switch the last change is forgotten, see ``undo``.
         """
