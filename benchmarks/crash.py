@@ -41,8 +41,8 @@ import siamese_search.cli
 from siamese_search.storage import catalog
 
 KINDS = (
-    "create", "add", "bulk", "copy", "two at once", "remove", "relabel", "compact", "reindex",
-    "rebuild",
+    "create", "add", "bulk", "copy", "two at once", "remove", "relabel", "undo", "compact",
+    "reindex", "rebuild",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 # Calls around which a process may be told to die.

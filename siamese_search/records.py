@@ -11,16 +11,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command line starts without numpy
     from siamese_search.arrays import FloatArray
 
+UNDOABLE = 10_000  # items whose removal, or new name, can be taken back
 DUPLICATE = 0.98  # the cosine from which on an audit takes two items for the same picture
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image that was asked for: where it lies and the identity that its place implies."""
+    """An image that was asked for: where it lies and the identity that its place implies.
+
+    A ``picture`` is one without a file (bytes, an open file, a PIL image or an array); ``path`` is
+    what it is called in messages then.
+    """
 
     path: str
     identity: str
     metadata: dict[str, str] = field(default_factory=dict)
+    picture: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def source(self) -> str | None:
+        """The path of its file, None where it has none."""
+        return self.path if self.picture is None else None
 
 
 def printable(path: str | os.PathLike[str]) -> str:
@@ -84,7 +95,7 @@ class WantedIndex:
 
 @dataclass(frozen=True)
 class Item:
-    """One enrolled image. ``source`` is None where only an embedding was enrolled."""
+    """One enrolled image. ``source`` is None where it had no file, or was only an embedding."""
 
     number: int
     identity: str
@@ -110,11 +121,14 @@ class NewItem:
 
 @dataclass(frozen=True)
 class Enrolled:
-    """Whose item some content is. ``source`` is None where only an embedding was enrolled."""
+    """Whose item some content is. ``source`` is None where it was enrolled without a file; ``was``
+    is the identity that it was enrolled as, where it was relabelled since.
+    """
 
     number: int
     identity: str
     source: str | None
+    was: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,14 +141,48 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class RemovedCopy:
+    """The copy of an image whose item was removed: its path in the gallery, as the database says,
+    the SHA-256 of its content, and the mark of the change that removed it.
+    """
+
+    path: str
+    content: str
+    mark: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """The last change of a gallery's items, which can be taken back if it is ``undoable``.
+
+    ``what`` is add, remove, relabel, or drop (of kept probes); ``identity`` the one that it
+    concerned, None where it was several; ``new`` what that was relabelled to; ``items`` how many;
+    ``at`` when, UTC.
+    """
+
+    number: int
+    what: str
+    identity: str | None
+    new: str | None
+    items: int
+    at: str
+    undoable: bool
+
+
+@dataclass(frozen=True)
 class EnrollmentReport:
-    """What an enrolment did. ``identities`` and ``items`` are the gallery's totals after it."""
+    """What an enrolment did. ``identities`` and ``items`` are the gallery's totals after it.
+
+    ``relabelled`` tells how many of those skipped were enrolled as one identity and have another
+    since: (was, is, how many).
+    """
 
     added: int
     skipped: int
     rejected: tuple[Rejection, ...]
     identities: int
     items: int
+    relabelled: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass(frozen=True)

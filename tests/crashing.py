@@ -83,11 +83,12 @@ def prepare_process() -> None:
 class Action:
     """One operation on the gallery, of the pictures whose state it changes."""
 
-    kind: str  # create, add, copy, remove, relabel, compact, reindex or rebuild
+    kind: str  # create, add, copy, remove, relabel, undo, compact, reindex or rebuild
     pictures: tuple[int, ...] = ()
     identity: str = ""
     new: str = ""
     encoder: str = ""
+    undone: tuple[tuple[int, str], ...] = ()  # pictures and identities after an undo
 
     def apply(self, model: dict[int, str]) -> dict[int, str]:
         """The identities of the enrolled pictures once it is done."""
@@ -99,7 +100,7 @@ class Action:
                 after.pop(number, None)
             elif self.kind == "relabel" and number in after:
                 after[number] = self.new
-        return after
+        return dict(self.undone) if self.kind == "undo" else after
 
 
 def identity_of(number: int) -> str:
@@ -159,6 +160,8 @@ class World:
                 gallery.remove(action.identity)
             elif action.kind == "relabel":
                 gallery.relabel(action.identity, action.new)
+            elif action.kind == "undo":
+                gallery.undo()
             elif action.kind == "compact":
                 gallery.compact()
             else:
@@ -176,6 +179,7 @@ class World:
         return {
             "remove": ["remove", action.identity],
             "relabel": ["relabel", action.identity, action.new],
+            "undo": ["undo"],
             "compact": ["compact"],
             "reindex": ["rebuild"],
             "rebuild": ["rebuild", "--encoder", str(self.root / action.encoder)],
@@ -211,10 +215,28 @@ class World:
             whose = tuple(number for number in self.model if self.model[number] == name)
             new = str(random.choice([f"renamed {start % 5}", identity_of(start)]))
             return (Action(kind, whose, name, new if kind == "relabel" else ""),)
+        if kind == "undo" and (undone := self._undone()):
+            after = dict(undone)
+            both = {*after, *self.model}
+            changed = tuple(n for n in sorted(both) if after.get(n) != self.model.get(n))
+            return (Action("undo", changed, undone=undone),)
         if kind == "rebuild":
             active = self.active()
             return (Action("rebuild", encoder="coarse" if active == "fine" else "fine"),)
         return (Action(kind if kind in ("compact", "reindex") else "compact"),)
+
+    def _undone(self) -> tuple[tuple[int, str], ...]:
+        """What an undo leads to, found out in a copy; nothing where there is none to take back."""
+        trial = self.root / "trial"
+        shutil.rmtree(trial, ignore_errors=True)
+        shutil.copytree(self.folder, trial)
+        with Gallery.open(trial) as gallery:
+            if gallery.last_change() is None:
+                return ()
+            gallery.undo()
+            names = [name for name, _ in gallery.identities()]
+            items = [item for name in names for item in gallery.items(name)]
+        return tuple((self.content(item.content), item.identity) for item in items)
 
     def active(self) -> str:
         """The name of the encoder that the gallery answers with."""
@@ -265,7 +287,8 @@ class World:
             if there.get(number) not in allowed:
                 faults.append(f"picture {number} is {there.get(number)!r}, not of {allowed}")
         for action, who in zip(actions, told, strict=True):
-            whole = [frozenset(action.pictures)] if action.kind in ("remove", "relabel") else []
+            at_once = action.kind in ("remove", "relabel", "undo")
+            whole = [frozenset(action.pictures)] if at_once else []
             for step in [*whole, *who.tried]:
                 mine = step.difference(*(a.pictures for a in actions if a is not action))
                 changing = {n for n in mine if self.model.get(n) != after.get(n)}

@@ -242,10 +242,10 @@ def test_pictures_of_strangers_can_be_named(
         assert "broken.png" in caplog.text
         caplog.clear()
         rejected: list[Rejection] = []
-        (strange / "other0" / "text.txt").write_text("no picture")
+        (strange / "other0" / "text.gif").write_text("no picture")
         again = gallery.calibrate(0.1, strangers=[strange], reject=rejected.append)
         assert again == found
-        assert sorted(Path(one.path).name for one in rejected) == ["broken.png", "text.txt"]
+        assert sorted(Path(one.path).name for one in rejected) == ["broken.png", "text.gif"]
         assert not caplog.messages
         shutil.copytree(folder / "id0", strange / "id0")
         picture(999).save(strange / "id0" / "another.png")

@@ -190,6 +190,10 @@ def test_an_older_format_is_upgraded_on_opening(path: Path) -> None:
     older.execute("ALTER TABLE snapshots DROP COLUMN metric")
     older.execute("DROP TABLE metrics")
     older.execute("DROP TABLE places")
+    for table in ("added", "items", "embeddings", "places", "unknowns"):
+        older.execute(f"DROP TABLE undo_{table}")
+    older.execute("DROP TABLE changes")
+    older.execute("ALTER TABLE items DROP COLUMN was")
     older.execute("DELETE FROM _sqlite_migrations WHERE name > 'v002'")
     older.execute("PRAGMA user_version = 1")
     older.commit()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from siamese_search.arrays import FloatArray
-from siamese_search.errors import GalleryMismatch
+from siamese_search.errors import GalleryMismatch, UsageError
 from siamese_search.records import NewItem
 from siamese_search.storage.catalog import Catalog
 
@@ -69,6 +70,12 @@ class CatalogModel(RuleBasedStateMachine):
         self.items: dict[int, Known] = {}
         self.distractor: dict[str, bool] = {}
         self.last = 0
+        # The items and distractors before the last change, None where it is forgotten.
+        self.before: tuple[dict[int, Known], dict[str, bool]] | None = None
+
+    def remember(self) -> tuple[dict[int, Known], dict[str, bool]]:
+        """What an undo of what comes next goes back to."""
+        return deepcopy(self.items), dict(self.distractor)
 
     def teardown(self) -> None:
         self.catalog.close()
@@ -90,6 +97,7 @@ class CatalogModel(RuleBasedStateMachine):
             with pytest.raises(GalleryMismatch):
                 self.catalog.add(new, vectors, encoder, distractor=distractor)
             return
+        before, last = self.remember(), self.last
         expected: list[int | None] = []
         for name, content in pairs:
             enrolled = any(item.content == content for item in self.items.values())
@@ -101,10 +109,12 @@ class CatalogModel(RuleBasedStateMachine):
             self.items[self.last] = Known(name, content, f"/{content}", {"by": name})
             expected.append(self.last)
         assert self.catalog.add(new, vectors, encoder, distractor=distractor) == expected
+        self.before = before if self.last > last else self.before
 
     @rule(chosen=numbers)
     def remove(self, chosen: list[int]) -> None:
         present = sorted(self.items.keys() & set(chosen))
+        self.before = self.remember() if present else self.before
         assert sorted(item.number for item in self.catalog.remove(chosen)) == present
         for number in present:
             del self.items[number]
@@ -113,6 +123,7 @@ class CatalogModel(RuleBasedStateMachine):
     @rule(chosen=numbers, new=names)
     def relabel(self, chosen: list[int], new: str) -> None:
         present = self.items.keys() & set(chosen)
+        self.before = self.remember() if present else self.before
         kinds = {self.distractor[self.items[number].identity] for number in present}
         assert self.catalog.relabel(chosen, new) == len(present)
         if present:
@@ -123,6 +134,9 @@ class CatalogModel(RuleBasedStateMachine):
 
     @rule(number=st.integers(1, 12), source=contents, key=names, value=names)
     def annotate(self, number: int, source: str, key: str, value: str) -> None:
+        self.before = self.remember()
+        if number in self.before[0]:  # where it lies now stays
+            self.before[0][number].source = f"/moved/{source}"
         self.catalog.annotate({number: f"/moved/{source}"}, {number: {key: value}})
         if number in self.items:
             self.items[number].source = f"/moved/{source}"
@@ -141,6 +155,23 @@ class CatalogModel(RuleBasedStateMachine):
         if switched:
             self.active = encoder
             self.catalog.prune()
+            self.catalog.forget_change()
+            self.before = None
+
+    @rule()
+    def undo(self) -> None:
+        if self.before is None:
+            with pytest.raises(UsageError):
+                self.catalog.undo()
+            return
+        after, (items, self.distractor) = self.remember(), self.before
+        self.catalog.undo()
+        gone = sorted(items.keys() - self.items.keys())  # they get new numbers
+        self.items = {number: items[number] for number in sorted(items.keys() - set(gone))}
+        for number in gone:
+            self.last += 1
+            self.items[self.last] = items[number]
+        self.before = after
 
     @invariant()
     def they_agree(self) -> None:

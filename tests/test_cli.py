@@ -163,7 +163,7 @@ def test_processes_of_their_own_say_and_end_as_documented(shell: Shell, pictures
 
 def test_rejections_are_named_and_exit_with_1(shell: Shell, pictures: Pictures) -> None:
     folder = pictures({"a": 1})
-    (folder / "a" / "notes.txt").write_text("not a picture")
+    (folder / "a" / "notes").write_text("not a picture")
     os.mkfifo(folder / "a" / "pipe.png")
     with open(os.fsencode(folder / "a") + b"/\xff\xfe.png", "wb") as file:
         file.write((folder / "a" / "0.png").read_bytes())
@@ -174,14 +174,14 @@ def test_rejections_are_named_and_exit_with_1(shell: Shell, pictures: Pictures) 
     assert sorted(Path(entry["path"]).name for entry in report["rejected"]) == [
         "\\xff\\xfe.png",
         "loop",
-        "notes.txt",
+        "notes",
         "pipe.png",
     ]
     assert all(entry["reason"] for entry in report["rejected"])
     assert result.stderr.count("rejected: ") == 4
-    result = shell("query", folder / "a" / "notes.txt", folder / "a" / "0.png", "--json", code=1)
+    result = shell("query", folder / "a" / "notes", folder / "a" / "0.png", "--json", code=1)
     assert [json.loads(line)["identity"] for line in result.stdout.splitlines()] == ["a"]
-    assert "notes.txt: not an image" in result.stderr
+    assert "notes: not an image" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_every_command_has_help() -> None:
     group = typer.main.get_command(app)
     commands = group.commands  # type: ignore[attr-defined]
     assert set(commands) == {
-        "add", "query", "verify", "list", "info", "remove", "relabel",
+        "add", "query", "verify", "list", "info", "remove", "relabel", "undo",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
         "benchmark", "unknowns", "explain", "plot",
     }  # fmt: skip

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "crash.py"
 STEPS = {
     "first half": ["create", "add", "remove", "relabel", "compact", "reindex"],
-    "second half": ["bulk", "copy", "rebuild"],
+    "second half": ["undo", "bulk", "copy", "rebuild"],
 }
 
 

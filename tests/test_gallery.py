@@ -134,11 +134,17 @@ def test_the_folder_around_a_gallery_can_be_enrolled_again_and_again(
         assert (again.added, again.skipped, again.rejected) == (0, 2, ())
 
 
-def test_one_image_in_place_of_several_is_refused(tmp_path: Path, toy: Encoder) -> None:
+def test_one_image_is_taken_as_a_list_of_one(tmp_path: Path, toy: Encoder) -> None:
+    picture(1).save(tmp_path / "x.png")
+    path = tmp_path / "x.png"
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
-        for one in ("x.png", Path("x.png"), np.zeros((9, 9, 3), np.uint8), picture(1)):
-            with pytest.raises(UsageError, match="list of images"):
-                gallery.identify(one)  # type: ignore[arg-type]
+        assert gallery.enroll(path).added == 1
+        pixels = np.asarray(picture(1))
+        for one in (str(path), path, path.read_bytes(), pixels, picture(1)):
+            (answer,) = gallery.identify(one)
+            assert answer.identity == "x"
+        with pytest.raises(ImageError, match=r"nowhere.png: there is no such file"):
+            gallery.identify("nowhere.png")
         for threshold in (float("nan"), 2.0):
             with pytest.raises(UsageError, match="threshold"):
                 gallery.identify([picture(1)], threshold=threshold)

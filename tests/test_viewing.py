@@ -70,7 +70,7 @@ def test_a_region_beyond_its_picture_is_an_error_of_its_own(
     with pytest.raises(ImageError, match=r"sheet\.png: the box 32,1,32,32 does not lie within"):
         gallery.identify([beyond])
     with pytest.raises(UsageError, match="list of images"):
-        gallery.identify(good)  # type: ignore[arg-type]
+        gallery.identify(good)
 
 
 def test_windows_say_what_is_where(gallery: Gallery) -> None:

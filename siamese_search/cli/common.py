@@ -65,6 +65,9 @@ RuleOption = Annotated[
         " best item's and its prototype's), best, mean-of-best, prototype or trimmed.",
     ),
 ]
+YesOption = Annotated[
+    bool, typer.Option("--yes", "-y", help="Go on without asking, as where nobody can be asked.")
+]
 DEFAULT_ENCODER = "general"
 DEFAULT_GALLERY = Path("indexes") / "default"
 LINE_SECONDS = 10.0  # between two lines of progress
@@ -105,6 +108,14 @@ def print_json(value: Any) -> None:
 def note(message: str) -> None:
     """A message for people, on standard error."""
     typer.echo(message, err=True)
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Whether to go on: asked on a terminal, unless ``yes``; where nobody can be asked, yes."""
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    typer.echo(f"{question} [y/N] ", err=True, nl=False)  # nothing goes to standard output
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def name_rejections(rejected: Iterable[Rejection]) -> None:

@@ -1,10 +1,10 @@
-"""``list``, ``info``, ``remove`` and ``relabel``: see and edit the gallery."""
+"""``list``, ``info``, ``remove``, ``relabel`` and ``undo``: see and edit the gallery."""
 
 from __future__ import annotations
 
 import dataclasses
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,18 +13,24 @@ from siamese_search.cli.common import (
     GalleryOption,
     JsonLinesOption,
     JsonOption,
+    YesOption,
+    confirmed,
+    note,
     open_gallery,
     print_json,
 )
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import normalised
-from siamese_search.records import counted
+from siamese_search.records import UNDOABLE, counted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from siamese_search.records import Change, Item
 
 WILDCARDS = set("*?[")
+SHOWN = 3  # names of identities
 
-ItemOption = Annotated[
-    int | None, typer.Option("--item", metavar="N", help="One item, by its number.")
-]
 ItemsOption = Annotated[
     list[int] | None,
     typer.Option("--item", metavar="N", help="One item, by its number; repeatable."),
@@ -64,7 +70,12 @@ def list_(
                 print_json(fields)
             else:
                 metadata = "  ".join(f"{key}={value}" for key, value in item.metadata.items())
-                typer.echo(f"{item.number:>8}  {item.source or '(embedding)'}  {metadata}".rstrip())
+                typer.echo(f"{item.number:>8}  {_place(item, gallery)}  {metadata}".rstrip())
+
+
+def _place(item: Item, gallery: Path) -> str:
+    """Where an item's image lies, for people."""
+    return item.source or (str(gallery / item.copy) if item.copy else "(no file)")
 
 
 def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
@@ -82,44 +93,119 @@ def remove(
     identity: Annotated[str | None, typer.Argument(help="The identity to remove.")] = None,
     item: ItemsOption = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove an identity with all its items, or single items. The image files stay."""
+    """Remove an identity with all its items, or single items; `undo` puts them back.
+
+    The image files stay. On a terminal it asks before it removes more than one item.
+    """
     with open_gallery(gallery) as target:
-        wanted = sorted(set(item or []))
-        there = {found.number for found in target.items_by_number(wanted)}
-        for number in wanted:
-            if number not in there:
-                raise UsageError(f"no item {number} in {gallery}: nothing was removed")
-        if identity is not None or not wanted:
-            removed = target.remove(identity, wanted[0] if wanted else None)
+        if identity is not None:
+            owners, goes = [identity], target.count(identity)
         else:
-            removed = sum(target.remove(item=number) for number in wanted)
+            found = target.items_by_number(item or [])
+            owners, goes = sorted({one.identity for one in found}), len(found)
+        names = ", ".join(owners[:SHOWN]) + ", ..." * (len(owners) > SHOWN)
+        said = f"{names}: {counted(goes, 'item')}"
+        may_undo = _warn_of_many(goes)
+        if goes > 1 and not confirmed(f"Remove {said}?", yes):
+            note("nothing was removed")
+            raise typer.Exit(1)
+        removed = target.remove(identity, item or None)
         left = len(target)
     if as_json:
         print_json({"removed": removed, "items": left})
     else:
-        typer.echo(f"{counted(removed, 'item')} removed, {left} left")
+        back = f"; `siasearch undo` puts {'it' if removed == 1 else 'them'} back" * may_undo
+        typer.echo(f"removed {said}, {left} left{back}")
 
 
 def relabel(
     names: Annotated[
         list[str], typer.Argument(metavar="OLD NEW", help="With --item, only the new name.")
     ],
-    item: ItemOption = None,
+    item: ItemsOption = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Rename an identity, or give one item another identity; merges where NEW exists."""
-    if len(names) != (2 if item is None else 1):
+    """Rename an identity, or give single items another identity; merges where NEW exists.
+
+    On a terminal it asks before it merges two identities. `undo` takes it back.
+    """
+    if len(names) != (1 if item else 2):
         raise UsageError("write `relabel OLD NEW`, or `relabel --item N NEW`")
+    old, new = (None if item else names[0]), names[-1]
     with open_gallery(gallery) as target:
-        relabelled = target.relabel(names[0] if item is None else None, names[-1], item)
+        there = target.count(new)
+        whole = 0 if old is None else target.count(old)
+        _warn_of_many(whole)
+        merges = there > 0 and old is not None and normalised(old) != normalised(new) and whole
+        question = (
+            f"{new!r} exists, with {counted(there, 'item')}: merge"
+            f" {counted(whole, 'item')} of {old!r} into it?"
+        )
+        if merges and not confirmed(question, yes):
+            note("nothing was relabelled")
+            raise typer.Exit(1)
+        relabelled = target.relabel(old, new, item or None)
+        total = target.count(new)
     if as_json:
         print_json({"relabelled": relabelled})
+    elif total > relabelled:
+        typer.echo(
+            f"merged {counted(relabelled, 'item')} into {new!r}, which has"
+            f" {counted(total, 'item')} now; `siasearch undo` parts them"
+        )
     else:
         verb = "is" if relabelled == 1 else "are"
-        typer.echo(f"{counted(relabelled, 'item')} {verb} now {names[-1]!r}")
+        typer.echo(f"{counted(relabelled, 'item')} {verb} now {new!r}")
+
+
+def undo(
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take back the last `add`, `remove` or `relabel`; again, to do it again.
+
+    What was removed is there again, with new item numbers. One step is kept, of up to 10,000
+    items removed or renamed; `compact` and `rebuild` forget it. So does the next change.
+    """
+    with open_gallery(gallery) as target:
+        change = target.last_change()
+        if change is not None and change.undoable:
+            if not confirmed(f"Take back: {_in_words(change)}, {change.at}?", yes):
+                note("nothing was taken back")
+                raise typer.Exit(1)
+            change = target.undo(change.number)
+        else:
+            change = target.undo()  # raises, with the reason
+        left = len(target)
+    if as_json:
+        print_json({"undone": change.what, "changed": change.items, "items": left})
+    else:
+        typer.echo(f"taken back: {_in_words(change)}; {counted(left, 'item')} now")
+
+
+def _warn_of_many(items: int) -> bool:
+    """Whether a change of so many items can be taken back; says so where it cannot."""
+    if items > UNDOABLE:
+        note(f"{items} items are more than `undo` keeps ({UNDOABLE}): this cannot be taken back")
+    return items <= UNDOABLE
+
+
+def _in_words(change: Change) -> str:
+    """A change for people, as ``removed 12 items of Milk``."""
+    which = "" if change.identity is None else f" of {change.identity}"
+    items = counted(change.items, "item")
+    return {
+        "add": f"added {items}{which}",
+        "remove": f"removed {items}{which}",
+        "relabel": f"relabelled {items}{which} as {change.new}",
+        "drop": f"dropped {counted(change.items, 'kept image')}",
+    }[change.what]
 
 
 def register(app: typer.Typer) -> None:
@@ -128,3 +214,4 @@ def register(app: typer.Typer) -> None:
     app.command()(info)
     app.command()(remove)
     app.command()(relabel)
+    app.command()(undo)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections import Counter
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +20,7 @@ from siamese_search.cli.common import (
     GalleryOption,
     JsonLinesOption,
     JsonOption,
+    YesOption,
     name_rejections,
     near,
     note,
@@ -24,6 +28,7 @@ from siamese_search.cli.common import (
     print_json,
     progress_bar,
 )
+from siamese_search.cli.naming import settle_names
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
 from siamese_search.records import counted
@@ -67,14 +72,17 @@ def add(
             "--distractor", help="Never give a name to what looks like these: it is unknown."
         ),
     ] = False,
+    yes: YesOption = False,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Enrol images; makes the gallery if there is none.
 
     In a folder, an image's identity is its folder's path relative to PATH (Greek/character01);
-    an image directly in PATH is its own identity, named by its stem. What is enrolled already is
-    skipped without being decoded, so the same command may be run again at any time.
+    an image directly in PATH, or named itself, is its own identity, named by its file; where
+    there are several such, `add` says so, and asks first on a terminal. What is enrolled already
+    is skipped without being decoded, so the same command may be run again at any time. Texts,
+    side-cars and films in folders are passed over.
     """
     from siamese_search.gallery.gallery import Gallery
 
@@ -92,10 +100,17 @@ def add(
     if from_query is not None and label is not None:
         listed += _asked_about(from_query, label)
 
-    def found() -> Files:
-        return chain(find(paths or (), label), listed)
+    passed: Counter[str] = Counter()
 
-    files = not_empty(found(), [*(paths or ()), *([str(manifest)] if manifest else ())])
+    def found(pass_over: Callable[[str], object] = lambda path: None) -> Files:
+        return chain(find(paths or (), label, pass_over), listed)
+
+    def pass_over(path: str) -> None:
+        passed[os.path.splitext(path)[1].lower()] += 1
+
+    files = not_empty(found(pass_over), [*(paths or ()), *([str(manifest)] if manifest else ())])
+    if label is None:
+        settle_names(paths or (), gallery, yes)
     # An encoder is named only to make a gallery, or to insist on the one it has.
     if encoder is None and not Gallery.exists(gallery):
         encoder = DEFAULT_ENCODER
@@ -109,6 +124,9 @@ def add(
             kept = counted(done, "image") if done else "none"
             note(f"interrupted: {kept} enrolled so far; run the same command again to go on")
             raise typer.Exit(1) from None
+    if passed:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed.items()))
+        note(f"{counted(passed.total(), 'file')} passed over, no pictures by their names: {kinds}")
     print_report(report, gallery, as_json)
 
 
@@ -128,6 +146,8 @@ def _asked_about(answers: str, label: str) -> list[ImageFile]:
 
 def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None:
     """Print what an enrolment did; exit code 1 where something was rejected."""
+    for was, now, count in report.relabelled:
+        note(f"{counted(count, 'image')} of {was!r} skipped: relabelled {now!r} since")
     name_rejections(report.rejected)
     if as_json:
         print_json(

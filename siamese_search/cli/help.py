@@ -21,6 +21,8 @@ INSTEAD = {
     "enrol": "add",
     "rename": "relabel",
     "merge": "relabel",
+    "restore": "undo",
+    "revert": "undo",
     "export": "list --json",
     "evaluate": "benchmark",
     "test": "benchmark",

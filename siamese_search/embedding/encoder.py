@@ -11,7 +11,7 @@ Encoders know nothing of galleries.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ from siamese_search.embedding.record import (
 )
 from siamese_search.embedding.runtimes import Runtime, open_runtime
 from siamese_search.embedding.vectors import Description
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import ImageError
 from siamese_search.pictures import render
+from siamese_search.pictures.read import is_path, several
 from siamese_search.pictures.regions import Region
 from siamese_search.records import Verification
 
@@ -105,8 +106,9 @@ class Encoder:
         """Whether descriptions have places."""
         return self.record.architecture.get("places") is not None
 
-    def embed(self, images: Iterable[Any]) -> FloatArray:
-        """Embed paths, PIL images, uint8 (H, W, 3) arrays, or a ``Region`` of one of these.
+    def embed(self, images: Any) -> FloatArray:
+        """Embed paths, bytes, open files, PIL images, uint8 (H, W, 3) arrays, or a ``Region`` of
+        one of these, one or many.
 
         Returns float32 (n, dimension), each row of unit length, in the order given. Raises
         ImageError, naming the file, at the first image that cannot be read.
@@ -114,27 +116,24 @@ class Encoder:
         vectors = [description.embedding for description in self.describe(images)]
         return np.stack(vectors) if vectors else np.empty((0, self.dimension), np.float32)
 
-    def embed_each(self, images: Iterable[Any]) -> Iterator[tuple[Any, FloatArray | ImageError]]:
+    def embed_each(self, images: Any) -> Iterator[tuple[Any, FloatArray | ImageError]]:
         """Stream (image, float32 (dimension,)) in the order given, or the error of that image.
 
         Decodes in threads beside the runtime; memory is bounded whatever the number of images.
-        Raises UsageError for one image in place of several.
         """
         for image, result in self.describe_each(images):
             yield image, result if isinstance(result, ImageError) else result.embedding
 
-    def describe(self, images: Iterable[Any]) -> list[Description]:
+    def describe(self, images: Any) -> list[Description]:
         """As ``embed``, with places where the encoder gives any."""
-        found = []
+        found: list[Description] = []
         for image, result in self.describe_each(images):
             if isinstance(result, ImageError):
-                raise named_error(image, result) from result
+                raise named_error(image, result, len(found)) from result
             found.append(result)
         return found
 
-    def describe_each(
-        self, images: Iterable[Any]
-    ) -> Iterator[tuple[Any, Description | ImageError]]:
+    def describe_each(self, images: Any) -> Iterator[tuple[Any, Description | ImageError]]:
         """As ``embed_each``, with places where the encoder gives any."""
         sources = ((image, image) for image in several(images))
         with pipeline.described(sources, self._load, lambda: self.runtime) as stream:
@@ -156,16 +155,8 @@ class Encoder:
         return render.decode(data, self.record.preprocessing)
 
 
-def named_error(image: Any, error: ImageError) -> ImageError:
-    """The error of an image, with its name where it is a file or a region of one."""
+def named_error(image: Any, error: ImageError, number: int) -> ImageError:
+    """The error of the image of a number, with its name where it is a file or a region of one."""
     place = image.image if isinstance(image, Region) else image
-    name = f"{os.fspath(place)}: " if isinstance(place, (str, os.PathLike)) else ""
-    return ImageError(f"{name}{error}")
-
-
-def several(images: Iterable[Any]) -> Iterable[Any]:
-    """The same; UsageError for one image, whose characters or rows would pass for images."""
-    one = isinstance(images, (str, bytes, os.PathLike)) or getattr(images, "ndim", 4) < 4
-    if one or not isinstance(images, Iterable):
-        raise UsageError("give a list of images, also where it is only one")
-    return images
+    name = os.fspath(place) if is_path(place) else f"images[{number}]"
+    return ImageError(f"{name}: {error}")

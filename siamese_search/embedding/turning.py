@@ -11,10 +11,11 @@ from typing import Any
 
 from siamese_search.arrays import PixelArray
 from siamese_search.embedding import pipeline
-from siamese_search.embedding.encoder import Encoder, several
+from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import ImageError
 from siamese_search.pictures import regions, render
+from siamese_search.pictures.read import several
 
 Looks = list[Description]
 Place = tuple[Any, int]  # an image, and how many turns of it follow

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from siamese_search.embedding.encoder import several
 from siamese_search.embedding.turning import Looks, describe_turns_each
 from siamese_search.errors import GalleryMismatch, ImageError
 from siamese_search.gallery.active import Active, ActiveEncoder
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.gallery.viewing import describe_turns, identify_turns
+from siamese_search.pictures.read import several
 from siamese_search.records import Identification
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from siamese_search.errors import ImageError, StorageError
 from siamese_search.files import delete, is_left_behind, new_file, sync_folder
 from siamese_search.pictures.read import content_hash, file_fault, read_file
-from siamese_search.records import Copy, Item, NewItem
+from siamese_search.records import Copy, Item, NewItem, RemovedCopy
 from siamese_search.storage.catalog import Catalog
 
 log = logging.getLogger("siasearch")
@@ -31,8 +31,10 @@ KEPT_SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
 def copy_path(content: str, source: str) -> str:
-    """Where in a gallery a copy lies; with the source's suffix, unless that is an odd one."""
-    suffix = Path(source).suffix.lower()
+    """Where in a gallery a copy lies; with the suffix of the source, a path or a suffix alone,
+    unless that is an odd one.
+    """
+    suffix = Path(f"x{source}" if source.startswith(".") else source).suffix.lower()
     kept = suffix if KEPT_SUFFIX.fullmatch(suffix) else ""
     return f"{COPIES}/{content[:2]}/{content}{kept}"
 
@@ -74,19 +76,60 @@ def copy_fault(folder: Path, copy: Copy) -> str | None:
         return str(error)
 
 
-def delete_copies(catalog: Catalog, folder: Path, removed: Iterable[Item]) -> None:
-    """Delete the copies of items that were removed, unless they were enrolled again."""
-    copies = {item.content: item.copy for item in removed if item.copy}
-    if not copies:
+def settle_copies(catalog: Catalog, folder: Path) -> None:
+    """After a change: hide the copies of what it removed, delete those that belong to nothing now.
+
+    They are hidden as long as they can be put back, under names as ``NewCopies`` has them.
+    """
+    dropped = catalog.take_dropped_copies()
+    if not dropped and not catalog.removed_copies():
         return
-    with catalog.writing():  # nobody enrols the same content again meanwhile
-        for content in copies.keys() - catalog.known(copies).keys():
-            try:
-                own_copy(folder, copies[content], content).unlink(missing_ok=True)
-            except ImageError as error:
-                log.warning("%s: not deleted", error)
-            except OSError as error:
-                log.warning("%s was not deleted: %s", copies[content], error.strerror)
+    with catalog.writing():  # nobody enrols the same content again meanwhile, or takes this back
+        kept = set(catalog.removed_copies())
+        wanted = {copy.content for copy in kept}
+        wanted.update(catalog.known(copy.content for copy in dropped))
+        for copy in kept:
+            _rename(folder, copy, hide=True)
+        for copy in set(dropped) - kept:
+            for path in _places(folder, copy)[copy.content in wanted :]:
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    log.warning("%s was not deleted: %s", copy.path, error.strerror)
+
+
+def publish_again(folder: Path, copies: Iterable[RemovedCopy]) -> None:
+    """Give hidden copies their names again, inside the transaction that puts back their items."""
+    folders = {path.parent for copy in copies for path in _rename(folder, copy, hide=False)}
+    for place in folders:
+        sync_folder(place)
+
+
+def _rename(folder: Path, copy: RemovedCopy, hide: bool) -> list[Path]:
+    """Hide a copy, or the other way round; returns where it was and is, if it was there."""
+    places = _places(folder, copy)
+    if len(places) < 2:
+        return []
+    before, after = places if hide else reversed(places)
+    try:
+        before.replace(after)
+    except FileNotFoundError:  # that was done before
+        return []
+    except OSError as error:
+        log.warning("%s was left as it is: %s", copy.path, error.strerror)
+        return []
+    return places
+
+
+def _places(folder: Path, copy: RemovedCopy) -> list[Path]:
+    """A copy's file, and where it is hidden if it may be; nothing where that is none of ours."""
+    try:
+        path = own_copy(folder, copy.path, copy.content)
+    except ImageError as error:
+        log.warning("%s: not deleted", error)
+        return []
+    hidden = path.with_name(f".{path.name}.{copy.mark}")
+    return [path, hidden] if COPY_NAME.fullmatch(hidden.name) else [path]
 
 
 def enrolled_bytes(item: Item, folder: Path) -> bytes:
@@ -99,7 +142,7 @@ def enrolled_bytes(item: Item, folder: Path) -> bytes:
     elif item.source is not None:
         path = item.source
     else:
-        raise ImageError("was enrolled as an embedding, without an image")
+        raise ImageError("was enrolled without a file, and the gallery has no copy of it")
     data = read_file(path)
     if content_hash(data) != item.content:
         raise ImageError("has other content than when it was enrolled")
@@ -159,10 +202,13 @@ class NewCopies:
 def sweep_copies(folder: Path, catalog: Catalog) -> None:
     """Delete copies of images that the database does not name, once they are old.
 
-    Another process may be about to commit young ones.
+    Another process may be about to commit young ones, and what was removed may be put back.
     """
     old = [path for path in copies_in(folder) if is_left_behind(path)]
-    known = {copy.path for copy in catalog.copies()} if old else set()
+    if not old:
+        return
+    known = {folder / copy.path for copy in catalog.copies()}
+    known |= {path for copy in catalog.removed_copies() for path in _places(folder, copy)}
     for path in old:
-        if path.relative_to(folder).as_posix() not in known:
+        if path not in known:
             delete(path)

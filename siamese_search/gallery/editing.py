@@ -1,4 +1,4 @@
-"""Editing: remove items and identities, and give them other names.
+"""Editing: remove items and identities, give them other names, and take that back.
 
 Knows nothing of embeddings.
 """
@@ -6,19 +6,22 @@ Knows nothing of embeddings.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from siamese_search.errors import UsageError
-from siamese_search.gallery.copies import delete_copies
+from siamese_search.gallery.copies import publish_again, settle_copies
 from siamese_search.pictures.sources import normalised
+from siamese_search.records import Change
 from siamese_search.storage.catalog import Catalog
 
 COMPARED = 10_000  # identities; looking for a name like one of more takes too long
 
 
-def numbers_of(catalog: Catalog, identity: str | None, item: int | None) -> list[int]:
-    """The numbers of an identity's items, or that of one item.
+def numbers_of(
+    catalog: Catalog, identity: str | None, item: int | Iterable[int] | None
+) -> list[int]:
+    """The numbers of an identity's items, or those of single items, ascending.
 
     Raises UsageError where there is no such thing, with names that are like it.
     """
@@ -26,9 +29,12 @@ def numbers_of(catalog: Catalog, identity: str | None, item: int | None) -> list
     if (identity is None) == (item is None):
         raise UsageError("name either an identity or an item number")
     if item is not None:
-        if not catalog.owners([item]):
-            raise UsageError(f"no item {item} in {folder}")
-        return [item]
+        wanted = sorted({item} if isinstance(item, int) else set(item))
+        there = catalog.owners(wanted)
+        for number in wanted:
+            if number not in there:
+                raise UsageError(f"no item {number} in {folder}: nothing was changed")
+        return wanted
     assert identity is not None
     name = normalised(identity)
     numbers = catalog.numbers(name)
@@ -44,5 +50,26 @@ def numbers_of(catalog: Catalog, identity: str | None, item: int | None) -> list
 def remove(catalog: Catalog, folder: Path, numbers: Sequence[int]) -> int:
     """Remove items, with the gallery's copies of their images; returns how many went."""
     removed = catalog.remove(numbers)
-    delete_copies(catalog, folder, removed)
+    settle_copies(catalog, folder)
     return len(removed)
+
+
+def relabel(catalog: Catalog, folder: Path, numbers: Sequence[int], new: str) -> int:
+    """Give items another identity; returns how many."""
+    relabelled = catalog.relabel(numbers, new)
+    settle_copies(catalog, folder)
+    return relabelled
+
+
+def undo(catalog: Catalog, folder: Path, number: int | None) -> Change:
+    """Take the last change back, with the copies of images."""
+    change = catalog.undo(number, before_commit=lambda copies: publish_again(folder, copies))
+    settle_copies(catalog, folder)
+    return change
+
+
+def forget(catalog: Catalog, folder: Path) -> None:
+    """Forget the last change; what it removed is gone for good."""
+    if catalog.writable:
+        catalog.forget_change()
+        settle_copies(catalog, folder)

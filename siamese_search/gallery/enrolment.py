@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -22,9 +23,10 @@ from siamese_search.embedding.pipeline import described, parallel_map, thread_po
 from siamese_search.embedding.vectors import Description, as_embeddings
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery.agreement import require_same_graph
-from siamese_search.gallery.copies import NewCopies, copy_path
-from siamese_search.pictures.read import content_hash, read_file
-from siamese_search.pictures.sources import Files, normalised
+from siamese_search.gallery.copies import NewCopies, copy_path, settle_copies
+from siamese_search.pictures.memory import contents, suffix_of
+from siamese_search.pictures.read import content_hash
+from siamese_search.pictures.sources import Files, normalised, texts_of
 from siamese_search.records import (
     Enrolled,
     EnrollmentReport,
@@ -36,6 +38,7 @@ from siamese_search.records import (
     printable,
 )
 from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.history import new_run
 
 COMMIT_SECONDS = 1.0
 MANY = 1000  # items that are written by a connection of their own
@@ -56,19 +59,14 @@ def embedded_items(
             f"{len(vectors)} embeddings, {len(identities)} identities and {len(metadata)} metadata:"
             " their numbers must be the same"
         )
-    for row, pairs in enumerate(metadata):
-        if not isinstance(pairs, Mapping) or not all(
-            key and isinstance(key, str) and isinstance(value, str | int | float)
-            for key, value in pairs.items()
-        ):
-            raise UsageError(f"metadata {row} is {pairs!r}: it needs names and texts or numbers")
+    texts = [texts_of(pairs, f"metadata {row}") for row, pairs in enumerate(metadata)]
     return [
         NewItem(
             normalised(identity),
             hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest(),
-            metadata={key: str(value) for key, value in pairs.items()},
+            metadata=pairs,
         )
-        for vector, identity, pairs in zip(vectors, identities, metadata, strict=True)
+        for vector, identity, pairs in zip(vectors, identities, texts, strict=True)
     ]
 
 
@@ -79,6 +77,11 @@ class _Read:
     file: ImageFile
     data: bytes
     content: str
+
+    @property
+    def copy(self) -> str:
+        """Where a copy of it lies in the gallery."""
+        return copy_path(self.content, self.file.source or suffix_of(self.data))
 
 
 class Enrolment:
@@ -101,11 +104,13 @@ class Enrolment:
         self._distractor = distractor
         self._kinds: dict[str, bool] = {}  # whether an identity is a distractor
         self._watch = watch
+        self.change = new_run()  # what its transactions have in common
         self.added = 0
         self.skipped = 0
         self.rejected: list[Rejection] = []
-        # Content seen in this run but not yet settled: its identity, and later files with it.
-        self._underway: dict[str, tuple[str, list[ImageFile]]] = {}
+        self._relabelled: Counter[tuple[str, str]] = Counter()
+        # Content seen in this run but not yet settled: its file, and later files with it.
+        self._underway: dict[str, tuple[ImageFile, list[ImageFile]]] = {}
         # What to note of items that were enrolled before: where they lie now, new metadata.
         self._moved: dict[int, str] = {}
         self._described: dict[int, dict[str, str]] = {}
@@ -122,7 +127,8 @@ class Enrolment:
     def report(self) -> EnrollmentReport:
         """What was done, with the gallery's totals as of now."""
         totals = self._catalog.totals()
-        return EnrollmentReport(self.added, self.skipped, tuple(self.rejected), *totals)
+        relabelled = tuple((*names, count) for names, count in self._relabelled.items())
+        return EnrollmentReport(self.added, self.skipped, tuple(self.rejected), *totals, relabelled)
 
     def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []
@@ -145,9 +151,9 @@ class Enrolment:
                 for batch in stream:
                     for item, result in batch:
                         if isinstance(result, ImageError):
-                            self._reject(item.source or "", str(result))
-                            for twin in self._underway.pop(item.content)[1]:
-                                self._reject(twin.path, str(result))
+                            file, twins = self._underway.pop(item.content)
+                            for one in (file, *twins):
+                                self._reject(one.path, str(result))
                         else:
                             items.append(item)
                             descriptions.append(result)
@@ -180,7 +186,7 @@ class Enrolment:
 
     def _read(self, file: ImageFile) -> _Read | Rejection:
         try:
-            data = read_file(file.path)
+            data = contents(file.path if file.picture is None else file.picture)
         except ImageError as error:
             return Rejection(printable(file.path), str(error))
         return _Read(file, data, content_hash(data))
@@ -199,12 +205,14 @@ class Enrolment:
                 self._already(task.file, known)
                 self._report()
             else:
-                self._underway[task.content] = task.file.identity, []
+                self._underway[task.content] = task.file, []
                 yield task
 
     def _already(self, file: ImageFile, known: Enrolled) -> None:
         """Account for a file whose content is enrolled."""
-        if known.identity != file.identity:
+        if known.identity != file.identity and known.was == file.identity:
+            self._relabelled[known.was, known.identity] += 1  # a correction stays
+        elif known.identity != file.identity:
             self._reject(
                 file.path,
                 f"the same image is enrolled as {known.identity!r}: relabel or remove that one"
@@ -212,8 +220,10 @@ class Enrolment:
             )
             return
         self.skipped += 1
-        if known.source not in (None, file.path) and not os.path.exists(known.source):
-            self._moved[known.number] = file.path
+        if file.source is not None and file.source != known.source and (
+            known.source is None or not os.path.exists(known.source)
+        ):  # fmt: skip
+            self._moved[known.number] = file.source
         if file.metadata:
             (item,) = self._catalog.items([known.number]) or (None,)
             if item and item.metadata | file.metadata != item.metadata:
@@ -222,15 +232,15 @@ class Enrolment:
     def _item(self, task: _Read) -> NewItem:
         file, copy = task.file, None
         if self._copies is not None:
-            copy = copy_path(task.content, file.path)
+            copy = task.copy
         return NewItem(
-            file.identity, task.content, file.path, len(task.data), copy, metadata=file.metadata
+            file.identity, task.content, file.source, len(task.data), copy, metadata=file.metadata
         )
 
     def _decode(self, task: _Read) -> PixelArray:
         pixels = self._encoder.decode(task.data)
         if self._copies is not None:
-            self._copies.write(copy_path(task.content, task.file.path), task.data)
+            self._copies.write(task.copy, task.data)
         return pixels
 
     def _commit(self, items: list[NewItem], descriptions: list[Description]) -> None:
@@ -242,20 +252,21 @@ class Enrolment:
                 before_commit=lambda numbers: self._publish(items, numbers),
                 distractor=self._distractor,
                 places=[one.places for one in descriptions],
+                run=self.change,
             )
             for item, number in zip(items, numbers, strict=True):
-                identity, twins = self._underway.pop(item.content)
+                file, twins = self._underway.pop(item.content)
                 if number is None:  # another process was faster
                     owner = self._catalog.known([item.content]).get(item.content)
-                    twins.insert(0, ImageFile(item.source or "", identity))
+                    twins.insert(0, file)
                 else:
-                    owner = Enrolled(number, identity, item.source)
+                    owner = Enrolled(number, item.identity, item.source)
                     self.added += 1
                 for twin in twins:
                     if owner:
                         self._already(twin, owner)
-                    elif self._catalog.is_distractor(identity) is (not self._distractor):
-                        self._reject(twin.path, self._other_kind(identity))
+                    elif self._catalog.is_distractor(item.identity) is (not self._distractor):
+                        self._reject(twin.path, self._other_kind(item.identity))
                     else:
                         self._reject(
                             twin.path, "it was removed while it was enrolled: add it again"
@@ -263,9 +274,10 @@ class Enrolment:
             items.clear()
             descriptions.clear()
         if self._moved or self._described:
-            self._catalog.annotate(self._moved, self._described)
+            self._catalog.annotate(self._moved, self._described, self.change)
             self._moved.clear()
             self._described.clear()
+        settle_copies(self._catalog, self._catalog.path.parent)
         self._report()
         self._after_commit()
 
@@ -322,4 +334,5 @@ def enroll_embeddings(
                 added.append(number)
 
         writer.add(items, vectors, generation.fingerprint, before_commit=whole, places=places or ())
+        settle_copies(writer, catalog.path.parent)
     return added

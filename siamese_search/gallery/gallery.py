@@ -8,7 +8,7 @@ pixels, SQL and FAISS.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from siamese_search.gallery.answering import Answering
 from siamese_search.gallery.calibrating import Calibrating, Places, warn_of
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.copies import enrolled_bytes
+from siamese_search.gallery.editable import Editable
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.opening import exists, opened_catalog, opened_encoder
 from siamese_search.gallery.ranking import Ranking
@@ -32,7 +33,7 @@ from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.gallery.upkeep import Upkeep
-from siamese_search.pictures.sources import Files, given, normalised
+from siamese_search.pictures.sources import Files, given
 from siamese_search.records import (
     DUPLICATE,
     Audit,
@@ -40,7 +41,6 @@ from siamese_search.records import (
     EnrollmentReport,
     GalleryInfo,
     Identification,
-    ImageFile,
     Item,
     LeftOut,
     RebuildReport,
@@ -55,7 +55,7 @@ from siamese_search.storage.catalog import Catalog
 K_AT_MOST = 100_000  # items that may be asked for of fewer
 
 
-class Gallery:
+class Gallery(Editable):
     """An open gallery. ``with Gallery.open("coins", "general") as gallery: ...``
 
     Threads may share it; every process opens its own.
@@ -140,19 +140,24 @@ class Gallery:
 
     def enroll(
         self,
-        paths: Iterable[str | os.PathLike[str] | ImageFile],
+        paths: Any,
         label: str | None = None,
         *,
+        metadata: Mapping[str, object] | None = None,
         copy: bool = False,
         distractor: bool = False,
         watch: Watcher = unwatched,
     ) -> EnrollmentReport:
-        """Enrol files and folders of images; see ``add`` for how places become identities.
+        """Enrol files and folders of images, one or many; see ``add`` for how places become
+        identities. With a ``label`` also bytes, open files, PIL images and uint8 (H, W, 3) arrays.
 
-        ``copy`` keeps the images in the gallery; a ``distractor`` is never named. Returns what was
-        added, skipped (enrolled already) and rejected. Raises UsageError where there is no image.
+        ``metadata``, names and texts or numbers, are of all of them. ``copy`` keeps the images in
+        the gallery; a ``distractor`` is never named. A picture without a file has no source: only
+        a copy lets ``rebuild`` embed it under another encoder, and plots show it. Returns what was
+        added, skipped (enrolled already) and rejected. Raises UsageError where there is no image,
+        or one without a file and without a label.
         """
-        files = given(paths, label)
+        files = given(paths, label, metadata)
         return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
 
     def enroll_found(
@@ -164,6 +169,12 @@ class Gallery:
         watch: Watcher = unwatched,
     ) -> EnrollmentReport:
         """Enrol a stream of images found before; rejections pass through to the report."""
+        return self._enrolled(files, copy, distractor, watch).report()
+
+    def _enrolled(
+        self, files: Files, copy: bool, distractor: bool, watch: Watcher
+    ) -> enrolment.Enrolment:
+        """A run of enrolment that is done."""
         run = enrolment.Enrolment(
             self._catalog,
             self.encoder,
@@ -174,7 +185,7 @@ class Gallery:
         )
         run.run(files)
         self._upkeep.after(run.added)
-        return run.report()
+        return run
 
     def enroll_embeddings(
         self,
@@ -197,7 +208,7 @@ class Gallery:
 
     def identify(
         self,
-        images: Iterable[Any],
+        images: Any,
         k: int = 5,
         threshold: float | None = None,
         where: Mapping[str, str] | None = None,
@@ -205,16 +216,17 @@ class Gallery:
         fpir: float | None = None,
         turns: int = 1,
     ) -> list[Identification]:
-        """Identify paths, PIL images, uint8 (H, W, 3) arrays, or a ``Region`` of one of these.
+        """Identify paths, bytes, open files, PIL images, uint8 (H, W, 3) arrays, or a ``Region`` of
+        one of these, one or many: a list of answers.
 
         See ``Question`` for the others. Raises ImageError, naming the file, at the first image that
-        cannot be read, UsageError for arguments that make no sense.
+        cannot be read (``identify_each`` goes on), UsageError for arguments that make no sense.
         """
         return self._answering.identify(images, Question(k, threshold, where, rule, fpir, turns))
 
     def identify_each(
         self,
-        images: Iterable[Any],
+        images: Any,
         k: int = 5,
         threshold: float | None = None,
         where: Mapping[str, str] | None = None,
@@ -224,8 +236,9 @@ class Gallery:
         *,
         keep_unknown: bool = False,
     ) -> Iterator[tuple[Any, Identification | ImageError]]:
-        """Stream (image, identification) in the order given, or the error of that image.
+        """Stream (image, identification) in the order given, or (image, its ImageError).
 
+        So one image that cannot be read loses no other's answer. Arguments as ``identify``;
         ``keep_unknown`` keeps the files that nobody fits, see ``unknowns``.
         """
         if keep_unknown:
@@ -361,49 +374,13 @@ class Gallery:
         Raises UsageError where there is no such group.
         """
         group = self._unknowns.group(number)
-        report = self.enroll_found(self._unknowns.files(group, label))
-        self._unknowns.settle(group, report.rejected)
-        return report
+        run = self._enrolled(self._unknowns.files(group, label), False, False, unwatched)
+        self._unknowns.settle(group, run.rejected, run.change)
+        return run.report()
 
     def drop_unknowns(self, number: int | None = None) -> int:
         """Forget the group of that number, or all kept probes; returns how many there were."""
         return self._unknowns.drop(number)
-
-    # Edits
-
-    def identities(self) -> list[tuple[str, int]]:
-        """Every identity with its number of items, by name."""
-        return self._catalog.identities()
-
-    def distractors(self) -> set[str]:
-        """The identities that are never named."""
-        return self._catalog.distractors(None)
-
-    def items(self, identity: str) -> list[Item]:
-        """The items of an identity. Raises UsageError where there is no such identity."""
-        return self._catalog.items(editing.numbers_of(self._catalog, identity, None))
-
-    def items_by_number(self, numbers: Iterable[int]) -> list[Item]:
-        """Items by their numbers; those that are not there are left out."""
-        return self._catalog.items(numbers)
-
-    def remove(self, identity: str | None = None, item: int | None = None) -> int:
-        """Remove an identity or one item; returns how many items went.
-
-        Raises UsageError where there is no such thing.
-        """
-        numbers = editing.numbers_of(self._catalog, identity, item)
-        removed = editing.remove(self._catalog, self.folder, numbers)
-        self._upkeep.after(removed)
-        return removed
-
-    def relabel(self, old: str | None, new: str, item: int | None = None) -> int:
-        """Give an identity or one item the name ``new``, merging where it exists already.
-
-        Returns how many items it concerned. Raises UsageError where there is no such thing.
-        """
-        numbers = editing.numbers_of(self._catalog, old, item)
-        return self._catalog.relabel(numbers, normalised(new))
 
     # Maintenance
 
@@ -412,8 +389,10 @@ class Gallery:
 
         ``recipe`` is ``auto`` or a FAISS factory string, which serves from 1,000 items on (fewer
         are searched exactly); ``recall`` is the least recall@10 that it is tuned to. Both hold for
-        later index files too. Raises UsageError where FAISS has no such index for these items.
+        later index files too. Raises UsageError where FAISS has no such index for these items. The
+        last change is forgotten, see ``undo``.
         """
+        editing.forget(self._catalog, self.folder)
         self._compaction.compact(wanted=self._compaction.wanted(recipe, recall))
 
     def compact_if_due(self) -> bool:
@@ -431,14 +410,17 @@ class Gallery:
         write the index anew.
 
         Until the switch, which is one transaction, the old generation answers. Items whose image
-        cannot be read stop the switch, unless ``skip_missing``: then they stay enrolled, but cannot
-        be found until ``rebuild`` is run with their images back. Running it again resumes. A
-        calibrated gallery is calibrated again; of another, a warning says what decides now.
+        cannot be read, or that had no file and have no copy, stop the switch, unless
+        ``skip_missing``: then they stay enrolled, but cannot be found until ``rebuild`` is run with
+        their images back. Running it again resumes. A calibrated gallery is calibrated again; of
+        another, a warning says what decides now. The last change is forgotten, see ``undo``.
         """
         before, generation = self.calibration, self._catalog.state().generation
         report = rebuild(
             self._catalog, self._compaction, self._active, encoder, skip_missing, watch
         )
+        if report.switched:
+            editing.forget(self._catalog, self.folder)
         return self._calibrating.renewed(report, before, generation)
 
     def check(self) -> list[str]:

@@ -101,14 +101,17 @@ class Unknowns:
             files.append(Rejection(printable(path), fault) if fault else ImageFile(path, label))
         return files
 
-    def settle(self, group: UnknownGroup, rejected: Iterable[Rejection]) -> None:
-        """Forget the probes of a group that was enrolled, but for those that were rejected."""
+    def settle(self, group: UnknownGroup, rejected: Iterable[Rejection], change: str) -> None:
+        """Forget the probes of a group that was enrolled by a ``change``, but for those that were
+        rejected.
+        """
         refused = {rejection.path for rejection in rejected}
-        self._catalog.drop_unknowns(
+        enrolled = (
             member
             for member, path in zip(group.members, group.paths, strict=True)
             if printable(path) not in refused
         )
+        self._catalog.drop_unknowns(enrolled, change)
 
     def drop(self, number: int | None) -> int:
         """Forget the group of that number, or all kept probes; returns how many there were."""

@@ -32,7 +32,7 @@ def describe_turns(encoder: Encoder, images: Iterable[Any], turns: int) -> Looks
     looks: Looks = []
     for image, result in describe_turns_each(encoder, images, turns):
         if isinstance(result, ImageError):
-            raise named_error(image, result) from result
+            raise named_error(image, result, len(looks) // turns) from result
         looks += result
     return looks
 

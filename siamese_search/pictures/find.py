@@ -8,41 +8,80 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
 
 from siamese_search.pictures.read import kind_of, os_reason
 from siamese_search.records import ImageFile, Rejection, printable
 
-if TYPE_CHECKING:  # numpy.typing takes time to load
-    pass
-
 _CLUTTER: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _GALLERY: Final = "gallery.db"  # a folder below the root that has one is passed over, too
+# What lies beside pictures and is none by its name: texts and data, side-cars, sound and films.
+_NO_PICTURE: Final = frozenset({
+    ".txt", ".md", ".rst", ".log", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml",
+    ".toml", ".ini", ".cfg", ".html", ".htm", ".css", ".js", ".py", ".ipynb", ".pdf", ".rtf",
+    ".doc", ".docx", ".odt", ".xls", ".xlsx", ".ods", ".ppt", ".pptx", ".db", ".sqlite", ".npy",
+    ".npz", ".mat", ".pkl", ".xmp", ".aae", ".pp3", ".dop", ".cos", ".zip", ".tar", ".gz", ".7z",
+    ".rar", ".mp3", ".wav", ".m4a", ".aac", ".ogg", ".flac", ".mp4", ".mov", ".avi", ".mkv",
+    ".webm", ".m4v", ".mpg", ".mpeg", ".3gp",
+})  # fmt: skip
 
 
-def find_images(root: str) -> Iterator[ImageFile | Rejection]:
+@dataclass(frozen=True)
+class Directly:
+    """What lies directly in a folder: the files that may be pictures, and folders, by name."""
+
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+
+
+def find_images(
+    root: str, passed: Callable[[str], object] = lambda path: None
+) -> Iterator[ImageFile | Rejection]:
     """Every file under a folder, in name order, with the identity that its folder implies.
 
     An identity is the folder's path relative to ``root`` with ``/`` between its parts. A file
     directly in ``root``, or ``root`` itself if it is a file, is its own identity, named by its
-    stem. Hidden names, operating-system clutter
-    and galleries are passed over. What can be no image (a
-    pipe, a dangling link, a folder that cannot be listed, a link to a folder that contains it, a
-    name that is not UTF-8) is a :class:`Rejection`; whether a regular file is an image shows when
-    it is decoded. Paths are absolute; links in them are kept. Nothing is opened but folders.
+    stem. Hidden names, operating-system clutter and galleries are passed over, and so are files in
+    a folder that are no pictures by their names (texts, side-cars, films), which go to ``passed``.
+    What can be no image (a pipe, a dangling link, a folder that cannot be listed, a link to a
+    folder that contains it, a name that is not UTF-8) is a :class:`Rejection`; whether a regular
+    file is an image shows when it is decoded. Paths are absolute; links in them are kept. Nothing
+    is opened but folders.
     """
     root = os.path.abspath(root)
     found = _classify(root, is_link=os.path.islink(root))
     if isinstance(found, Rejection):
         yield found
     elif stat.S_ISDIR(found.st_mode):
-        yield from _walk(root, found)
+        yield from _walk(root, found, passed)
     else:
-        yield ImageFile(root, _stem(os.path.basename(root)))
+        yield ImageFile(root, stem(os.path.basename(root)))
 
 
-def _walk(root: str, status: os.stat_result) -> Iterator[ImageFile | Rejection]:
+def directly_in(folder: str) -> Directly:
+    """What lies directly in a folder, without what ``find_images`` passes over or rejects."""
+    files: list[str] = []
+    folders: list[str] = []
+    for entry in _list(os.path.abspath(folder)):
+        if isinstance(entry, Rejection):
+            continue
+        if entry.place is not None:
+            folders.append(entry.name)
+        elif not _is_no_picture(entry.name):
+            files.append(entry.name)
+    return Directly(tuple(files), tuple(folders))
+
+
+def stem(name: str) -> str:
+    """The name of a picture that is an identity of its own: its file's, without the suffix."""
+    return os.path.splitext(name)[0]
+
+
+def _walk(
+    root: str, status: os.stat_result, passed: Callable[[str], object]
+) -> Iterator[ImageFile | Rejection]:
     # Kept as a stack, not by recursion: folders nest deeper than Python's calls may.
     above = _folders_above(root)
     stack = [(_list(root), "", (status.st_dev, status.st_ino))]
@@ -53,26 +92,29 @@ def _walk(root: str, status: os.stat_result) -> Iterator[ImageFile | Rejection]:
             stack.pop()
         elif isinstance(entry, Rejection):
             yield entry
-        elif entry.is_file(follow_symlinks=False) and _is_text(entry.name):
-            yield ImageFile(entry.path, identity or _stem(entry.name))
-        else:
-            found = _classify(entry.path, is_link=entry.is_symlink())
-            if isinstance(found, Rejection):
-                yield found
-            elif not stat.S_ISDIR(found.st_mode):
-                yield ImageFile(entry.path, identity or _stem(entry.name))
+        elif entry.place is None:
+            if _is_no_picture(entry.name):
+                passed(entry.path)
             else:
-                place = (found.st_dev, found.st_ino)
-                if place in above or any(place == passed for _, _, passed in stack):
-                    reason = "the link leads back to a folder that contains it"
-                    yield Rejection(entry.path, reason)
-                else:
-                    inner = f"{identity}/{entry.name}" if identity else entry.name
-                    if not os.path.lexists(os.path.join(entry.path, _GALLERY)):
-                        stack.append((_list(entry.path), inner, place))
+                yield ImageFile(entry.path, identity or stem(entry.name))
+        elif entry.place in above or any(entry.place == outer for _, _, outer in stack):
+            yield Rejection(entry.path, "the link leads back to a folder that contains it")
+        else:
+            inner = f"{identity}/{entry.name}" if identity else entry.name
+            if not os.path.lexists(os.path.join(entry.path, _GALLERY)):
+                stack.append((_list(entry.path), inner, entry.place))
 
 
-def _list(folder: str) -> Iterator[os.DirEntry[str] | Rejection]:
+@dataclass(frozen=True)
+class _Entry:
+    """A regular file in a folder, or a folder, with device and inode as its ``place``."""
+
+    name: str
+    path: str
+    place: tuple[int, int] | None = None
+
+
+def _list(folder: str) -> Iterator[_Entry | Rejection]:
     """A folder's entries that are not passed over, sorted by name."""
     try:
         with os.scandir(folder) as listing:
@@ -81,8 +123,18 @@ def _list(folder: str) -> Iterator[os.DirEntry[str] | Rejection]:
         yield Rejection(folder, f"the folder cannot be read: {os_reason(error)}")
         return
     for entry in entries:
-        if not entry.name.startswith(".") and entry.name.lower() not in _CLUTTER:
-            yield entry
+        if entry.name.startswith(".") or entry.name.lower() in _CLUTTER:
+            continue
+        if entry.is_file(follow_symlinks=False) and _is_text(entry.name):
+            yield _Entry(entry.name, entry.path)
+            continue
+        found = _classify(entry.path, is_link=entry.is_symlink())
+        if isinstance(found, Rejection):
+            yield found
+        elif stat.S_ISDIR(found.st_mode):
+            yield _Entry(entry.name, entry.path, (found.st_dev, found.st_ino))
+        else:
+            yield _Entry(entry.name, entry.path)
 
 
 def _classify(path: str, *, is_link: bool) -> os.stat_result | Rejection:
@@ -125,5 +177,5 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]
+def _is_no_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _NO_PICTURE

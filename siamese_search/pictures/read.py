@@ -1,4 +1,4 @@
-"""Reading image files: whole, bounded, never waiting; and their hashes.
+"""Reading image files: whole, bounded, never waiting; also open ones; and their hashes.
 
 Knows nothing of formats.
 """
@@ -9,13 +9,11 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final
 
-from siamese_search.errors import ImageError
-
-if TYPE_CHECKING:  # numpy.typing takes time to load
-    pass
+from siamese_search.errors import ImageError, UsageError
 
 MAX_FILE_BYTES: Final = 256 * 2**20
 """A larger file is refused unread."""
@@ -65,10 +63,58 @@ def read_file(path: str) -> bytes:
         raise ImageError(os_reason(error)) from error
     except MemoryError as error:
         raise ImageError("there is not enough memory to read it") from error
+    return require_bytes(data)
+
+
+def require_bytes(data: bytes) -> bytes:
+    """A file's contents; ImageError where there are none, or more than :data:`MAX_FILE_BYTES`."""
     if not data:
         raise ImageError("empty file")
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(_too_many_bytes(len(data)))
+    return data
+
+
+def several(images: Any) -> Iterable[Any]:
+    """One picture as a list, any others as they are.
+
+    A picture is a path, bytes, an open file, a Pillow image or an array (height, width, 3) or
+    (height, width).
+    """
+    one = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike))
+    one = one or hasattr(images, "read") or getattr(images, "ndim", 0) in (2, 3)
+    return [images] if one or not isinstance(images, Iterable) else images
+
+
+def is_path(image: Any) -> bool:
+    """Whether a picture is the path of a file."""
+    return isinstance(image, (str, os.PathLike))
+
+
+def file_bytes(image: Any) -> bytes | None:
+    """What the file holds that a picture is: a path, bytes, or one that is open; None for pixels.
+
+    Raises ImageError where it cannot be read, is empty or larger than is read.
+    """
+    if is_path(image):
+        return read_file(os.fspath(image))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return require_bytes(bytes(image))
+    if hasattr(image, "read"):
+        return require_bytes(_read(image))
+    return None
+
+
+def _read(file: Any) -> bytes:
+    try:
+        with suppress(OSError):  # a pipe has no beginning to go back to
+            if file.seekable():
+                file.seek(0)
+        data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # closed, or not open to read
+        raise ImageError(str(error)) from error
+    if not isinstance(data, bytes):
+        raise UsageError(f"{file!r} gives text: open it as binary, with mode 'rb'")
     return data
 
 

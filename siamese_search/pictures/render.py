@@ -28,7 +28,7 @@ from siamese_search.pictures.containers import (
     recognise,
 )
 from siamese_search.pictures.preprocessing import Preprocessing
-from siamese_search.pictures.read import read_file
+from siamese_search.pictures.read import file_bytes
 from siamese_search.pictures.regions import Box, Region, require_within
 
 if TYPE_CHECKING:  # numpy.typing takes time to load
@@ -78,9 +78,8 @@ def load(image: Any, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     box = None
     if isinstance(image, Region):
         image, box = image.image, Box(*image.box)
-    if isinstance(image, (str, os.PathLike)):
-        return decode(read_file(os.fspath(image)), preprocessing, box)
-    return prepare(image, preprocessing, box)
+    data = file_bytes(image)
+    return prepare(image, preprocessing, box) if data is None else decode(data, preprocessing, box)
 
 
 def decode(

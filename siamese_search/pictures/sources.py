@@ -9,12 +9,15 @@ import csv
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from siamese_search.errors import UsageError
 from siamese_search.pictures.find import find_images
+from siamese_search.pictures.naming import require_own_names
+from siamese_search.pictures.read import is_path, several
 from siamese_search.records import ImageFile, Rejection, printable
 
 Files = Iterable[ImageFile | Rejection]
@@ -33,32 +36,73 @@ def normalised(label: str) -> str:
     return name
 
 
-def find(paths: Iterable[str], label: str | None = None) -> Iterator[ImageFile | Rejection]:
+def find(
+    paths: Iterable[str],
+    label: str | None = None,
+    passed: Callable[[str], object] = lambda path: None,
+) -> Iterator[ImageFile | Rejection]:
     """The images of files and folders, labelled by their place, or all by ``label``.
 
-    Raises UsageError, before the first image, for a path that does not exist.
+    What is no picture by its name, and was not named itself, goes to ``passed``. Raises
+    UsageError, before anything is found, for a path that does not exist.
     """
     roots = [os.fspath(path) for path in paths]
     for root in roots:
         if not os.path.lexists(root):
             raise UsageError(f"{printable(root)}: no such file or folder")
     name = None if label is None else normalised(label)
-    for root in roots:
-        for found in find_images(root):
-            if name is not None and isinstance(found, ImageFile):
-                found = replace(found, identity=name)
-            yield found
+    return (
+        found if name is None or isinstance(found, Rejection) else replace(found, identity=name)
+        for root in roots
+        for found in find_images(root, passed)
+    )
 
 
 def given(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | ImageFile],
-    label: str | None = None,
+    images: Any, label: str | None = None, metadata: Mapping[str, object] | None = None
 ) -> Files:
-    """The images of records, files and folders, as ``find``. Raises UsageError where none is."""
-    several = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    records = [path for path in several if isinstance(path, ImageFile)]
-    named = [os.fspath(path) for path in several if not isinstance(path, ImageFile)]
-    return not_empty(chain(records, find(named, label)), named or ["an empty list"])
+    """The images of records, files and folders, as ``find``, and pictures without files, all as
+    ``label``; one or many. ``metadata`` are added to those of each.
+
+    Raises UsageError where there is none, where pictures of several folders would be one identity
+    only because their files have the same name, and for a picture without a file and a label.
+    """
+    each: list[Any] = [images] if isinstance(images, ImageFile) else list(several(images))
+    named = [os.fspath(one) for one in each if is_path(one)]
+    if label is None:
+        require_own_names(named)
+    pairs = texts_of({} if metadata is None else metadata, "metadata")
+    found = chain(_without_files(each, label), find(named, label))
+    described = (
+        replace(one, metadata=one.metadata | pairs) if pairs and isinstance(one, ImageFile) else one
+        for one in found
+    )
+    return not_empty(described, named or ["an empty list"])
+
+
+def _without_files(each: Iterable[Any], label: str | None) -> list[ImageFile]:
+    """Records as they are, and pictures that are not named by a path."""
+    found = []
+    for place, one in enumerate(each):
+        if isinstance(one, ImageFile):
+            found.append(one)
+        elif not is_path(one):
+            if label is None:
+                raise UsageError(f"images[{place}] has no file to be named by: give a label")
+            found.append(ImageFile(f"images[{place}]", normalised(label), picture=one))
+    return found
+
+
+def texts_of(pairs: Mapping[str, object], what: str) -> dict[str, str]:
+    """Metadata as texts; UsageError, saying of ``what``, for names that are none, and for values
+    that are neither text nor number.
+    """
+    if not isinstance(pairs, Mapping) or not all(
+        key and isinstance(key, str) and isinstance(value, str | int | float)
+        for key, value in pairs.items()
+    ):
+        raise UsageError(f"{what} is {pairs!r}: it needs names and texts or numbers")
+    return {key: str(value) for key, value in pairs.items()}
 
 
 def not_empty(files: Files, places: Iterable[str]) -> Files:

@@ -19,9 +19,10 @@ from siamese_search.records import Copy, Enrolled, Item, KeptProbe, NewItem
 from siamese_search.storage.calibrations import Calibrations
 from siamese_search.storage.database import create
 from siamese_search.storage.faults import faults_in
+from siamese_search.storage.history import History, new_run
 
 
-class Catalog(Calibrations):
+class Catalog(History, Calibrations):
     """An open ``gallery.db``. Threads may share it; other processes may have it open too."""
 
     @classmethod
@@ -60,14 +61,16 @@ class Catalog(Calibrations):
         *,
         distractor: bool = False,
         places: Sequence[FloatArray | None] = (),
+        run: str | None = None,
     ) -> list[int | None]:
         """Enrol items with their embeddings (n, dimension) in one transaction; with places, see
         ``closer.py``, if any are given.
 
         Returns their numbers; None for content that is enrolled already, and for an identity that
         is a distractor where these are none, or the other way round. ``before_commit`` gets them
-        while no other process can write. Raises GalleryMismatch where the encoder that embedded
-        them, by its fingerprint, is not the active one.
+        while no other process can write. Transactions of one ``run`` are one change. Raises
+        GalleryMismatch where the encoder that embedded them, by its fingerprint, is not the active
+        one.
         """
         added = datetime.now(UTC).isoformat(timespec="seconds")
         vectors = np.ascontiguousarray(embeddings, "<f4")
@@ -83,6 +86,10 @@ class Catalog(Calibrations):
                 generation,
                 [(n, one) for n, one in zip(numbers, places, strict=False) if n is not None],
             )
+            made = [number for number in numbers if number is not None]
+            if made:
+                change = self._begun(run or new_run(), "add", len(made))
+                self._note_added(change, made)
             before_commit(numbers)
         return numbers
 
@@ -104,24 +111,19 @@ class Catalog(Calibrations):
         )
         return number
 
-    def _identity(self, name: str, distractor: bool) -> tuple[int, bool]:
-        """An identity's number and whether it is a distractor; made where there is none yet."""
-        row = self._db.execute(
-            "SELECT id, distractor FROM identities WHERE name = ?", (name,)
-        ).fetchone()
-        if row is not None:
-            return row[0], bool(row[1])
-        made = self._db.execute(
-            "INSERT INTO identities (name, distractor) VALUES (?, ?)", (name, distractor)
-        ).lastrowid
-        assert made is not None
-        return made, distractor
-
     def annotate(
-        self, sources: Mapping[int, str], metadata: Mapping[int, Mapping[str, str]]
+        self,
+        sources: Mapping[int, str],
+        metadata: Mapping[int, Mapping[str, str]],
+        run: str | None = None,
     ) -> None:
-        """Note where items' images lie now, and metadata to add or replace, by item number."""
+        """Note where items' images lie now, and metadata to add or replace, by item number.
+
+        Metadata are part of the change of a ``run``.
+        """
         with self.writing():
+            if metadata:
+                self._keep(self._begun(run or new_run(), "add", 0), metadata)
             self._db.executemany(
                 "UPDATE items SET source = ? WHERE id = ?",
                 [(source, number) for number, source in sources.items()],
@@ -140,10 +142,9 @@ class Catalog(Calibrations):
         """Remove items, and identities left without any. Returns what was removed."""
         with self.writing():
             removed = list(self.items(numbers))
-            for item in removed:
-                self._db.execute("INSERT INTO removals (item) VALUES (?)", (item.number,))
-                self._db.execute("DELETE FROM items WHERE id = ?", (item.number,))
-            self._drop_empty({item.identity for item in removed})
+            if removed:
+                change = self._begun(new_run(), "remove", len(removed), _only(removed))
+                self._take_out(change, [item.number for item in removed])
         return removed
 
     def relabel(self, numbers: Sequence[int], new: str) -> int:
@@ -153,21 +154,18 @@ class Catalog(Calibrations):
         """
         with self.writing():
             relabelled = list(self.items(numbers))
+            if not relabelled:
+                return 0
+            change = self._begun(new_run(), "relabel", len(relabelled), _only(relabelled), new)
+            self._keep(change, [item.number for item in relabelled])
             old = {item.identity for item in relabelled}
             identity, _ = self._identity(new, distractor=self.distractors(old) == old)
             self._db.executemany(
-                "UPDATE items SET identity = ? WHERE id = ?",
-                [(identity, item.number) for item in relabelled],
+                "UPDATE items SET was = nullif(coalesce(was, ?), ?), identity = ? WHERE id = ?",
+                [(item.identity, new, identity, item.number) for item in relabelled],
             )
-            self._drop_empty({new, *(item.identity for item in relabelled)})
+            self._drop_empty(old - {new})
         return len(relabelled)
-
-    def _drop_empty(self, names: Iterable[str]) -> None:
-        self._db.executemany(
-            "DELETE FROM identities WHERE name = ?"
-            " AND NOT EXISTS (SELECT 1 FROM items WHERE identity = identities.id)",
-            [(name,) for name in names],
-        )
 
     # Distractors
 
@@ -228,20 +226,29 @@ class Catalog(Calibrations):
             for number, content, source, generation, vector in rows
         ]
 
-    def drop_unknowns(self, numbers: Iterable[int]) -> int:
-        """Forget kept probes; returns how many there were."""
+    def drop_unknowns(self, numbers: Iterable[int], run: str | None = None) -> int:
+        """Forget kept probes; returns how many there were.
+
+        With ``run`` that is part of a change that enrolled them.
+        """
+        wanted = json.dumps(list(numbers))
+        chosen = "FROM unknowns WHERE id IN (SELECT value FROM json_each(?))"
         with self.writing():
-            return self._db.execute(
-                "DELETE FROM unknowns WHERE id IN (SELECT value FROM json_each(?))",
-                (json.dumps(list(numbers)),),
-            ).rowcount
+            count = self._value(f"SELECT count(*) {chosen}", (wanted,))
+            if count:
+                change = self._begun(run, "add", 0) if run else self._begun(
+                    new_run(), "drop", count
+                )  # fmt: skip
+                self._keep_probes(change, wanted)
+                self._db.execute(f"DELETE {chosen}", (wanted,))
+        return count
 
     # Look-ups
 
     def known(self, contents: Iterable[str]) -> dict[str, Enrolled]:
         """For content that is enrolled: whose item it is, by its hash."""
         sql = (
-            "SELECT items.id, name, source FROM items JOIN identities"
+            "SELECT items.id, name, source, was FROM items JOIN identities"
             " ON identities.id = items.identity WHERE content = ?"
         )
         with self._guard():
@@ -362,3 +369,9 @@ class Catalog(Calibrations):
                 yield f"{self.path}: {fault}"
         except sqlite3.DatabaseError as error:
             yield f"{self.path}: {error}"
+
+
+def _only(items: Sequence[Item]) -> str | None:
+    """The identity of items, None where they are of several."""
+    names = {item.identity for item in items}
+    return names.pop() if len(names) == 1 else None

@@ -125,6 +125,57 @@ def v004_metrics_and_places(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def v005_last_change(db: Database) -> None:
+    for statement in (
+        # The identity that an item was enrolled as, where it has another one now.
+        "ALTER TABLE items ADD COLUMN was TEXT",
+        # The last change, and what takes it back: one row, but while that is done.
+        """CREATE TABLE changes (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            run TEXT NOT NULL UNIQUE,
+            what TEXT NOT NULL,
+            identity TEXT,
+            new TEXT,
+            items INTEGER NOT NULL,
+            at TEXT NOT NULL,
+            whole INTEGER NOT NULL)""",
+        """CREATE TABLE undo_added (
+            change INTEGER NOT NULL REFERENCES changes(id) ON DELETE CASCADE,
+            first INTEGER NOT NULL,
+            last INTEGER NOT NULL)""",
+        """CREATE TABLE undo_items (
+            change INTEGER NOT NULL REFERENCES changes(id) ON DELETE CASCADE,
+            item INTEGER NOT NULL,
+            removed INTEGER NOT NULL,
+            content BLOB NOT NULL,
+            copy TEXT,
+            before TEXT NOT NULL,
+            PRIMARY KEY (change, item))""",
+        """CREATE TABLE undo_embeddings (
+            change INTEGER NOT NULL REFERENCES changes(id) ON DELETE CASCADE,
+            item INTEGER NOT NULL,
+            fingerprint TEXT NOT NULL,
+            vector BLOB NOT NULL,
+            checksum INTEGER NOT NULL)""",
+        """CREATE TABLE undo_places (
+            change INTEGER NOT NULL REFERENCES changes(id) ON DELETE CASCADE,
+            item INTEGER NOT NULL,
+            fingerprint TEXT NOT NULL,
+            content BLOB NOT NULL)""",
+        """CREATE TABLE undo_unknowns (
+            change INTEGER NOT NULL REFERENCES changes(id) ON DELETE CASCADE,
+            content BLOB NOT NULL,
+            source TEXT NOT NULL,
+            added TEXT NOT NULL,
+            fingerprint TEXT,
+            vector BLOB NOT NULL)""",
+        "CREATE INDEX undo_embeddings_by_item ON undo_embeddings(change, item)",
+        "CREATE INDEX undo_places_by_item ON undo_places(change, item)",
+    ):
+        db.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a database to the newest format."""
     migrations.apply(Database(connection, execute_plugins=False))

@@ -1,0 +1,62 @@
+"""Pictures in memory: any of them as the contents of a file that holds it.
+
+Knows nothing of encoders and galleries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from siamese_search.errors import ImageError, UsageError
+from siamese_search.pictures import colour
+from siamese_search.pictures.containers import check_pixels, recognise
+from siamese_search.pictures.read import file_bytes, require_bytes
+
+
+def contents(image: Any) -> bytes:
+    """A file's contents for any picture; pixels as PPM or PGM, which every release writes alike.
+
+    Raises ImageError as ``file_bytes``, and for pixels that are none; UsageError for what is no
+    picture.
+    """
+    data = file_bytes(image)
+    return require_bytes(_pixmap(image)) if data is None else data
+
+
+def suffix_of(data: bytes) -> str:
+    """The suffix that a file with these contents usually has; none for what is not known."""
+    try:
+        return f".{recognise(data).lower()}"
+    except ImageError:
+        return ""
+
+
+def _pixmap(image: Any) -> bytes:
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
+            raise UsageError(
+                "an image array is uint8 of shape (height, width, 3) or (height, width),"
+                f" not {image.dtype} of shape {image.shape}"
+            )
+        if image.size == 0:
+            raise ImageError("the picture has no pixels")
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise UsageError(
+            f"{image!r} is no picture: give a path, bytes, an open file, a PIL image or an array"
+        )
+    try:
+        check_pixels(*image.size)
+        upright = ImageOps.exif_transpose(image)
+        profile = image.info.get("icc_profile")
+        grey = image.mode in ("1", "L") and "transparency" not in image.info
+        shown = colour.displayed(colour.resizable(upright), profile, grey=grey)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"the picture cannot be used: {error}") from error
+    kind = b"P5" if shown.mode == "L" else b"P6"
+    return b"%b\n%d %d\n255\n" % (kind, shown.width, shown.height) + shown.tobytes()

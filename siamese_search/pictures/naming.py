@@ -1,0 +1,104 @@
+"""Naming: which pictures are identities of their own because of how they were given.
+
+Pictures that lie directly in a folder that is named, or are named themselves, are called by their
+files. Who types ``shop/*`` or ``shop/Milk`` seldom means that. Knows nothing of what is enrolled.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from siamese_search.errors import UsageError
+from siamese_search.pictures.find import directly_in, stem
+from siamese_search.records import counted, printable
+
+
+@dataclass(frozen=True)
+class Loose:
+    """Pictures of one ``folder`` that are called by their ``files``.
+
+    ``whole`` tells that the folder was named rather than these files, ``mixed`` that it has folders
+    beside them.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    whole: bool
+    mixed: bool = False
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return os.path.basename(os.path.abspath(self.folder))
+
+    @property
+    def names(self) -> set[str]:
+        """What its pictures are called, as identities are spelt."""
+        return {_name(file) for file in self.files}
+
+
+def loose(paths: Iterable[str]) -> list[Loose]:
+    """The pictures among files and folders that are called by their files, folder by folder."""
+    found: dict[str, Loose] = {}
+    for path in paths:
+        if os.path.isdir(path):
+            here = directly_in(path)
+            one = Loose(path, here.files, whole=True, mixed=bool(here.folders))
+        elif os.path.isfile(path):
+            one = Loose(os.path.dirname(path) or ".", (os.path.basename(path),), whole=False)
+        else:  # whatever it is, no picture
+            continue
+        place = os.path.realpath(one.folder)
+        known = found.get(place)
+        if known is not None:
+            files = tuple(dict.fromkeys(known.files + one.files))
+            one = Loose(known.folder, files, known.whole or one.whole, known.mixed or one.mixed)
+        if one.files:
+            found[place] = one
+    return list(found.values())
+
+
+def folder_above(found: Sequence[Loose]) -> str | None:
+    """The folder whose folders these are, all of them; None where there is none."""
+    if len(found) < 2 or not all(one.whole for one in found):
+        return None
+    above = {os.path.dirname(os.path.normpath(one.folder)) or "." for one in found}
+    if len(above) > 1:
+        return None
+    (folder,) = above
+    every = set(directly_in(folder).folders)
+    return folder if {one.name for one in found} >= every else None
+
+
+def clash(found: Sequence[Loose]) -> str | None:
+    """In words, that pictures of several folders are called the same; None where none are.
+
+    They would become one identity, though nothing but their files' names says so.
+    """
+    first: dict[str, tuple[Loose, str]] = {}
+    words: list[str] = []
+    for one in found:
+        for file in one.files:
+            before, its_file = first.setdefault(_name(file), (one, file))
+            if before is not one:
+                pair = (os.path.join(a.folder, b) for a, b in ((before, its_file), (one, file)))
+                both = " and ".join(printable(path) for path in pair)
+                words.append(f"{both} would both be the identity {_name(file)!r}")
+    if not words:
+        return None
+    more = f" (and {counted(len(words) - 1, 'more picture')} so)" if len(words) > 1 else ""
+    return words[0] + more
+
+
+def require_own_names(paths: Iterable[str]) -> None:
+    """Raise UsageError where pictures of several folders would be one identity by their files."""
+    words = clash(loose(paths))
+    if words:
+        raise UsageError(f"{words}: give a label, or the folder above them")
+
+
+def _name(file: str) -> str:
+    return unicodedata.normalize("NFC", stem(file)).strip()

@@ -1,0 +1,119 @@
+"""Pictures without a file: bytes, open files, PIL images and arrays, enrolled and asked about."""
+
+from __future__ import annotations
+
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import picture
+from PIL import Image
+
+from siamese_search import Encoder, Gallery, Identification
+from siamese_search.errors import ImageError, UsageError
+
+
+def png(seed: int) -> bytes:
+    content = BytesIO()
+    picture(seed).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def kinds(tmp_path: Path) -> list[Any]:
+    """Five pictures (seeds 0 to 4), each given in another way."""
+    picture(4).save(tmp_path / "4.png")
+    return [picture(0), png(1), BytesIO(png(2)), np.asarray(picture(3)), tmp_path / "4.png"]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_all_kinds_are_enrolled_and_found(
+    copy: bool, tmp_path: Path, toy: Encoder, coarse: Encoder, kinds: list[Any]
+) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        assert gallery.enroll(kinds, label="x", copy=copy).added == 5
+        assert gallery.enroll(kinds, label="x").skipped == 5
+        found = gallery.search(toy.embed([picture(seed) for seed in range(5)]), 1)
+        assert found[1].min() > 0.9999
+        assert len(set(found[0][:, 0].tolist())) == 5
+        # Asked about as they are enrolled; an open file may be read again.
+        assert all(one.score == pytest.approx(1, abs=1e-4)
+                   for one in gallery.identify(kinds, rule="best"))  # fmt: skip
+        items = gallery.items("x")
+        assert [item.source for item in items if item.source] == [str(tmp_path / "4.png")]
+        assert gallery.check() == []
+        report = gallery.rebuild(coarse)
+        assert report.switched is copy
+        if copy:
+            assert [len(gallery.image(item)) > 0 for item in items] == [True] * 5
+            assert gallery.identify(picture(3), rule="best")[0].matches[0].score > 0.999
+        else:
+            assert [one.path for one in report.missing] == [
+                f"item {item.number}" for item in items if item.source is None
+            ]
+            assert "without a file" in report.missing[0].reason
+            assert gallery.identify(picture(0), rule="best")[0].identity == "x"  # as before
+
+
+def test_bytes_and_a_file_of_the_same_content_are_one_item(tmp_path: Path, toy: Encoder) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll(png(1), label="x")
+        assert gallery.items("x")[0].source is None
+        (tmp_path / "1.png").write_bytes(png(1))
+        assert gallery.enroll(tmp_path / "1.png", label="x").skipped == 1
+        assert gallery.items("x")[0].source == str(tmp_path / "1.png")  # so a rebuild finds it
+        assert gallery.enroll(png(1), label="x").skipped == 1
+        assert gallery.items("x")[0].source == str(tmp_path / "1.png")
+
+
+def test_copies_of_pixels_are_the_same_pixels(tmp_path: Path, toy: Encoder) -> None:
+    turned = picture(1)
+    turned.getexif()[0x0112] = 6  # to be turned right by a quarter
+    images = [picture(0).convert("L"), picture(2).convert("RGBA"), turned]
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll(images, label="x", copy=True)
+        copies = [Image.open(BytesIO(gallery.image(item))) for item in gallery.items("x")]
+    expected = [images[0], picture(2), picture(1).transpose(Image.Transpose.ROTATE_270)]
+    for made, wanted in zip(copies, expected, strict=True):
+        assert np.array_equal(np.asarray(made), np.asarray(wanted))
+
+
+def test_metadata_are_of_all_that_is_enrolled(tmp_path: Path, toy: Encoder) -> None:
+    picture(1).save(tmp_path / "1.png")
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([tmp_path / "1.png", picture(2)], "x", metadata={"shop": "north", "year": 3})
+        assert [item.metadata for item in gallery.items("x")] == [
+            {"shop": "north", "year": "3"}
+        ] * 2
+        (answer,) = gallery.identify(picture(2), where={"shop": "north"}, rule="best")
+        assert answer.identity == "x"
+        with pytest.raises(UsageError, match="metadata is"):
+            gallery.enroll(picture(3), "x", metadata={"": "x"})
+
+
+def test_what_cannot_be_read_is_named_and_loses_no_other(tmp_path: Path, toy: Encoder) -> None:
+    (tmp_path / "text.png").write_text("text")
+    bad = [b"", b"text", BytesIO(b"text"), np.empty((0, 4, 3), np.uint8), tmp_path / "text.png"]
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        report = gallery.enroll([*bad, picture(1)], label="x")
+        assert report.added == 1
+        named = {one.path for one in report.rejected}
+        assert named == {*(f"images[{n}]" for n in range(4)), str(tmp_path / "text.png")}
+        answers = [answer for _, answer in gallery.identify_each([*bad, picture(1)])]
+        assert [isinstance(one, ImageError) for one in answers] == [True] * 5 + [False]
+        assert isinstance(answers[-1], Identification)
+        assert answers[-1].identity == "x"
+        with pytest.raises(ImageError, match=r"^images\[1\]: not an image"):
+            gallery.identify([picture(1), b"text"])
+
+
+def test_a_picture_without_a_file_needs_a_label(tmp_path: Path, toy: Encoder) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        with pytest.raises(UsageError, match=r"images\[0\] has no file to be named by"):
+            gallery.enroll([picture(1)])
+        for wrong in (StringIO("text"), np.zeros((4, 4, 3)), 7):
+            with pytest.raises(UsageError, match=r"mode 'rb'|uint8|is no picture"):
+                gallery.enroll([wrong], label="x")
+        assert len(gallery) == 0

@@ -1,0 +1,127 @@
+"""Folders as they are typed: what becomes an identity, what is said, what is never mixed up."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import picture
+from terminal import answered
+from test_cli import Shell
+
+from siamese_search import Encoder, Gallery
+from siamese_search.errors import UsageError
+
+Pictures = Callable[..., Path]
+
+
+@pytest.fixture
+def shell(tmp_path: Path, toy_folder: Path) -> Shell:
+    return Shell(tmp_path, toy_folder)
+
+
+@pytest.fixture
+def shop(pictures: Pictures) -> Path:
+    return pictures({"Milk": 3, "Tea": 2, "Rice": 1}, "shop")
+
+
+@pytest.mark.usefixtures("shop")
+def test_one_folder_of_pictures_goes_on_and_says_what_may_be_meant(shell: Shell) -> None:
+    result = shell("add", "shop/Milk", "--encoder", shell.encoder)
+    assert "3 added" in result.stdout
+    assert "3 pictures lie directly in shop/Milk: each becomes an identity of its own" in (
+        result.stderr
+    )
+    command = f"siasearch add shop/Milk --label Milk --encoder {shell.encoder}"
+    assert f"  {command}\n" in result.stderr
+    shutil.rmtree(shell.folder / "indexes")
+    shell(*command.split()[1:])
+    assert shell.json("list") == [{"identity": "Milk", "items": 3, "distractor": False}]
+
+
+def test_folders_whose_files_share_names_are_refused_not_mixed(shell: Shell, shop: Path) -> None:
+    folders = sorted(f"shop/{one.name}" for one in shop.iterdir())
+    said = shell("add", *folders, "--encoder", shell.encoder, code=2).stderr
+    assert "6 pictures lie directly in the 3 folders that you named" in said
+    assert f"  siasearch add shop --encoder {shell.encoder}\n" in said
+    assert "shop/Milk/0.png and shop/Rice/0.png would both be the identity '0'" in said
+    assert not (shell.folder / "indexes").exists()
+    said = shell("add", *folders[:2], "--encoder", shell.encoder, code=2).stderr
+    assert "siasearch add shop/Milk --label Milk" in said  # not all folders of the one above
+    assert "siasearch add shop/Rice --label Rice" in said
+    (report,) = shell.json("add", *folders, "--yes", "--encoder", shell.encoder)
+    assert report["identities"] == 3
+    assert "would both be" in shell("add", *folders, "--yes").stderr
+
+
+@pytest.mark.usefixtures("shop")
+def test_pictures_of_other_folders_that_are_called_the_same_are_pointed_out(shell: Shell) -> None:
+    shell("add", "shop/Milk", "--encoder", shell.encoder)
+    said = shell("add", "shop/Milk").stderr
+    assert "enrolled already, from elsewhere" not in said
+    said = shell("add", "shop/Rice").stderr
+    assert "note: 1 of these names is enrolled already, from elsewhere (0)" in said
+
+
+@pytest.mark.usefixtures("shop")
+def test_pictures_that_are_named_themselves(shell: Shell) -> None:
+    result = shell("add", "shop/Tea/0.png", "shop/Tea/1.png", "--encoder", shell.encoder)
+    assert "each of 2 pictures becomes an identity of its own" in result.stderr
+    assert "siasearch add shop/Tea/0.png shop/Tea/1.png --label Tea" in result.stderr
+    picture(9).save(shell.folder / "coin.png")
+    assert shell("add", "coin.png").stderr == ""  # one picture, by its name
+    assert shell("add", "shop", "-g", "other", "--encoder", shell.encoder).stderr == ""
+    assert shell("add", "shop/Tea", "--label", "T", "-g", "third", "-e", shell.encoder).stderr == ""
+
+
+def test_single_pictures_beside_folders_are_pointed_out(shell: Shell, shop: Path) -> None:
+    for number in (20, 21):
+        picture(number).save(shop / f"{number}.png")
+    said = shell("add", "shop", "--encoder", shell.encoder).stderr
+    assert "2 pictures lie directly in shop, beside folders" in said
+
+
+def test_python_refuses_to_mix_folders_too(tmp_path: Path, toy: Encoder, shop: Path) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        with pytest.raises(UsageError, match=r"would both be the identity '0'.*give a label"):
+            gallery.enroll([shop / "Milk", shop / "Tea"])
+        assert len(gallery) == 0
+        assert gallery.enroll([shop / "Milk", shop / "Milk" / "0.png"]).added == 3
+        assert gallery.enroll([shop / "Tea", shop / "Rice"], label="x").added == 3
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_terminal_is_asked_before(shell: Shell) -> None:
+    command = ("add", "shop/Milk", "--encoder", shell.encoder)
+    code, printed, shown = answered("n", shell.folder, *command)
+    assert (code, printed) == (1, "")
+    assert "as an identity of its own? [y/N]" in shown
+    assert "nothing was enrolled" in shown
+    assert not (shell.folder / "indexes").exists()
+    code, printed, shown = answered("", shell.folder, *command, "--yes")
+    assert code == 0
+    assert "[y/N]" not in shown
+    assert "3 added" in printed
+
+
+def test_what_lies_beside_pictures_is_passed_over_and_counted(shell: Shell, shop: Path) -> None:
+    names = ["1.txt", "1.json", "2.xmp", "Thumbs.db", ".DS_Store", "list.CSV", "film.mp4"]
+    for name in names:
+        (shop / "Milk" / name).write_text("no picture")
+    (shop / "Milk" / "link.xml").symlink_to(shop / "Milk" / "1.txt")
+    result = shell("add", "shop", "--encoder", shell.encoder)
+    assert "6 added, 0 skipped (enrolled already), 0 rejected" in result.stdout
+    assert result.stderr == (
+        "6 files passed over, no pictures by their names:"
+        " 1 .csv, 1 .json, 1 .mp4, 1 .txt, 1 .xml, 1 .xmp\n"
+    )
+    (report,) = shell.json("add", "shop/Milk/1.txt", code=1)  # what is named is wanted
+    assert report["rejected"][0]["path"].endswith("1.txt")
+    (shop / "Milk" / "broken.png").write_text("no picture")
+    assert "broken.png" in shell("add", "shop", code=1).stderr
+    assert len(shell.json("query", "shop/Tea")) == 2
+    (shell.folder / "texts").mkdir()
+    (shell.folder / "texts" / "a.txt").write_text("x")
+    assert "no images in texts" in shell("add", "texts", code=2).stderr
