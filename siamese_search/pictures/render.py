@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import struct
 import threading
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from siamese_search.pictures.containers import (
     recognise,
 )
 from siamese_search.pictures.preprocessing import Preprocessing
-from siamese_search.pictures.read import file_bytes
+from siamese_search.pictures.read import file_bytes, read_file
 from siamese_search.pictures.regions import Box, Region, require_within
 
 if TYPE_CHECKING:  # numpy.typing takes time to load
@@ -125,8 +124,8 @@ def upright(image: Any) -> Image.Image:
     For many regions of one picture, which would be decoded for each of them otherwise; threads may
     share it. Raises as :func:`load` does.
     """
-    if isinstance(image, (str, os.PathLike)):
-        data = read_file(os.fspath(image))
+    data = file_bytes(image)
+    if data is not None:
         kind = recognise(data)
         with _as_image_error(f"damaged {kind} file"):
             opened, orientation = open_image(kind, data)
