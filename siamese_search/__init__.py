@@ -2,7 +2,7 @@
 
 from siamese_search import Gallery
 
-with Gallery.open("coins", encoder="general") as gallery:
+with Gallery.open("coins", encoder="general-2") as gallery:
     gallery.enroll(["pictures/"])
     print(gallery.identify(["photo.jpg"])[0].identity)
 """

@@ -68,7 +68,7 @@ RuleOption = Annotated[
 YesOption = Annotated[
     bool, typer.Option("--yes", "-y", help="Go on without asking, as where nobody can be asked.")
 ]
-DEFAULT_ENCODER = "general"
+DEFAULT_ENCODER = "general-2"
 DEFAULT_GALLERY = Path("indexes") / "default"
 LINE_SECONDS = 10.0  # between two lines of progress
 

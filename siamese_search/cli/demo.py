@@ -41,7 +41,7 @@ def demo(
     known = Row("all views", *(sum(column) for column in zip(*map(_counts, views), strict=True)))
     typer.echo(
         f"Enrolled one picture each of {outcome.identities} identities (coins, photographs),\n"
-        f"then asked who is who on altered views, with the encoder general"
+        f"then asked who is who on altered views, with the encoder {DEFAULT_ENCODER}"
         f" (threshold {outcome.threshold:.2f}).\n"
     )
     typer.echo(f"{'view':<18}{'probes':>8}{'nearest right':>16}{'named right':>14}{'misnamed':>11}")

@@ -290,7 +290,7 @@ def verify(
 ) -> None:
     """Say whether two images show the same identity; exit code 1 where they differ.
 
-    Uses the encoder named, else that of the gallery where there is one, else `general`, and its
+    Uses the encoder named, else that of the gallery where there is one, else `general-2`, and its
     threshold. A gallery's calibration tells how the best of all its identities stands out from the
     others; a pair has no others, so it says nothing of a pair.
     """

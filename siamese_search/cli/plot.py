@@ -119,7 +119,7 @@ def explain(
     Where the encoder gives places, numbers mark those of either image that are most like one of the
     other's: what a closer look rests on.
 
-    Uses the encoder named, else that of the gallery where there is one, else `general`.
+    Uses the encoder named, else that of the gallery where there is one, else `general-2`.
     """
     _require_plots()
     require_place(out)

@@ -46,7 +46,7 @@ def train(
             metavar="E",
             help="An encoder's name or folder, a timm backbone, or scratch (small grey pictures).",
         ),
-    ] = "general",
+    ] = "general-2",
     augmentation: Annotated[
         str, typer.Option("--augment", help="photo, glyph, document or none.")
     ] = "photo",

@@ -40,7 +40,7 @@ from siamese_search.records import Verification
 
 
 class Encoder:
-    """An opened encoder. ``Encoder.open("general")`` or ``Encoder.open("path/to/folder")``."""
+    """An opened encoder. ``Encoder.open("general-2")`` or ``Encoder.open("path/to/folder")``."""
 
     def __init__(self, folder: Path, record: EncoderRecord, device: str | None = None) -> None:
         self.folder = folder

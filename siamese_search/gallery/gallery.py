@@ -56,7 +56,7 @@ K_AT_MOST = 100_000  # items that may be asked for of fewer
 
 
 class Gallery(Editable):
-    """An open gallery. ``with Gallery.open("coins", "general") as gallery: ...``
+    """An open gallery. ``with Gallery.open("coins", "general-2") as gallery: ...``
 
     Threads may share it; every process opens its own.
     """

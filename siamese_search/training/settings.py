@@ -29,7 +29,7 @@ class Settings:
     a photo's short side that is seen, from its middle.
     """
 
-    start: str = "general"
+    start: str = "general-2"
     loss: str = "multi-similarity"
     augmentation: str = "photo"
     steps: int = 600
