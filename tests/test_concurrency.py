@@ -16,7 +16,7 @@ from crashing import prepare_process
 
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import GalleryMismatch, StorageError, UsageError
-from siamese_search.gallery import answering
+from siamese_search.gallery import viewing
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.records import EnrollmentReport
@@ -269,17 +269,16 @@ def test_a_switch_between_embedding_and_searching_is_noticed(
     ):
         writer.enroll(paths[:5])
         vectors = toy.embed(paths[:5])
-        describe_turns = answering.describe_turns
         switched: list[bool] = []
 
         def describe_then_switch(*asked: Any) -> Any:
-            found = describe_turns(*asked)
+            found = viewing.describe_turns(*asked)
             if not switched:
                 switched.append(True)
                 writer.rebuild(coarse)
             return found
 
-        monkeypatch.setattr(answering, "describe_turns", describe_then_switch)
+        monkeypatch.setattr("siamese_search.gallery.answering.describe_turns", describe_then_switch)
         found = reader.identify(paths[:5])
         assert [answer.identity for answer in found] == [path.stem for path in paths[:5]]
         with pytest.raises(UsageError, match="49"):
