@@ -13,6 +13,7 @@ from siamese_search.decision.evidence import RUNNER_UP, taken_off
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.records import Identification, Match
 
+ROUNDING = 1e-5  # of a score
 REACH = 64  # nearest items among which the best identity's is sought first
 
 
@@ -28,10 +29,11 @@ class RunnerUp:
 class Derivation:
     """Why the best ``identity`` of a probe was named or not.
 
-    Its ``score`` is made by ``rule`` of its ``items``. ``item`` is the one that is nearest to the
-    probe, with its ``cosine``, None where a search does not find it; ``prototype`` is the cosine of
-    their prototype, None where the rule has no use for it. ``decides`` says what must reach
-    ``needed``: the score, or the ``evidence``, at the rate ``fpir``.
+    Its ``score`` is made by ``rule`` of its ``items``, and has the ``votes`` of a closer look where
+    ``voted``; else these, if any, have only put it first. ``item`` is the one that is nearest to
+    the probe, with its ``cosine``, None where a search does not find it; ``prototype`` is the
+    cosine of their prototype, None where the rule has no use for it. ``decides`` says what must
+    reach ``needed``: the score, or the ``evidence``, at the rate ``fpir``.
     """
 
     identity: str
@@ -48,11 +50,19 @@ class Derivation:
     needed: float
     fpir: float | None
     own_metric: bool
+    votes: float | None = None
+    voted: bool = False
 
     def lines(self) -> list[str]:
         """The same in words."""
         own = " Cosines are by the gallery's own metric." if self.own_metric else ""
-        return [f"{self.identity} scores {self.score:.3f}, {self._made()}.{own}", self._needed()]
+        made, looked = self.score, ""
+        if self.votes is not None and self.voted:
+            made -= self.votes
+            looked = f" With {self.votes:.3f} for places that match it is {self.score:.3f}."
+        elif self.votes is not None:
+            looked = f" In the order of candidates {self.votes:.3f} is added for places that match."
+        return [f"{self.identity} scores {made:.3f}, {self._made()}.{looked}{own}", self._needed()]
 
     def _made(self) -> str:
         if self.items == 1:
@@ -95,16 +105,21 @@ class Derivation:
 def derived(gallery: Gallery, vector: FloatArray, answer: Identification) -> Derivation:
     """How the answer for an embedding, float32 (1, dimension), comes about.
 
-    ``answer`` has the two best identities, where there are so many, and one at least.
+    ``answer`` has several of the best identities, where there are so many, and one at least.
     """
     best, others = answer.matches[0], answer.matches[1:]
+    plain = gallery.identify_embeddings(vector, k=REACH)[0].matches
+    score = next((m.score for m in plain if m.identity == best.identity), best.score)
+    voted = abs(best.score - score) > ROUNDING
+    votes = best.score - score if voted else best.closer
+    second = max(others, key=lambda match: match.score, default=None)
     calibration = gallery.calibration
     rule = calibration.rule if calibration else rules.DEFAULT_RULE
     items = dict(gallery.identities()).get(best.identity, 1)
     cosine = _cosine(gallery, vector, best)
     prototype = None
     if items > 1 and rule == "balanced" and cosine is not None:
-        prototype = 2 * best.score - cosine
+        prototype = 2 * score - cosine
     less = taken_off(others) if calibration else 0.0
     judged = calibration is not None and bool(others)
     return Derivation(
@@ -115,13 +130,15 @@ def derived(gallery: Gallery, vector: FloatArray, answer: Identification) -> Der
         items=items,
         item=best.item,
         cosine=cosine,
-        prototype=best.score if rule == "prototype" else prototype,
-        runner_up=RunnerUp(others[0].identity, others[0].score) if others else None,
+        prototype=score if rule == "prototype" else prototype,
+        runner_up=RunnerUp(second.identity, second.score) if second else None,
         decides="evidence" if calibration else "score",
         evidence=best.score - less if judged else None,
         needed=answer.threshold - less if judged else answer.threshold,
         fpir=calibration.fpir if calibration else None,
         own_metric=calibration is not None and calibration.metric is not None,
+        votes=votes,
+        voted=voted,
     )
 
 

@@ -241,7 +241,7 @@ def evaluate_embeddings(
         det=_det(scored),
         genuine=tuple(scored.genuine.tolist()),
         impostor=tuple(scored.other[np.isfinite(scored.other)].tolist()),
-        decided=_decided(asked, scored, strength),
+        decided=_decided(asked, strength),
         left_out=_left_out(asked, scored, curve),
         growth=(curve,),
     )
@@ -330,7 +330,7 @@ def _left_out(asked: _Asked, scored: Scores, curve: Curve) -> tuple[LeftOutFigur
     )
 
 
-def _decided(asked: _Asked, scored: Scores, strength: DoubleArray) -> Decided | None:
+def _decided(asked: _Asked, strength: DoubleArray) -> Decided | None:
     """What was compared with the threshold. That is one number for all probes: where the scores
     that were needed differ, it is one of evidence. None where nobody could be named.
     """
@@ -338,7 +338,7 @@ def _decided(asked: _Asked, scored: Scores, strength: DoubleArray) -> Decided | 
     if not nameable.any():
         return None
     needed = np.array([answer.threshold for answer in asked.answers])
-    by, values = "score", scored.best.astype(np.float64)
+    by, values = "score", np.array([answer.matches[0].score for answer in asked.answers])
     if np.ptp(needed[nameable]) > ROUNDING:
         by, needed, values = "evidence", needed - (values - strength), strength
     groups = (asked.known & asked.right, asked.known & ~asked.right, ~asked.known)

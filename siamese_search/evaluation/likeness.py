@@ -148,8 +148,9 @@ def draw_neighbours(
     Items of the identity that is named are framed. Raises ImageError, naming the file, and
     UsageError where nothing is enrolled.
     """
-    vectors = gallery.encoder.embed([image])
-    (answer,) = gallery.identify_embeddings(vectors, k=2)
+    (described,) = gallery.encoder.describe([image])
+    vectors = described.embedding[None]
+    (answer,) = gallery.identify_embeddings(vectors, places=[described.places])
     if answer.score is None:
         raise UsageError(f"nothing is enrolled in {gallery.folder}: there are no neighbours")
     numbers, cosines = (row[0].tolist() for row in gallery.search(vectors, k))
