@@ -27,7 +27,7 @@ from PIL import Image
 from siamese_search import Encoder, Gallery, Identification
 from siamese_search.decision.calibration import threshold_at
 from siamese_search.decision.evidence import evidence_of
-from siamese_search.records import Calibration
+from siamese_search.records import Calibration, counted
 
 RATE = 0.01
 TURNS = (1, 8)
@@ -48,7 +48,10 @@ class Picture(NamedTuple):
 
 
 class Folder:
-    """Pictures as they are and turned, each by an angle of its own, below a folder."""
+    """Pictures as they are and turned, each by an angle of its own, below a folder.
+
+    Pictures of two sets may have the same names: each set has a folder of its own.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -70,8 +73,9 @@ class Folder:
 
 
 def turned(path: Path) -> Image.Image:
-    """A picture turned by an angle that its name tells."""
-    angle = np.random.default_rng(list(path.stem.encode())).uniform(0, 360)
+    """A picture turned by an angle that follows from its name."""
+    name = f"{path.parent.name}/{path.stem}"
+    angle = np.random.default_rng(list(name.encode())).uniform(0, 360)
     image = Image.open(path).convert("RGB")
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -186,15 +190,15 @@ def main() -> None:
     encoder = Encoder.open(options.encoder)
     draws: dict[str, list[Figures]] = {}
     with tempfile.TemporaryDirectory() as place:
-        folder = Folder(Path(place))
+        folders = {name: Folder(Path(place, name)) for name in (*SMALL, "grocery")}
         for seed in range(options.repeats):
             for name, shots in SMALL.items():
-                draws.setdefault(name, []).append(small(encoder, name, shots, seed, folder))
-            for setting, figures in groceries(encoder, seed, folder).items():
+                draws.setdefault(name, []).append(small(encoder, name, shots, seed, folders[name]))
+            for setting, figures in groceries(encoder, seed, folders["grocery"]).items():
                 draws.setdefault(f"grocery | {setting}", []).append(figures)
             print(f"draw {seed + 1} of {options.repeats}", flush=True)
     summary = {setting: averaged(several) for setting, several in draws.items()}
-    header = ("set", *(f"{kind}, {turns} turns" for kind in KINDS for turns in TURNS))
+    header = ("set", *(f"{kind}, {counted(turns, 'turn')}" for kind in KINDS for turns in TURNS))
     ways = [f"{kind}, {turns}" for kind in KINDS for turns in TURNS]
     rows = [(name, *(f"{summary[name][way]:.1f}" for way in ways)) for name in SMALL]
     table(f"Top-1, per cent, four pictures each, {options.repeats} draws", header, rows)

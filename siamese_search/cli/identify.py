@@ -205,7 +205,7 @@ def _as_asked(ask: Ask, images: Iterable[str], boxes: list[Box]) -> Answers:
 
 
 def _in_windows(ask: Ask, images: Iterable[str], along: int) -> Answers:
-    """Answers to pictures, and to windows of them that name somebody."""
+    """Answers to pictures, and to windows of them that name an identity."""
     from siamese_search.errors import ImageError
     from siamese_search.gallery.viewing import in_windows, what_is_where
 
