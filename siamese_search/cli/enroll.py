@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -18,13 +17,10 @@ from siamese_search.cli.common import (
     DeviceOption,
     EncoderOption,
     GalleryOption,
-    JsonLinesOption,
     JsonOption,
     YesOption,
     name_rejections,
-    near,
     note,
-    open_gallery,
     print_json,
     progress_bar,
 )
@@ -35,8 +31,6 @@ from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.records import EnrollmentReport, ImageFile
-
-SHOWN = 3  # images of a group of unknowns, unless all are asked for
 
 
 def add(
@@ -170,69 +164,6 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
         raise typer.Exit(1)
 
 
-def unknowns(
-    gallery: GalleryOption = DEFAULT_GALLERY,
-    show: Annotated[
-        int | None, typer.Option(metavar="N", help="List the images of this group.")
-    ] = None,
-    enroll: Annotated[
-        int | None, typer.Option(metavar="N", help="Enrol this group, with --label.")
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option("--label", "-l", help="The identity to enrol a group as.")
-    ] = None,
-    drop: Annotated[int | None, typer.Option(metavar="N", help="Forget this group.")] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Forget all of them.")] = False,
-    page: Annotated[
-        Path | None, typer.Option(metavar="HTML", help="Write a page that shows the groups.")
-    ] = None,
-    encoder: EncoderOption = None,
-    device: DeviceOption = None,
-    as_json: JsonLinesOption = False,
-) -> None:
-    """Show the images that `query --keep-unknown` kept, in groups; enrol a group under a name."""
-    chosen = [option for option in (show, enroll, drop) if option is not None]
-    if len(chosen) + clear > 1 or (enroll is None) != (label is None):
-        raise UsageError("use one of --show N, --enroll N --label NAME, --drop N, --clear")
-    with open_gallery(gallery, encoder, device) as target:
-        if enroll is not None and label is not None:
-            print_report(target.enroll_unknowns(enroll, label), gallery, as_json)
-            return
-        if drop is not None or clear:
-            dropped = target.drop_unknowns(drop)
-            if as_json:
-                print_json({"dropped": dropped})
-            else:
-                typer.echo(f"{counted(dropped, 'image')} forgotten; files stay where they are")
-            return
-        groups = target.unknowns()
-    if show is not None:
-        groups = [group for group in groups if group.number == show]
-        if not groups:
-            raise UsageError(f"no group {show} of unknowns in {gallery}")
-    if page is not None:
-        from siamese_search.evaluation.report import write_groups
-
-        write_groups(page, f"Unknown to {gallery}", groups)
-        note(f"the groups are shown in {page}")
-    for group in groups:
-        if as_json:
-            print_json(dataclasses.asdict(group))
-            continue
-        like = ""
-        if group.nearest is not None:
-            like = f", most like {group.nearest.identity} ({group.nearest.score:.3f})"
-        typer.echo(f"group {group.number}: {counted(len(group.paths), 'image')}{like}")
-        shown = len(group.paths) if show is not None else SHOWN
-        for path in group.paths[:shown]:
-            typer.echo(f"  {near(path)}")
-        if len(group.paths) > shown:
-            typer.echo(f"  and {len(group.paths) - shown} more: --show {group.number}")
-    if not groups and not as_json:
-        typer.echo("nothing is kept: `query --keep-unknown` keeps images that get no name")
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(add)
-    app.command()(unknowns)

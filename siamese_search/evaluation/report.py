@@ -1,6 +1,6 @@
-"""Pages in HTML: the report of an evaluation, and groups of unknowns.
+"""The report of an evaluation: a page in HTML, with its plots and pictures inside.
 
-Each is one file, with its plots and pictures inside. Knows nothing of galleries.
+Knows nothing of galleries.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from siamese_search.evaluation.words import (
 )
 from siamese_search.files import write_whole
 from siamese_search.pictures.render import thumbnail
-from siamese_search.records import UnknownGroup, counted
+from siamese_search.records import counted
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;text-align:left;
@@ -31,7 +31,6 @@ border-bottom:1px solid #ddd}figure{display:inline-block;margin:.5em;
 vertical-align:top;width:12em;font-size:13px}img.t{height:7em;margin-right:2px}img{max-width:100%}"""
 SIDE = 160  # pixels of a thumbnail
 IDENTITIES = 200
-SHOWN = 30  # pictures of a group
 
 
 def write_report(
@@ -78,19 +77,6 @@ def write_report(
     if evaluation.rejected:
         rows = [(one.path, one.reason) for one in evaluation.rejected]
         parts += ["<h2>Not read</h2>", _table(("file", "why"), rows)]
-    _write(path, title, parts)
-
-
-def write_groups(path: Path, title: str, groups: Sequence[UnknownGroup]) -> None:
-    """Write a page with the pictures of groups of unknowns. Raises StorageError."""
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    for group in groups:
-        parts.append(f"<h2>Group {group.number}: {counted(len(group.paths), 'image')}</h2>")
-        parts += [_picture(place) for place in group.paths[:SHOWN]]
-        if group.nearest is not None:
-            like = f"{group.nearest.identity} ({group.nearest.score:.3f})"
-            picture = _picture(group.nearest.path) if group.nearest.path else ""
-            parts.append(f"<p>Most like {html.escape(like)} {picture}</p>")
     _write(path, title, parts)
 
 
