@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from siamese_search.cli.asking import COLUMNS, asked, listed, name_of, row
 from siamese_search.cli.common import (
     DEFAULT_GALLERY,
     DeviceOption,
@@ -18,15 +18,16 @@ from siamese_search.cli.common import (
     JsonOption,
     RuleOption,
     ThresholdOption,
+    conditions,
     encoder_for,
     name_rejections,
     near,
     note,
     open_gallery,
     print_json,
+    print_row,
 )
 from siamese_search.errors import UsageError
-from siamese_search.pictures.sources import find, not_empty
 from siamese_search.records import counted
 
 if TYPE_CHECKING:
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
 
 def query(
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Images to identify, or folders.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Images to identify, or folders, with all folders in them; - is an image on"
+            " standard input.",
+        ),
     ],
     gallery: GalleryOption = DEFAULT_GALLERY,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many identities to show.")] = 5,
@@ -55,7 +61,18 @@ def query(
     ] = False,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
+    paths_from: Annotated[
+        bool,
+        typer.Option(
+            "--paths-from",
+            help="IMAGE is a file that lists images and folders, one path a line; - is standard"
+            " input.",
+        ),
+    ] = False,
     as_json: JsonLinesOption = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print a table: a row with the best candidate per image.")
+    ] = False,
 ) -> None:
     """Identify images: the best identity or unknown, and the k best candidates.
 
@@ -64,57 +81,45 @@ def query(
     "metadata"}, …]}.
     """
     from siamese_search.errors import ImageError
-    from siamese_search.records import Identification, ImageFile, Rejection, printable
+    from siamese_search.records import Identification, Rejection, printable
 
-    conditions = _conditions(where) if where else None
+    wanted = conditions(where) if where else None
     rejected: list[Rejection] = []
     kept = 0
-    given = {os.path.abspath(image): image for image in images}  # answers name them as asked
-
-    def readable() -> Iterator[str]:
-        for found in not_empty(find(images), images):
-            if isinstance(found, ImageFile):
-                yield given.get(found.path, found.path)
-            else:
-                rejected.append(found)
-
+    if as_json and as_csv:
+        raise UsageError("--json and --csv: choose one")
     if fpir is not None and threshold is not None:
         raise UsageError("--fpir chooses a threshold: leave out --threshold")
+    probes = asked(listed(images, rejected.append) if paths_from else images, rejected.append)
     with open_gallery(gallery, encoder, device) as source:
         known = source.calibration
         if known is not None and source.is_stale(known):
             note("the gallery has changed much since it was calibrated: run `siasearch calibrate`")
         answers = source.identify_each(
-            readable(), k, threshold, conditions, rule, fpir, keep_unknown=keep_unknown
+            probes, k, threshold, wanted, rule, fpir, keep_unknown=keep_unknown
         )
-        for image, answer in answers:
+        if as_csv:
+            print_row(COLUMNS)
+        for probe, answer in answers:
+            image = name_of(probe)
             if isinstance(answer, ImageError):
                 rejected.append(Rejection(printable(image), str(answer)))
             else:
                 found = source.items_by_number([match.item for match in answer.matches])
                 metadata = {item.number: item.metadata for item in found}
-                if as_json:
+                if as_csv:
+                    print_row(row(image, answer))
+                elif as_json:
                     print_json({"image": image, **_as_json(answer, metadata)})
                 else:
                     typer.echo(_described(image, answer, metadata, where))
-            if keep_unknown and isinstance(answer, Identification):
-                kept += answer.strange
+            if keep_unknown and isinstance(answer, Identification) and image is probe:
+                kept += answer.strange  # what is no file cannot be kept
     if keep_unknown:
         note(f"{counted(kept, 'image')} kept that got no name: see `siasearch unknowns`")
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)
-
-
-def _conditions(texts: list[str]) -> dict[str, str]:
-    conditions: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--where {text!r}: write key=value")
-        if conditions.setdefault(key, value) != value:
-            raise UsageError(f"--where {key}: no item has both {conditions[key]!r} and {value!r}")
-    return conditions
 
 
 Metadata = Mapping[int, Mapping[str, str]]

@@ -175,6 +175,10 @@ class Contents:
         """Items by their numbers; those that are not there are left out."""
         return self._catalog.items(numbers)
 
+    def items_where(self, where: Mapping[str, str]) -> list[Item]:
+        """The items whose metadata equal all of these. Raises UsageError where none are given."""
+        return self._catalog.items(self._catalog.where(where))
+
     def count(self, identity: str) -> int:
         """How many items an identity has; 0 where there is no such identity."""
         return len(self._catalog.numbers(normalised(identity)))
