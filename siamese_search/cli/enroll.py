@@ -27,10 +27,12 @@ from siamese_search.cli.common import (
 from siamese_search.cli.naming import settle_names
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
-from siamese_search.records import counted
+from siamese_search.records import Rejection, counted
 
 if TYPE_CHECKING:
     from siamese_search.records import EnrollmentReport, ImageFile
+
+PLANNED = 20  # identities that --dry-run lists
 
 
 def add(
@@ -64,6 +66,12 @@ def add(
         bool,
         typer.Option(
             "--distractor", help="Never give a name to what looks like these: it is unknown."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Only say how many images would get which identity; change nothing."
         ),
     ] = False,
     yes: YesOption = False,
@@ -104,7 +112,10 @@ def add(
 
     files = not_empty(found(pass_over), [*(paths or ()), *([str(manifest)] if manifest else ())])
     if label is None:
-        settle_names(paths or (), gallery, yes)
+        settle_names(paths or (), gallery, yes or dry_run)
+    if dry_run:
+        _print_plan(files, as_json)
+        return
     # An encoder is named only to make a gallery, or to insist on the one it has.
     if encoder is None and not Gallery.exists(gallery):
         encoder = DEFAULT_ENCODER
@@ -122,6 +133,27 @@ def add(
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed.items()))
         note(f"{counted(passed.total(), 'file')} passed over, no pictures by their names: {kinds}")
     print_report(report, gallery, as_json)
+
+
+def _print_plan(files: Files, as_json: bool) -> None:
+    """Print how many images would get which identity; no file is opened for that."""
+    plan: Counter[str] = Counter()
+    rejected = []
+    for file in files:
+        if isinstance(file, Rejection):
+            rejected.append(file)
+        else:
+            plan[file.identity] += 1
+    name_rejections(rejected)
+    if as_json:
+        print_json({"images": plan.total(), "identities": dict(sorted(plan.items()))})
+        return
+    for identity, images in sorted(plan.items())[:PLANNED]:
+        typer.echo(f"{images:>8}  {identity}")
+    if len(plan) > PLANNED:
+        typer.echo(f"          and {len(plan) - PLANNED} more identities")
+    identities = counted(len(plan), "identity", "identities")
+    typer.echo(f"{counted(plan.total(), 'image')} of {identities}; nothing was enrolled")
 
 
 def _asked_about(answers: str, label: str) -> list[ImageFile]:
