@@ -655,13 +655,22 @@ def test_unknowns_are_kept_shown_and_enrolled(shell: Shell, pictures: Pictures) 
     printed = shell("unknowns", "--page", "unknowns.html").stdout
     assert "group 1: 1 image, most like" in printed
     assert "data:image/jpeg" in (shell.folder / "unknowns.html").read_text()
-    assert "0.png" in shell("unknowns", "--show", "1").stdout
+    assert "       1  " in shell("unknowns", "--show", "1").stdout  # with numbers
+    printed = shell("unknowns", "--limit", "1").stdout
+    assert printed.splitlines()[-1] == "1 of 2 groups: --skip 1 shows more, --limit 0 all"
+    assert shell.json("unknowns", "--skip", "1", "--limit", "1")[0]["number"] == 2
+    assert "in none of these" in (
+        shell("unknowns", "--enroll", "1", "--label", "x", "--without", "2", code=2).stderr
+    )
+    assert "leaves images out" in shell("unknowns", "--without", "2", code=2).stderr
     groups = shell.json("unknowns")
     assert [group["number"] for group in groups] == [1, 2]
     (report,) = shell.json("unknowns", "--enroll", "1", "--label", "x")
     assert report["added"] == 1
     assert "1 image forgotten" in shell("unknowns", "--drop", "2").stdout
     assert shell.json("unknowns", "--clear") == [{"dropped": 0}]
+    assert "taken back: dropped 1 kept image" in shell("undo").stdout
+    assert shell.json("unknowns", "--clear") == [{"dropped": 1}]
     assert "no group 7" in shell("unknowns", "--show", "7", code=2).stderr
     assert "use one of" in shell("unknowns", "--enroll", "7", code=2).stderr
 

@@ -19,7 +19,8 @@ from siamese_search.arrays import DoubleArray, FloatArray
 from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.evaluation import explain, plots, protocols
 from siamese_search.evaluation.evaluate import evaluate, evaluate_embeddings
-from siamese_search.evaluation.report import write_groups, write_report
+from siamese_search.evaluation.inbox import write_groups
+from siamese_search.evaluation.report import write_report
 from siamese_search.evaluation.splits import Split, evaluate_splits
 from siamese_search.evaluation.unmatched import unmatched_labels
 from siamese_search.evaluation.words import left_out_lines, shown, unmatched_lines

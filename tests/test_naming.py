@@ -125,3 +125,15 @@ def test_what_lies_beside_pictures_is_passed_over_and_counted(shell: Shell, shop
     (shell.folder / "texts").mkdir()
     (shell.folder / "texts" / "a.txt").write_text("x")
     assert "no images in texts" in shell("add", "texts", code=2).stderr
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_dry_run_says_what_would_be_and_changes_nothing(shell: Shell) -> None:
+    printed = shell("add", "shop", "--dry-run").stdout
+    assert printed.splitlines() == [
+        "       3  Milk", "       1  Rice", "       2  Tea",
+        "6 images of 3 identities; nothing was enrolled",
+    ]  # fmt: skip
+    (plan,) = shell.json("add", "shop/Milk", "--dry-run")
+    assert plan == {"images": 3, "identities": {"0": 1, "1": 1, "2": 1}}
+    assert not (shell.folder / "indexes").exists()

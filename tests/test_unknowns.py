@@ -7,35 +7,54 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import picture
+from PIL import Image
 
 from siamese_search import Encoder, Gallery, Identification
 from siamese_search.errors import ImageError, UsageError
+from siamese_search.evaluation.inbox import write_groups
 from siamese_search.gallery import unknowns
-from siamese_search.gallery.unknowns import linked
+from siamese_search.gallery.grouping import linked, separating
+from siamese_search.records import UnknownGroup
 
 Pictures = Callable[..., Path]
 
 
 def test_linkage_is_that_of_the_slow_way() -> None:
     random = np.random.default_rng(0)
-    vectors = random.normal(size=(40, 6)).astype(np.float32)
+    vectors = random.normal(size=(60, 6)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    groups = [[n] for n in range(40)]
+    groups = [[n] for n in range(60)]
     while True:
         pairs = [
-            (float((vectors[a] @ vectors[b].T).mean()), i, j)
+            (float((vectors[a] @ vectors[b].T).min()), i, j)
             for i, a in enumerate(groups)
             for j, b in enumerate(groups)
             if i < j
         ]
-        mean, i, j = max(pairs)
-        if mean < 0.6:
+        least, i, j = max(pairs)
+        if least < 0.3:
             break
         groups[i] += groups.pop(j)
-    assert {frozenset(g) for g in linked(vectors, 0.6)} == {frozenset(g) for g in groups}
+    assert {frozenset(g) for g in linked(vectors, 0.3)} == {frozenset(g) for g in groups}
     assert linked(vectors[:1], 0.5) == [[0]]
-    assert len(linked(vectors, 2.0)) == 40
+    assert len(linked(vectors, 2.0)) == 60
     assert len(linked(vectors, -2.0)) == 1
+
+
+def test_what_separates_is_told_by_items_of_different_identities() -> None:
+    random = np.random.default_rng(1)
+    vectors = random.normal(size=(100, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = [str(n % 30) for n in range(100)]
+    least = separating(vectors, names)
+    assert least is not None
+    near = [
+        max(float(a @ b) for b, other in zip(vectors, names, strict=True) if other != name)
+        for a, name in zip(vectors, names, strict=True)
+    ]
+    assert sum(score > least for score in near) in (4, 5)  # two may be each other's nearest
+    assert separating(vectors, ["x"] * 100) is None
+    assert separating(np.ones((4, 1), np.float32), list("aabb")) == pytest.approx(0.98)
 
 
 @pytest.fixture
@@ -165,3 +184,75 @@ def test_kept_probes_can_be_seen_while_others_switch_encoders(
     after = [group.paths for group in asked.unknowns()]
     assert switched == [True]
     assert sorted(sum(after, ())) == sorted(sum(before, ()))
+
+
+def test_what_does_not_belong_is_left_out(asked: Gallery, tmp_path: Path) -> None:
+    group, single = asked.unknowns()
+    names = dict(zip(group.members, group.paths, strict=True))
+    named = [number for number, path in names.items() if not path.endswith("50-2.png")]
+    odd = named[0], tmp_path / "50-2.png"
+    kept = set(group.paths) - {names[odd[0]], str(odd[1])}
+    report = asked.enroll_unknowns(group.number, "newcomer", without=odd)
+    assert report.added == len(kept)
+    assert {item.source for item in asked.items("newcomer")} == kept
+    left = [path for one in asked.unknowns() for path in one.paths]
+    assert sorted(left) == sorted({*group.paths, *single.paths} - kept)
+    asked.undo()
+    group, single = asked.unknowns()
+    assert asked.drop_unknowns(group.number, without=[group.members[0]]) == 2
+    assert asked.count_unknowns() == 2
+    with pytest.raises(UsageError, match=r"nowhere.png is in none of these groups"):
+        asked.drop_unknowns(single.number, without=["nowhere.png"])
+    with pytest.raises(UsageError, match="nothing is left"):
+        asked.drop_unknowns(single.number, without=single.members)
+
+
+def test_groups_that_are_one_are_enrolled_together(asked: Gallery) -> None:
+    numbers = [group.number for group in asked.unknowns()]
+    assert asked.enroll_unknowns(numbers, "all").added == 4
+    assert asked.unknowns() == []
+    asked.undo()
+    assert len(asked.unknowns()) == 2
+
+
+def alike(seed: int) -> Image.Image:
+    """One of many pictures that are more alike than the toy encoder's threshold asks for."""
+    tiles = np.random.default_rng(seed).normal(0, 16, (8, 8, 3)).repeat(4, 0).repeat(4, 1)
+    return Image.fromarray((np.asarray(picture(0)) + tiles).clip(0, 255).astype(np.uint8))
+
+
+def test_groups_are_as_close_as_the_gallery_needs(tmp_path: Path, toy: Encoder) -> None:
+    paths = [tmp_path / f"{seed}.png" for seed in range(4)]
+    for seed, path in enumerate(paths):
+        alike(seed).save(path)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([picture(50)], label="unlike")
+        gallery.enroll([picture(51)], label="another")
+        list(gallery.identify_each(paths, keep_unknown=True))
+        assert [len(group.paths) for group in gallery.unknowns()] == [4]
+        # Where so many alike things are enrolled, these four are none the less four.
+        for seed in range(10, 40):
+            gallery.enroll(alike(seed), label=f"id{seed}")
+        assert [len(group.paths) for group in gallery.unknowns()] == [1] * 4
+
+
+def test_of_very_many_the_latest_are_grouped(
+    asked: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unknowns, "MOST", 2)
+    assert sum(len(group.paths) for group in asked.unknowns()) == 2
+    assert asked.count_unknowns() == 4
+
+
+def test_pages_show_a_hundred_groups_each(tmp_path: Path) -> None:
+    picture(0).resize((300, 200)).save(tmp_path / "a <b>.png")
+    place = str(tmp_path / "a <b>.png")
+    groups = [UnknownGroup(n, (n,), (place,), None) for n in range(1, 151)]
+    pages = write_groups(tmp_path / "inbox.html", "title", groups)
+    assert [page.name for page in pages] == ["inbox.html", "inbox-2.html"]
+    first, second = (page.read_text() for page in pages)
+    assert (first.count("<h2>"), second.count("<h2>")) == (100, 50)
+    assert '<a href="inbox-2.html">2</a>' in first
+    assert "150 a &lt;b&gt;.png" in second
+    assert len(second) < 50 * 7000
+    assert write_groups(tmp_path / "x.html", "title", groups[:1]) == [tmp_path / "x.html"]

@@ -22,6 +22,7 @@ from siamese_search.cli import (
     maintain,
     plot,
     train,
+    unknowns,
 )
 from siamese_search.cli.help import Command, Commands
 from siamese_search.errors import SiaSearchError
@@ -55,7 +56,9 @@ def siasearch(
     """Enrol pictures, identify new ones, also of things enrolled a second ago."""
 
 
-for module in (enroll, identify, edit, calibrate, benchmark, audit, plot, maintain, train, demo):
+for module in (
+    enroll, identify, edit, unknowns, calibrate, benchmark, audit, plot, maintain, train, demo,
+):  # fmt: skip
     module.register(app)
 for registered in app.registered_commands:
     registered.cls = Command

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from siamese_search.errors import UsageError
 
 if TYPE_CHECKING:
     from siamese_search.embedding.encoder import Encoder
@@ -103,6 +107,25 @@ def print_json(value: Any) -> None:
     """One JSON value on a line."""
     encoding = sys.stdout.encoding or ""  # a stream may have none
     typer.echo(json.dumps(value, ensure_ascii=encoding.lower() not in ("utf-8", "utf8")))
+
+
+def print_row(values: Iterable[object]) -> None:
+    """A row of a table, as CSV."""
+    line = StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    typer.echo(line.getvalue())
+
+
+def conditions(texts: Iterable[str]) -> dict[str, str]:
+    """What --where asks for, KEY=VALUE each. Raises UsageError for anything else."""
+    wanted: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--where {text!r}: write key=value")
+        if wanted.setdefault(key, value) != value:
+            raise UsageError(f"--where {key}: no item has both {wanted[key]!r} and {value!r}")
+    return wanted
 
 
 def note(message: str) -> None:

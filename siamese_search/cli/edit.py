@@ -14,6 +14,7 @@ from siamese_search.cli.common import (
     JsonLinesOption,
     JsonOption,
     YesOption,
+    conditions,
     confirmed,
     note,
     open_gallery,
@@ -24,6 +25,7 @@ from siamese_search.pictures.sources import normalised
 from siamese_search.records import UNDOABLE, counted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from siamese_search.records import Change, Item
@@ -45,32 +47,52 @@ def list_(
             " 'Milk/*', the identities that it fits."
         ),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="List the items with this metadata instead; repeatable."
+        ),
+    ] = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """List the identities, or the items of one."""
+    """List the identities, or the items of one, or those with some metadata."""
     with open_gallery(gallery) as source:
         every = source.identities() if identity is None or WILDCARDS & set(identity) else []
         # A name may have such signs itself.
-        if identity is None or (every and identity not in dict(every)):
+        several = identity is None or (bool(every) and identity not in dict(every))
+        fits = normalised(identity or "*")
+        fitting = [row for row in every if fnmatchcase(row[0], fits)]
+        if identity is not None and several and not fitting:
+            raise UsageError(f"no identity fits {identity!r} in {gallery}")
+        if where:
+            names = {name for name, _ in fitting} if several else {fits}
+            items = [one for one in source.items_where(conditions(where)) if one.identity in names]
+            _print_items(items, gallery, as_json, owners=True)
+            if not items:
+                note(f"no item has {' and '.join(where)}")
+        elif several:
             never = source.distractors()
-            fitting = [row for row in every if fnmatchcase(row[0], normalised(identity or "*"))]
-            if identity is not None and not fitting:
-                raise UsageError(f"no identity fits {identity!r} in {gallery}")
-            for name, items in fitting:
+            for name, count in fitting:
                 if as_json:
-                    print_json({"identity": name, "items": items, "distractor": name in never})
+                    print_json({"identity": name, "items": count, "distractor": name in never})
                 else:
-                    typer.echo(f"{items:>8}  {name}{'  (distractor)' if name in never else ''}")
-            return
-        for item in source.items(identity):
-            if as_json:
-                fields = dataclasses.asdict(item)
-                fields["item"], fields["path"] = fields.pop("number"), fields.pop("source")
-                print_json(fields)
-            else:
-                metadata = "  ".join(f"{key}={value}" for key, value in item.metadata.items())
-                typer.echo(f"{item.number:>8}  {_place(item, gallery)}  {metadata}".rstrip())
+                    typer.echo(f"{count:>8}  {name}{'  (distractor)' if name in never else ''}")
+        elif identity is not None:
+            _print_items(source.items(identity), gallery, as_json)
+
+
+def _print_items(items: Iterable[Item], gallery: Path, as_json: bool, owners: bool = False) -> None:
+    """Print items, with their ``owners`` where these may be several."""
+    for item in items:
+        if as_json:
+            fields = dataclasses.asdict(item)
+            fields["item"], fields["path"] = fields.pop("number"), fields.pop("source")
+            print_json(fields)
+        else:
+            metadata = "  ".join(f"{key}={value}" for key, value in item.metadata.items())
+            owner = f"{item.identity}  " if owners else ""
+            typer.echo(f"{item.number:>8}  {owner}{_place(item, gallery)}  {metadata}".rstrip())
 
 
 def _place(item: Item, gallery: Path) -> str:

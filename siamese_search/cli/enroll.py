@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -18,25 +17,22 @@ from siamese_search.cli.common import (
     DeviceOption,
     EncoderOption,
     GalleryOption,
-    JsonLinesOption,
     JsonOption,
     YesOption,
     name_rejections,
-    near,
     note,
-    open_gallery,
     print_json,
     progress_bar,
 )
 from siamese_search.cli.naming import settle_names
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
-from siamese_search.records import counted
+from siamese_search.records import Rejection, counted
 
 if TYPE_CHECKING:
     from siamese_search.records import EnrollmentReport, ImageFile
 
-SHOWN = 3  # images of a group of unknowns, unless all are asked for
+PLANNED = 20  # identities that --dry-run lists
 
 
 def add(
@@ -70,6 +66,12 @@ def add(
         bool,
         typer.Option(
             "--distractor", help="Never give a name to what looks like these: it is unknown."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Only say how many images would get which identity; change nothing."
         ),
     ] = False,
     yes: YesOption = False,
@@ -110,7 +112,10 @@ def add(
 
     files = not_empty(found(pass_over), [*(paths or ()), *([str(manifest)] if manifest else ())])
     if label is None:
-        settle_names(paths or (), gallery, yes)
+        settle_names(paths or (), gallery, yes or dry_run)
+    if dry_run:
+        _print_plan(files, as_json)
+        return
     # An encoder is named only to make a gallery, or to insist on the one it has.
     if encoder is None and not Gallery.exists(gallery):
         encoder = DEFAULT_ENCODER
@@ -128,6 +133,27 @@ def add(
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed.items()))
         note(f"{counted(passed.total(), 'file')} passed over, no pictures by their names: {kinds}")
     print_report(report, gallery, as_json)
+
+
+def _print_plan(files: Files, as_json: bool) -> None:
+    """Print how many images would get which identity; no file is opened for that."""
+    plan: Counter[str] = Counter()
+    rejected = []
+    for file in files:
+        if isinstance(file, Rejection):
+            rejected.append(file)
+        else:
+            plan[file.identity] += 1
+    name_rejections(rejected)
+    if as_json:
+        print_json({"images": plan.total(), "identities": dict(sorted(plan.items()))})
+        return
+    for identity, images in sorted(plan.items())[:PLANNED]:
+        typer.echo(f"{images:>8}  {identity}")
+    if len(plan) > PLANNED:
+        typer.echo(f"          and {len(plan) - PLANNED} more identities")
+    identities = counted(len(plan), "identity", "identities")
+    typer.echo(f"{counted(plan.total(), 'image')} of {identities}; nothing was enrolled")
 
 
 def _asked_about(answers: str, label: str) -> list[ImageFile]:
@@ -170,69 +196,6 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
         raise typer.Exit(1)
 
 
-def unknowns(
-    gallery: GalleryOption = DEFAULT_GALLERY,
-    show: Annotated[
-        int | None, typer.Option(metavar="N", help="List the images of this group.")
-    ] = None,
-    enroll: Annotated[
-        int | None, typer.Option(metavar="N", help="Enrol this group, with --label.")
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option("--label", "-l", help="The identity to enrol a group as.")
-    ] = None,
-    drop: Annotated[int | None, typer.Option(metavar="N", help="Forget this group.")] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Forget all of them.")] = False,
-    page: Annotated[
-        Path | None, typer.Option(metavar="HTML", help="Write a page that shows the groups.")
-    ] = None,
-    encoder: EncoderOption = None,
-    device: DeviceOption = None,
-    as_json: JsonLinesOption = False,
-) -> None:
-    """Show the images that `query --keep-unknown` kept, in groups; enrol a group under a name."""
-    chosen = [option for option in (show, enroll, drop) if option is not None]
-    if len(chosen) + clear > 1 or (enroll is None) != (label is None):
-        raise UsageError("use one of --show N, --enroll N --label NAME, --drop N, --clear")
-    with open_gallery(gallery, encoder, device) as target:
-        if enroll is not None and label is not None:
-            print_report(target.enroll_unknowns(enroll, label), gallery, as_json)
-            return
-        if drop is not None or clear:
-            dropped = target.drop_unknowns(drop)
-            if as_json:
-                print_json({"dropped": dropped})
-            else:
-                typer.echo(f"{counted(dropped, 'image')} forgotten; files stay where they are")
-            return
-        groups = target.unknowns()
-    if show is not None:
-        groups = [group for group in groups if group.number == show]
-        if not groups:
-            raise UsageError(f"no group {show} of unknowns in {gallery}")
-    if page is not None:
-        from siamese_search.evaluation.report import write_groups
-
-        write_groups(page, f"Unknown to {gallery}", groups)
-        note(f"the groups are shown in {page}")
-    for group in groups:
-        if as_json:
-            print_json(dataclasses.asdict(group))
-            continue
-        like = ""
-        if group.nearest is not None:
-            like = f", most like {group.nearest.identity} ({group.nearest.score:.3f})"
-        typer.echo(f"group {group.number}: {counted(len(group.paths), 'image')}{like}")
-        shown = len(group.paths) if show is not None else SHOWN
-        for path in group.paths[:shown]:
-            typer.echo(f"  {near(path)}")
-        if len(group.paths) > shown:
-            typer.echo(f"  and {len(group.paths) - shown} more: --show {group.number}")
-    if not groups and not as_json:
-        typer.echo("nothing is kept: `query --keep-unknown` keeps images that get no name")
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(add)
-    app.command()(unknowns)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from siamese_search.cli.asking import (
+    COLUMNS,
+    as_asked,
+    asked,
+    boxes_of,
+    in_grid,
+    listed,
+    name_of,
+    place_of,
+    row,
+)
 from siamese_search.cli.common import (
     DEFAULT_GALLERY,
     DeviceOption,
@@ -19,31 +29,31 @@ from siamese_search.cli.common import (
     JsonOption,
     RuleOption,
     ThresholdOption,
+    conditions,
     encoder_for,
     name_rejections,
     near,
     note,
     open_gallery,
     print_json,
+    print_row,
 )
 from siamese_search.errors import UsageError
-from siamese_search.pictures.sources import find, not_empty
 from siamese_search.records import counted
 
 if TYPE_CHECKING:
-    from siamese_search.errors import ImageError
     from siamese_search.gallery.gallery import Gallery
-    from siamese_search.pictures.regions import Box
     from siamese_search.records import Identification, Rejection
-
-    Ask = Callable[[Iterable[Any]], Iterator[tuple[Any, Identification | ImageError]]]
-    Part = tuple[int, int, int, int]
-    Answers = Iterator[tuple[str, Part | None, Identification | ImageError]]
 
 
 def query(
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Images to identify, or folders.")
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Images to identify, or folders, with all folders in them; - is an image on"
+            " standard input.",
+        ),
     ],
     gallery: GalleryOption = DEFAULT_GALLERY,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many identities to show.")] = 5,
@@ -91,7 +101,18 @@ def query(
     ] = False,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
+    paths_from: Annotated[
+        bool,
+        typer.Option(
+            "--paths-from",
+            help="IMAGE is a file that lists images and folders, one path a line; - is standard"
+            " input.",
+        ),
+    ] = False,
     as_json: JsonLinesOption = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print a table: a row with the best candidate per image.")
+    ] = False,
 ) -> None:
     """Identify images: the best identity or unknown, and the k best candidates.
 
@@ -102,20 +123,13 @@ def query(
     null where none was taken.
     """
     from siamese_search.errors import ImageError
-    from siamese_search.records import ImageFile, Rejection, printable
+    from siamese_search.records import Rejection, printable
 
-    conditions = _conditions(where) if where else None
+    wanted = conditions(where) if where else None
     rejected: list[Rejection] = []
     kept = 0
-    given = {os.path.abspath(image): image for image in images}  # answers name them as asked
-
-    def readable() -> Iterator[str]:
-        for found in not_empty(find(images), images):
-            if isinstance(found, ImageFile):
-                yield given.get(found.path, found.path)
-            else:
-                rejected.append(found)
-
+    if as_json and as_csv:
+        raise UsageError("--json and --csv: choose one")
     if fpir is not None and threshold is not None:
         raise UsageError("--fpir chooses a threshold: leave out --threshold")
     if crop and grid is not None:
@@ -126,48 +140,44 @@ def query(
             "--keep-unknown keeps whole files, which are enrolled whole later: leave it out, or"
             " --crop and --grid"
         )
-    boxes = _boxes(crop or [])
+    boxes = boxes_of(crop or [])
+    probes = asked(listed(images, rejected.append) if paths_from else images, rejected.append)
     with open_gallery(gallery, encoder, device) as source:
         _warn(source, turns, threshold)
         ask = partial(
             source.identify_each,
             k=k,
             threshold=threshold,
-            where=conditions,
+            where=wanted,
             rule=rule,
             fpir=fpir,
             turns=turns,
             keep_unknown=keep_unknown,
         )
-        if grid is None:
-            answers = _as_asked(ask, readable(), boxes)
-        else:
-            answers = _in_windows(ask, readable(), grid)
-        for image, box, answer in answers:
+        if as_csv:
+            print_row(COLUMNS)
+        answers = as_asked(ask, probes, boxes) if grid is None else in_grid(ask, probes, grid)
+        for probe, box, answer in answers:
+            image = name_of(probe)
             if isinstance(answer, ImageError):
-                rejected.append(Rejection(_place(printable(image), box), str(answer)))
+                rejected.append(Rejection(place_of(printable(image), box), str(answer)))
                 continue
-            kept += answer.strange
+            if image is probe:  # what is no file cannot be kept
+                kept += answer.strange
             found = source.items_by_number([match.item for match in answer.matches])
             metadata = {item.number: item.metadata for item in found}
-            if as_json:
+            if as_csv:
+                print_row(row(place_of(image, box), answer))
+            elif as_json:
                 part = {"crop": box} if parts else {}
                 print_json({"image": image, **part, **_as_json(answer, metadata)})
             else:
-                typer.echo(_described(_place(near(image), box), answer, metadata, where))
+                typer.echo(_described(place_of(near(image), box), answer, metadata, where))
     if keep_unknown:
         note(f"{counted(kept, 'image')} kept that got no name: see `siasearch unknowns`")
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)
-
-
-def _boxes(texts: list[str]) -> list[Box]:
-    if not texts:
-        return []
-    from siamese_search.pictures.regions import parse_box
-
-    return [parse_box(text) for text in texts]
 
 
 def _warn(source: Gallery, turns: int, threshold: float | None) -> None:
@@ -190,49 +200,6 @@ def _warn(source: Gallery, turns: int, threshold: float | None) -> None:
             " strangers get a name: run `siasearch calibrate --strangers FOLDER"
             f" --turns {turns}`"
         )
-
-
-def _as_asked(ask: Ask, images: Iterable[str], boxes: list[Box]) -> Answers:
-    """Answers to pictures, or to the same boxes of each."""
-    if not boxes:
-        for image, answer in ask(images):
-            yield image, None, answer
-        return
-    from siamese_search.pictures.regions import Region
-
-    for region, answer in ask(Region(image, box) for image in images for box in boxes):
-        yield region.image, region.box, answer
-
-
-def _in_windows(ask: Ask, images: Iterable[str], along: int) -> Answers:
-    """Answers to pictures, and to windows of them that name an identity."""
-    from siamese_search.errors import ImageError
-    from siamese_search.gallery.viewing import in_windows, what_is_where
-
-    for image in images:
-        try:
-            probes = in_windows(image, along)
-        except ImageError as error:
-            yield image, None, error
-            continue
-        for probe, answer in what_is_where(ask(probes)):
-            yield image, None if probe is image else probe.box, answer
-
-
-def _place(image: str, box: Part | None) -> str:
-    """A picture, or a part of it, for people."""
-    return image if box is None else f"{image} [{','.join(map(str, box))}]"
-
-
-def _conditions(texts: list[str]) -> dict[str, str]:
-    conditions: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--where {text!r}: write key=value")
-        if conditions.setdefault(key, value) != value:
-            raise UsageError(f"--where {key}: no item has both {conditions[key]!r} and {value!r}")
-    return conditions
 
 
 Metadata = Mapping[int, Mapping[str, str]]

@@ -1,6 +1,6 @@
-"""Pages in HTML: the report of an evaluation, and groups of unknowns.
+"""The report of an evaluation: a page in HTML, with its plots and pictures inside.
 
-Each is one file, with its plots and pictures inside. Knows nothing of galleries.
+Knows nothing of galleries.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from siamese_search.evaluation.words import (
     left_out_lines,
     unmatched_lines,
 )
-from siamese_search.records import UnknownGroup, counted
+from siamese_search.records import counted
 
 IDENTITIES = 200
-SHOWN = 30  # pictures of a group
 NO_STRANGERS = "No probe is a stranger, so it cannot be told how many of them would get a name."
 NO_PLOTS = "For plots: pip install 'siamese-search[plot]'"
 
@@ -56,19 +55,6 @@ def write_report(
     if evaluation.rejected:
         files = [(one.path, one.reason) for one in evaluation.rejected]
         parts += [page.heading("Not read"), page.table(("file", "why"), files)]
-    page.write_page(path, title, parts)
-
-
-def write_groups(path: Path, title: str, groups: Sequence[UnknownGroup]) -> None:
-    """Write a page with the pictures of groups of unknowns. Raises StorageError."""
-    parts = []
-    for group in groups:
-        parts.append(page.heading(f"Group {group.number}: {counted(len(group.paths), 'image')}"))
-        parts += [page.picture(place) for place in group.paths[:SHOWN]]
-        if group.nearest is not None:
-            like = f"Most like {group.nearest.identity} ({group.nearest.score:.3f})"
-            parts.append(page.paragraph(like))
-            parts.append(page.picture(group.nearest.path) if group.nearest.path else "")
     page.write_page(path, title, parts)
 
 

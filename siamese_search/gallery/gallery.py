@@ -8,7 +8,7 @@ pixels, SQL and FAISS.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import ImageError, UsageError
-from siamese_search.gallery import checking, editing, enrolment
+from siamese_search.gallery import checking, editing
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.answering import Answering
 from siamese_search.gallery.calibrating import Calibrating, Places, warn_of
 from siamese_search.gallery.compaction import Compaction
+from siamese_search.gallery.contents import Contents
 from siamese_search.gallery.copies import enrolled_bytes
-from siamese_search.gallery.editable import Editable
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.opening import exists, opened_catalog, opened_encoder
 from siamese_search.gallery.ranking import Ranking
@@ -33,19 +33,16 @@ from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.gallery.upkeep import Upkeep
-from siamese_search.pictures.sources import Files, given
 from siamese_search.records import (
     DUPLICATE,
     Audit,
     Calibration,
-    EnrollmentReport,
     GalleryInfo,
     Identification,
     Item,
     LeftOut,
     RebuildReport,
     Rejection,
-    UnknownGroup,
     Verification,
     Watcher,
     unwatched,
@@ -55,7 +52,7 @@ from siamese_search.storage.catalog import Catalog
 K_AT_MOST = 100_000  # items that may be asked for of fewer
 
 
-class Gallery(Editable):
+class Gallery(Contents):
     """An open gallery. ``with Gallery.open("coins", "general-2") as gallery: ...``
 
     Threads may share it; every process opens its own.
@@ -79,7 +76,9 @@ class Gallery(Editable):
         self._self_test = SelfTest(catalog, self._snapshots, ranking)
         self._calibrating = Calibrating(catalog, self._active, self._snapshots, self._compaction)
         self._upkeep = Upkeep(self._compaction, self._calibrating)
-        self._unknowns = Unknowns(catalog, self._active, self._identifier)
+        self._unknowns = Unknowns(
+            catalog, self._active, self._snapshots, self._identifier, self._self_test
+        )
         self._answering = Answering(self._active, self._identifier, self._unknowns)
 
     @staticmethod
@@ -117,11 +116,6 @@ class Gallery(Editable):
             raise
         return gallery
 
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder of the active generation."""
-        return self._active.now().encoder
-
     def close(self) -> None:
         """Let go of the database and the index file."""
         self._snapshots.release()
@@ -132,77 +126,6 @@ class Gallery(Editable):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def __len__(self) -> int:
-        return self._catalog.totals()[1]
-
-    # Enrolment
-
-    def enroll(
-        self,
-        paths: Any,
-        label: str | None = None,
-        *,
-        metadata: Mapping[str, object] | None = None,
-        copy: bool = False,
-        distractor: bool = False,
-        watch: Watcher = unwatched,
-    ) -> EnrollmentReport:
-        """Enrol files and folders of images, one or many; see ``add`` for how places become
-        identities. With a ``label`` also bytes, open files, PIL images and uint8 (H, W, 3) arrays.
-
-        ``metadata``, names and texts or numbers, are of all of them. ``copy`` keeps the images in
-        the gallery; a ``distractor`` is never named. A picture without a file has no source: only
-        a copy lets ``rebuild`` embed it under another encoder, and plots show it. Returns what was
-        added, skipped (enrolled already) and rejected. Raises UsageError where there is no image,
-        or one without a file and without a label.
-        """
-        files = given(paths, label, metadata)
-        return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
-
-    def enroll_found(
-        self,
-        files: Files,
-        *,
-        copy: bool = False,
-        distractor: bool = False,
-        watch: Watcher = unwatched,
-    ) -> EnrollmentReport:
-        """Enrol a stream of images found before; rejections pass through to the report."""
-        return self._enrolled(files, copy, distractor, watch).report()
-
-    def _enrolled(
-        self, files: Files, copy: bool, distractor: bool, watch: Watcher
-    ) -> enrolment.Enrolment:
-        """A run of enrolment that is done."""
-        run = enrolment.Enrolment(
-            self._catalog,
-            self.encoder,
-            copies=self.folder if copy else None,
-            distractor=distractor,
-            after_commit=lambda: self._compaction.compact_if_due(underway=True),
-            watch=watch,
-        )
-        run.run(files)
-        self._upkeep.after(run.added)
-        return run
-
-    def enroll_embeddings(
-        self,
-        embeddings: FloatArray,
-        identities: Sequence[str],
-        metadata: Sequence[Mapping[str, str]] | None = None,
-        places: Sequence[FloatArray | None] | None = None,
-    ) -> list[int]:
-        """Enrol embeddings made elsewhere by the gallery's encoder, all or none.
-
-        ``embeddings`` is float32 (n, dimension), finite and of unit length; ``places`` (n) what
-        ``Encoder.describe`` gave with them. Returns the item numbers. Raises UsageError for
-        anything else, and for one that is there already.
-        """
-        added = enrolment.enroll_embeddings(self._catalog, embeddings, identities, metadata, places)
-        self._upkeep.after(len(added), in_blocks=True)
-        return added
 
     # Identification
 
@@ -361,26 +284,6 @@ class Gallery(Editable):
         Raises ImageError where it is gone or has changed.
         """
         return enrolled_bytes(item, self.folder)
-
-    # Unknowns
-
-    def unknowns(self) -> list[UnknownGroup]:
-        """Probes that were kept because nobody fitted, grouped by resemblance, largest first."""
-        return self._unknowns.groups()
-
-    def enroll_unknowns(self, number: int, label: str) -> EnrollmentReport:
-        """Enrol the group of that number as ``label``; what was enrolled is kept no more.
-
-        Raises UsageError where there is no such group.
-        """
-        group = self._unknowns.group(number)
-        run = self._enrolled(self._unknowns.files(group, label), False, False, unwatched)
-        self._unknowns.settle(group, run.rejected, run.change)
-        return run.report()
-
-    def drop_unknowns(self, number: int | None = None) -> int:
-        """Forget the group of that number, or all kept probes; returns how many there were."""
-        return self._unknowns.drop(number)
 
     # Maintenance
 

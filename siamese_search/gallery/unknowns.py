@@ -1,35 +1,48 @@
 """Unknowns: probes that nobody fitted, kept until a person gives them a name.
 
-They are grouped by average linkage (Sokal and Michener 1958) of their cosines, down to the
-encoder's threshold. After a rebuild they are embedded again from their files.
+They are grouped under the gallery's metric, if it has one; see ``grouping.py``. After a rebuild
+they are embedded again from their files.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import numpy as np
 
 from siamese_search.arrays import FloatArray
 from siamese_search.errors import GalleryMismatch, ImageError, UsageError
-from siamese_search.gallery.active import Active, ActiveEncoder
+from siamese_search.gallery.active import Active, ActiveEncoder, require
+from siamese_search.gallery.grouping import linked, separating
 from siamese_search.gallery.identification import Identifier, Question
+from siamese_search.gallery.self_test import SelfTest
+from siamese_search.gallery.snapshots import Searched
 from siamese_search.pictures.read import content_hash, file_fault, read_file
-from siamese_search.records import ImageFile, Rejection, UnknownGroup, printable
+from siamese_search.records import ImageFile, KeptProbe, Rejection, UnknownGroup, printable
 from siamese_search.storage.catalog import Catalog
 
-MOST = 2000  # that are grouped, the latest ones: linkage takes their square in memory
+MOST = 5000  # that are grouped, the latest ones: linkage takes their square in memory
+OWN = 2000  # of the gallery's items that tell how close different things are
 
 
 class Unknowns:
     """The kept probes of one gallery."""
 
-    def __init__(self, catalog: Catalog, active: ActiveEncoder, identifier: Identifier) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        active: ActiveEncoder,
+        snapshots: Searched,
+        identifier: Identifier,
+        self_test: SelfTest,
+    ) -> None:
         self._catalog = catalog
         self._active = active
+        self._snapshots = snapshots
         self._identifier = identifier
+        self._self_test = self_test
 
     def keep(self, path: str, vector: FloatArray, fingerprint: str) -> None:
         """Keep a probe, a file, with its embedding (dimension,) by the encoder of a fingerprint.
@@ -39,58 +52,103 @@ class Unknowns:
         content = content_hash(read_file(path))
         self._catalog.keep_unknown(content, os.path.abspath(path), fingerprint, vector)
 
+    def count(self) -> int:
+        """How many are kept."""
+        return self._catalog.count_unknowns()
+
     def groups(self) -> list[UnknownGroup]:
-        """The kept probes in groups, the largest first."""
+        """The kept probes in groups, the largest first; of very many the latest ones."""
         while True:
             with suppress(GalleryMismatch):  # another process has switched encoders just now
                 return self._groups(self._active.now())
 
     def _groups(self, active: Active) -> list[UnknownGroup]:
-        numbers, paths, vectors = [], [], []
-        for probe in self._catalog.unknowns()[-MOST:]:
-            vector = probe.vector
-            if probe.generation != active.generation.number:
-                # It cannot be compared, nor enrolled, while its file is gone.
-                if file_fault(probe.source, probe.content):
-                    continue
-                try:
-                    (vector,) = active.encoder.embed([probe.source])
-                except ImageError:
-                    continue
-                if self._catalog.writable:
-                    made_by = active.encoder.fingerprint
-                    self._catalog.keep_unknown(probe.content, probe.source, made_by, vector)
-            numbers.append(probe.number)
-            paths.append(probe.source)
-            vectors.append(vector)
-        if not numbers:
+        probes, vectors = self._embedded(active, self._catalog.unknowns(MOST))
+        if not probes:
             return []
-        stacked = np.stack(vectors).astype(np.float32)
-        found = []
-        for members in linked(stacked, active.encoder.threshold):
-            own = stacked[members]
+        members, centres = [], []
+        for group in self._linked(active, vectors):
+            own = vectors[group]
             centre = own.mean(axis=0)
             centre /= max(float(np.linalg.norm(centre)), 1e-6)
             close = np.argsort(-(own @ centre), kind="stable")
-            order = [members[place] for place in close.tolist()]
-            question = Question(k=1, threshold=1.0)
-            (answer,) = self._identifier.identify(active.encoder, centre[None], question)
-            found.append(
-                UnknownGroup(
-                    number=min(numbers[member] for member in members),
-                    members=tuple(numbers[member] for member in order),
-                    paths=tuple(paths[member] for member in order),
-                    nearest=answer.matches[0] if answer.matches else None,
-                )
+            members.append([probes[group[place]] for place in close.tolist()])
+            centres.append(centre)
+        question = Question(k=1, threshold=1.0)
+        answers = self._identifier.identify(active.encoder, np.stack(centres), question)
+        found = [
+            UnknownGroup(
+                number=min(probe.number for probe in group),
+                members=tuple(probe.number for probe in group),
+                paths=tuple(probe.source for probe in group),
+                nearest=answer.matches[0] if answer.matches else None,
             )
+            for group, answer in zip(members, answers, strict=True)
+        ]
         return sorted(found, key=lambda group: (-len(group.members), group.number))
 
-    def group(self, number: int) -> UnknownGroup:
-        """The group of that number. Raises UsageError where there is none."""
-        for group in self.groups():
-            if group.number == number:
-                return group
-        raise UsageError(f"no group {number} of unknowns in {self._catalog.path.parent}")
+    def _embedded(
+        self, active: Active, probes: Sequence[KeptProbe]
+    ) -> tuple[list[KeptProbe], FloatArray]:
+        """Probes with their embeddings (n, dimension) by the active encoder."""
+        vectors: dict[int, FloatArray] = {}
+        stale: list[KeptProbe] = []
+        for probe in probes:
+            if probe.generation == active.generation.number:
+                vectors[probe.number] = probe.vector
+            elif not file_fault(probe.source, probe.content):
+                stale.append(probe)  # it cannot be compared, nor enrolled, while its file is gone
+        again = active.encoder.embed_each([probe.source for probe in stale])
+        for probe, (_, vector) in zip(stale, again, strict=True):
+            if isinstance(vector, ImageError):
+                continue
+            vectors[probe.number] = vector
+            if self._catalog.writable:
+                made_by = active.encoder.fingerprint
+                self._catalog.keep_unknown(probe.content, probe.source, made_by, vector)
+        here = [probe for probe in probes if probe.number in vectors]
+        empty = np.empty((0, active.encoder.dimension), np.float32)
+        stacked = [vectors[probe.number] for probe in here]
+        return here, np.stack(stacked).astype(np.float32) if stacked else empty
+
+    def _linked(self, active: Active, vectors: FloatArray) -> list[list[int]]:
+        """Positions of embeddings (n, dimension) in groups of what is likely the same."""
+        items = self._self_test.probes(OWN)
+        with self._snapshots.searching() as view:
+            require(active.encoder, view.generation, self._catalog.path.parent)
+            items = items[view.index.holds(items)]
+            own = view.index.vectors(items)
+            owners = [name for name, _ in self._catalog.owners(items.tolist()).values()]
+            shown = view.projected(vectors)
+        least = separating(own, owners)
+        if view.metric is None or least is None:  # the encoder's threshold is for plain cosines
+            least = max(active.encoder.threshold, least or -1)
+        return linked(shown, least)
+
+    def chosen(
+        self, numbers: int | Iterable[int], without: Iterable[int | str | os.PathLike[str]]
+    ) -> UnknownGroup:
+        """The groups of these numbers as one, but for some images, by their numbers or paths.
+
+        Raises UsageError where one of these is not in it, or nothing is left.
+        """
+        wanted = {numbers} if isinstance(numbers, int) else set(numbers)
+        groups = [group for group in self.groups() if group.number in wanted]
+        for number in wanted - {group.number for group in groups}:
+            raise UsageError(f"no group {number} of unknowns in {self._catalog.path.parent}")
+        left = dict(
+            pair for group in groups for pair in zip(group.members, group.paths, strict=True)
+        )
+        for one in without:
+            path = None if isinstance(one, int) else os.path.abspath(one)
+            out = [number for number in left if number == one or left[number] == path]
+            if not out:
+                raise UsageError(f"{one} is in none of these groups: see `siasearch unknowns`")
+            for number in out:
+                del left[number]
+        if not left:
+            raise UsageError("nothing is left of these groups")
+        return UnknownGroup(min(wanted), tuple(left), tuple(left.values()), None)
 
     def files(self, group: UnknownGroup, label: str) -> list[ImageFile | Rejection]:
         """A group's pictures, to be enrolled as ``label``, but for those that have changed."""
@@ -113,31 +171,12 @@ class Unknowns:
         )
         self._catalog.drop_unknowns(enrolled, change)
 
-    def drop(self, number: int | None) -> int:
-        """Forget the group of that number, or all kept probes; returns how many there were."""
-        if number is not None:
-            return self._catalog.drop_unknowns(self.group(number).members)
+    def drop(
+        self,
+        numbers: int | Iterable[int] | None,
+        without: Iterable[int | str | os.PathLike[str]] = (),
+    ) -> int:
+        """Forget the groups of these numbers, or all kept probes; returns how many there were."""
+        if numbers is not None:
+            return self._catalog.drop_unknowns(self.chosen(numbers, without).members)
         return self._catalog.drop_unknowns(probe.number for probe in self._catalog.unknowns())
-
-
-def linked(vectors: FloatArray, threshold: float) -> list[list[int]]:
-    """Positions of unit vectors (n, dimension) in groups whose mean cosines reach a threshold."""
-    count = len(vectors)
-    cosines = (vectors @ vectors.T).astype(np.float64)
-    np.fill_diagonal(cosines, -np.inf)
-    sizes = np.ones(count)
-    members = {position: [position] for position in range(count)}
-    while count > 1:
-        place = int(cosines.argmax())
-        first, second = sorted(divmod(place, count))
-        if cosines[first, second] < threshold:
-            break
-        # Lance and Williams 1967: the mean over all pairs of the two groups and each other one.
-        together = sizes[first] + sizes[second]
-        mean = (sizes[first] * cosines[first] + sizes[second] * cosines[second]) / together
-        cosines[first], cosines[:, first] = mean, mean
-        cosines[first, first] = -np.inf
-        cosines[second], cosines[:, second] = -np.inf, -np.inf
-        sizes[first] = together
-        members[first] += members.pop(second)
-    return list(members.values())

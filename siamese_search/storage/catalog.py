@@ -215,16 +215,23 @@ class Catalog(History, Calibrations):
                 (bytes.fromhex(content), source, added, generation, stored),
             )
 
-    def unknowns(self) -> list[KeptProbe]:
-        """The probes that were kept, in the order in which they were."""
+    def unknowns(self, latest: int = -1) -> list[KeptProbe]:
+        """The probes that were kept, in the order in which they were; the ``latest`` or all."""
         with self._guard():
             rows = self._db.execute(
-                "SELECT id, content, source, generation, vector FROM unknowns ORDER BY id"
+                "SELECT id, content, source, generation, vector FROM unknowns"
+                " ORDER BY id DESC LIMIT ?",
+                (latest,),
             ).fetchall()
         return [
             KeptProbe(number, content.hex(), source, generation, np.frombuffer(vector, "<f4"))
-            for number, content, source, generation, vector in rows
+            for number, content, source, generation, vector in reversed(rows)
         ]
+
+    def count_unknowns(self) -> int:
+        """How many probes are kept."""
+        with self._guard():
+            return self._value("SELECT count(*) FROM unknowns")
 
     def drop_unknowns(self, numbers: Iterable[int], run: str | None = None) -> int:
         """Forget kept probes; returns how many there were.

@@ -1,0 +1,133 @@
+"""What ``query`` is asked about: files, folders, lists of them, or an image on standard input; and
+parts of these.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from siamese_search.errors import UsageError
+from siamese_search.pictures.sources import find, not_empty
+from siamese_search.records import ImageFile, Rejection, printable
+
+if TYPE_CHECKING:
+    from siamese_search.errors import ImageError
+    from siamese_search.pictures.regions import Box
+    from siamese_search.records import Identification
+
+    Ask = Callable[[Iterable[Any]], Iterator[tuple[Any, Identification | ImageError]]]
+    Part = tuple[int, int, int, int]
+    Answers = Iterator[tuple[str | bytes, Part | None, Identification | ImageError]]
+
+STANDARD_INPUT = "-"
+BINARY = {*range(1, 9), *range(14, 32)}  # bytes that no list of paths has
+COLUMNS = (
+    "image", "identity", "score", "confidence", "threshold", "nearest", "nearest_score", "item",
+    "path",
+)  # fmt: skip
+
+
+def listed(places: Iterable[str], reject: Callable[[Rejection], object]) -> list[str]:
+    """The paths that lists name, one a line, or each ended by NUL; ``-`` is standard input.
+
+    Those that do not exist are rejected. Raises UsageError for what is no such list, or an empty
+    one.
+    """
+    found: list[str] = []
+    for place in places:
+        if place == STANDARD_INPUT:
+            data = sys.stdin.buffer.read()
+        else:
+            with open(place, "rb") as file:
+                data = file.read()
+        if BINARY & set(data):
+            raise UsageError(f"{printable(place)} is no list of paths, one a line")
+        lines = data.split(b"\0" if b"\0" in data else b"\n")
+        paths = [os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip()]
+        if not paths:
+            raise UsageError(f"{printable(place)} lists no paths")
+        for path in paths:
+            if os.path.lexists(path):
+                found.append(os.path.join(".", path) if path == STANDARD_INPUT else path)
+            else:
+                reject(Rejection(printable(path), "there is no such file"))
+    return found
+
+
+def asked(images: Sequence[str], reject: Callable[[Rejection], object]) -> Iterator[str | bytes]:
+    """The images to ask about, named as they were typed; the one on standard input as its bytes.
+
+    What is no picture by its name is passed over. Raises UsageError where there is no image.
+    """
+    files = [image for image in images if image != STANDARD_INPUT]
+    if len(files) < len(images):
+        yield sys.stdin.buffer.read()
+    if not files:
+        return
+    typed = {os.path.abspath(image): image for image in files}
+    for found in not_empty(find(files), files):
+        if isinstance(found, ImageFile):
+            yield typed.get(found.path, found.path)
+        else:
+            reject(found)
+
+
+def name_of(image: str | bytes) -> str:
+    """What an image is called in answers."""
+    return STANDARD_INPUT if isinstance(image, bytes) else image
+
+
+def row(image: str, answer: Identification) -> list[object]:
+    """An answer as a row of a table, see ``COLUMNS``; what is not known is empty."""
+    best = answer.matches[0] if answer.matches else None
+    nearest = (best.identity, best.score, best.item, best.path) if best else ("", "", "", "")
+    first = (image, answer.identity, answer.score, answer.confidence, answer.threshold)
+    return ["" if one is None else one for one in chain(first, nearest)]
+
+
+# Parts of images
+
+
+def boxes_of(texts: Sequence[str]) -> list[Box]:
+    """The boxes that texts mean. Raises UsageError."""
+    if not texts:
+        return []
+    from siamese_search.pictures.regions import parse_box
+
+    return [parse_box(text) for text in texts]
+
+
+def as_asked(ask: Ask, images: Iterable[str | bytes], boxes: Sequence[Box]) -> Answers:
+    """Answers to images, or to the same boxes of each."""
+    if not boxes:
+        for image, answer in ask(images):
+            yield image, None, answer
+        return
+    from siamese_search.pictures.regions import Region
+
+    for region, answer in ask(Region(image, box) for image in images for box in boxes):
+        yield region.image, region.box, answer
+
+
+def in_grid(ask: Ask, images: Iterable[str | bytes], along: int) -> Answers:
+    """Answers to images, and to windows of them that name an identity."""
+    from siamese_search.errors import ImageError
+    from siamese_search.gallery.viewing import in_windows, what_is_where
+
+    for image in images:
+        try:
+            probes = in_windows(image, along)
+        except ImageError as error:
+            yield image, None, error
+            continue
+        for probe, answer in what_is_where(ask(probes)):
+            yield image, None if probe is image else probe.box, answer
+
+
+def place_of(image: str, box: Part | None) -> str:
+    """An image, or a part of it, for people."""
+    return image if box is None else f"{image} [{','.join(map(str, box))}]"

@@ -1,0 +1,225 @@
+"""A gallery's contents: the part of its face that enrols, lists, removes, renames and takes back.
+
+A method here says what it does, and the file named by its task does it. Knows nothing of how items
+are found, and of pixels and SQL.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from siamese_search.arrays import FloatArray
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.gallery import editing, enrolment
+from siamese_search.gallery.active import ActiveEncoder
+from siamese_search.gallery.compaction import Compaction
+from siamese_search.gallery.unknowns import Unknowns
+from siamese_search.gallery.upkeep import Upkeep
+from siamese_search.pictures.sources import Files, given, normalised
+from siamese_search.records import (
+    Change,
+    EnrollmentReport,
+    Item,
+    UnknownGroup,
+    Watcher,
+    unwatched,
+)
+from siamese_search.storage.catalog import Catalog
+
+
+class Contents:
+    """What a ``Gallery`` holds, and how that is changed."""
+
+    folder: Path
+    _catalog: Catalog
+    _active: ActiveEncoder
+    _compaction: Compaction
+    _upkeep: Upkeep
+    _unknowns: Unknowns
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the active generation."""
+        return self._active.now().encoder
+
+    def __len__(self) -> int:
+        return self._catalog.totals()[1]
+
+    # Enrolment
+
+    def enroll(
+        self,
+        paths: Any,
+        label: str | None = None,
+        *,
+        metadata: Mapping[str, object] | None = None,
+        copy: bool = False,
+        distractor: bool = False,
+        watch: Watcher = unwatched,
+    ) -> EnrollmentReport:
+        """Enrol files and folders of images, one or many; see ``add`` for how places become
+        identities. With a ``label`` also bytes, open files, PIL images and uint8 (H, W, 3) arrays.
+
+        ``metadata``, names and texts or numbers, are of all of them. ``copy`` keeps the images in
+        the gallery; a ``distractor`` is never named. A picture without a file has no source: only
+        a copy lets ``rebuild`` embed it under another encoder, and plots show it. Returns what was
+        added, skipped (enrolled already) and rejected, with reasons. Raises UsageError where there
+        is no image at all, or one without a file and without a label.
+        """
+        files = given(paths, label, metadata)
+        return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
+
+    def enroll_found(
+        self,
+        files: Files,
+        *,
+        copy: bool = False,
+        distractor: bool = False,
+        watch: Watcher = unwatched,
+    ) -> EnrollmentReport:
+        """Enrol a stream of images found before; rejections pass through to the report."""
+        return self._enrolled(files, copy, distractor, watch).report()
+
+    def _enrolled(
+        self, files: Files, copy: bool, distractor: bool, watch: Watcher
+    ) -> enrolment.Enrolment:
+        """A run of enrolment that is done."""
+        run = enrolment.Enrolment(
+            self._catalog,
+            self.encoder,
+            copies=self.folder if copy else None,
+            distractor=distractor,
+            after_commit=lambda: self._compaction.compact_if_due(underway=True),
+            watch=watch,
+        )
+        run.run(files)
+        self._upkeep.after(run.added)
+        return run
+
+    def enroll_embeddings(
+        self,
+        embeddings: FloatArray,
+        identities: Sequence[str],
+        metadata: Sequence[Mapping[str, str]] | None = None,
+        places: Sequence[FloatArray | None] | None = None,
+    ) -> list[int]:
+        """Enrol embeddings made elsewhere by the gallery's encoder, all or none.
+
+        ``embeddings`` is float32 (n, dimension), finite and of unit length; ``places`` (n) what
+        ``Encoder.describe`` gave with them. Returns the item numbers. Raises UsageError for
+        anything else, and for one that is there already.
+        """
+        added = enrolment.enroll_embeddings(self._catalog, embeddings, identities, metadata, places)
+        self._upkeep.after(len(added), in_blocks=True)
+        return added
+
+    # Unknowns
+
+    def unknowns(self) -> list[UnknownGroup]:
+        """Probes that were kept because nobody fitted, grouped by resemblance, largest first.
+
+        Of more than 5,000 the latest ones: what is enrolled or dropped makes room for others.
+        """
+        return self._unknowns.groups()
+
+    def count_unknowns(self) -> int:
+        """How many probes are kept."""
+        return self._unknowns.count()
+
+    def enroll_unknowns(
+        self,
+        number: int | Iterable[int],
+        label: str,
+        *,
+        without: Iterable[int | str | os.PathLike[str]] = (),
+    ) -> EnrollmentReport:
+        """Enrol the group of that number, or several groups that are one, as ``label``; what was
+        enrolled is kept no more.
+
+        Images that do not belong are left out ``without`` their numbers or paths, and stay kept.
+        Raises UsageError where there is no such group or image.
+        """
+        group = self._unknowns.chosen(number, without)
+        run = self._enrolled(self._unknowns.files(group, label), False, False, unwatched)
+        self._unknowns.settle(group, run.rejected, run.change)
+        return run.report()
+
+    def drop_unknowns(
+        self,
+        number: int | Iterable[int] | None = None,
+        *,
+        without: Iterable[int | str | os.PathLike[str]] = (),
+    ) -> int:
+        """Forget the groups of these numbers, or all kept probes; returns how many there were.
+
+        Images that do not belong are left out ``without`` their numbers or paths.
+        """
+        return self._unknowns.drop(number, without)
+
+    # Edits
+
+    def identities(self) -> list[tuple[str, int]]:
+        """Every identity with its number of items, by name."""
+        return self._catalog.identities()
+
+    def distractors(self) -> set[str]:
+        """The identities that are never named."""
+        return self._catalog.distractors(None)
+
+    def items(self, identity: str) -> list[Item]:
+        """The items of an identity. Raises UsageError where there is no such identity."""
+        return self._catalog.items(editing.numbers_of(self._catalog, identity, None))
+
+    def items_by_number(self, numbers: Iterable[int]) -> list[Item]:
+        """Items by their numbers; those that are not there are left out."""
+        return self._catalog.items(numbers)
+
+    def items_where(self, where: Mapping[str, str]) -> list[Item]:
+        """The items whose metadata equal all of these. Raises UsageError where none are given."""
+        return self._catalog.items(self._catalog.where(where))
+
+    def count(self, identity: str) -> int:
+        """How many items an identity has; 0 where there is no such identity."""
+        return len(self._catalog.numbers(normalised(identity)))
+
+    def remove(self, identity: str | None = None, item: int | Iterable[int] | None = None) -> int:
+        """Remove an identity, or one item or several; returns how many items went.
+
+        Raises UsageError where there is no such thing; then nothing goes. ``undo`` puts them back.
+        """
+        numbers = editing.numbers_of(self._catalog, identity, item)
+        removed = editing.remove(self._catalog, self.folder, numbers)
+        self._upkeep.after(removed)
+        return removed
+
+    def relabel(self, old: str | None, new: str, item: int | Iterable[int] | None = None) -> int:
+        """Give an identity, or one item or several, the name ``new``, merging where it exists.
+
+        Returns how many items it concerned. Raises UsageError where there is no such thing.
+        ``undo`` gives them their names again.
+        """
+        numbers = editing.numbers_of(self._catalog, old, item)
+        return editing.relabel(self._catalog, self.folder, numbers, normalised(new))
+
+    def last_change(self) -> Change | None:
+        """The last change by enrolling, removing or relabelling, which ``undo`` takes back.
+
+        None where there was none, and where it is forgotten: by ``compact``, and by ``rebuild``.
+        """
+        return self._catalog.last_change()
+
+    def undo(self, number: int | None = None) -> Change:
+        """Take back the last change; returns what it was. Doing it again does the change again.
+
+        What was enrolled is removed; what was removed is enrolled again, with its embeddings, its
+        metadata and the gallery's copies of its images, under new item numbers; what was relabelled
+        has its name again. With the ``number`` of a ``Change`` only that one is taken back. Raises
+        UsageError where there is nothing to take back, where another change has been made, or where
+        it was of more than 10,000 items, which are not kept.
+        """
+        change = editing.undo(self._catalog, self.folder, number)
+        self._upkeep.after(change.items)
+        return change

@@ -1,0 +1,94 @@
+"""What `query` is asked about, tables, and lists by metadata."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_cli import Shell
+
+Pictures = Callable[..., Path]
+
+
+@pytest.fixture
+def shell(tmp_path: Path, toy_folder: Path, pictures: Pictures) -> Shell:
+    shell = Shell(tmp_path, toy_folder)
+    shell("add", pictures({"Milk": 2, "Tea/green": 1}), "--encoder", shell.encoder)
+    return shell
+
+
+def piped(shell: Shell, data: bytes, *arguments: str, code: int = 0) -> tuple[str, str]:
+    """What a command prints that is given bytes on standard input."""
+    command = [sys.executable, "-m", "siamese_search", *arguments]
+    result = subprocess.run(command, cwd=shell.folder, input=data, capture_output=True)
+    assert result.returncode == code, result.stderr
+    return result.stdout.decode(), result.stderr.decode()
+
+
+def test_an_image_on_standard_input(shell: Shell) -> None:
+    image = (shell.folder / "pictures/Tea/green/0.png").read_bytes()
+    printed, _ = piped(shell, image, "query", "-", "--json")
+    answer = json.loads(printed)
+    assert (answer["image"], answer["identity"]) == ("-", "Tea/green")
+    printed, _ = piped(shell, image, "query", "-", "pictures/Milk/0.png", "--json")
+    assert [json.loads(line)["image"] for line in printed.splitlines()] == [
+        "-", "pictures/Milk/0.png"
+    ]  # fmt: skip
+    assert "rejected: -: empty file" in piped(shell, b"", "query", "-", code=1)[1]
+    _, said = piped(shell, image, "query", "-", "--threshold", "1", "--keep-unknown")
+    assert "0 images kept" in said  # there is no file to enrol later
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_a_list_of_paths_and_folders(shell: Shell, end: str) -> None:
+    paths = ["pictures/Milk/1.png", "nowhere.png", "pictures/Tea"]
+    printed, said = piped(
+        shell, end.join([*paths, ""]).encode(), "query", "--paths-from", "-", "--json", code=1
+    )
+    answers = [json.loads(line) for line in printed.splitlines()]
+    assert [one["matches"][0]["identity"] for one in answers] == ["Milk", "Tea/green"]
+    assert answers[0]["image"] == "pictures/Milk/1.png"
+    assert "rejected: nowhere.png: there is no such file" in said
+
+
+def test_what_is_no_list_is_refused(shell: Shell) -> None:
+    (shell.folder / "empty").touch()
+    image = "pictures/Milk/0.png"
+    assert "is no list of paths" in shell("query", "--paths-from", image, code=2).stderr
+    assert "lists no paths" in shell("query", "--paths-from", "empty", code=2).stderr
+    assert "no such file" in shell("query", "--paths-from", "gone", code=2).stderr.lower()
+
+
+def test_a_table_has_a_row_an_image(shell: Shell) -> None:
+    (shell.folder / "a, b.png").write_bytes((shell.folder / "pictures/Milk/0.png").read_bytes())
+    printed = shell("query", "a, b.png", "pictures", "--csv").stdout
+    rows = list(csv.DictReader(printed.splitlines()))
+    assert [row["nearest"] for row in rows] == ["Milk", "Milk", "Milk", "Tea/green"]
+    assert rows[0]["image"] == "a, b.png"
+    assert rows[3]["identity"] == "Tea/green"
+    assert float(rows[3]["score"]) == pytest.approx(1, abs=1e-3)
+    (row,) = csv.DictReader(
+        shell("query", "a, b.png", "--csv", "--threshold", "1").stdout.splitlines()
+    )
+    assert (row["identity"], row["nearest"]) == ("", "Milk")
+    assert "choose one" in shell("query", "a, b.png", "--csv", "--json", code=2).stderr
+
+
+def test_items_are_listed_by_their_metadata(shell: Shell) -> None:
+    (shell.folder / "list.csv").write_text(
+        "path,label,shop\npictures/Milk/0.png,Milk,north\npictures/Tea/green/0.png,Tea/green,north\n"
+    )
+    shell("add", "--manifest", "list.csv")
+    found = shell.json("list", "--where", "shop=north")
+    assert [(one["item"], one["identity"]) for one in found] == [(1, "Milk"), (3, "Tea/green")]
+    assert [one["item"] for one in shell.json("list", "Milk", "--where", "shop=north")] == [1]
+    assert [one["item"] for one in shell.json("list", "Tea/*", "--where", "shop=north")] == [3]
+    assert "1  Milk  " in shell("list", "--where", "shop=north").stdout
+    result = shell("list", "--where", "shop=south")
+    assert (result.stdout, result.stderr) == ("", "no item has shop=south\n")
+    assert "write key=value" in shell("list", "--where", "shop", code=2).stderr
