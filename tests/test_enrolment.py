@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from inspect import getattr_static
 from pathlib import Path
 
 import numpy as np
@@ -266,7 +267,7 @@ def test_a_switch_while_an_enrolment_begins_mixes_no_encoders(
         weights={"nothing": np.ones(1, np.float32)}), "cpu")  # fmt: skip
     assert (twin.dimension, twin.fingerprint == toy.fingerprint) == (toy.dimension, False)
     folder = pictures({"a": 2, "b": 2})
-    read = vars(Gallery)["encoder"]
+    read = getattr_static(Gallery, "encoder")
     switched: list[bool] = []
 
     def then_another_switches(self: Gallery) -> Encoder:
