@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+
 from siamese_search.embedding.encoder import several
 from siamese_search.embedding.turning import Looks, embed_turns_each
 from siamese_search.errors import GalleryMismatch, ImageError
@@ -34,8 +36,8 @@ class Answering:
         while True:
             encoder = self._active.now().encoder
             with suppress(GalleryMismatch):  # another process has switched encoders just now
-                looks = embed_turns(encoder, images, question.turns)
-                return identify_turns(self._identifier, encoder, looks, question)
+                vectors = embed_turns(encoder, images, question.turns)
+                return identify_turns(self._identifier, encoder, vectors, question)
 
     def identify_each(
         self, images: Iterable[Any], question: Question, keep_unknown: bool
@@ -57,7 +59,8 @@ class Answering:
         """One answer; the picture is embedded again where others have switched encoders."""
         while True:
             with suppress(GalleryMismatch):
-                (answer,) = identify_turns(self._identifier, active.encoder, looks, question)
+                vectors = np.stack(looks)
+                (answer,) = identify_turns(self._identifier, active.encoder, vectors, question)
                 if keep and answer.strange and isinstance(image, (str, os.PathLike)):
                     self._unknowns.keep(os.fspath(image), looks[0], active.encoder.fingerprint)
                 return answer

@@ -5,7 +5,7 @@ Knows nothing of pixels, and of how a view is decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from siamese_search.arrays import FloatArray
 from siamese_search.decision.evidence import most_evident
 from siamese_search.embedding.encoder import Encoder, named_error
-from siamese_search.embedding.turning import Looks, embed_turns_each
+from siamese_search.embedding.turning import embed_turns_each
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.pictures.regions import Region, windows
@@ -24,28 +24,29 @@ from siamese_search.records import Identification
 MOST_WINDOWS = 8  # along each side
 
 
-def embed_turns(encoder: Encoder, images: Iterable[Any], turns: int) -> Looks:
-    """Embeddings of all turns of each image, one image after the other, float32 (dimension,).
+def embed_turns(encoder: Encoder, images: Iterable[Any], turns: int) -> FloatArray:
+    """Embeddings of all turns of each of n images, float32 (n * turns, dimension), in order.
 
     Raises ImageError, naming the file, at the first image that cannot be read.
     """
-    looks: Looks = []
+    if turns == 1:
+        return encoder.embed(images)
+    looks: list[FloatArray] = []
     for image, result in embed_turns_each(encoder, images, turns):
         if isinstance(result, ImageError):
             raise named_error(image, result) from result
         looks += result
-    return looks
+    return np.stack(looks) if looks else np.empty((0, encoder.dimension), np.float32)
 
 
 def identify_turns(
-    identifier: Identifier, encoder: Encoder, looks: Sequence[FloatArray], question: Question
+    identifier: Identifier, encoder: Encoder, vectors: FloatArray, question: Question
 ) -> list[Identification]:
-    """Identify probes by ``question.turns`` looks (dimension,) at each, one after the other.
+    """Identify n probes by embeddings of their turns, float32 (n * question.turns, dimension).
 
     The turn whose best identity stands out most gives the whole answer. Errors as
     ``Identifier.identify``.
     """
-    vectors = np.stack(looks) if looks else np.empty((0, encoder.dimension), np.float32)
     turns, k = question.turns, question.k
     if turns == 1:
         return identifier.identify(encoder, vectors, question)
