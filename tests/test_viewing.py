@@ -56,6 +56,17 @@ def test_regions_are_identified_and_embedded_as_pictures_of_their_own(
     assert gallery.identify([path])[0].identity is None
 
 
+def test_regions_of_a_picture_that_is_not_loaded_yet_do_not_disturb_each_other(
+    toy: Encoder, tmp_path: Path
+) -> None:
+    path = tmp_path / "sheet.png"
+    sheet([[2, 50], [4, 3]]).resize((2000, 2000), Image.Resampling.NEAREST).save(path)
+    boxes = [(x, y, 1000, 1000) for x in (0, 500, 1000) for y in (0, 500, 1000)]
+    expected = toy.embed([Region(path, box) for box in boxes])
+    with Image.open(path) as image:
+        assert np.allclose(toy.embed([Region(image, box) for box in boxes]), expected, atol=1e-3)
+
+
 def test_a_region_beyond_its_picture_is_an_error_of_its_own(
     gallery: Gallery, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ TRIM_RESERVE: Final = 8
 
 _REDUCING_GAP: Final = 3.0
 _LARGE = threading.Lock()
+_SHARED = threading.Lock()
 _RESAMPLING: Final = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -115,6 +116,9 @@ def prepare(
     with _as_image_error("the picture cannot be used"):
         shown = _as_image(image)
         check_pixels(*shown.size)
+        if box is not None:  # several regions of one picture, each in a thread of its own
+            with _SHARED:
+                shown.load()
         return _render(shown, preprocessing, None, box)
 
 
