@@ -140,6 +140,16 @@ def test_only_the_last_change_is_kept(gallery: Gallery, pictures: Pictures) -> N
     assert gallery.undo().what == "add"
 
 
+def test_nothing_of_what_is_forgotten_stays_in_the_file(gallery: Gallery) -> None:
+    gallery.enroll(picture(90), label="Somebody's own name", metadata={"where": "at home"})
+    database = gallery.folder / "gallery.db"
+    gallery.remove("Somebody's own name")
+    assert b"Somebody's own name" in database.read_bytes()
+    gallery.compact()
+    for word in (b"Somebody's own name", b"at home"):
+        assert word not in database.read_bytes()
+
+
 @pytest.mark.parametrize("way", ["compact", "rebuild", "reindex"])
 def test_it_is_forgotten_for_good(gallery: Gallery, coarse: Encoder, way: str) -> None:
     gallery.remove("a")

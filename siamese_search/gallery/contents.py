@@ -7,6 +7,7 @@ are found, and of pixels and SQL.
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 from siamese_search.arrays import FloatArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.gallery import editing, enrolment
-from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.gallery.upkeep import Upkeep
@@ -35,15 +35,14 @@ class Contents:
 
     folder: Path
     _catalog: Catalog
-    _active: ActiveEncoder
     _compaction: Compaction
     _upkeep: Upkeep
     _unknowns: Unknowns
 
     @property
+    @abstractmethod
     def encoder(self) -> Encoder:
         """The encoder of the active generation."""
-        return self._active.now().encoder
 
     def __len__(self) -> int:
         return self._catalog.totals()[1]

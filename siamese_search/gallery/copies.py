@@ -141,8 +141,10 @@ def enrolled_bytes(item: Item, folder: Path) -> bytes:
         path = str(own_copy(folder, item.copy, item.content))
     elif item.source is not None:
         path = item.source
-    else:
+    elif item.size:
         raise ImageError("was enrolled without a file, and the gallery has no copy of it")
+    else:
+        raise ImageError("was enrolled as an embedding, without an image")
     data = read_file(path)
     if content_hash(data) != item.content:
         raise ImageError("has other content than when it was enrolled")

@@ -116,6 +116,11 @@ class Gallery(Contents):
             raise
         return gallery
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the active generation."""
+        return self._active.now().encoder
+
     def close(self) -> None:
         """Let go of the database and the index file."""
         self._snapshots.release()

@@ -175,6 +175,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def _make_durable(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = TRUNCATE")  # commits by a truncation, which is synced
     db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA secure_delete = ON")  # what is removed is overwritten
 
 
 @contextmanager
