@@ -72,6 +72,7 @@ async function draw(moved = true) {
     const context = contextOf(name, view, argument, signal);
     await context.refresh();
     const place = scrollY;
+    const within = main.contains(document.activeElement);
     const heading = h("h1", { tabindex: "-1" }, VIEWS[view].title(context));
     const body = h("div", { class: `view ${view}` });
     main.replaceChildren(heading, body);
@@ -83,6 +84,7 @@ async function draw(moved = true) {
     arrived = true;
     await VIEWS[view].render(context, body);
     if (!moved) scrollTo(0, place);
+    if (!moved && within) heading.focus({ preventScroll: true }); // what had it is gone
   } catch (error) {
     if (error.name === "AbortError") return;
     main.replaceChildren(h("h1", {}, "That did not work"), h("p", {}, error.message),
@@ -97,7 +99,10 @@ function drawFrame(name, view) {
     href: href(name, one),
     "aria-current": one === view || (one === "gallery" && view === "identity") ? "page" : null,
   }, VIEWS[one].title({ argument: null }))));
-  byId("nav").replaceChildren(h("ul", {}, ...links));
+  const list = h("ul", {}, ...links);
+  byId("nav").replaceChildren(list);
+  const current = list.querySelector("[aria-current]");
+  if (current) list.scrollLeft = current.offsetLeft - list.offsetLeft - 16; // on a narrow screen
   const chooser = byId("chooser");
   if (galleries.length === 1) {
     chooser.replaceChildren(h("span", { class: "muted" }, name));

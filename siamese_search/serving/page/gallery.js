@@ -46,7 +46,7 @@ export async function render(context, body) {
       toolbar();
       await seek();
     };
-    bar.replaceChildren(
+    bar.replaceChildren(...[
       h("p", {}, `${selected.size} selected`),
       names.length === 1 && button("Rename", async () =>
         settle((await rename(context, names[0])) !== names[0])),
@@ -58,7 +58,7 @@ export async function render(context, body) {
         chosen();
         grid.renew();
       }, { class: "plain" }),
-    );
+    ].filter(Boolean));
   }
 
   const tools = h("div", { class: "row" });

@@ -4,7 +4,7 @@ import { picture } from "./api.js";
 import { openCamera } from "./camera.js";
 import { enroll, inParts } from "./changes.js";
 import {
-  button, busy, counted, form, fresh, h, percent, say, sayError, score, show, speak,
+  button, form, fresh, h, percent, say, score, show, speak,
 } from "./dom.js";
 import { scoreLine } from "./line.js";
 import { nameField } from "./names.js";
@@ -191,17 +191,16 @@ function candidate(context, file, answer, match, enrolled) {
     match.identity);
   const closer = match.closer == null ? "" : ` ${match.closer < 0 ? "−" : "+"}${
     Math.abs(match.closer).toFixed(3)}`;
-  const notes = Object.entries(match.metadata ?? {}).map(([key, value]) => `${key}: ${value}`);
-  if (match.distractor) notes.unshift("never named");
-  else if (match.score < answer.threshold) notes.unshift("below the threshold");
-  const about = { "aria-label": null };
-  const labelled = (text) => ({ ...about, class: "small", "aria-label": `${text}: ${match.identity}` });
+  const known = Object.entries(match.metadata ?? {}).map(([key, value]) => `${key}: ${value}`);
+  let note = match.score < answer.threshold ? "below the threshold" : null;
+  if (match.distractor) note = "never named";
+  const labelled = (text) => ({ class: "quiet", "aria-label": `${text}: ${match.identity}` });
   const item = h("li", { class: "candidate" },
     picture(context.api.picture(`items/${match.item}/thumbnail?side=240`),
-      `Enrolled picture of ${match.identity}`),
-    name,
-    h("span", { class: "facts" }, `${score(match.score)}${closer}`),
-    notes.length > 0 && h("span", { class: "note" }, notes.join(" · ")));
+      `Enrolled picture of ${match.identity}`));
+  const beside = h("div", { class: "about" }, name,
+    h("span", { class: "facts" }, [`${score(match.score)}${closer}`, ...known].join(" · ")),
+    note && h("span", { class: "note" }, note));
   const actions = h("div", { class: "actions" });
   if (context.writable && !match.distractor) {
     actions.append(button("Right", async () => {
@@ -220,7 +219,8 @@ function candidate(context, file, answer, match, enrolled) {
     }, labelled("Not this one")),
     button("What matched", () => explain(context, file, match), labelled("What matched")),
   );
-  item.append(actions);
+  beside.append(actions);
+  item.append(beside);
   return item;
 }
 

@@ -6,7 +6,7 @@ import { runJob } from "./jobs.js";
 export const title = () => "Quality";
 
 const BINS = 48;
-const [WIDTH, HEIGHT, FLOOR] = [720, 260, 34]; // of the drawing; the floor is below its axis
+const [WIDTH, HEIGHT] = [BINS * 20, 220]; // of the drawing, which is stretched to its place
 
 export async function render(context, body) {
   const { info } = context;
@@ -90,7 +90,7 @@ function drawn(context, scores, run) {
     h("section", {}, h("h2", {}, "Own pictures and strangers"),
       h("p", { class: "key" }, h("span", { class: "genuine" }, "own identity"), " ",
         h("span", { class: "impostor" }, "best other identity, as for a stranger")),
-      figure.node, slider, cost,
+      figure.node, cost,
       h("p", { class: "row" }, h("span", { class: "facts" },
         `threshold in use ${score(scores.threshold)} (${scores.standard})`), reset)),
     rates(context, scores, wanted),
@@ -132,39 +132,34 @@ class Histogram {
     const bars = heights.map((all, kind) => s("path", {
       class: kind ? "impostor" : "genuine",
       d: all.map((share, bin) => {
-        if (!share) return "";
-        const tall = (share / top) * (HEIGHT - FLOOR - 8);
-        return `M${(bin * WIDTH) / BINS} ${HEIGHT - FLOOR}v${-tall}h${WIDTH / BINS - 1}v${tall}z`;
+        const tall = (share / top) * (HEIGHT - 6);
+        return share ? `M${(bin * WIDTH) / BINS} ${HEIGHT}v${-tall}h${WIDTH / BINS - 1.5}v${tall}z` : "";
       }).join(""),
     }));
-    this.line = s("g", { class: "threshold" },
-      s("line", { y1: 0, y2: HEIGHT - FLOOR }), s("circle", { cy: 10, r: 9 }));
-    const ticks = [0, 0.25, 0.5, 0.75, 1].map((part) => s("text", {
-      x: part * WIDTH, y: HEIGHT - 10,
-      "text-anchor": part === 0 ? "start" : part === 1 ? "end" : "middle",
-    }, score(low + part * (high - low))));
-    this.node = s("svg", { class: "histogram", viewBox: `-10 0 ${WIDTH + 20} ${HEIGHT}`, role: "img",
-      "aria-label": `How ${counted(genuine.length, "own picture")} and ${
-        counted(impostor.length, "stranger")} score` },
-    ...bars, s("line", { class: "axis", x2: WIDTH, y1: HEIGHT - FLOOR, y2: HEIGHT - FLOOR }),
-    ...ticks, this.line);
+    this.line = s("line", { class: "threshold", y1: 0, y2: HEIGHT });
+    const drawing = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none",
+      role: "img", "aria-label": `How ${counted(genuine.length, "own picture")} and ${
+        counted(impostor.length, "stranger")} score` }, ...bars, this.line);
+    const ticks = [0, 0.25, 0.5, 0.75, 1].map((part) => h("span", {}, score(low + part * (high - low))));
+    this.node = h("div", { class: "histogram panel" }, drawing, slider,
+      h("div", { class: "ticks", "aria-hidden": "true" }, ...ticks));
     const drag = (event) => {
       if (!event.buttons) return;
-      const box = this.node.getBoundingClientRect();
-      const part = ((event.clientX - box.left) / box.width) * (WIDTH + 20) - 10;
-      slider.value = low + (Math.min(1, Math.max(0, part / WIDTH))) * (high - low);
+      const box = drawing.getBoundingClientRect();
+      slider.value = low + ((event.clientX - box.left) / box.width) * (high - low);
       slider.dispatchEvent(new Event("input"));
     };
-    this.node.addEventListener("pointerdown", (event) => {
-      this.node.setPointerCapture(event.pointerId);
+    drawing.addEventListener("pointerdown", (event) => {
+      drawing.setPointerCapture(event.pointerId);
       drag(event);
     });
-    this.node.addEventListener("pointermove", drag);
+    drawing.addEventListener("pointermove", drag);
   }
 
   at(threshold) {
     const x = ((threshold - this.low) / (this.high - this.low)) * WIDTH;
-    this.line.setAttribute("transform", `translate(${x} 0)`);
+    this.line.setAttribute("x1", x);
+    this.line.setAttribute("x2", x);
   }
 }
 
