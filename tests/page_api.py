@@ -117,7 +117,7 @@ def application(fake: Fake) -> Starlette:
                 if name.endswith(".txt"):
                     answers.append({"image": name, "error": f"{name}: not an image"})
                     continue
-                first = {number: one for number, one in sorted(items(request).items(), reverse=True)}
+                first = dict(sorted(items(request).items(), reverse=True))
                 numbers = {one: number for number, one in first.items()}
                 matches = [
                     {

@@ -66,20 +66,23 @@ async def identify(request: Request) -> Response:
     keep = request.query_params.get("keep_unknown", "").lower() in ("1", "true", "yes")
     async with form_of(request) as form:
         images = await pictures(form)
-    answers = await one.identify(images, question)
+    answers = await one.identify([data for _, data in images], question)
     if keep:
         strange = [
             data
-            for (_, data), (_, answer) in zip(images, answers, strict=True)
+            for (_, data), answer in zip(images, answers, strict=True)
             if isinstance(answer, Identification) and answer.strange
         ]
         await one.change(lambda: _kept(one.gallery, strange))
 
     def described() -> list[dict[str, Any]]:
-        known = (answer for _, answer in answers if isinstance(answer, Identification))
+        known = (answer for answer in answers if isinstance(answer, Identification))
         numbers = {match.item for answer in known for match in answer.matches}
         metadata = {item.number: item.metadata for item in one.gallery.items_by_number(numbers)}
-        return [representation.of_answer(name, answer, metadata) for name, answer in answers]
+        return [
+            representation.of_answer(name, answer, metadata)
+            for (name, _), answer in zip(images, answers, strict=True)
+        ]
 
     return JSONResponse({"answers": await one.call(described)})
 

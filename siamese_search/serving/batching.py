@@ -7,13 +7,15 @@ what has been decoded meanwhile. Knows nothing of galleries and HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+import numpy as np
+
 from siamese_search.arrays import PixelArray
-from siamese_search.embedding.pipeline import describe_batches
+from siamese_search.embedding.pipeline import described_by
 from siamese_search.embedding.runtimes import Runtime
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import ImageError
@@ -39,22 +41,23 @@ class Batcher:
         self._slots: asyncio.Semaphore | None = None
         self._collector: asyncio.Task[None] | None = None
 
-    async def describe(self, load: Callable[[], PixelArray]) -> Description:
-        """What the encoder gives for pixels that ``load`` decodes. Raises its ImageError."""
+    @contextmanager
+    def expected(self) -> Iterator[None]:
+        """While a picture is being decoded, a batch may wait for it."""
+        self._decoding += 1
+        try:
+            yield
+        finally:
+            self._decoding -= 1
+
+    async def describe(self, pixels: PixelArray) -> Description | ImageError:
+        """What the encoder gives for pixels, or the error of that picture."""
         loop = asyncio.get_running_loop()
         if self._collector is None:
             self._collector = loop.create_task(self._collect())
-        self._decoding += 1
-        try:
-            pixels = await loop.run_in_executor(self._pool, load)
-        finally:
-            self._decoding -= 1
         answer: asyncio.Future[Description | ImageError] = loop.create_future()
         await self._queue.put(_Asked(pixels, answer))
-        found = await answer
-        if isinstance(found, ImageError):
-            raise found
-        return found
+        return await answer
 
     async def _collect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -81,9 +84,7 @@ class Batcher:
         assert self._slots is not None
 
         def described() -> list[Description | ImageError]:
-            pairs = ((number, one.pixels) for number, one in enumerate(batch))
-            stream = describe_batches(pairs, lambda: runtime, batch=len(batch))
-            return [found for pairs in stream for _, found in pairs]
+            return list(described_by(runtime, np.stack([one.pixels for one in batch])))
 
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._pool, described)

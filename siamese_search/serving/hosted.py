@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.vectors import Description
 from siamese_search.errors import GalleryMismatch, ImageError, UsageError
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.gallery.identification import Question
@@ -33,6 +34,7 @@ class Hosted:
         self.read_only = read_only
         self._host = host
         self._batchers: dict[str, Batcher] = {}
+        self._encoder: Encoder | None = None  # as it was when somebody asked last
 
     async def call(self, function: Callable[[], T]) -> T:
         """What a function gives that reads or writes, in a thread."""
@@ -45,38 +47,46 @@ class Hosted:
         return await self._host.call(function)
 
     async def identify(
-        self, images: Iterable[tuple[str, bytes]], question: Question
-    ) -> list[tuple[str, Identification | ImageError]]:
-        """Answers to pictures, named, as ``Gallery.identify_each`` gives them."""
+        self, images: Sequence[bytes], question: Question
+    ) -> list[Identification | ImageError]:
+        """Answers to pictures, as ``Gallery.identify_each`` gives them."""
         if question.turns > 1:
-            named = list(images)
-
-            def each() -> list[tuple[str, Identification | ImageError]]:
-                asked = self.gallery.identify_each([data for _, data in named], **vars(question))
-                return [(name, found) for (name, _), (_, found) in zip(named, asked, strict=True)]
-
-            return await self.call(each)
-        return list(await asyncio.gather(*(self._answer(n, data, question) for n, data in images)))
-
-    async def _answer(
-        self, name: str, data: bytes, question: Question
-    ) -> tuple[str, Identification | ImageError]:
+            asked = partial(self.gallery.identify_each, images, **vars(question))
+            return await self.call(lambda: [answer for _, answer in asked()])
         for _ in range(TRIES):
-            encoder = await self.call(lambda: self.gallery.encoder)
+            encoder = self._encoder
+            if encoder is None:
+                encoder = self._encoder = await self.call(lambda: self.gallery.encoder)
+            found = await asyncio.gather(*(self._described(encoder, data) for data in images))
             try:
-                found = await self._batcher(encoder).describe(partial(encoder.decode, data))
-            except ImageError as error:
-                return name, error
-            asked = {key: value for key, value in vars(question).items() if key != "turns"}
-            vectors, places = np.asarray(found.embedding)[None], [found.places]
-            answered = partial(self.gallery.identify_embeddings, vectors, places=places, **asked)
-            try:
-                return name, (await self.call(answered))[0]
+                return await self.call(partial(self._answers, found, question))
             except (GalleryMismatch, UsageError):
-                now = await self.call(lambda: self.gallery.encoder.fingerprint)
-                if now == encoder.fingerprint:
+                now = await self.call(lambda: self.gallery.encoder)
+                if now.fingerprint == encoder.fingerprint:
                     raise
+                self._encoder = now
         raise Problem(503, f"the gallery {self.name} is being rebuilt: try again")
+
+    async def _described(self, encoder: Encoder, data: bytes) -> Description | ImageError:
+        batcher = self._batcher(encoder)
+        try:
+            with batcher.expected():
+                pixels = await self.call(partial(encoder.decode, data))
+        except ImageError as error:
+            return error
+        return await batcher.describe(pixels)
+
+    def _answers(
+        self, found: Sequence[Description | ImageError], question: Question
+    ) -> list[Identification | ImageError]:
+        described = [one for one in found if not isinstance(one, ImageError)]
+        asked = {key: value for key, value in vars(question).items() if key != "turns"}
+        answers: Iterator[Identification] = iter(())
+        if described:
+            vectors = np.stack([one.embedding for one in described])
+            places = [one.places for one in described]
+            answers = iter(self.gallery.identify_embeddings(vectors, places=places, **asked))
+        return [one if isinstance(one, ImageError) else next(answers) for one in found]
 
     def _batcher(self, encoder: Encoder) -> Batcher:
         if encoder.fingerprint not in self._batchers:
