@@ -21,6 +21,7 @@ from siamese_search.cli import (
     identify,
     maintain,
     plot,
+    serve,
     train,
     unknowns,
 )
@@ -57,7 +58,8 @@ def siasearch(
 
 
 for module in (
-    enroll, identify, edit, unknowns, calibrate, benchmark, audit, plot, maintain, train, demo,
+    enroll, identify, edit, unknowns, calibrate, benchmark, audit, plot, maintain, serve, train,
+    demo,
 ):  # fmt: skip
     module.register(app)
 for registered in app.registered_commands:

@@ -130,7 +130,7 @@ def describe_batches(
         pairs: list[tuple[T, PixelArray | ImageError]],
     ) -> list[tuple[T, Description | ImageError]]:
         readable = [image for _, image in pairs if not isinstance(image, ImageError)]
-        found = _described(runtime, np.stack(readable)) if readable else iter(())
+        found = described_by(runtime, np.stack(readable)) if readable else iter(())
         return [
             (key, image if isinstance(image, ImageError) else next(found)) for key, image in pairs
         ]
@@ -140,8 +140,10 @@ def describe_batches(
         yield from parallel_map(pool, describe, gathered, ahead=runtime.parallel + 1)
 
 
-def _described(runtime: Runtime, pixels: PixelArray) -> Iterator[Description | ImageError]:
-    """Each picture's, or its error: no picture may become what cannot be compared."""
+def described_by(runtime: Runtime, pixels: PixelArray) -> Iterator[Description | ImageError]:
+    """What a runtime gives for pixels (n, height, width, channels), each one's, or its error: no
+    picture may become what cannot be compared.
+    """
     embeddings, places = runtime.describe(pixels)
     for row, unit in enumerate(are_unit(embeddings).tolist()):
         if unit:

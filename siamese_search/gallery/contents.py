@@ -176,6 +176,11 @@ class Contents:
         """Items by their numbers; those that are not there are left out."""
         return self._catalog.items(numbers)
 
+    def covers(self, identities: Iterable[str]) -> dict[str, int]:
+        """The first item of each identity, by name; those that are not there are left out."""
+        found = self._catalog.members(identities)
+        return {name: int(numbers[0]) for name, numbers in found.items()}
+
     def items_where(self, where: Mapping[str, str]) -> list[Item]:
         """The items whose metadata equal all of these. Raises UsageError where none are given."""
         return self._catalog.items(self._catalog.where(where))

@@ -1,0 +1,1 @@
+"""The server: galleries over HTTP, and the page. Only the command line imports it."""

@@ -1,0 +1,142 @@
+"""The application: routes, guards, health, metrics and the page."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from siamese_search.errors import SiaSearchError
+from siamese_search.serving import problems
+from siamese_search.serving.guards import Guard, Limits
+from siamese_search.serving.hosted import Host
+from siamese_search.serving.jobs import Jobs
+from siamese_search.serving.openapi import openapi
+from siamese_search.serving.routes import ROUTES, Operation
+
+PAGE = Path(__file__).with_name("page")
+PREFIX = "/api/v1"
+WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+
+
+class Measured:
+    """How many requests there were, and how long they took, for Prometheus."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str, int]] = Counter()
+        self._seconds: dict[str, list[float]] = {}
+
+    def note(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Note an answer to an operation's path."""
+        self._counts[method, path, status] += 1
+        kept = self._seconds.setdefault(path, [0.0] * (len(WAITS) + 2))
+        for place, wait in enumerate(WAITS):
+            kept[place] += seconds <= wait
+        kept[-2] += 1
+        kept[-1] += seconds
+
+    def text(self, host: Host) -> str:
+        """In the text format of Prometheus."""
+        lines = ["# TYPE siasearch_requests_total counter"]
+        for (method, path, status), count in sorted(self._counts.items()):
+            labels = f'method="{method}",path="{path}",status="{status}"'
+            lines.append(f"siasearch_requests_total{{{labels}}} {count}")
+        lines.append("# TYPE siasearch_request_seconds histogram")
+        for path, kept in sorted(self._seconds.items()):
+            for wait, many in zip((*WAITS, "+Inf"), kept, strict=False):
+                lines.append(
+                    f'siasearch_request_seconds_bucket{{path="{path}",le="{wait}"}} {many:g}'
+                )
+            lines.append(f'siasearch_request_seconds_count{{path="{path}"}} {kept[-2]:g}')
+            lines.append(f'siasearch_request_seconds_sum{{path="{path}"}} {kept[-1]:.6f}')
+        lines.append("# TYPE siasearch_items gauge")
+        for name, one in host.galleries.items():
+            quoted = name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+            lines.append(f'siasearch_items{{gallery="{quoted}"}} {len(one.gallery)}')
+        return "\n".join(lines) + "\n"
+
+
+def application(
+    folders: Iterable[Path],
+    hosts: Sequence[str],
+    token: str | None = None,
+    read_only: bool = False,
+    limits: Limits | None = None,
+    device: str | None = None,
+) -> Starlette:
+    """The server's application for galleries in folders; what opening one raises."""
+    host, measured = Host(folders, read_only, device), Measured()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        app.state.jobs = Jobs()
+        try:
+            yield
+        finally:
+            app.state.jobs.close()
+            host.close()
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        for one in host.galleries.values():
+            await one.call(one.gallery.info)
+        return JSONResponse({"status": "ready"})
+
+    async def metrics(_: Request) -> Response:
+        return PlainTextResponse(await host.call(lambda: measured.text(host)))
+
+    async def document(_: Request) -> Response:
+        return JSONResponse(openapi())
+
+    async def index(_: Request) -> Response:
+        return FileResponse(PAGE / "index.html")
+
+    def timed(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+        async def answered(request: Request) -> Response:
+            begun, status = time.perf_counter(), 500
+            try:
+                response = await operation.handler(request)
+                status = response.status_code
+                return response
+            except Exception as error:
+                response = await problems.on_problem(request, error)
+                status = response.status_code
+                if not isinstance(error, problems.Problem | HTTPException | SiaSearchError):
+                    raise
+                return response
+            finally:
+                seconds = time.perf_counter() - begun
+                measured.note(operation.method, operation.path, status, seconds)
+
+        return answered
+
+    app = Starlette(
+        routes=[
+            Route("/", index),
+            Route("/health", health),
+            Route("/ready", ready),
+            Route("/metrics", metrics),
+            Route("/openapi.json", document),
+            *(Route(PREFIX + one.path, timed(one), methods=[one.method]) for one in ROUTES),
+            Mount("/page", StaticFiles(directory=PAGE, check_dir=False)),
+        ],
+        middleware=[Middleware(Guard, hosts=hosts, token=token, limits=limits or Limits())],
+        exception_handlers=dict.fromkeys(
+            (problems.Problem, SiaSearchError, HTTPException), problems.on_problem
+        ),
+        lifespan=lifespan,
+    )
+    app.state.host = host
+    return app

@@ -1,0 +1,163 @@
+"""Asking and enrolling: the operations that take pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from siamese_search.files import write_whole
+from siamese_search.gallery.gallery import Gallery
+from siamese_search.pictures.memory import suffix_of
+from siamese_search.pictures.read import content_hash
+from siamese_search.records import Identification
+from siamese_search.serving import representation
+from siamese_search.serving.contents import item_of
+from siamese_search.serving.hosted import Hosted
+from siamese_search.serving.problems import Problem
+from siamese_search.serving.requests import (
+    form_of,
+    host_of,
+    hosted_of,
+    pictures,
+    question_of,
+    whole,
+)
+
+KEPT = "unknowns"  # the folder in a gallery for pictures that were kept because nobody fitted
+
+
+async def galleries(request: Request) -> Response:
+    """The galleries on this server."""
+
+    def listed(one: Hosted) -> dict[str, Any]:
+        facts = one.gallery.info()
+        return {
+            "name": one.name,
+            "identities": facts.identities,
+            "items": facts.items,
+            "encoder": facts.encoder,
+            "calibrated": facts.calibration is not None,
+            "read_only": one.read_only,
+        }
+
+    hosted = host_of(request).galleries.values()
+    return JSONResponse([await one.call(partial(listed, one)) for one in hosted])
+
+
+async def about(request: Request) -> Response:
+    """What a gallery is, how it decides, and its last change."""
+    one = hosted_of(request)
+    return JSONResponse(
+        await one.call(lambda: representation.of_gallery(one.name, one.gallery, one.read_only))
+    )
+
+
+async def identify(request: Request) -> Response:
+    """Who is on the pictures: the best identity or unknown, and the k best candidates."""
+    one, question = hosted_of(request), question_of(request)
+    keep = request.query_params.get("keep_unknown", "").lower() in ("1", "true", "yes")
+    async with form_of(request) as form:
+        images = await pictures(form)
+    answers = await one.identify([data for _, data in images], question)
+    if keep:
+        strange = [
+            data
+            for (_, data), answer in zip(images, answers, strict=True)
+            if isinstance(answer, Identification) and answer.strange
+        ]
+        await one.change(lambda: _kept(one.gallery, strange))
+
+    def described() -> list[dict[str, Any]]:
+        known = (answer for answer in answers if isinstance(answer, Identification))
+        numbers = {match.item for answer in known for match in answer.matches}
+        metadata = {item.number: item.metadata for item in one.gallery.items_by_number(numbers)}
+        return [
+            representation.of_answer(name, answer, metadata)
+            for (name, _), answer in zip(images, answers, strict=True)
+        ]
+
+    return JSONResponse({"answers": await one.call(described)})
+
+
+def _kept(gallery: Gallery, strange: Iterable[bytes]) -> None:
+    """Keep pictures that nobody fitted, in the gallery's folder."""
+    folder = gallery.folder / KEPT
+    paths = []
+    for data in strange:
+        folder.mkdir(exist_ok=True)
+        paths.append(folder / f"{content_hash(data)}{suffix_of(data)}")
+        write_whole(paths[-1], data)
+    for _ in gallery.identify_each(paths, k=1, keep_unknown=True):
+        pass
+
+
+async def verify(request: Request) -> Response:
+    """Whether two pictures show the same identity."""
+    one = hosted_of(request)
+    async with form_of(request) as form:
+        (_, a), *_ = await pictures(form, "a")
+        (_, b), *_ = await pictures(form, "b")
+    found = await one.call(lambda: one.gallery.verify(a, b))
+    return JSONResponse(dataclasses.asdict(found))
+
+
+async def explain(request: Request) -> Response:
+    """A drawing of which regions make a picture similar to an item's, as PNG."""
+    one = hosted_of(request)
+    number = whole(request, "item", 0, 1 << 30)
+    async with form_of(request) as form:
+        (_, data), *_ = await pictures(form)
+
+    def drawn() -> bytes:
+        try:
+            from siamese_search.evaluation import explain as explaining
+        except ImportError:
+            raise Problem(501, "drawing needs: pip install 'siamese-search[plot]'") from None
+        item = item_of(one.gallery, number)
+        with tempfile.TemporaryDirectory() as folder:
+            asked, enrolled = Path(folder, "asked"), Path(folder, f"item {number}")
+            asked.write_bytes(data)
+            enrolled.write_bytes(one.gallery.image(item))
+            found = explaining.explain(one.gallery.encoder, asked, enrolled)
+            names = "the picture", f"item {number} ({item.identity})"
+            explaining.draw(dataclasses.replace(found, names=names), Path(folder, "drawn.png"))
+            return Path(folder, "drawn.png").read_bytes()
+
+    return Response(await one.call(drawn), media_type="image/png")
+
+
+async def enroll(request: Request) -> Response:
+    """Enrol pictures as an identity; the gallery keeps copies. Answered once they are stored."""
+    one = hosted_of(request)
+    async with form_of(request) as form:
+        images = await pictures(form)
+        label, about_them = form.get("label"), form.get("metadata") or "{}"
+        distractor = str(form.get("distractor", "")).lower() in ("1", "true", "yes")
+    if not isinstance(label, str) or not label.strip():
+        raise Problem(400, "the field `label` is needed: the identity that the pictures show")
+    try:
+        metadata = json.loads(str(about_them))
+    except (ValueError, RecursionError):
+        raise Problem(400, "the field `metadata` is no JSON") from None
+    if not isinstance(metadata, dict):
+        raise Problem(400, "the field `metadata` is no JSON object")
+
+    def enrolled() -> dict[str, Any]:
+        contents = [data for _, data in images]
+        report = one.gallery.enroll(
+            contents, label, metadata=metadata, copy=True, distractor=distractor
+        )
+        wanted = {content_hash(data) for data in contents}
+        own = one.gallery.items(label) if one.gallery.count(label) else []
+        numbers = [item.number for item in own if item.content in wanted]
+        return dataclasses.asdict(report) | {"numbers": numbers}
+
+    return JSONResponse(await one.change(enrolled), 201)

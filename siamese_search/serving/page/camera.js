@@ -1,0 +1,81 @@
+// The camera with its live answer: a frame is asked about as soon as the last one is answered.
+
+import { button, h, percent, sayError, score, speak } from "./dom.js";
+import { ask, headline } from "./identify.js";
+
+const SIDE = 800; // pixels of a frame's longer side
+const QUALITY = 0.9; // of its JPEG
+const REST = 150; // milliseconds between an answer and the next frame
+
+/** Show the camera in a place, with who is in front of it, until it is closed. */
+export async function openCamera(context, place, asked, take) {
+  if (place.firstChild) return;
+  if (!navigator.mediaDevices?.getUserMedia) {
+    throw new Error("The browser gives the camera only to pages from this computer or over HTTPS.");
+  }
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 } } });
+  } catch (error) {
+    throw new Error(`The camera is not to be had: ${error.message}`);
+  }
+  const video = h("video", { autoplay: true, muted: true, playsinline: true,
+    "aria-label": "What the camera sees" });
+  video.muted = true;
+  video.srcObject = stream;
+  const name = h("p", { class: "live-name" }, "Looking…");
+  const facts = h("p", { class: "facts" });
+  const ended = new AbortController();
+  const close = () => {
+    ended.abort();
+    for (const track of stream.getTracks()) track.stop();
+    place.replaceChildren();
+  };
+  context.signal.addEventListener("abort", close);
+  place.append(h("section", { class: "camera", "aria-label": "Camera" }, video,
+    h("div", { class: "beside" }, name, facts,
+      h("div", { class: "buttons" },
+        button("Take this picture", async () => take([await frameOf(video)]),
+          { class: "primary" }),
+        button("Close the camera", close)))));
+  await video.play();
+  follow({ ...context, signal: ended.signal }, video, asked, name, facts);
+}
+
+async function follow(context, video, asked, name, facts) {
+  let last = null;
+  while (!context.signal.aborted) {
+    try {
+      if (!document.hidden) {
+        const query = { ...asked(), k: 1, keep_unknown: false };
+        const [answer] = await ask(context, [await frameOf(video)], query);
+        const told = answer.error ?? headline(answer);
+        name.textContent = told;
+        facts.textContent = answer.score == null ? ""
+          : `${percent(answer.confidence)} sure · score ${score(answer.score)} · threshold ${
+            score(answer.threshold)}`;
+        if (told !== last) speak(told); // the same again is not read out again
+        last = told;
+      }
+    } catch (error) {
+      if (context.signal.aborted) return;
+      sayError(error);
+      return;
+    }
+    await new Promise((done) => setTimeout(done, REST));
+  }
+}
+
+/** What the camera sees now, as a file. */
+function frameOf(video) {
+  const scale = Math.min(1, SIDE / Math.max(video.videoWidth, video.videoHeight));
+  const canvas = h("canvas", {
+    width: Math.round(video.videoWidth * scale), height: Math.round(video.videoHeight * scale),
+  });
+  canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
+  const stamp = new Date().toTimeString().slice(0, 8).replaceAll(":", "-");
+  return new Promise((done, failed) => canvas.toBlob((blob) => {
+    if (blob) done(new File([blob], `camera-${stamp}.jpg`, { type: "image/jpeg" }));
+    else failed(new Error("The camera gave no picture."));
+  }, "image/jpeg", QUALITY));
+}

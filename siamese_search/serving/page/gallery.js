@@ -1,0 +1,161 @@
+// Gallery: all identities, searched, selected, renamed, merged, removed.
+
+import { picture } from "./api.js";
+import { described, enroll, merge, removeIdentities, rename, undo } from "./changes.js";
+import { button, counted, h, question, sayError, speak } from "./dom.js";
+import { nameField } from "./names.js";
+import { VirtualGrid } from "./virtual.js";
+
+export const title = () => "Gallery";
+
+const PAGE = 1000; // identities asked for at a time
+const PAUSE = 150; // milliseconds without a key before the search begins
+
+export async function render(context, body) {
+  const search = h("input", { type: "search", autocomplete: "off", value: context.argument ?? "" });
+  const count = h("p", { class: "muted count", role: "status" });
+  const bar = h("div", { class: "selection", hidden: true, role: "region",
+    "aria-label": "What is selected" });
+  const selected = new Set();
+  const list = new Identities(context);
+  const grid = new VirtualGrid({
+    least: 150, height: 214, gap: 14, label: "Identities", signal: context.signal,
+    cell: (index) => cell(context, list.rows[index], selected, chosen),
+    reach: (index) => list.reach(index),
+  });
+  list.arrived = (from, to) => {
+    if (grid.total !== list.total) grid.size(list.total);
+    for (const index of grid.cells.keys()) if (index >= from && index < to) grid.add(index);
+  };
+  const seek = async () => {
+    await list.search(search.value.trim());
+    grid.renew();
+    grid.size(list.total);
+    count.textContent = list.words
+      ? `${counted(list.total, "identity", "identities")} found`
+      : `${counted(list.total, "identity", "identities")}, ${counted(context.info.items, "picture")}`;
+  };
+
+  function chosen() {
+    bar.hidden = selected.size === 0;
+    const names = [...selected];
+    const settle = async (done) => {
+      if (!done) return;
+      selected.clear();
+      chosen();
+      toolbar();
+      await seek();
+    };
+    bar.replaceChildren(...[
+      h("p", {}, `${selected.size} selected`),
+      names.length === 1 && button("Rename", async () =>
+        settle((await rename(context, names[0])) !== names[0])),
+      names.length > 1 && button("Merge", async () => settle(await merge(context, names))),
+      button("Remove", async () => settle((await removeIdentities(context, names), true)),
+        { class: "danger" }),
+      button("Clear", () => {
+        selected.clear();
+        chosen();
+        grid.renew();
+      }, { class: "plain" }),
+    ].filter(Boolean));
+  }
+
+  const tools = h("div", { class: "row" });
+  const toolbar = () => {
+    const last = context.info.change;
+    tools.replaceChildren(...[
+      context.writable && button("New identity", () => created(context)),
+      context.writable && last?.undoable && button("Undo", () => undo(context, last.number),
+        { title: described(last), "aria-label": `Undo: ${described(last)}` }),
+    ].filter(Boolean));
+  };
+  toolbar();
+  let timer = 0;
+  search.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => seek().catch(sayError), PAUSE);
+  });
+  body.append(
+    h("div", { class: "row spread tools" },
+      h("label", { class: "grow search" }, h("span", { class: "unseen" }, "Search names"), search),
+      tools),
+    count, grid.node, bar);
+  search.placeholder = "Search names";
+  await seek();
+}
+
+/** One identity, or an empty place until it is known. */
+function cell(context, row, selected, chosen) {
+  if (!row) return h("div", { class: "card waits", "aria-busy": "true" });
+  const { name, items, distractor, cover } = row;
+  const card = h("div", { class: "card" },
+    h("a", { href: context.href("identity", name) },
+      picture(context.api.picture(`items/${cover}/thumbnail?side=240`)),
+      h("span", { class: "name" }, name)),
+    h("span", { class: "facts" },
+      counted(items, "picture") + (distractor ? " · never named" : "")));
+  if (context.writable) {
+    const box = h("input", { type: "checkbox", "aria-label": `Select ${name}` });
+    box.checked = selected.has(name);
+    card.classList.toggle("chosen", box.checked);
+    box.addEventListener("change", () => {
+      selected[box.checked ? "add" : "delete"](name);
+      card.classList.toggle("chosen", box.checked);
+      chosen();
+      speak(`${selected.size} selected`);
+    });
+    card.prepend(box);
+  }
+  return card;
+}
+
+/** The gallery's identities by name, fetched as far as they are looked at. */
+class Identities {
+  constructor(context) {
+    Object.assign(this, { context, words: "", rows: [], total: 0, next: null });
+    this.wanted = -1;
+    this.fetching = null;
+    this.turn = 0; // of searches: what an older one brings is not wanted any more
+  }
+
+  async search(words) {
+    Object.assign(this, { words, rows: [], total: 0, next: null, wanted: -1, fetching: null });
+    await this.fetch(++this.turn);
+  }
+
+  reach(index) {
+    this.wanted = index;
+    if (this.rows.length > index || this.next === null || this.fetching) return;
+    this.fetching = this.fill(this.turn).catch(sayError);
+  }
+
+  async fill(turn) {
+    while (turn === this.turn && this.rows.length <= this.wanted && this.next !== null) {
+      await this.fetch(turn);
+    }
+    if (turn === this.turn) this.fetching = null;
+  }
+
+  async fetch(turn) {
+    const from = this.rows.length;
+    const page = await this.context.api.call("identities", {
+      query: { search: this.words, after: this.next, limit: PAGE }, signal: this.context.signal,
+    });
+    if (turn !== this.turn) return;
+    this.rows.push(...page.identities);
+    [this.total, this.next] = [page.total, page.next];
+    this.arrived(from, this.rows.length);
+  }
+}
+
+async function created(context) {
+  const { label, field } = nameField(context, "Name");
+  const files = h("input", { type: "file", multiple: true, required: true,
+    accept: "image/*,.heic,.heif" });
+  const given = await question("New identity",
+    h("div", {}, label, h("label", {}, "Pictures", files)), "Enrol",
+    () => ({ name: field.value.trim(), files: [...files.files] }));
+  if (!given?.name) return;
+  if (await enroll(context, given.files, given.name)) context.go("identity", given.name);
+}

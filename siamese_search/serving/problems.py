@@ -1,0 +1,63 @@
+"""Problems: what a request is refused with, as ``application/problem+json`` (RFC 9457)."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from siamese_search.errors import (
+    EncoderError,
+    GalleryMissing,
+    ImageError,
+    RuntimeUnavailable,
+    SiaSearchError,
+    StorageError,
+    UsageError,
+)
+
+STATUSES: tuple[tuple[type[SiaSearchError], int], ...] = (
+    (UsageError, 400),
+    (ImageError, 422),
+    (GalleryMissing, 404),
+    (RuntimeUnavailable, 501),
+    (EncoderError, 500),
+    (StorageError, 503),
+    (SiaSearchError, 500),
+)
+BUSY_SECONDS = 1  # after which a client may try again
+
+
+class Problem(Exception):
+    """A request that is refused, with the reason."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+def answer(status: int, detail: str) -> Response:
+    """A problem as a response."""
+    content = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    headers = {"Retry-After": str(BUSY_SECONDS)} if status == 503 else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(content, status, headers, media_type="application/problem+json")
+
+
+async def on_problem(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """The response to an error that a handler has raised."""
+    if isinstance(error, Problem):
+        return answer(error.status, error.detail)
+    if isinstance(error, HTTPException):
+        return answer(error.status_code, error.detail)
+    status = next((code for kind, code in STATUSES if isinstance(error, kind)), 500)
+    return answer(status, str(error))
