@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +66,8 @@ def serve(
     from siamese_search.serving.app import application
 
     names = [*LOOPBACK, host, *(allow or [])]
-    app = application(gallery or [DEFAULT_GALLERY], names, token, read_only, device=device)
+    folders = gallery or [Path(os.environ.get("SIASEARCH_GALLERY") or DEFAULT_GALLERY)]
+    app = application(folders, names, token, read_only, device=device)
     address = f"[{host}]" if ":" in host else host
     config = uvicorn.Config(
         app,
