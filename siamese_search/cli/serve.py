@@ -23,7 +23,7 @@ def serve(
             "--gallery",
             "-g",
             metavar="DIR",
-            help="A gallery; repeatable. Default: indexes/default.",
+            help="A gallery; repeatable. Default: SIASEARCH_GALLERY, else indexes/default.",
         ),
     ] = None,
     host: Annotated[
