@@ -260,7 +260,7 @@ def test_a_picture_that_is_gone_or_changed_leaves_a_tile_that_says_so(
         for key in (("b", "0.png"), ("c", "0.png"), ("vector", ""))
     ]
     for said, expected in zip(
-        words, ("no such file", "other content", "without a file"), strict=True
+        words, ("no such file", "other content", "without an image"), strict=True
     ):
         assert isinstance(said, str)
         assert expected in said.replace("\n", " ")
