@@ -18,8 +18,7 @@ export async function render(context, body) {
   };
   const measure = run("scores", () => ({}), "Measured");
   body.append(
-    h("p", {}, described(info)),
-    h("div", { class: "row tools" },
+    h("div", { class: "row spread tools" }, h("p", {}, described(info)),
       context.writable && button("Measure scores", measure)),
     place);
   const shown = h("div");
