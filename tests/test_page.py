@@ -264,7 +264,7 @@ def test_an_audit_is_run_and_settled(open_page: Open, fake: Fake) -> None:
 
 def test_quality_tells_what_a_threshold_costs(open_page: Open, fake: Fake) -> None:
     page = open_page("quality")
-    expect(page.get_by_text("no scores yet")).to_be_visible()
+    expect(page.get_by_text("The scores have not been measured yet.")).to_be_visible()
     button(page, "Measure scores").click()
     expect(page.locator(".cost")).to_contain_text("At 0.550: 59 of 60 own pictures")
     page.get_by_label("Threshold", exact=True).fill("0.897")
