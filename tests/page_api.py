@@ -117,8 +117,9 @@ def application(fake: Fake) -> Starlette:
                 if name.endswith(".txt"):
                     answers.append({"image": name, "error": f"{name}: not an image"})
                     continue
-                first = dict(sorted(items(request).items(), reverse=True))
-                numbers = {one: number for number, one in first.items()}
+                best: dict[str, int] = {}
+                for number, one in sorted(items(request).items()):
+                    best.setdefault(one, number)
                 matches = [
                     {
                         "identity": one,
@@ -129,7 +130,7 @@ def application(fake: Fake) -> Starlette:
                         "closer": 0.021 if rank == 0 else None,
                         "metadata": {"shelf": "3"} if rank == 0 else {},
                     }
-                    for rank, (one, number) in enumerate(list(numbers.items())[::-1][:5])
+                    for rank, (one, number) in enumerate(list(best.items())[:5])
                 ]
                 strange = name.startswith("stranger")
                 threshold = 0.95 if strange else 0.71

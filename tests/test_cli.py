@@ -303,7 +303,7 @@ def test_every_command_has_help() -> None:
     assert set(commands) == {
         "add", "query", "verify", "list", "info", "remove", "relabel", "undo",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
-        "benchmark", "unknowns", "explain", "plot",
+        "benchmark", "unknowns", "explain", "plot", "serve",
     }  # fmt: skip
     for command in commands.values():
         assert command.help

@@ -68,7 +68,7 @@ export function catchPictures(signal, zone, take) {
 }
 
 function optionsOf(context) {
-  const { calibration } = context.info;
+  const calibration = context.info.calibration?.looked ?? context.info.calibration;
   const many = h("input", { type: "number", min: 1, max: 50, value: 5, required: true });
   const turns = h("select", {},
     ...[[1, "as they are"], [4, "in 4 turns"], [8, "in 8 turns"]].map(([value, text]) =>

@@ -18,8 +18,7 @@ export async function render(context, body) {
   };
   const measure = run("scores", () => ({}), "Measured");
   body.append(
-    h("p", {}, described(info)),
-    h("div", { class: "row tools" },
+    h("div", { class: "row spread tools" }, h("p", {}, described(info)),
       context.writable && button("Measure scores", measure)),
     place);
   const shown = h("div");
@@ -30,7 +29,7 @@ export async function render(context, body) {
     shown.append(...drawn(context, scores, run));
   } catch (error) {
     if (error.status !== 404 && error.status !== 409) throw error;
-    shown.append(h("p", { class: "empty" }, error.message));
+    shown.append(h("p", { class: "empty" }, "The scores have not been measured yet."));
   }
 }
 
@@ -63,6 +62,9 @@ function drawn(context, scores, run) {
   const every = [...genuine, ...impostor, scores.threshold];
   const low = every.reduce((a, b) => Math.min(a, b), Infinity);
   const high = Math.max(every.reduce((a, b) => Math.max(a, b), -Infinity), low + 0.01);
+  // Without a calibration the encoder's threshold decides, by scores.
+  const axis = scores.standard === "the encoder's" ? "score"
+    : "evidence: the score less half of the runner-up's";
   const slider = h("input", { type: "range", min: low, max: high, step: "any",
     "aria-label": "Threshold" });
   const figure = new Histogram(genuine, impostor, low, high, slider);
@@ -89,7 +91,8 @@ function drawn(context, scores, run) {
   return [
     h("section", {}, h("h2", {}, "Own pictures and strangers"),
       h("p", { class: "key" }, h("span", { class: "genuine" }, "own identity"), " ",
-        h("span", { class: "impostor" }, "best other identity, as for a stranger")),
+        h("span", { class: "impostor" }, "best other identity, as for a stranger"), " ",
+        h("span", { class: "plain muted" }, axis)),
       figure.node, cost,
       h("p", { class: "row" }, h("span", { class: "facts" },
         `threshold in use ${score(scores.threshold)} (${scores.standard})`), reset)),
