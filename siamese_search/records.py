@@ -338,6 +338,11 @@ class Calibration:
         if not isinstance(fields.get("turns", 1), int):
             raise TypeError("its turns are no number")
         thresholds = {float(rate): float(value) for rate, value in fields["thresholds"].items()}
+        numbers = (fields[name] for name in ("fpir", "location", "scale", "slope", "offset"))
+        if not thresholds or not all(map(math.isfinite, (*numbers, *thresholds.values()))):
+            raise ValueError("what it decides by are no numbers")
+        if fields["scale"] <= 0:
+            raise ValueError("its scale is not above 0")
         evidence = tuple(fields.get("evidence", ()))
         looked = fields.get("looked")
         made = None if looked is None else cls.of(looked)

@@ -296,3 +296,101 @@ def test_places_of_another_number_of_pictures_are_refused(gallery: Gallery) -> N
         vectors = gallery.encoder.embed([moved(1, 1)])
         with pytest.raises(UsageError, match="places of 2 pictures"):
             gallery.identify_embeddings(vectors, places=[None, None])
+
+
+def test_votes_decide_no_more_once_the_gallery_has_shrunk(gallery: Gallery) -> None:
+    with gallery:
+        assert gallery.calibrate(0.1).looked is not None
+        strangers = [moved(seed, seed) for seed in range(500, 540)]
+        found = gallery.encoder.describe(strangers)
+        vectors = np.stack([one.embedding for one in found])
+        places = [one.places for one in found]
+        before = gallery.identify_embeddings(vectors, places=places)
+        assert all(match.closer is None for answer in before for match in answer.matches)
+        for number in range(2, IDENTITIES):
+            gallery.remove(f"m{number}")
+        looked = gallery.identify_embeddings(vectors, places=places)
+        plain = gallery.identify_embeddings(vectors)
+        pairs = zip(looked, plain, strict=True)
+        assert not any(a.identity is not None and b.identity is None for a, b in pairs)
+        assert all(match.closer is not None for answer in looked for match in answer.matches)
+
+
+def test_votes_decide_only_among_candidates_that_all_have_places(gallery: Gallery) -> None:
+    with gallery:
+        assert gallery.calibrate(0.1).looked is not None
+        probe = gallery.encoder.describe([moved(1, 9)])[0]
+        asked = probe.embedding[None]
+        (whole,) = gallery.identify_embeddings(asked, places=[probe.places])
+        assert {match.closer for match in whole.matches} == {None}
+        own = [item.number for item in gallery.items(whole.matches[0].identity)]
+        for number in own:
+            sql(gallery, "DELETE FROM places WHERE item = ?", number)
+        (looked,) = gallery.identify_embeddings(asked, places=[probe.places])
+        (plain,) = gallery.identify_embeddings(asked)
+        assert looked.threshold == pytest.approx(plain.threshold, abs=0.2)
+        assert None not in {match.closer for match in looked.matches}
+
+
+def test_a_crowd_of_one_identity_leaves_strangers_as_many_candidates(gallery: Gallery) -> None:
+    with gallery:
+        crowd = [moved(0, shift % 16) for shift in range(16)]
+        noisy = [np.asarray(one) ^ np.uint8(n % 3) for n, one in enumerate(crowd * 6)]
+        gallery.enroll(noisy, label="m0")
+        test = gallery._self_test
+        item = gallery.items("m0")[0].number
+        ((_, own, _, votes),) = test._looked(np.array([item]), "balanced", strange=True)
+        assert own == "m0"
+        assert "m0" not in votes
+        assert len(votes) > 10
+
+
+def test_a_damaged_row_whose_picture_is_gone_is_dropped(gallery: Gallery, asked: Path) -> None:
+    with gallery:
+        gallery.enroll([moved(600, 1), moved(600, 2)], label="shown")
+        number = gallery.items("shown")[0].number
+        gallery.calibrate(0.1)
+        sql(gallery, "UPDATE places SET content = x'00' WHERE item = ?", number)
+        gallery.rebuild()
+        assert gallery.check() == []
+        assert gallery.info().places == (IDENTITIES * EACH) + 1
+        gallery.identify(sorted(asked.rglob("*.png")))
+
+
+def test_a_changed_calibration_is_never_used(gallery: Gallery) -> None:
+    with gallery:
+        gallery.calibrate(0.1)
+        ((content,),) = sql(gallery, "SELECT content FROM calibrations")
+        fields = json.loads(str(content))
+        changes: list[dict[str, object]] = [
+            {"closer": fields["closer"] * 2}, {"looked": None}, {"scale": 0.0}, {"thresholds": {}},
+            {"rule": "balancee"}, {"location": float("nan")},
+        ]  # fmt: skip
+        for change in changes:
+            for sealed in (fields | change, {**fields, **change, "checksum": None}):
+                if change.keys() <= {"closer", "looked", "rule"} and sealed["checksum"] is None:
+                    continue  # as an earlier release might have stored it
+                sql(gallery, "UPDATE calibrations SET content = ?", json.dumps(sealed))
+                with pytest.raises(GalleryDamaged, match="calibration is damaged"):
+                    gallery.identify([moved(1, 1)])
+        assert gallery.calibrate(0.1).closer == fields["closer"]
+        gallery.identify([moved(1, 1)])
+
+
+def test_undo_brings_no_places_back_where_none_are_kept(gallery: Gallery) -> None:
+    with gallery:
+        gallery.remove("m5")
+        gallery.calibrate(0.1, closer="none")
+        gallery.undo()
+        assert gallery.info().places == 0
+
+
+@pytest.mark.parametrize("shape", [(16, 4), (3, 16), (0, 3)])
+def test_places_that_no_encoder_gives_are_refused(gallery: Gallery, shape: tuple[int, int]) -> None:
+    with gallery:
+        vectors = gallery.encoder.embed([moved(800, 1)])
+        for places in (np.zeros(shape, np.float32), np.full((16, 3), np.nan, np.float32)):
+            with pytest.raises(UsageError, match="places of picture 0 have the shape"):
+                gallery.identify_embeddings(vectors, places=[places])
+            with pytest.raises(UsageError, match="places of picture 0 have the shape"):
+                gallery.enroll_embeddings(vectors, ["new"], places=[places])

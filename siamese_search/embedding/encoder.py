@@ -11,7 +11,7 @@ Encoders know nothing of galleries.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from siamese_search.embedding.record import (
 )
 from siamese_search.embedding.runtimes import Runtime, open_runtime
 from siamese_search.embedding.vectors import Description
-from siamese_search.errors import ImageError
+from siamese_search.errors import ImageError, UsageError
 from siamese_search.pictures import render
 from siamese_search.pictures.read import is_path, several
 from siamese_search.pictures.regions import Region
@@ -105,6 +105,25 @@ class Encoder:
     def gives_places(self) -> bool:
         """Whether descriptions have places."""
         return self.record.architecture.get("places") is not None
+
+    def require_places(self, places: Sequence[FloatArray | None], count: int) -> None:
+        """Raise UsageError unless these are the places of so many pictures, None for those without:
+        finite, and of the shape that the encoder gives.
+        """
+        if len(places) != count:
+            raise UsageError(f"places of {len(places)} pictures, but embeddings of {count}")
+        known = self.record.architecture.get("places")
+        shape = (known["grid"] ** 2, known["dimension"]) if known else None
+        for number, one in enumerate(places):
+            if one is None:
+                continue
+            given = np.shape(one)
+            right = len(given) == 2 if shape is None else given == shape
+            if not right or not np.isfinite(np.asarray(one, np.float64)).all():
+                raise UsageError(
+                    f"places of picture {number} have the shape {given}: the encoder {self.name}"
+                    f" gives {shape or 'none'}, finite numbers"
+                )
 
     def embed(self, images: Any) -> FloatArray:
         """Embed paths, bytes, open files, PIL images, uint8 (H, W, 3) arrays, or a ``Region`` of

@@ -32,6 +32,7 @@ from siamese_search.gallery.identification import Identifier
 from siamese_search.gallery.learning import AUTO, Asked, Candidate, Learning, known_choice
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.snapshots import Snapshots
+from siamese_search.gallery.staleness import is_stale
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.pictures.regions import require_turns
 from siamese_search.pictures.sources import find, not_empty
@@ -48,7 +49,6 @@ from siamese_search.storage.catalog import Catalog
 log = logging.getLogger("siasearch")
 
 AGAIN_AT_MOST = 20_000  # items for which a stale metric is learned again along the way
-CHANGED = 0.2  # of identities or items, from which on a calibration is stale
 
 Places = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -109,6 +109,7 @@ class Calibrating:
         try:
             seen = self._evidence(candidate, active, rule, asked)
             if looked:
+                self._warn_of_places(active)
                 look = candidate.closer_look(self._catalog, rule)
                 if look.decides:
                     closely = self._evidence(candidate, active, rule, asked, look.weight)
@@ -131,6 +132,18 @@ class Calibrating:
         if self._catalog.state().snapshot is None:  # it was of another metric
             self._compaction.compact_if_due(changed=0)
         return found
+
+    def _warn_of_places(self, active: Active) -> None:
+        """Say where a closer look is not taken because items lack places."""
+        items = self._catalog.totals()[1]
+        missing = items - self._catalog.count_places(active.generation.number)
+        if active.encoder.gives_places and missing > items / 2:
+            log.warning(
+                "%d of %d items have no places for a closer look: run `siasearch rebuild`, then"
+                " `siasearch calibrate` again",
+                missing,
+                items,
+            )
 
     def _evidence(
         self,
@@ -228,16 +241,8 @@ class Calibrating:
         return True
 
     def is_stale(self, found: Calibration) -> bool:
-        """Whether the gallery has changed so much since that it should be calibrated again."""
-        identities, items = self._catalog.totals()
-        new = max(0, items - found.items)
-        if found.last_item is not None:
-            new = self._catalog.count_after(found.last_item)
-        gone = found.items + new - items
-        return (
-            abs(identities - found.identities) > CHANGED * found.identities
-            or max(new, gone) > CHANGED * found.items
-        )
+        """See ``staleness.is_stale``."""
+        return is_stale(self._catalog, found)
 
     def rule(self, rule: str | None) -> str:
         """The rule that is asked for, else that of the calibration. Raises UsageError."""

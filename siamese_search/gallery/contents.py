@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from siamese_search.arrays import FloatArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.gallery import editing, enrolment
@@ -111,6 +113,8 @@ class Contents:
         ``Encoder.describe`` gave with them. Returns the item numbers. Raises UsageError for
         anything else, and for one that is there already.
         """
+        if places is not None:
+            self.encoder.require_places(places, len(np.atleast_2d(embeddings)))
         added = enrolment.enroll_embeddings(self._catalog, embeddings, identities, metadata, places)
         self._upkeep.after(len(added), in_blocks=True)
         return added

@@ -21,8 +21,9 @@ from siamese_search.errors import UsageError
 from siamese_search.gallery.active import require
 from siamese_search.gallery.members import MembersOf
 from siamese_search.gallery.ranking import Ranking
-from siamese_search.gallery.reranking import CloserLook
+from siamese_search.gallery.reranking import CloserLook, Looked
 from siamese_search.gallery.snapshots import Searched, View
+from siamese_search.gallery.staleness import is_stale
 from siamese_search.index import Index
 from siamese_search.pictures.regions import require_turns
 from siamese_search.records import Calibration, Identification, Match
@@ -67,6 +68,7 @@ class Identifier:
         self._snapshots = snapshots
         self._ranking = ranking
         self._look = CloserLook(catalog)
+        self._held: tuple[tuple[int, int], Calibration, bool] | None = None
 
     def identify(
         self,
@@ -83,8 +85,7 @@ class Identifier:
         """
         queries = as_embeddings(embeddings, encoder.dimension)
         seen = [None] * len(queries) if places is None else list(places)
-        if len(seen) != len(queries):
-            raise UsageError(f"places of {len(seen)} pictures, but embeddings of {len(queries)}")
+        encoder.require_places(seen, len(queries))
         answers: list[Identification] = []
         # Block by block, since others cannot commit while one is searched.
         for start in range(0, max(1, len(queries)), BLOCK):
@@ -115,7 +116,8 @@ class Identifier:
             found = None
             if weight and places is not None:
                 found = self._look.reordered(view.generation, places, ranked, weight, True)
-            return self._ranking.marked([(found or ranked.matches)[:k]])[0]
+            matches = found.matches if found is not None and found.decides else ranked.matches
+            return self._ranking.marked([matches[:k]])[0]
 
     def _answers(
         self,
@@ -133,11 +135,12 @@ class Identifier:
         judge = _judge(calibration, encoder, question, rule)
         shown = max(k, 2)
         ranked = self._ranking.ranked(index, queries, shown, allowed, rule)
-        looked: list[tuple[Match, ...] | None] = [None] * len(ranked)
+        looked: list[Looked | None] = [None] * len(ranked)
         closer_judge = None
         if calibration is not None and calibration.closer and calibration.rule == rule:
-            # A filter leaves out rivals that the rate was calibrated with.
-            if calibration.looked is not None and allowed is None:
+            # A filter leaves out rivals that the rate was calibrated with, and so does a gallery
+            # that has shrunk: votes, which are leads over others, would mean something else.
+            if calibration.looked is not None and allowed is None and self._holds(calibration):
                 closer_judge = _judge(calibration.looked, encoder, question, rule, looked=True)
             decides = closer_judge is not None
             looked = [
@@ -150,16 +153,23 @@ class Identifier:
         if allowed is not None and calibration is not None:
             rivals = self._ranking.rank(index, queries, 3, None, rule)
         found = [
-            (one.matches if look is None else look)[:shown]
+            (one.matches if look is None else look.matches)[:shown]
             for look, one in zip(looked, ranked, strict=True)
         ]
         marked = self._ranking.marked(found)
         return [
             judge.decide(matches, k, others)
-            if look is None or closer_judge is None
+            if look is None or closer_judge is None or not look.decides
             else closer_judge.decide(matches, k)
             for look, matches, others in zip(looked, marked, rivals, strict=True)
         ]
+
+    def _holds(self, calibration: Calibration) -> bool:
+        """Whether the gallery is about as it was calibrated; looked up once for each state."""
+        now = self._catalog.version()
+        if self._held is None or self._held[0] != now or self._held[1] is not calibration:
+            self._held = now, calibration, not is_stale(self._catalog, calibration)
+        return self._held[2]
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """The k nearest items of embeddings (n, dimension), all under one encoder, and cosines."""

@@ -79,6 +79,7 @@ def replace_places(catalog: Catalog, active: ActiveEncoder, watch: Watcher) -> i
             yield from catalog.items(numbers)
             after = numbers[-1]
 
+    catalog.drop_damaged_places(generation)
     made, unread = 0, 0
     with _described(lacking(), folder, now.encoder) as stream:
         for batch in stream:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +19,13 @@ from siamese_search.decision import closer
 from siamese_search.gallery.ranking import Ranked
 from siamese_search.records import Generation, Match
 from siamese_search.storage.catalog import Catalog
+
+
+class Looked(NamedTuple):
+    """Identities in the order of a closer look, and whether their scores have its votes."""
+
+    matches: tuple[Match, ...]
+    decides: bool
 
 
 class CloserLook:
@@ -32,15 +41,18 @@ class CloserLook:
         ranked: Ranked,
         weight: float,
         decides: bool,
-    ) -> tuple[Match, ...] | None:
+    ) -> Looked | None:
         """The identities of a probe with these ``places``, best first by scores and votes; None
         where nothing is known of its candidates' places.
 
         Votes become part of the scores where the look ``decides``, else they stand beside these.
+        It decides only among two candidates or more that all have places: a vote is as large as
+        the lead over the others, so with fewer of them it would mean something else.
         """
         votes = self.votes(generation, places, zip(ranked.items, ranked.owners, strict=True))
         if not votes:
             return None
+        decides = decides and len(votes) > 1 and all(map(math.isfinite, votes.values()))
         matches = ranked.matches
         scores = np.array([match.score for match in matches], np.float32)
         total = together([match.identity for match in matches], scores, votes, weight)
@@ -51,7 +63,8 @@ class CloserLook:
             else dataclasses.replace(match, closer=more)
             for match, whole, more in zip(matches, total, added, strict=True)
         ]
-        return tuple(found[place] for place in np.argsort(-total, kind="stable").tolist())
+        order = np.argsort(-total, kind="stable").tolist()
+        return Looked(tuple(found[place] for place in order), decides)
 
     def votes(
         self, generation: Generation, places: FloatArray, near: Iterable[tuple[int, str]]

@@ -13,7 +13,7 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
-from siamese_search.decision.closer import Look
+from siamese_search.decision.closer import CANDIDATES, Look
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.reranking import CloserLook, together
 from siamese_search.gallery.snapshots import Searched, View
@@ -115,7 +115,19 @@ class SelfTest:
                 for number, owner in zip(one.items, one.owners, strict=True)
                 if number != item and not (strange and owner == own)
             ]
+            if strange and len(near) < min(CANDIDATES, len(index) - len(members[own].numbers)):
+                near = self._near_others(index, vector, members[own].numbers)
             yield item, own, scores, look.votes(generation, places, near)
+
+    def _near_others(
+        self, index: Index, vector: FloatArray, own: IntArray
+    ) -> list[tuple[int, str]]:
+        """The nearest items that are not of an identity, with theirs: as many as a stranger has."""
+        others = np.setdiff1d(index.items, own, assume_unique=True)
+        found, _ = index.search(vector[None], CANDIDATES, others)
+        numbers = [number for number in found[0].tolist() if number >= 0]
+        owners = self._catalog.owners(numbers)
+        return [(number, owners[number][0]) for number in numbers if number in owners]
 
     def probes(self, limit: int | None, seed: int = 0) -> IntArray:
         """The items that can be found, about ``limit`` of them where there are more, ascending."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from typing import Any
 from zlib import crc32
 
 from siamese_search.decision.metric import Metric
@@ -42,7 +43,7 @@ class Calibrations(Generations):
             kept = replace(calibration, metric=named, looked=looked)
             self._db.execute(
                 "INSERT OR REPLACE INTO calibrations (generation, content) VALUES (?, ?)",
-                (number, json.dumps(asdict(kept))),
+                (number, _sealed(asdict(kept))),
             )
             self._db.execute(
                 "DELETE FROM metrics WHERE generation = ? AND id IS NOT ?", (number, named)
@@ -124,7 +125,7 @@ class Calibrations(Generations):
 
     def _calibration(self, content: str) -> Calibration:
         try:
-            fields = json.loads(content)
+            fields = _unsealed(content)
             newer = surplus_fields(Calibration, fields)
             if newer:
                 raise GalleryFormatError(
@@ -132,7 +133,21 @@ class Calibrations(Generations):
                     f" ({', '.join(newer)}): upgrade, or run `siasearch calibrate`"
                 )
             return Calibration.of(fields)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise GalleryDamaged(
                 f"{self.path}: the calibration is damaged ({error}): run `siasearch calibrate`"
             ) from error
+
+
+def _sealed(fields: dict[str, Any]) -> str:
+    """A calibration's fields as JSON, with the CRC-32 of the JSON that they are without it."""
+    return json.dumps(fields | {"checksum": crc32(json.dumps(fields).encode())})
+
+
+def _unsealed(content: str) -> dict[str, Any]:
+    """The fields again; ValueError where they are not as they were. Earlier ones have no seal."""
+    fields: dict[str, Any] = json.loads(content)
+    checksum = fields.pop("checksum", None)
+    if checksum is not None and crc32(json.dumps(fields).encode()) != checksum:
+        raise ValueError("wrong checksum")
+    return fields

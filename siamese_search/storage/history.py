@@ -239,7 +239,10 @@ class History(Generations):
 
     def _restore_vectors(self, change: int, item: int, number: int) -> None:
         """Give an item, by its new number, the embeddings that it had by its old one."""
-        for table, columns in (("embeddings", "vector, checksum"), ("places", "content")):
+        kept = {"embeddings": "vector, checksum"}
+        if self.keeps_places():
+            kept["places"] = "content"
+        for table, columns in kept.items():
             self._db.execute(
                 f"INSERT INTO {table} (generation, item, {columns})"
                 f" SELECT generations.id, ?, {columns} FROM undo_{table} AS kept"

@@ -74,6 +74,21 @@ class PlacesTable(Database):
             ]
         return found[:limit]
 
+    def drop_damaged_places(self, generation: int) -> None:
+        """Delete places that are not as they were stored: an item without is found all the same."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT item, content FROM places WHERE generation = ?", (generation,)
+            )
+            damaged = [item for item, content in rows if closer.fault(content) is not None]
+        if damaged:
+            with self.writing():
+                self._db.execute(
+                    "DELETE FROM places WHERE generation = ?"
+                    " AND item IN (SELECT value FROM json_each(?))",
+                    (generation, json.dumps(damaged)),
+                )
+
     def store_places(
         self, generation: int, numbers: Sequence[int], places: Sequence[FloatArray | None]
     ) -> None:
