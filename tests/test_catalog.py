@@ -306,7 +306,10 @@ def test_a_calibration_with_a_field_of_a_newer_release_says_so(
     catalog.set_calibration(generation, CALIBRATION)
     assert catalog.calibration(generation) == CALIBRATION
     newer = sqlite3.connect(path)
-    newer.execute("UPDATE calibrations SET content = json_set(content, '$.weather', 'fine')")
+    newer.execute(
+        "UPDATE calibrations SET content ="
+        " json_set(json_remove(content, '$.checksum'), '$.weather', 'fine')"
+    )
     newer.commit()
     newer.close()
     with pytest.raises(GalleryFormatError, match=r"newer siasearch \(weather\): upgrade"):

@@ -123,9 +123,10 @@ class Calibrating:
             found = replace(found, closer=look.weight, closer_gain=gain)
         if closely is not None:
             with suppress(UsageError):  # too few for this rate: scores alone decide
-                found = replace(
-                    found, looked=self._fitted(closely, active, fpir, rule, source, True)
-                )
+                votes = self._fitted(closely, active, fpir, rule, source, True)
+                # So do they where most strangers are one: they hardly tell how votes fall.
+                if votes.independent is None or votes.independent >= calibration.FEWEST_STRANGE:
+                    found = replace(found, looked=votes)
         found = self._catalog.set_calibration(active.generation, found, candidate.metric, metric)
         if closer is not None:
             self._catalog.want_places(looked)
