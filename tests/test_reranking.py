@@ -394,3 +394,27 @@ def test_places_that_no_encoder_gives_are_refused(gallery: Gallery, shape: tuple
                 gallery.identify_embeddings(vectors, places=[places])
             with pytest.raises(UsageError, match="places of picture 0 have the shape"):
                 gallery.enroll_embeddings(vectors, ["new"], places=[places])
+
+
+def test_a_rebuild_killed_before_it_calibrates_again_does_so_when_run_again(
+    gallery: Gallery, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with gallery:
+        gallery.calibrate(0.1, rule="best")
+        with monkeypatch.context() as patch:
+            patch.setattr("siamese_search.gallery.calibrating.Calibrating.renewed", killed)
+            with pytest.raises(Killed):
+                gallery.rebuild(toy)
+        assert gallery.calibration is None
+        report = gallery.rebuild(toy)
+        assert report.calibration is not None
+        assert (report.calibration.fpir, report.calibration.rule) == (0.1, "best")
+        assert gallery.calibration == report.calibration
+        assert gallery.rebuild(toy).calibration is None
+        assert gallery.check() == []

@@ -193,6 +193,8 @@ class Calibrating:
 
         Warns where it was not, if it answered under another ``generation``.
         """
+        if before is None and report.switched:  # a rebuild before may have been killed
+            before = self._catalog.replaced_calibration()
         if before is None:
             if self.now() is None and self._catalog.state().generation.number != generation.number:
                 self._warn_of_encoder()

@@ -5,7 +5,7 @@ under, which is in use together with it.
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import Any
 from zlib import crc32
@@ -52,6 +52,7 @@ class Calibrations(Generations):
                 self._db.execute(
                     "INSERT OR REPLACE INTO settings (key, value) VALUES ('metric', ?)", (wanted,)
                 )
+            self._db.execute("DELETE FROM settings WHERE key = 'recalibrate'")
             if named != before:
                 self._db.execute("DELETE FROM snapshots WHERE generation = ?", (number,))
                 self._new_epoch()
@@ -110,6 +111,18 @@ class Calibrations(Generations):
                 f"{self.path}: the metric {fault}: run `siasearch calibrate` to learn it again"
             )
         return Metric.from_bytes(content)
+
+    def replaced_calibration(self) -> Calibration | None:
+        """How the gallery decided before a switch of encoders, if it has not been calibrated since;
+        None where that cannot be read.
+        """
+        with self._guard():
+            row = self._db.execute(
+                "SELECT value FROM settings WHERE key = 'recalibrate'"
+            ).fetchone()
+        with suppress(GalleryDamaged, GalleryFormatError):
+            return None if row is None else self._calibration(str(row[0]))
+        return None
 
     def calibration(self, generation: Generation) -> Calibration | None:
         """How a generation decides, None where it has not been calibrated."""

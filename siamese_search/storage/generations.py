@@ -110,6 +110,13 @@ class Generations(PlacesTable):
         with self.writing():
             if set(self.unembedded(generation, limit=2**62)) - set(without):
                 return False
+            # How it decided, until it is calibrated again: a kill may come between.
+            self._db.execute(
+                "INSERT OR REPLACE INTO settings (key, value) SELECT 'recalibrate', content"
+                " FROM calibrations WHERE generation <> ? AND generation ="
+                " (SELECT value FROM settings WHERE key = 'generation')",
+                (generation.number,),
+            )
             self._db.execute(
                 "UPDATE settings SET value = ? WHERE key = 'generation'", (generation.number,)
             )
