@@ -267,3 +267,19 @@ def test_a_terminal_is_asked_before_much_changes(shell: Shell) -> None:
     code, printed, shown = answered("", shell.folder, "relabel", "a", "b", "--yes")
     assert (code, "[y/N]" in shown) == (0, False)
     assert "merged 3 items" in printed
+
+
+def test_a_rebuild_killed_right_after_its_switch_has_forgotten_it(
+    gallery: Gallery, coarse: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    gallery.remove(gallery.identities()[0][0])
+    monkeypatch.setattr("siamese_search.gallery.editing.forget", killed)
+    with pytest.raises(KeyboardInterrupt):
+        gallery.rebuild(coarse)
+    assert gallery.last_change() is None
+    with pytest.raises(UsageError, match="nothing to take back"):
+        gallery.undo()
+    assert gallery.check() == []

@@ -110,6 +110,8 @@ class Generations(PlacesTable):
         with self.writing():
             if set(self.unembedded(generation, limit=2**62)) - set(without):
                 return False
+            if self._setting("generation") != generation.number:
+                self._forget()  # what was removed has no embedding in the new one
             # How it decided, until it is calibrated again: a kill may come between.
             self._db.execute(
                 "INSERT OR REPLACE INTO settings (key, value) SELECT 'recalibrate', content"
@@ -125,6 +127,9 @@ class Generations(PlacesTable):
             self._db.execute("DELETE FROM removals")
             self._db.execute("UPDATE settings SET value = 1 WHERE key = 'prune'")
         return True
+
+    def _forget(self, but: int = -1) -> None:
+        """Forget what can be taken back, inside a transaction; ``History`` knows how."""
 
     def prune(self) -> None:
         """Drop the embeddings that a switch has replaced; those of items it lacks stay.
