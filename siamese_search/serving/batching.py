@@ -20,6 +20,7 @@ from siamese_search.embedding.runtimes import Runtime
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import ImageError
 
+ALIKE = 8  # pictures in a batch: in larger ones OpenVINO rounds otherwise than for one picture
 WAIT = 0.005  # seconds for a batch to fill, while others are being decoded
 
 
@@ -67,7 +68,7 @@ class Batcher:
             batch = [await self._queue.get()]
             await self._slots.acquire()
             deadline = loop.time() + WAIT
-            while len(batch) < runtime.batch:
+            while len(batch) < min(ALIKE, runtime.batch):
                 with suppress(asyncio.QueueEmpty):
                     batch.append(self._queue.get_nowait())
                     continue
