@@ -2,7 +2,7 @@
 
 An example is an indented block whose first line is a prompt, ``$``, and a command. Lines below it
 are its standard output. The examples of a page are run one after another in one folder, in which
-``siasearch demo`` has been run. A test compares what they print, digits aside;
+``siasearch demo`` has been run. A test compares the words that they print, and the scores about;
 
     python docs/examples.py [PAGE...]
 
@@ -25,6 +25,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DEMO = "siasearch demo"
 BLOCK = re.compile(r"(?:^(?:    .*| *)\n)*^    .*\n", re.MULTILINE)
 PROMPT = "    $ "
+SCORE = re.compile(r"(?<![\d.])-?[01]\.\d{3,}(?![\d.])")
+NEAR = 0.02  # between the scores of two processors
 HERE = "/home/you"  # what the pages call the folder in which their examples are run
 
 
@@ -78,6 +80,13 @@ def without_digits(text: str) -> str:
     return re.sub(r"index-\S+\.faiss|[\d.]+", "#", text).strip()
 
 
+def alike(old: str, new: str) -> bool:
+    """Whether outputs say the same: the words, and scores as near as processors round."""
+    pairs = zip(SCORE.findall(old), SCORE.findall(new), strict=False)
+    near = all(abs(float(a) - float(b)) <= NEAR for a, b in pairs)
+    return near and without_digits(old) == without_digits(new)
+
+
 def main(pages: list[Path]) -> None:
     """Write into pages what their examples print."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -92,8 +101,7 @@ def main(pages: list[Path]) -> None:
                 before, found, left = left.partition(block)
                 if not found:
                     raise RuntimeError(f"{command}: cannot find its output on {path}")
-                same = without_digits(old) == without_digits(new)
-                written += before + (block if same else _block(command, new))
+                written += before + (block if alike(old, new) else _block(command, new))
             if written + left != page:
                 path.write_text(written + left, encoding="utf-8")
                 print(f"{path.relative_to(ROOT)} is written anew")
