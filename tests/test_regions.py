@@ -63,7 +63,7 @@ def test_windows_overlap_by_half() -> None:
 def test_quarter_turns_move_pixels_and_the_first_is_what_the_encoder_takes(channels: int) -> None:
     how = Preprocessing(28, 28, channels=channels, crop_fraction=0.875)  # type: ignore[arg-type]
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    wide = render.prepare(picture, regions.before_turns(how))
+    wide = render.prepare(picture, how.uncut())
     turned = regions.turns(wide, 4, how)
     assert turned.dtype == np.uint8
     assert turned.shape == (4, 28, 28, channels)
@@ -77,7 +77,7 @@ def test_the_same_picture_turned_beforehand_is_found_among_turns() -> None:
     low, high = np.mgrid[0:64, 0:64]
     smooth = np.stack([4 * low, 4 * high, 2 * low + 2 * high], axis=2).astype(np.uint8)
     beforehand = np.asarray(Image.fromarray(smooth).rotate(-45, Image.Resampling.BILINEAR))
-    turned = regions.turns(render.prepare(beforehand, regions.before_turns(how)), 8, how)
+    turned = regions.turns(render.prepare(beforehand, how.uncut()), 8, how)
     middle = np.s_[18:38, 18:38]
     upright = render.prepare(smooth, how)[middle].astype(int)
     errors = [np.abs(one[middle].astype(int) - upright).mean() for one in turned]
@@ -89,7 +89,7 @@ def test_corners_from_outside_have_the_colour_of_the_border() -> None:
     how = Preprocessing(40, 40, resize="pad", crop_fraction=1.0)
     pixels = np.full((40, 40, 3), (200, 100, 50), np.uint8)
     pixels[10:30, 10:30] = 0
-    assert regions.before_turns(how) == how
+    assert how.uncut() == how
     turned = regions.turns(pixels, 8, how)[1]
     assert turned[0, 0].tolist() == [200, 100, 50]
     assert turned[20, 20].tolist() == [0, 0, 0]

@@ -34,7 +34,7 @@ def describe_turns_each(
             yield image, result if isinstance(result, ImageError) else [result]
         return
     how = encoder.record.preprocessing
-    wide = regions.before_turns(how)
+    wide = how.uncut()
     size = count * how.width * how.height * how.channels
 
     def load(image: Any) -> PixelArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 RENDERING = 1
@@ -30,3 +30,14 @@ class Preprocessing:
     crop_fraction: float = 0.875
     interpolation: Literal["bilinear", "bicubic", "lanczos", "box"] = "bilinear"
     rendering: int = RENDERING
+
+    def uncut(self) -> Preprocessing:
+        """The same scale, with what a crop cuts off: for what turns or crops the picture itself."""
+        if self.resize != "crop":
+            return self
+        return replace(
+            self,
+            width=round(self.width / self.crop_fraction),
+            height=round(self.height / self.crop_fraction),
+            crop_fraction=1.0,
+        )

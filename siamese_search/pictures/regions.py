@@ -5,7 +5,7 @@ Boxes are pixels of the upright picture. What pays, and where: benchmarks/turns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import index
 from typing import Any, NamedTuple
 
@@ -94,25 +94,13 @@ def require_turns(count: int) -> None:
         raise UsageError(f"{count} turns: ask for 1 to {MOST_TURNS}, like 8")
 
 
-def before_turns(preprocessing: Preprocessing) -> Preprocessing:
-    """How to render a picture that is then turned: as much around it as an encoder cuts off."""
-    if preprocessing.resize != "crop":
-        return preprocessing
-    share = preprocessing.crop_fraction
-    return replace(
-        preprocessing,
-        width=round(preprocessing.width / share),
-        height=round(preprocessing.height / share),
-        crop_fraction=1.0,
-    )
-
-
 def turns(pixels: PixelArray, count: int, preprocessing: Preprocessing) -> PixelArray:
     """A picture and its anticlockwise turns by equal steps: uint8 (count, height, width, channels).
 
-    ``pixels`` (H, W, channels) are rendered by ``before_turns``; what an encoder takes is cut out
-    of the middle of each turn. Corners that turn in from outside have the median colour of the
-    border. Quarter turns of a square only move pixels. Raises UsageError for a count out of range.
+    ``pixels`` (H, W, channels) are rendered by ``preprocessing.uncut()``; what an encoder takes is
+    cut out of the middle of each turn. Corners that turn in from outside have the median colour
+    of the border. Quarter turns of a square only move pixels. Raises UsageError for a count out of
+    range.
     """
     require_turns(count)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])

@@ -161,17 +161,11 @@ def roomy(preprocessing: Preprocessing) -> Preprocessing:
 
     Small pictures are kept at twice the size, so that warping does not blur them.
     """
-    if preprocessing.resize != "crop":
-        grow = 2 if max(preprocessing.width, preprocessing.height) <= SMALL else 1
-        return replace(
-            preprocessing, width=grow * preprocessing.width, height=grow * preprocessing.height
-        )
-    share = preprocessing.crop_fraction
+    if preprocessing.resize == "crop":
+        return preprocessing.uncut()
+    grow = 2 if max(preprocessing.width, preprocessing.height) <= SMALL else 1
     return replace(
-        preprocessing,
-        width=round(preprocessing.width / share),
-        height=round(preprocessing.height / share),
-        crop_fraction=1.0,
+        preprocessing, width=grow * preprocessing.width, height=grow * preprocessing.height
     )
 
 
