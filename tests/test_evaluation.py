@@ -426,8 +426,8 @@ def test_rates_that_too_few_strangers_tell_are_left_out_and_said_so(
     assert ("FNMR at FMR 0.01" in pairs) == (counted < 300)
     (line,) = [line for line in left_out_lines(found.left_out) if "FPIR 0.001" in line]
     assert line == (
-        f"TPIR (rank 1) at FPIR 0.001 is left out: {strangers} strangers cannot show such a rate,"
-        " 3,000 could (rule of three)"
+        f"TPIR (rank 1) at FPIR 0.001 is left out: {strangers} pictures of strangers cannot show"
+        " such a rate, 3,000 could (rule of three)"
     )
     write_report(tmp_path / "report.html", "few", found)
     assert line in (tmp_path / "report.html").read_text()

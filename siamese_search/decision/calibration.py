@@ -122,7 +122,11 @@ def fit(
         found = logistic((scores - model.location) / model.scale, truth, share * len(scores))
         if found[0] > 0:
             (slope, offset), fitted = found, True
-    named = hits & (seen.genuine >= thresholds[fpir])
+    named_at = {
+        rate: float((hits & (seen.genuine >= needed)).mean())
+        for rate, needed in thresholds.items()
+        if len(hits)
+    }
     return Calibration(
         fpir=fpir,
         rule=rule,
@@ -142,7 +146,9 @@ def fit(
         independent=model.independent,
         evidence=conformal.kept(seen.strangers),
         genuine=len(hits),
-        named=float(named.mean()) if len(hits) else None,
+        named=named_at.get(fpir),
+        things=len(set(seen.shown)),
+        named_at=named_at,
     )
 
 

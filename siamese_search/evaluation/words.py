@@ -138,7 +138,8 @@ def stranger_lines(rate: StrangerRate | None) -> list[str]:
     if rate is None:
         return []
     if rate.things == rate.probes:
-        told, since = f"{rate.named} of {counted(rate.probes, 'stranger')} got a name", ""
+        told = f"{rate.named} of {counted(rate.probes, 'stranger')} got a name"
+        since = "; pictures of one thing belong in one folder, to count as one" * (rate.probes > 1)
     else:
         pictures = f"{counted(rate.probes, 'picture')} of strangers"
         whose = f"of {rate.named_things} out of {counted(rate.things, 'thing')}"
@@ -193,7 +194,8 @@ def left_out_lines(left_out: Iterable[LeftOutFigure]) -> list[str]:
         known = fewest.get(one.figure, one)
         fewest[one.figure] = min(one, known, key=lambda found: found.counted)
     return [
-        f"{titled(one.figure)} is left out: {one.counted:,} {one.of} cannot show such a rate,"
+        f"{titled(one.figure)} is left out: {one.counted:,}"
+        f" {'pictures of ' * (one.of == 'strangers')}{one.of} cannot show such a rate,"
         f" {one.needed:,} could (rule of three)"
         for one in fewest.values()
     ]

@@ -14,7 +14,6 @@ import numpy as np
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.decision.closer import CANDIDATES, Look
-from siamese_search.errors import require_between
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.reranking import CloserLook, together
 from siamese_search.gallery.snapshots import Searched, View
@@ -195,7 +194,6 @@ class SelfTest:
 
     def audit(self, duplicate: float, rule: str, watch: Watcher) -> Audit:
         """See ``Gallery.audit``."""
-        require_between("duplicate", duplicate, -1, 1, "a cosine from -1 to 1")
         found, total = [], self._catalog.totals()[1]
         for one in self.left_out(rule):
             found.append(one)
