@@ -751,3 +751,19 @@ def test_verify_says_what_it_does_where_the_gallery_is_calibrated(
     (facts,) = shell.json("info")
     assert facts["threshold"] == after["threshold"]
     assert "evidence from 0." in facts["calibration"]
+
+
+def test_a_number_out_of_range_is_named_with_its_range(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"a": 1, "b": 1})
+    image = folder / "a" / "0.png"
+    shell("add", folder, "--encoder", shell.encoder)
+    cosine, share = "7.0: give a cosine from -1 to 1", "7.0: give a share of strangers from 0.001"
+    for said, arguments in (
+        (f"--threshold is {cosine}", ("query", image, "--threshold", "7")),
+        (f"--threshold is {cosine}", ("verify", image, image, "--threshold", "7")),
+        (f"--duplicate is {cosine}", ("audit", "--duplicate", "7")),
+        (f"fpir is {share}", ("query", image, "--fpir", "7")),
+        (f"fpir is {share}", ("calibrate", "--fpir", "7")),
+        (f"fpir is {share}", ("benchmark", folder, "--fpir", "7")),
+    ):
+        assert said in shell(*arguments, code=2).stderr

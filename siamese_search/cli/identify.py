@@ -30,6 +30,7 @@ from siamese_search.cli.common import (
     RuleOption,
     ThresholdOption,
     conditions,
+    cosine,
     encoder_for,
     name_rejections,
     near,
@@ -246,9 +247,9 @@ def verify(
         typer.Option(
             "--threshold",
             "-t",
-            min=-1.0,
-            max=1.0,
-            help="The least score; default: the encoder's, also where the gallery is calibrated.",
+            callback=cosine,
+            help="The least score, from -1 to 1; default: the encoder's, also where the gallery is"
+            " calibrated.",
         ),
     ] = None,
     encoder: EncoderOption = None,
