@@ -19,6 +19,8 @@ are mapped to these where they arise.
 
 from __future__ import annotations
 
+ROUNDING = 1e-9  # by which a bound may be missed
+
 
 class SiaSearchError(Exception):
     """Base of every error that siasearch raises on purpose."""
@@ -26,6 +28,18 @@ class SiaSearchError(Exception):
 
 class UsageError(SiaSearchError):
     """What was asked for makes no sense: an empty folder, a bad manifest, k below 1."""
+
+
+def require_between(name: str, value: float, low: float, high: float, what: str) -> None:
+    """Raise UsageError for an argument that is no number from ``low`` to ``high``, saying ``what``
+    to give.
+    """
+    try:
+        inside = low - ROUNDING <= value <= high + ROUNDING
+    except TypeError:
+        inside = False
+    if not inside:
+        raise UsageError(f"{name} is {value}: give {what}")
 
 
 class ImageError(SiaSearchError):

@@ -292,7 +292,8 @@ class Calibration:
     look counts beside a score, 0 where none is taken, and ``closer_gain`` the share of held-out
     items that it names rightly beyond those that scores do, None where that could not be told;
     ``looked`` how probes are decided that were looked at closely, where votes are part of scores;
-    ``turns`` in how many turns strangers were shown.
+    ``turns`` in how many turns strangers were shown, and of how many ``things``; ``named_at`` the
+    share of the genuine items that would get their own name, by rate.
     """
 
     fpir: float
@@ -320,6 +321,8 @@ class Calibration:
     closer: float = 0.0
     closer_gain: float | None = None
     looked: Calibration | None = None
+    things: int | None = None
+    named_at: dict[float, float] = field(default_factory=dict)
 
     @property
     def deciding(self) -> Calibration:
@@ -337,16 +340,20 @@ class Calibration:
             raise ValueError("the weight of its closer look is no number")
         if not isinstance(fields.get("turns", 1), int):
             raise TypeError("its turns are no number")
-        thresholds = {float(rate): float(value) for rate, value in fields["thresholds"].items()}
+        by_rate = {
+            name: {float(rate): float(value) for rate, value in fields.get(name, {}).items()}
+            for name in ("thresholds", "named_at")
+        }
+        needed = by_rate["thresholds"].values()
         numbers = (fields[name] for name in ("fpir", "location", "scale", "slope", "offset"))
-        if not thresholds or not all(map(math.isfinite, (*numbers, *thresholds.values()))):
+        if not needed or not all(map(math.isfinite, (*numbers, *needed))):
             raise ValueError("what it decides by are no numbers")
         if fields["scale"] <= 0:
             raise ValueError("its scale is not above 0")
         evidence = tuple(fields.get("evidence", ()))
         looked = fields.get("looked")
         made = None if looked is None else cls.of(looked)
-        return cls(**fields | {"thresholds": thresholds, "evidence": evidence, "looked": made})
+        return cls(**fields | by_rate | {"evidence": evidence, "looked": made})
 
 
 @dataclass(frozen=True)

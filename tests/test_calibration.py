@@ -191,7 +191,7 @@ def test_an_uncalibrated_gallery_has_no_rates(tmp_path: Path, toy: Encoder) -> N
         gallery.calibrate(0.1)
         with pytest.raises(UsageError, match="not calibrated for the rule best"):
             gallery.identify_embeddings(vectors, fpir=0.01, rule="best")
-        with pytest.raises(UsageError, match="a share from"):
+        with pytest.raises(UsageError, match="a share of strangers from"):
             gallery.identify_embeddings(vectors, fpir=2.0)
         with pytest.raises(UsageError, match="unknown rule"):
             gallery.calibrate(rule="worst")

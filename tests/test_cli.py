@@ -424,12 +424,16 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     assert (found["fpir"], found["identities"], found["items"]) == (0.1, 8, 16)
     assert found["rejected"] == []
     said = shell("calibrate").stdout
-    assert "true rate likely lies between" in said
-    assert f"{found['named']:.0%} of {found['genuine']} items of your own would get" in said
+    assert "asked: about 10% of strangers, things that are not enrolled, may get a name" in said
+    assert "(--fpir 0.1; the default is 0.01, 1%)" in said
+    assert f"your own: {found['named']:.0%} of {found['genuine']} pictures would get" in said
+    assert "different strangers to get a name, told by your 8 identities, each a stranger" in said
+    assert "points" not in said
+    assert not any(word in said for word in ("FPIR", "rule balanced", "as good as"))
     assert found["genuine"] == 16
     assert "evidence" not in found  # up to a thousand numbers
     asked = shell("calibrate", "--fpir", "0.05").stdout
-    assert "an FPIR of 0.05 cannot be shown with fewer than 20 strangers: 16 of" in asked
+    assert "they are few for such a rate, which about 89 would show: the rest is" in asked
     shell("calibrate", "--fpir", "0.1")
     assert "FPIR 0.1," in shell("info").stdout  # as before
     (strict,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "0.001")
@@ -490,11 +494,9 @@ def test_a_folder_placed_elsewhere_is_the_first_thing_that_benchmark_says(
     assert lines[1] == "  Milk/kind0, 2 pictures (near: Packages/Milk/kind0)"
     assert lines[5] == "  Nothing/like/it, 3 pictures"
     assert lines[6].endswith("asked about " + str(probes))
-    assert any(
-        "TPIR (rank 1) at FPIR 0.1 is left out: 11 strangers cannot show such a rate, 30 could"
-        in line
-        for line in lines
-    )
+    few = "at FPIR 0.1 is left out: 11 pictures of strangers cannot show such a rate, 30 could"
+    assert any(few in line for line in lines)
+    assert any("of 11 pictures of strangers got a name" in line for line in lines)
     page = (shell.folder / "report.html").read_text()
     assert page.index("Milk/kind0, 2 pictures (near") < page.index("<table>")
     (found,) = shell.json("benchmark", probes)
@@ -503,6 +505,9 @@ def test_a_folder_placed_elsewhere_is_the_first_thing_that_benchmark_says(
         "label": "Milk/kind0", "pictures": 2, "near": ["Packages/Milk/kind0"]
     }  # fmt: skip
     assert found["draws"][0]["TPIR at FPIR 0.1"] is None
+    assert (found["stranger_rate"]["probes"], found["stranger_rate"]["things"]) == (11, 5)
+    assert sorted(one["probes"] for one in found["per_stranger"]) == [2, 2, 2, 2, 3]
+    assert found["enrolled_probes"] == 6
     assert {
         "figure": "TPIR at FPIR 0.001", "counted": 11, "needed": 3000, "of": "strangers"
     } in found["left_out"][0]  # fmt: skip
@@ -637,7 +642,8 @@ def test_pictures_of_strangers_that_cannot_be_read_are_named(
     printed = shell("calibrate", "--strangers", strange, code=1)
     assert "rejected: " in printed.stderr
     assert "broken.png" in printed.stderr
-    assert "calibrated for an FPIR of 0.01" in printed.stdout
+    assert "asked: about 1% of strangers" in printed.stdout
+    assert "told by 6 pictures, each of another stranger (pictures of one thing" in printed.stdout
     assert "FPIR 0.01" in shell("info").stdout
     (found,) = shell.json("calibrate", "--strangers", strange, code=1)
     assert [Path(one["path"]).name for one in found["rejected"]] == ["broken.png"]
@@ -745,3 +751,19 @@ def test_verify_says_what_it_does_where_the_gallery_is_calibrated(
     (facts,) = shell.json("info")
     assert facts["threshold"] == after["threshold"]
     assert "evidence from 0." in facts["calibration"]
+
+
+def test_a_number_out_of_range_is_named_with_its_range(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"a": 1, "b": 1})
+    image = folder / "a" / "0.png"
+    shell("add", folder, "--encoder", shell.encoder)
+    cosine, share = "7.0: give a cosine from -1 to 1", "7.0: give a share of strangers from 0.001"
+    for said, arguments in (
+        (f"--threshold is {cosine}", ("query", image, "--threshold", "7")),
+        (f"--threshold is {cosine}", ("verify", image, image, "--threshold", "7")),
+        (f"--duplicate is {cosine}", ("audit", "--duplicate", "7")),
+        (f"fpir is {share}", ("query", image, "--fpir", "7")),
+        (f"fpir is {share}", ("calibrate", "--fpir", "7")),
+        (f"fpir is {share}", ("benchmark", folder, "--fpir", "7")),
+    ):
+        assert said in shell(*arguments, code=2).stderr

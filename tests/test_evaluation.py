@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 import zipfile
 from collections.abc import Callable
@@ -23,7 +24,12 @@ from siamese_search.evaluation.inbox import write_groups
 from siamese_search.evaluation.report import write_report
 from siamese_search.evaluation.splits import Split, evaluate_splits
 from siamese_search.evaluation.unmatched import unmatched_labels
-from siamese_search.evaluation.words import left_out_lines, shown, unmatched_lines
+from siamese_search.evaluation.words import (
+    left_out_lines,
+    shown,
+    stranger_lines,
+    unmatched_lines,
+)
 from siamese_search.records import ImageFile, UnknownGroup
 
 Pictures = Callable[..., Path]
@@ -321,6 +327,72 @@ def test_probes_whose_labels_are_not_enrolled_are_named_first(
     assert evaluate(gallery, [tmp_path / "probes" / "shop"]).unmatched == ()
 
 
+def test_strangers_are_counted_by_what_they_show(tmp_path: Path, toy: Encoder) -> None:
+    """Eleven of thirty pictures of one lemon are named, and none of five other things."""
+    random = np.random.default_rng(0)
+    enrolled = np.eye(49, dtype=np.float32)[:8]
+    away = np.eye(49, dtype=np.float32)[20:25]
+    lemon = np.concatenate([enrolled[:1].repeat(9, 0), enrolled[1:2].repeat(2, 0)])
+    lemon = np.concatenate([lemon, away[:1].repeat(19, 0)])
+    probes = np.concatenate([lemon, away.repeat(30, 0)]) + random.normal(0, 0.001, (180, 49))
+    probes = (probes / np.linalg.norm(probes, axis=1, keepdims=True)).astype(np.float32)
+    truth = ["lemon"] * 30 + [f"other{n // 30}" for n in range(150)]
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll_embeddings(enrolled, ["satsuma", "orange", *"abcdef"])
+        found = evaluate_embeddings(gallery, probes, truth)
+        alone = evaluate_embeddings(gallery, probes[:30], truth[:30])
+        each = evaluate_embeddings(gallery, probes[::30], list("uvwxyz"))
+        known = evaluate_embeddings(gallery, enrolled[:1], ["satsuma"])
+    first, *others = found.per_stranger
+    assert (first.name, first.probes, first.named) == ("lemon", 30, 11)
+    assert first.called == (("satsuma", 9), ("orange", 2))
+    assert first.worst is not None
+    assert first.worst.named in ("satsuma", "orange")
+    assert [(one.named, one.worst) for one in others] == [(0, None)] * 5
+    rate, one = found.stranger_rate, alone.stranger_rate
+    assert rate is not None
+    assert one is not None
+    assert (rate.probes, rate.named, rate.things, rate.named_things) == (180, 11, 6, 1)
+    assert rate.lower < 11 / 180 < 0.25 < rate.upper  # of 180 strangers it would be up to 0.1
+    assert (one.lower < 0.05, one.upper > 0.9) == (True, True)  # one thing tells next to nothing
+    told, few = stranger_lines(rate)
+    assert told.startswith(
+        "11 of 180 pictures of strangers got a name: all of 1 thing out of 6. Of"
+    )
+    assert few == "6 different strangers are few to tell a rate: show 30 or so, a folder each"
+    asked = stranger_lines(replace(rate, asked=0.05))[1]
+    assert asked.startswith("6 different strangers are few to see a rate of 5%: show 60 or so")
+    assert len(stranger_lines(replace(rate, asked=0.3, things=10))) == 1
+    assert stranger_lines(each.stranger_rate)[0].startswith("1 of 6 strangers got a name. Of")
+    assert stranger_lines(known.stranger_rate) == []
+    write_report(tmp_path / "report.html", "fruit", found)
+    page = (tmp_path / "report.html").read_text()
+    assert told in page
+    assert "<td>lemon</td><td>11 of 30</td><td>satsuma 9, orange 2</td>" in page
+    assert "5 other strangers never got a name" in page
+
+
+def test_copies_of_enrolled_pictures_are_counted_and_said(
+    tmp_path: Path, toy: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        folder = tmp_path / "probes" / f"id{number}"
+        folder.mkdir(parents=True)
+        picture(number).save(folder / "same.png")
+        picture(number, noise=4).save(folder / "other.png")
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        for number in range(3):
+            shutil.copy(
+                tmp_path / "probes" / f"id{number}" / "same.png", tmp_path / f"{number}.png"
+            )
+            gallery.enroll([tmp_path / f"{number}.png"], label=f"id{number}")
+        found = evaluate(gallery, [tmp_path / "probes"])
+    assert found.enrolled_probes == 3
+    assert "3 of 6 probes are enrolled themselves" in caplog.text
+    write_report(tmp_path / "report.html", "copies", found)
+    assert "3 of 6 probes are enrolled themselves" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(("strangers", "given"), [(29, ()), (30, (0.1,)), (300, (0.1, 0.01))])
 def test_rates_that_too_few_strangers_tell_are_left_out_and_said_so(
     tmp_path: Path, toy: Encoder, strangers: int, given: tuple[float, ...]
@@ -354,8 +426,8 @@ def test_rates_that_too_few_strangers_tell_are_left_out_and_said_so(
     assert ("FNMR at FMR 0.01" in pairs) == (counted < 300)
     (line,) = [line for line in left_out_lines(found.left_out) if "FPIR 0.001" in line]
     assert line == (
-        f"TPIR (rank 1) at FPIR 0.001 is left out: {strangers} strangers cannot show such a rate,"
-        " 3,000 could (rule of three)"
+        f"TPIR (rank 1) at FPIR 0.001 is left out: {strangers} pictures of strangers cannot show"
+        " such a rate, 3,000 could (rule of three)"
     )
     write_report(tmp_path / "report.html", "few", found)
     assert line in (tmp_path / "report.html").read_text()

@@ -179,7 +179,7 @@ def test_commands_say_in_words_that_each_side_has_its_own_mean(
         return str(capsys.readouterr().out)
 
     calibrate = ("calibrate", "--fpir", "0.1", "--strangers", str(strange))
-    assert said(*calibrate).splitlines()[-1].startswith(f"metric plain cosines; {UNLIKE}")
+    assert said(*calibrate).splitlines()[-1].startswith(f"comparing: plain cosines; {UNLIKE}")
     assert UNLIKE in said("info")
     assert UNLIKE in json.loads(said("info", "--json"))["metric"]
     assert "own mean" not in said(*calibrate, "--metric", "none") + said("info")
@@ -320,7 +320,7 @@ def test_a_metric_that_several_pictures_taught_is_kept_about_the_own_means(
         assert found(gallery) > learned
         said = str(gallery.info().metric)
         assert said.startswith("learned from 200 items of 40 identities: ")
-        assert f" of held-out items named rightly; {UNLIKE}" in said
+        assert f" in 100 held-out items are named rightly; {UNLIKE}" in said
         assert calibrated.genuine == 200
         assert gallery.check() == []
 

@@ -127,7 +127,7 @@ def test_more_are_named_rightly_by_the_metric_and_no_more_strangers(
         assert answer.score == pytest.approx(expected, abs=1e-5)
         said = str(gallery.info().metric)
         assert said.startswith("learned from 200 items of 40 identities: ")
-        assert said.endswith(" points more of held-out items named rightly")
+        assert said.endswith(" more in 100 held-out items are named rightly")
         assert gallery.check() == []
 
 

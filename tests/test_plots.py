@@ -170,7 +170,7 @@ def test_neighbours_are_the_nearest_items_with_the_decision(
     cosines = np.sort(vectors @ pictured.encoder.embed([tmp_path / "probe.png"])[0])[::-1]
     scores = [near.score for near in drawn.facts.neighbours]
     assert scores == pytest.approx(cosines[:4].tolist(), abs=1e-5)
-    assert drawn.said.startswith("b (score ")
+    assert drawn.said.startswith("b (98% sure; score ")
     whole = likeness.draw_neighbours(pictured, tmp_path / "probe.png", 99)
     assert len(whole.facts.neighbours) == 11
     picture(50).save(tmp_path / "probe.png")

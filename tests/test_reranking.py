@@ -82,7 +82,7 @@ def test_calibrating_learns_to_look_closely(gallery: Gallery, asked: Path) -> No
         assert found is not None
         assert found.closer_gain is not None
         assert found.closer_gain > 0.2
-        assert "points more" in str(gallery.info().closer)
+        assert "more in 100 held-out items are named rightly" in str(gallery.info().closer)
         assert gallery.info().places == IDENTITIES * EACH
         assert gallery.check() == []
 
@@ -276,7 +276,7 @@ def test_the_command_line_shows_and_switches_it(
     run = CliRunner().invoke
     done = run(app, ["calibrate", "-g", folder, "--fpir", "0.1"])
     assert done.exit_code == 0
-    assert "closer look at candidates: " in done.output
+    assert "closer look: " in done.output
     image = str(sorted(asked.rglob("*.png"))[0])
     answer = json.loads(run(app, ["query", image, "-g", folder, "--json"]).stdout)
     assert answer["matches"][0]["closer"] is None  # its votes are part of the score

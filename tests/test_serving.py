@@ -232,7 +232,7 @@ def test_jobs_calibrate_audit_and_score(client: TestClient) -> None:
         client.post(f"{at}/jobs", json={"kind": "calibrate", "arguments": {"fpir": 7}}).json(),
     )
     assert failed["state"] == "failed"
-    assert "FPIR" in failed["error"]
+    assert "fpir is 7: give a share" in failed["error"]
     assert client.post(f"{at}/jobs", json={"kind": "dance"}).status_code == 400
     refused = client.post(
         f"{at}/jobs", json={"kind": "calibrate", "arguments": {"strangers": "/etc"}}

@@ -12,6 +12,7 @@ from siamese_search.cli.common import (
     EncoderOption,
     GalleryOption,
     JsonOption,
+    cosine,
     near,
     open_gallery,
     print_json,
@@ -27,7 +28,10 @@ def audit(
     gallery: GalleryOption = DEFAULT_GALLERY,
     top: Annotated[int, typer.Option(min=1, help="How many of each kind to show.")] = 20,
     duplicate: Annotated[
-        float, typer.Option(min=-1.0, max=1.0, help="The cosine from which pictures are the same.")
+        float,
+        typer.Option(
+            callback=cosine, help="The cosine from which pictures are the same, from -1 to 1."
+        ),
     ] = DUPLICATE,
     encoder: EncoderOption = None,
     device: DeviceOption = None,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from siamese_search.cli.calibrated import described
 from siamese_search.cli.common import (
     DEFAULT_GALLERY,
     DeviceOption,
@@ -19,10 +19,9 @@ from siamese_search.cli.common import (
     open_gallery,
     print_json,
 )
-from siamese_search.records import counted
 
 if TYPE_CHECKING:
-    from siamese_search.records import Calibration, Rejection
+    from siamese_search.records import Rejection
 
 
 def calibrate(
@@ -30,8 +29,8 @@ def calibrate(
     fpir: Annotated[
         float | None,
         typer.Option(
-            help="The share of strangers' probes that may get an identity; default: what was"
-            " chosen before, else 0.01."
+            help="The share of strangers that may get a name, from 0.001 to 0.3; default: what was"
+            " chosen before, else 0.01, 1 in 100."
         ),
     ] = None,
     rule: RuleOption = None,
@@ -40,7 +39,8 @@ def calibrate(
         typer.Option(
             metavar="PATH",
             help="Pictures, or folders of them, of things that are not enrolled, such as they are"
-            " asked about; better than the gallery's own where probes look unlike it. Repeatable.",
+            " asked about, each in a folder of its own; better than the gallery's own where probes"
+            " look unlike it. Repeatable.",
         ),
     ] = None,
     turns: Annotated[
@@ -78,6 +78,7 @@ def calibrate(
 ) -> None:
     """Choose the threshold by the error rate that you allow.
 
+    That is the share of strangers, pictures of what is not enrolled, that may get a name (FPIR).
     The gallery's own items tell how strangers score: each is searched with its own identity left
     out. It also fits the confidence, and learns by what metric the gallery's items are compared and
     how much a closer look at candidates helps.
@@ -105,53 +106,10 @@ def calibrate(
             del one["evidence"]  # what the p-values rest on: up to a thousand numbers
         print_json(facts | named)
     else:
-        typer.echo(_described(found.deciding))
-        if now.metric is not None:
-            typer.echo(f"metric {now.metric}")
-        if now.closer is not None:
-            typer.echo(f"closer look at candidates: {now.closer}")
+        for line in described(found, now):
+            typer.echo(line)
     if rejected:
         raise typer.Exit(1)
-
-
-def _described(found: Calibration) -> str:
-    turns = f", {found.turns} turns" if found.turns > 1 else ""
-    lines = [
-        f"calibrated for an FPIR of {found.fpir:.3g} with {found.identities} identities"
-        f" (rule {found.rule}{turns}): the true rate likely lies between {_rate(found.lower)} and"
-        f" {_rate(found.upper)}"
-    ]
-    what = "pictures of strangers" if found.source == "strangers" else "of the gallery's own items"
-    count = f"{found.strangers} {what}"
-    if found.independent is not None and round(found.independent) < found.strangers:
-        count += f", as good as {found.independent:.0f} strangers that have nothing in common,"
-    needed = math.ceil(1 / found.fpir - 1e-9)
-    if found.extrapolated and (found.independent or found.strangers) < needed:
-        lines.append(
-            f"an FPIR of {found.fpir:.3g} cannot be shown with fewer than {needed:,} strangers:"
-            f" {count} are too few, and the rest is extrapolated by what is known of the encoder"
-        )
-    elif found.extrapolated:
-        lines.append(
-            f"{count} are few for this rate: the rest is extrapolated by what is known of the"
-            " encoder"
-        )
-    if found.named is not None and found.genuine:
-        lines.append(
-            f"{found.named:.0%} of {counted(found.genuine, 'item')} of your own would get their"
-            " name, each searched without itself; of pictures less like them, fewer"
-        )
-    if not found.fitted:
-        lines.append(
-            "confidence rests on what is known of the encoder, too: too few identities have"
-            " several items that find each other"
-        )
-    return "\n".join(lines)
-
-
-def _rate(share: float) -> str:
-    """A rate for people; below one in 10,000 nobody can tell."""
-    return f"{share:.2g}" if share >= 1e-4 else "0"
 
 
 def register(app: typer.Typer) -> None:

@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from siamese_search.errors import UsageError
+from siamese_search.errors import UsageError, require_between
 
 if TYPE_CHECKING:
     from siamese_search.embedding.encoder import Encoder
     from siamese_search.gallery.gallery import Gallery
     from siamese_search.records import Progress, Rejection
+
+
+def cosine(option: typer.CallbackParam, value: float | None) -> float | None:
+    """The value of an option that is a cosine. Raises UsageError for any that is none."""
+    if value is not None:
+        require_between(f"--{option.name}", value, -1, 1, "a cosine from -1 to 1")
+    return value
+
 
 GalleryOption = Annotated[
     Path,
@@ -56,9 +64,9 @@ ThresholdOption = Annotated[
     typer.Option(
         "--threshold",
         "-t",
-        min=-1.0,
-        max=1.0,
-        help="The least score, whatever the calibration; default: by that, else the encoder's.",
+        callback=cosine,
+        help="The least score, from -1 to 1, whatever the calibration; default: by that, else the"
+        " encoder's.",
     ),
 ]
 RuleOption = Annotated[

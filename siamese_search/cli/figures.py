@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from siamese_search.evaluation.words import FigureRow
 
 CONFUSIONS = 10  # that are printed
+STRANGERS = 10  # those named most often
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ def _as_json(measured: Measured, curves: Sequence[Curve]) -> dict[str, object]:
         ],
         "left_out": [[dataclasses.asdict(each) for each in one.left_out] for one in measured.draws],
         "per_identity": first.per_identity,
+        "per_stranger": [dataclasses.asdict(one) for one in first.per_stranger],
+        "stranger_rate": first.stranger_rate and dataclasses.asdict(first.stranger_rate),
+        "enrolled_probes": first.enrolled_probes,
         "confusions": first.confusions,
         "mistakes": [dataclasses.asdict(one) for one in first.mistakes],
         "curves": points | {curve.what: _points(curve) for curve in curves},
@@ -114,12 +118,28 @@ def _print(measured: Measured, curves: Sequence[Curve]) -> None:
     for curve in curves:
         _indented(f"{row.at:<20}{row.recall:>17}{row.tpir:>30}" for row in words.curve_rows(curve))
     typer.echo(words.RANK_1)
+    draws = len(measured.draws)
+    if draws == 1:
+        _print_strangers(first)
     for line in words.left_out_lines(each for one in measured.draws for each in one.left_out):
         typer.echo(line)
-    if len(measured.draws) > 1 and first.confusions:
+    if draws > 1:
         typer.echo("in the first draw:")
+        _print_strangers(first)
     _indented(
         f"{one.times} of {one.own} taken for {one.named}" for one in first.confusions[:CONFUSIONS]
+    )
+
+
+def _print_strangers(found: Evaluation) -> None:
+    """Which strangers got a name, and what that says of others."""
+    from siamese_search.evaluation import words
+
+    for line in words.stranger_lines(found.stranger_rate):
+        typer.echo(line)
+    _indented(
+        f"{row.named} pictures of {row.name} named: {row.called}"
+        for row in words.stranger_rows(found.per_stranger, STRANGERS)
     )
 
 

@@ -30,6 +30,7 @@ from siamese_search.cli.common import (
     RuleOption,
     ThresholdOption,
     conditions,
+    cosine,
     encoder_for,
     name_rejections,
     near,
@@ -39,6 +40,7 @@ from siamese_search.cli.common import (
     print_row,
 )
 from siamese_search.errors import UsageError
+from siamese_search.evaluation.verdict import compared, verdict
 from siamese_search.records import counted
 
 if TYPE_CHECKING:
@@ -120,7 +122,10 @@ def query(
     "threshold", "matches": [{"identity", "score", "item", "path", "distractor", "closer",
     "metadata"}, …]}; with --crop and --grid also "crop": [x, y, width, height], null for the whole
     picture. Matches are in the order of "score" plus "closer", which is what a closer look adds,
-    null where none was taken.
+    null where none was taken. "confidence" is that of the best identity, named or not.
+
+    In a calibrated gallery the threshold differs from picture to picture: the nearer the second
+    best identity is, the more the best needs. `plot neighbours` shows the sum.
     """
     from siamese_search.errors import ImageError
     from siamese_search.records import Rejection, printable
@@ -220,11 +225,7 @@ def _described(
     if answer.score is None:
         which = f" that has {' and '.join(where)}" if where else ""
         return f"{image}: unknown (nothing to compare it with{which})"
-    name = answer.identity or ("unknown, like a distractor" if answer.distracted else "unknown")
-    needed = f", threshold {answer.threshold:.3f}" if answer.strange else ""
-    lines = [
-        f"{image}: {name} (score {answer.score:.3f}{needed}, confidence {answer.confidence:.0%})"
-    ]
+    lines = [f"{image}: {verdict(answer)}"]
     width = max(len(match.identity) for match in answer.matches)
     for rank, match in enumerate(answer.matches, start=1):
         below = "" if match.score >= answer.threshold else "  below threshold"
@@ -246,9 +247,9 @@ def verify(
         typer.Option(
             "--threshold",
             "-t",
-            min=-1.0,
-            max=1.0,
-            help="The least score; default: the encoder's, also where the gallery is calibrated.",
+            callback=cosine,
+            help="The least score, from -1 to 1; default: the encoder's, also where the gallery is"
+            " calibrated.",
         ),
     ] = None,
     encoder: EncoderOption = None,
@@ -265,10 +266,7 @@ def verify(
     if as_json:
         print_json(dataclasses.asdict(answer))
     else:
-        typer.echo(
-            f"{'same' if answer.same else 'different'} (score {answer.score:.3f},"
-            f" threshold {answer.threshold:.3f}, confidence {answer.confidence:.0%})"
-        )
+        typer.echo(compared(answer))
     if not answer.same:
         raise typer.Exit(1)
 

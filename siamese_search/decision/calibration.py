@@ -19,7 +19,7 @@ from siamese_search.decision import conformal
 from siamese_search.decision.evidence import RATES, evidence, evidence_of, logistic
 from siamese_search.decision.reference import Reference
 from siamese_search.decision.strangers import Strangers
-from siamese_search.errors import UsageError
+from siamese_search.errors import UsageError, require_between
 from siamese_search.records import Calibration, LeftOut, Match
 
 FPIR = 0.01  # unless another is asked for
@@ -122,7 +122,11 @@ def fit(
         found = logistic((scores - model.location) / model.scale, truth, share * len(scores))
         if found[0] > 0:
             (slope, offset), fitted = found, True
-    named = hits & (seen.genuine >= thresholds[fpir])
+    named_at = {
+        rate: float((hits & (seen.genuine >= needed)).mean())
+        for rate, needed in thresholds.items()
+        if len(hits)
+    }
     return Calibration(
         fpir=fpir,
         rule=rule,
@@ -142,16 +146,16 @@ def fit(
         independent=model.independent,
         evidence=conformal.kept(seen.strangers),
         genuine=len(hits),
-        named=float(named.mean()) if len(hits) else None,
+        named=named_at.get(fpir),
+        things=len(set(seen.shown)),
+        named_at=named_at,
     )
 
 
 def require_rate(fpir: float) -> None:
     """Raise UsageError for an FPIR that thresholds are not known for."""
-    if not RATES[0] - 1e-9 <= fpir <= RATES[-1] + 1e-9:
-        raise UsageError(
-            f"the FPIR is {fpir:g}: a share from {RATES[0]:g} to {RATES[-1]:g}, like 0.01"
-        )
+    what = f"a share of strangers from {RATES[0]:g} to {RATES[-1]:g}, like 0.01 for 1 in 100"
+    require_between("fpir", fpir, RATES[0], RATES[-1], what)
 
 
 def _require_strangers(count: int, source: str) -> None:

@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.arrays import DoubleArray, IntArray
+from siamese_search.arrays import BoolArray, DoubleArray, IntArray
 from siamese_search.decision.binomial import beta_quantile, clopper_pearson
 from siamese_search.decision.reference import Reference
 
@@ -46,7 +46,7 @@ class Strangers:
     ) -> None:
         self._sorted = np.sort(values)[::-1]
         shown = self._sorted[np.isfinite(self._sorted)]
-        count = _independent(groups)
+        count = independent(groups)
         self.independent = max(1.0, FREEDOM * count - 1) if mutual else count
         # The least rate that the sample tells itself.
         self.known = min(KNOWN / self.independent, LARGEST_KNOWN, len(shown) / (len(values) + 1))
@@ -128,7 +128,17 @@ class Strangers:
         return math.exp(middle - down), min(1.0, math.exp(middle + up))
 
 
-def _independent(groups: IntArray) -> float:
+def counted_bounds(named: BoolArray, groups: IntArray) -> tuple[float, float]:
+    """Between which rates the true one lies, where of n pictures some were ``named`` (n,).
+
+    ``groups`` (n,) number from 0 what each shows: pictures of one thing get a name together, so
+    they count for fewer (see ``independent``).
+    """
+    count = independent(groups)
+    return clopper_pearson(float(named.mean()) * count, count, CONFIDENCE)
+
+
+def independent(groups: IntArray) -> float:
     """How many independent strangers pictures count for, if several show the same (Kish 1965)."""
     sizes = np.bincount(groups)
     alike = float((sizes**2).sum() / sizes.sum())  # as many a picture has around it, and itself

@@ -32,7 +32,7 @@ from siamese_search.embedding.record import (
 )
 from siamese_search.embedding.runtimes import Runtime, open_runtime
 from siamese_search.embedding.vectors import Description
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import ImageError, UsageError, require_between
 from siamese_search.pictures import render
 from siamese_search.pictures.read import is_path, several
 from siamese_search.pictures.regions import Region
@@ -164,9 +164,10 @@ class Encoder:
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
         """Whether two images, each as ``embed`` takes them, show the same identity."""
+        threshold = self.threshold if threshold is None else threshold
+        require_between("threshold", threshold, -1, 1, "a cosine from -1 to 1")
         first, second = self.embed([a, b])
         score = float(first @ second)
-        threshold = self.threshold if threshold is None else threshold
         return Verification(score >= threshold, score, self.confidence(score), threshold)
 
     def decode(self, data: bytes) -> PixelArray:

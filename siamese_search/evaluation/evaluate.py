@@ -24,8 +24,9 @@ from siamese_search.decision.calibration import FPIR, require_rate
 from siamese_search.decision.evidence import evidence, evidence_of
 from siamese_search.errors import UsageError
 from siamese_search.evaluation import metrics
+from siamese_search.evaluation.cautions import enrolled_probes, warn
 from siamese_search.evaluation.curves import Curve, Growth
-from siamese_search.evaluation.probes import Probes, embedded
+from siamese_search.evaluation.probes import embedded
 from siamese_search.evaluation.results import (
     CmcPoint,
     Decided,
@@ -35,8 +36,8 @@ from siamese_search.evaluation.results import (
     IdentityResult,
     LeftOutFigure,
     Mistake,
-    UnmatchedLabel,
 )
+from siamese_search.evaluation.strangers import mistaken, stranger_rate, stranger_results
 from siamese_search.evaluation.summary import Scores, paired_probes, summarised
 from siamese_search.evaluation.unmatched import unmatched_labels
 from siamese_search.gallery.gallery import Gallery
@@ -91,41 +92,15 @@ def evaluate(
     )
     figures = measured.figures | {"probes per second": rate}
     unmatched = unmatched_labels(asked.labels, (name for name, _ in gallery.identities()))
-    _warn(gallery, asked, answers, unmatched)
-    return replace(measured, figures=figures, unmatched=unmatched, rejected=asked.rejected)
-
-
-def _warn(
-    gallery: Gallery,
-    probes: Probes,
-    answers: Sequence[Identification],
-    unmatched: Sequence[UnmatchedLabel],
-) -> None:
-    """Warn where figures would mean something else than they seem to."""
-    near = [one for one in unmatched if one.near]
-    if near:
-        log.warning(
-            "%d pictures count as strangers, though their labels are near to names that are"
-            " enrolled, as %r to %r: see what is unmatched",
-            sum(one.pictures for one in near),
-            near[0].label,
-            near[0].near[0],
-        )
-    elif len(unmatched) == len(set(probes.labels)):
-        log.warning(
-            "no probe is named as an identity that is enrolled, so all count as strangers: the"
-            " gallery has names such as %r, the probes such as %r",
-            gallery.identities()[0][0],
-            min(probes.labels),
-        )
-    pairs = zip(probes.files, answers, strict=True)
-    same = sum(bool(a.matches) and a.matches[0].path == file.path for file, a in pairs)
-    if same:
-        log.warning(
-            "%d of %d probes are enrolled themselves, and found of course",
-            same,
-            len(probes.files),
-        )
+    same = enrolled_probes(gallery, asked.files, answers)
+    warn(gallery, asked, unmatched, same)
+    return replace(
+        measured,
+        figures=figures,
+        unmatched=unmatched,
+        rejected=asked.rejected,
+        enrolled_probes=same,
+    )
 
 
 def _warn_of_missed(answers: Sequence[Identification], scored: Scores) -> None:
@@ -217,9 +192,8 @@ def evaluate_embeddings(
     closely = _looks_closely(gallery, places)
     if closely:
         scored = replace(scored, ranks=_as_answered(scored.ranks, answered, wanted))
-    if fpir is None:
-        fpir = gallery.calibration.fpir if gallery.calibration else FPIR
-    curve = growth.curve(fpir)
+    wanted_rate = gallery.calibration.fpir if gallery.calibration else None
+    curve = growth.curve(fpir or wanted_rate or FPIR)
     nameable = np.array([name not in never for name in best])
     strength = evidence(scored.best, scored.second, nameable)
     if closely:
@@ -231,6 +205,12 @@ def evaluate_embeddings(
         "items": len(gallery),
     }
     _warn_of_missed(answers, scored)
+    others = np.flatnonzero(~asked.known).tolist()
+    strange = stranger_results(
+        [truth[row] for row in others],
+        [answers[row] for row in others],
+        [named[row] for row in others],
+    )
     retrieval = _retrieval(gallery, embeddings[enrolled], wanted)
     return Evaluation(
         figures=counts | _ranking(scored) | retrieval | _error_rates(asked, scored, strength),
@@ -244,6 +224,8 @@ def evaluate_embeddings(
         decided=_decided(asked, strength),
         left_out=_left_out(asked, scored, curve),
         growth=(curve,),
+        per_stranger=strange,
+        stranger_rate=stranger_rate(strange, wanted_rate),
     )
 
 
@@ -407,18 +389,7 @@ def _mistakes(asked: _Asked, paths: Sequence[str]) -> tuple[Mistake, ...]:
         truth = name if enrolled else None
         if answer.identity == truth:
             continue
-        match = answer.matches[0]
-        wrong.append(
-            Mistake(
-                path,
-                truth,
-                answer.identity,
-                match.score,
-                answer.confidence,
-                match.path,
-                match.identity,
-            )
-        )
+        wrong.append(mistaken(path, truth, answer))
     # A wrong name is worse than none.
     wrong.sort(key=lambda one: (one.named is None, -one.confidence, one.path))
     return tuple(wrong[:MISTAKES])

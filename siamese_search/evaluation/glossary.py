@@ -13,7 +13,7 @@ MEANINGS = {
     "precision@": "of the {} nearest items, how many are of the probe's own identity",
     "mAP@R": "how far the items of the own identity come before all others: 100% if always",
     "TPIR": "of the probes of enrolled identities, how many got their own name",
-    "FPIR": "of the strangers, how many got a name",
+    "FPIR": "of the pictures of strangers, how many got a name",
     "TPIR at FPIR ": "how many would get their own name, were the threshold such that a share of {}"
     " of the strangers gets a name",
     "EER": "were single scores compared with one threshold: the error where as many wrong"

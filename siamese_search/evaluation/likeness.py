@@ -19,6 +19,7 @@ from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import grids, plots, portrait
 from siamese_search.evaluation.derivation import Derivation, derived
 from siamese_search.evaluation.portrait import Extent, Facts, Portrait
+from siamese_search.evaluation.verdict import verdict
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.gallery.self_test import audited
 from siamese_search.pictures.read import read_file
@@ -157,11 +158,7 @@ def draw_neighbours(
     items = {item.number: item for item in gallery.items_by_number(numbers)}
     near = [(items[n], cosine) for n, cosine in zip(numbers, cosines, strict=True) if n in items]
     name = answer.identity
-    nobody = "unknown, like a distractor" if answer.distracted else "unknown"
-    said = (
-        f"{name or nobody} (score {answer.score:.3f}, threshold {answer.threshold:.3f},"
-        f" confidence {answer.confidence:.0%})"
-    )
+    said = verdict(answer)
     place = printable(image)
     asked = _picture(lambda: read_file(os.fspath(image)), Path(place).name)
     colour = UNKNOWN if name is None else NAMED

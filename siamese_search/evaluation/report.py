@@ -12,17 +12,22 @@ from pathlib import Path
 from siamese_search.evaluation import page
 from siamese_search.evaluation.curves import Curve
 from siamese_search.evaluation.glossary import meaning
-from siamese_search.evaluation.results import Decided, Evaluation, Mistake
+from siamese_search.evaluation.results import Decided, Evaluation, Mistake, StrangerResult
+from siamese_search.evaluation.verdict import sure
 from siamese_search.evaluation.words import (
     RANK_1,
     curve_rows,
+    enrolled_lines,
     figure_rows,
     left_out_lines,
+    stranger_lines,
+    stranger_rows,
     unmatched_lines,
 )
 from siamese_search.records import counted
 
 IDENTITIES = 200
+STRANGERS_SHOWN = 50  # by a picture each
 NO_STRANGERS = "No probe is a stranger, so it cannot be told how many of them would get a name."
 NO_PLOTS = "For plots: pip install 'siamese-search[plot]'"
 
@@ -42,6 +47,7 @@ def write_report(
         *_decided(evaluation.decided),
         *_plots(evaluation),
         *_growth(curves),
+        *_strangers(evaluation.per_stranger),
         *_mistakes(evaluation.mistakes),
     ]
     if evaluation.confusions:
@@ -75,8 +81,9 @@ def _figures(evaluation: Evaluation) -> str:
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
-    none = [] if evaluation.figures["strangers"] else [NO_STRANGERS]
-    return [RANK_1, *left_out_lines(evaluation.left_out), *none]
+    strangers = stranger_lines(evaluation.stranger_rate) or [NO_STRANGERS]
+    enrolled = enrolled_lines(evaluation.enrolled_probes, evaluation.figures["probes"])
+    return [*enrolled, RANK_1, *strangers, *left_out_lines(evaluation.left_out)]
 
 
 def _decided(decided: Decided | None) -> list[str]:
@@ -132,16 +139,39 @@ def _curve(curve: Curve) -> str:
     )
 
 
+def _strangers(results: Sequence[StrangerResult]) -> list[str]:
+    """The strangers that got a name, as whom and how often, with pictures of the first."""
+    named = [one for one in results if one.named]
+    if not named:
+        return []
+    cards = [_mistake(one.worst) for one in named[:STRANGERS_SHOWN] if one.worst]
+    others = len(results) - len(named)
+    hidden = max(0, len(named) - IDENTITIES)
+    return [
+        page.heading("Strangers that got a name"),
+        page.table(
+            ("stranger", "pictures named", "named as, times"), stranger_rows(named, IDENTITIES)
+        ),
+        page.paragraph(f"{hidden} more, which were named more seldom.") if hidden else "",
+        page.paragraph(f"{counted(others, 'other stranger')} never got a name.") if others else "",
+        page.paragraph("Of each the surest mistake, and the nearest item of its best identity."),
+        *_grid("cards", cards),
+    ]
+
+
 def _mistakes(mistakes: Sequence[Mistake]) -> list[str]:
-    """What went wrong, the worst kind first; each probe beside its nearest item."""
+    """What went wrong with probes that are enrolled, the worst kind first; each beside its nearest
+    item.
+    """
     if not mistakes:
         return [page.heading("Mistakes"), page.paragraph("None.")]
+    if all(one.identity is None for one in mistakes):
+        return []
     parts = [
         page.heading("Worst mistakes"),
         page.paragraph("The probe, and the nearest item of its best identity."),
     ]
     kinds = {
-        "Strangers that got a name": [one for one in mistakes if one.identity is None],
         "Got a wrong name": [one for one in mistakes if one.identity and one.named],
         "Enrolled, but unknown": [one for one in mistakes if not one.named],
     }
@@ -154,8 +184,8 @@ def _mistakes(mistakes: Sequence[Mistake]) -> list[str]:
 
 def _mistake(mistake: Mistake) -> str:
     truth = "a stranger" if mistake.identity is None else mistake.identity
-    named = "unknown" if mistake.named is None else mistake.named
-    said = f"called {named}; score {mistake.score:.3f}, confidence {mistake.confidence:.0%}"
+    called = f"called {mistake.named}" if mistake.named else f"unknown; nearest: {mistake.best}"
+    said = f"{called}, {sure(mistake.confidence)}; score {mistake.score:.3f}"
     return page.card(said, [(mistake.path, truth), (mistake.nearest, mistake.best)])
 
 

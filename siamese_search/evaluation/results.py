@@ -88,6 +88,37 @@ class UnmatchedLabel:
 
 
 @dataclass(frozen=True)
+class StrangerResult:
+    """A thing that is not enrolled, by the label of its ``probes``: how many of them were
+    ``named``, and as whom how often, most often first. ``worst`` is the surest of these mistakes.
+    """
+
+    name: str
+    probes: int
+    named: int
+    called: tuple[tuple[str, int], ...]
+    worst: Mistake | None
+
+
+@dataclass(frozen=True)
+class StrangerRate:
+    """How many ``probes`` of strangers were ``named``; they show so many ``things``, of which
+    ``named_things`` got a name at least once.
+
+    The rate of strangers like these lies between ``lower`` and ``upper`` with a confidence of 90 %,
+    if probes of one thing are alike. ``asked`` is the rate that the gallery was calibrated for.
+    """
+
+    probes: int
+    named: int
+    things: int
+    named_things: int
+    lower: float
+    upper: float
+    asked: float | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How well probes were identified."""
 
@@ -103,4 +134,7 @@ class Evaluation:
     unmatched: tuple[UnmatchedLabel, ...] = ()  # their probes count as strangers
     left_out: tuple[LeftOutFigure, ...] = ()
     rejected: tuple[Rejection, ...] = ()
+    per_stranger: tuple[StrangerResult, ...] = ()  # the most often named first
+    stranger_rate: StrangerRate | None = None  # None without strangers
+    enrolled_probes: int = 0  # which are enrolled themselves, and found of course
     growth: tuple[Curve, ...] = ()  # over the number of identities and, of a split, of shots

@@ -11,11 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from siamese_search.evaluation.curves import Curve
-from siamese_search.evaluation.results import Figures, LeftOutFigure, UnmatchedLabel
+from siamese_search.evaluation.metrics import samples_needed
+from siamese_search.evaluation.results import (
+    Figures,
+    LeftOutFigure,
+    StrangerRate,
+    StrangerResult,
+    UnmatchedLabel,
+)
 from siamese_search.records import counted
 
 RANK_1 = "TPIR is at rank 1: the best identity is right and is named (ISO/IEC 19795-1)."
 LABELS = 12  # unmatched labels that are named
+CALLED = 4  # names of one stranger
+FEW = 0.1  # the rate that strangers should tell where none was asked for
 
 
 def titled(figure: str) -> str:
@@ -40,6 +49,14 @@ class FigureRow(NamedTuple):
     name: str
     mean: str
     spread: str
+
+
+class StrangerRow(NamedTuple):
+    """A stranger that was named: its label, in how many of its pictures, and as whom how often."""
+
+    name: str
+    named: str
+    called: str
 
 
 class CurveRow(NamedTuple):
@@ -111,6 +128,65 @@ def unmatched_lines(unmatched: Sequence[UnmatchedLabel]) -> list[str]:
     return lines
 
 
+def percent(share: float) -> str:
+    """A rate to two figures, as ``1.2%``; what is below one in 10,000 nobody can tell."""
+    return f"{float(f'{100 * share:.2g}'):g}%" if share >= 1e-4 else "0%"
+
+
+def stranger_lines(rate: StrangerRate | None) -> list[str]:
+    """How many strangers got a name, of how many different things, and what that says of others."""
+    if rate is None:
+        return []
+    if rate.things == rate.probes:
+        told = f"{rate.named} of {counted(rate.probes, 'stranger')} got a name"
+        since = "; pictures of one thing belong in one folder, to count as one" * (rate.probes > 1)
+    else:
+        pictures = f"{counted(rate.probes, 'picture')} of strangers"
+        whose = f"of {rate.named_things} out of {counted(rate.things, 'thing')}"
+        if rate.named_things == 1:
+            whose = f"all of 1 thing out of {rate.things}"
+        if not rate.named:
+            whose = f"they show {counted(rate.things, 'thing')}"
+        told = f"{rate.named} of {pictures} got a name: {whose}"
+        since = ", since pictures of one thing tell little of others"
+    lines = [
+        f"{told}. Of strangers like these likely {percent(rate.lower)} to {percent(rate.upper)}"
+        f" would get one{since}"
+    ]
+    needed = samples_needed(rate.asked or FEW)
+    if rate.things < needed:
+        of = "to tell a rate" if rate.asked is None else f"to see a rate of {percent(rate.asked)}"
+        lines.append(
+            f"{counted(rate.things, 'different stranger is', 'different strangers are')} few {of}:"
+            f" show {needed:,} or so, a folder each"
+        )
+    return lines
+
+
+def stranger_rows(results: Iterable[StrangerResult], most: int) -> list[StrangerRow]:
+    """The strangers that were named, the most often first: at most so many."""
+    return [
+        StrangerRow(
+            one.name,
+            f"{one.named} of {one.probes}",
+            ", ".join(f"{name} {times}" for name, times in one.called[:CALLED])
+            + ", …" * (len(one.called) > CALLED),
+        )
+        for one in [one for one in results if one.named][:most]
+    ]
+
+
+def enrolled_lines(enrolled: int, probes: float) -> list[str]:
+    """That probes are enrolled themselves."""
+    if not enrolled:
+        return []
+    are = "probe is enrolled itself" if enrolled == 1 else "probes are enrolled themselves"
+    return [
+        f"{enrolled} of {probes:.0f} {are}, and found of course: others will do less well than"
+        " these figures say"
+    ]
+
+
 def left_out_lines(left_out: Iterable[LeftOutFigure]) -> list[str]:
     """Which figures are not given, and why; of several draws the fewest samples count."""
     fewest: dict[str, LeftOutFigure] = {}
@@ -118,7 +194,8 @@ def left_out_lines(left_out: Iterable[LeftOutFigure]) -> list[str]:
         known = fewest.get(one.figure, one)
         fewest[one.figure] = min(one, known, key=lambda found: found.counted)
     return [
-        f"{titled(one.figure)} is left out: {one.counted:,} {one.of} cannot show such a rate,"
+        f"{titled(one.figure)} is left out: {one.counted:,}"
+        f" {'pictures of ' * (one.of == 'strangers')}{one.of} cannot show such a rate,"
         f" {one.needed:,} could (rule of three)"
         for one in fewest.values()
     ]

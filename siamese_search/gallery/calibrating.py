@@ -29,7 +29,14 @@ from siamese_search.errors import (
 from siamese_search.gallery.active import Active, ActiveEncoder, require
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.identification import Identifier
-from siamese_search.gallery.learning import AUTO, Asked, Candidate, Learning, known_choice
+from siamese_search.gallery.learning import (
+    AUTO,
+    LEAST_GAIN,
+    Asked,
+    Candidate,
+    Learning,
+    known_choice,
+)
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.staleness import is_stale
@@ -275,7 +282,9 @@ class Calibrating:
             return None
         if found.closer_gain is None:
             return "little weight, since too few identities have several items to tell"
-        gain = f"{100 * found.closer_gain:.1f} points more of held-out items named rightly"
+        gain = "it puts candidates in order"
+        if 100 * found.closer_gain >= LEAST_GAIN:
+            gain = f"{100 * found.closer_gain:.1f} more in 100 held-out items are named rightly"
         return gain if found.looked is None else f"{gain}; votes are part of scores"
 
     def _rate_before(self) -> float:

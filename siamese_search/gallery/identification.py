@@ -12,12 +12,12 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
-from siamese_search.decision.calibration import threshold_at
+from siamese_search.decision.calibration import require_rate, threshold_at
 from siamese_search.decision.evidence import RUNNER_UP
 from siamese_search.decision.judge import CalibratedJudge, FixedJudge, Judge
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.vectors import as_embeddings
-from siamese_search.errors import UsageError
+from siamese_search.errors import UsageError, require_between
 from siamese_search.gallery.active import require
 from siamese_search.gallery.members import MembersOf
 from siamese_search.gallery.ranking import Ranking
@@ -53,8 +53,10 @@ class Question:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"k is {self.k}: ask for at least one identity")
-        if self.threshold is not None and not -1 <= self.threshold <= 1:
-            raise UsageError(f"the threshold is {self.threshold}: a cosine lies between -1 and 1")
+        if self.threshold is not None:
+            require_between("threshold", self.threshold, -1, 1, "a cosine from -1 to 1")
+        if self.fpir is not None:
+            require_rate(self.fpir)
         if self.rule is not None:
             rules.known_rule(self.rule)
         require_turns(self.turns)

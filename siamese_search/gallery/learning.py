@@ -39,6 +39,7 @@ HELD = 100_000  # items that are held in memory, and cross-fitted
 FOLDS = 5
 AUTO = "auto"
 CHOICES = (AUTO, "none")
+LEAST_GAIN = 0.05  # in 100 items, of which it is worth speaking
 OWN_MEANS = (
     "pictures asked look unlike those enrolled (catalogue against shop, say): each side is"
     " compared about its own mean"
@@ -281,8 +282,8 @@ class Learning:
             items = counted(metric.items, "item")
             identities = counted(metric.identities, "identity", "identities")
             said = f"learned from {items} of {identities}"
-        if metric.gain is not None:
-            said += f": {100 * metric.gain:.1f} points more of held-out items named rightly"
+        if metric.gain is not None and 100 * metric.gain >= LEAST_GAIN:
+            said += f": {100 * metric.gain:.1f} more in 100 held-out items are named rightly"
         return said if metric.probe_mean is None else f"{said}; {OWN_MEANS}"
 
 

@@ -81,7 +81,7 @@ class Built:
 def checked(wanted: Wanted, dimension: int) -> Wanted:
     """The same. Raises UsageError where FAISS knows no such index of that dimension."""
     if not 0 < wanted.recall <= 1:
-        raise UsageError(f"the recall is {wanted.recall}: a share, above 0 up to 1")
+        raise UsageError(f"recall is {wanted.recall}: give a share above 0, up to 1")
     if wanted.recipe != AUTO:
         made(wanted.recipe, dimension)
     return wanted

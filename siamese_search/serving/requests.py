@@ -40,15 +40,12 @@ def whole(request: Request, name: str, default: int, most: int) -> int:
     return int(text)
 
 
-def share(request: Request, name: str) -> float | None:
+def number(request: Request, name: str) -> float | None:
+    """A number, of which the question says whether it makes sense."""
     text = request.query_params.get(name)
-    if text is None:
-        return None
     with suppress(ValueError):
-        value = float(text)
-        if -1 <= value <= 1:
-            return value
-    raise Problem(400, f"{name} is {text[:20]!r}: a number from -1 to 1")
+        return None if text is None else float(text)
+    raise Problem(400, f"{name} is {str(text)[:20]!r}: give a number")
 
 
 def question_of(request: Request) -> Question:
@@ -60,10 +57,10 @@ def question_of(request: Request) -> Question:
         where[key] = value
     return Question(
         k=whole(request, "k", 5, 1000),
-        threshold=share(request, "threshold"),
+        threshold=number(request, "threshold"),
         where=where or None,
         rule=request.query_params.get("rule"),
-        fpir=share(request, "fpir"),
+        fpir=number(request, "fpir"),
         turns=whole(request, "turns", 1, 64),
     )
 

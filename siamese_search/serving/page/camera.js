@@ -1,7 +1,7 @@
 // The camera with its live answer: a frame is asked about as soon as the last one is answered.
 
-import { button, h, percent, sayError, score, speak } from "./dom.js";
-import { ask, headline } from "./identify.js";
+import { button, h, sayError, score, speak } from "./dom.js";
+import { ask, certainty, headline } from "./identify.js";
 
 const SIDE = 800; // pixels of a frame's longer side
 const QUALITY = 0.9; // of its JPEG
@@ -52,7 +52,7 @@ async function follow(context, video, asked, name, facts) {
         const told = answer.error ?? headline(answer);
         name.textContent = told;
         facts.textContent = answer.score == null ? ""
-          : `${percent(answer.confidence)} sure · score ${score(answer.score)} · threshold ${
+          : `${certainty(answer)} · score ${score(answer.score)} · threshold ${
             score(answer.threshold)}`;
         if (told !== last) speak(told); // the same again is not read out again
         last = told;

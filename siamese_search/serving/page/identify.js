@@ -134,6 +134,13 @@ export function headline(answer) {
   return like?.distractor ? `Unknown, like ${like.identity}, which is never named` : "Unknown";
 }
 
+/** How sure the best identity is, by its name where it is not the answer. */
+export function certainty(answer) {
+  const sure = `${percent(answer.confidence)} sure`;
+  const [nearest] = answer.matches;
+  return answer.identity !== null || !nearest ? sure : `nearest: ${nearest.identity}, ${sure}`;
+}
+
 /** A picture and its answer, which comes later. */
 function card(file) {
   const address = URL.createObjectURL(file);
@@ -157,7 +164,7 @@ function card(file) {
 }
 
 function filled(context, file, answer, heading) {
-  const facts = [`${percent(answer.confidence)} sure`];
+  const facts = [certainty(answer)];
   if (answer.score !== null) facts.push(`score ${score(answer.score)}`);
   facts.push(`threshold ${score(answer.threshold)}`);
   if (answer.p_value !== null) facts.push(`${percent(answer.p_value)} of strangers fit as well`);

@@ -1,0 +1,125 @@
+"""What ``calibrate`` prints: what was asked, what decides now, and what is to be expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from siamese_search.records import counted
+
+if TYPE_CHECKING:
+    from siamese_search.records import Calibration, GalleryInfo
+
+MOST = 0.5  # of one's own pictures: below this there is advice how to name more
+
+
+def described(made: Calibration, now: GalleryInfo) -> Iterator[str]:
+    """A calibration, and what the gallery has learned for it, in plain lines."""
+    from siamese_search.gallery.learning import LEAST_GAIN
+
+    found = made.deciding
+    yield _asked(found)
+    yield _threshold(found)
+    yield _own(found)
+    yield from _more(found)
+    yield _expected(found)
+    if found.extrapolated:
+        yield (
+            f"  they are few for such a rate, which about {_needed(found):,} would show: the rest"
+            " is reckoned from what is known of the encoder"
+        )
+    if not found.fitted:
+        yield (
+            "how sure: reckoned from what is known of the encoder, too, since too few identities"
+            " have several pictures that find each other"
+        )
+    if now.metric is not None:
+        yield f"comparing: {now.metric}"
+    helps = made.closer_gain is None or 100 * made.closer_gain >= LEAST_GAIN
+    if now.closer is not None and (helps or made.looked):
+        yield f"closer look: {now.closer}"
+
+
+def _asked(found: Calibration) -> str:
+    from siamese_search.decision.calibration import FPIR
+    from siamese_search.evaluation.words import percent
+
+    default = "the default" if found.fpir == FPIR else f"the default is {FPIR:g}, {percent(FPIR)}"
+    rate = f"{percent(found.fpir)} of strangers, things that are not enrolled, may get a name"
+    turns = f", looked at in {found.turns} turns each" if found.turns > 1 else ""
+    return f"asked: about {rate}{turns} (--fpir {found.fpir:.3g}; {default})"
+
+
+def _threshold(found: Calibration) -> str:
+    from siamese_search.decision.calibration import threshold_at
+    from siamese_search.decision.rules import DEFAULT_RULE
+
+    needed = threshold_at(found.fpir, found.thresholds)
+    rule = f", scored by the rule {found.rule}" if found.rule != DEFAULT_RULE else ""
+    return (
+        "threshold: the best identity is named where its score, less half of the second best one's,"
+        f" is {needed:.3f} or more{rule}"
+    )
+
+
+def _own(found: Calibration) -> str:
+    if found.named is None or not found.genuine:
+        return (
+            "your own: how many would get their name cannot be told, since no identity has two"
+            " pictures"
+        )
+    pictures = counted(found.genuine, "picture")
+    return (
+        f"your own: {found.named:.0%} of {pictures} would get their name, each looked up without"
+        " itself; of pictures less like them, fewer"
+    )
+
+
+def _more(found: Calibration) -> Iterator[str]:
+    """How to name more of one's own, where few are."""
+    if found.named is None or found.named >= MOST:
+        return
+    from siamese_search.evaluation.words import percent
+
+    laxer = {rate: share for rate, share in found.named_at.items() if rate > found.fpir}
+    enough = [rate for rate, share in laxer.items() if share >= MOST]
+    rate = min(enough, default=max(laxer, default=None))
+    ways = []
+    if rate is not None and laxer[rate] > found.named:
+        only = "" if enough else "only "
+        ways.append(
+            f"--fpir {rate:g} would name {only}{laxer[rate]:.0%}, and {percent(rate)} of strangers"
+        )
+    ways.append("more pictures of each identity help")
+    if found.source == "gallery" and found.extrapolated:
+        ways.append("so may pictures of strangers (--strangers FOLDER): then less is reckoned")
+    yield f"  to name more: {'; '.join(ways)}"
+
+
+def _expected(found: Calibration) -> str:
+    """What share of strangers is to be expected, and who tells that."""
+    from siamese_search.evaluation.words import percent
+
+    things = found.things or found.identities
+    if found.source == "gallery":
+        who = f"your {counted(things, 'identity', 'identities')}, each a stranger to the others"
+    elif things < found.strangers:
+        who = f"{counted(found.strangers, 'picture')} of {counted(things, 'different stranger')}"
+    else:
+        who = (
+            f"{counted(found.strangers, 'picture')}, each of another stranger (pictures of one"
+            " thing belong in a folder of their own)"
+        )
+    return (
+        f"expect: {percent(found.lower)} to {percent(found.upper)} of different strangers to get a"
+        f" name, told by {who}; one that looks like yours may get it time and again"
+    )
+
+
+def _needed(found: Calibration) -> int:
+    """About how many different strangers would show the rate, to two figures."""
+    from siamese_search.evaluation.metrics import samples_needed
+
+    things = found.things or found.identities
+    count = things * samples_needed(found.fpir) / (found.independent or things)
+    return int(float(f"{count:.2g}"))
