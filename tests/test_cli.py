@@ -301,7 +301,7 @@ def test_every_command_has_help() -> None:
     group = typer.main.get_command(app)
     commands = group.commands  # type: ignore[attr-defined]
     assert set(commands) == {
-        "add", "query", "verify", "list", "info", "remove", "relabel", "undo",
+        "add", "query", "verify", "list", "info", "remove", "relabel", "undo", "redo",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
         "benchmark", "unknowns", "explain", "plot", "serve",
     }  # fmt: skip

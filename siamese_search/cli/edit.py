@@ -1,9 +1,10 @@
-"""``list``, ``info``, ``remove``, ``relabel`` and ``undo``: see and edit the gallery."""
+"""``list``, ``info``, ``remove``, ``relabel``, ``undo`` and ``redo``: see and edit the gallery."""
 
 from __future__ import annotations
 
 import dataclasses
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,7 +27,6 @@ from siamese_search.records import UNDOABLE, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from siamese_search.records import Change, Item
 
@@ -175,6 +175,8 @@ def relabel(
         total = target.count(new)
     if as_json:
         print_json({"relabelled": relabelled})
+    elif not relabelled:
+        typer.echo(f"nothing to do: {'they are' if total > 1 else 'it is'} {new!r} already")
     elif total > relabelled:
         typer.echo(
             f"merged {counted(relabelled, 'item')} into {new!r}, which has"
@@ -190,25 +192,47 @@ def undo(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take back the last `add`, `remove` or `relabel`; again, to do it again.
+    """Take back the last change; again, the one before it.
 
-    What was removed is there again, with new item numbers. One step is kept, of up to 10,000
-    items removed or renamed; `compact` and `rebuild` forget it. So does the next change.
+    Changes are what `add`, `remove`, `relabel` and `unknowns` do. What was removed is there again,
+    with new item numbers. Ten changes are kept, of up to 10,000 items removed or renamed together,
+    until `compact` or `rebuild`. `redo` does again what was taken back.
     """
+    _turn(gallery, yes, as_json, again=False)
+
+
+def redo(
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Do again what `undo` took back last; again: what it took back before that.
+
+    The next change of the gallery forgets what was taken back.
+    """
+    _turn(gallery, yes, as_json, again=True)
+
+
+def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
+    """Take the last change back, or do ``again`` what was."""
+    done = "done again" if again else "taken back"
     with open_gallery(gallery) as target:
-        change = target.last_change()
+        turn = target.redo if again else target.undo
+        change = target.last_change(undone=again)
         if change is not None and change.undoable:
-            if not confirmed(f"Take back: {_in_words(change)}, {change.at}?", yes):
-                note("nothing was taken back")
+            question = f"{'Do again' if again else 'Take back'}: {_in_words(change)}, {change.at}?"
+            if not confirmed(question, yes):
+                note(f"nothing was {done}")
                 raise typer.Exit(1)
-            change = target.undo(change.number)
+            change = turn(change.number)
         else:
-            change = target.undo()  # raises, with the reason
+            change = turn()  # raises, with the reason
         left = len(target)
     if as_json:
-        print_json({"undone": change.what, "changed": change.items, "items": left})
+        key = "redone" if again else "undone"
+        print_json({key: change.what, "changed": change.items, "items": left})
     else:
-        typer.echo(f"taken back: {_in_words(change)}; {counted(left, 'item')} now")
+        typer.echo(f"{done}: {_in_words(change)}; {counted(left, 'item')} now")
 
 
 def _warn_of_many(items: int) -> bool:
@@ -226,6 +250,7 @@ def _in_words(change: Change) -> str:
         "add": f"added {items}{which}",
         "remove": f"removed {items}{which}",
         "relabel": f"relabelled {items}{which} as {change.new}",
+        "annotate": f"changed the metadata of {items}",
         "drop": f"dropped {counted(change.items, 'kept image')}",
     }[change.what]
 
@@ -237,3 +262,4 @@ def register(app: typer.Typer) -> None:
     app.command()(remove)
     app.command()(relabel)
     app.command()(undo)
+    app.command()(redo)

@@ -61,15 +61,16 @@ def relabel(catalog: Catalog, folder: Path, numbers: Sequence[int], new: str) ->
     return relabelled
 
 
-def undo(catalog: Catalog, folder: Path, number: int | None) -> Change:
-    """Take the last change back, with the copies of images."""
-    change = catalog.undo(number, before_commit=lambda copies: publish_again(folder, copies))
+def undo(catalog: Catalog, folder: Path, number: int | None, *, again: bool = False) -> Change:
+    """Take the last change back, with the copies of images; or do ``again`` what was."""
+    turn = catalog.redo if again else catalog.undo
+    change = turn(number, before_commit=lambda copies: publish_again(folder, copies))
     settle_copies(catalog, folder)
     return change
 
 
 def forget(catalog: Catalog, folder: Path) -> None:
-    """Forget the last change; what it removed is gone for good."""
+    """Forget the last changes; what they removed is gone for good."""
     if catalog.writable:
-        catalog.forget_change()
+        catalog.forget_changes()
         settle_copies(catalog, folder)
