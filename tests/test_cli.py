@@ -573,7 +573,10 @@ def test_a_bar_says_how_many_and_never_of_how_many_it_does_not_know(
         ("search", "try `siasearch query`"),
         ("identify", "try `siasearch query`"),
         ("export", "try `siasearch list --json`"),
-        ("quey", "Did you mean 'query'?"),
+        ("quey", "did you mean `siasearch query`?"),
+        ("seach", "did you mean `siasearch query`?"),
+        ("Identfy", "did you mean `siasearch query`?"),
+        ("xyzzy", "`siasearch --help` lists them"),
     ],
 )
 def test_a_command_by_another_name_says_what_to_type(

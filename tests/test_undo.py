@@ -355,7 +355,8 @@ def test_what_is_too_much_to_be_taken_back_is_said_before(
 ) -> None:
     monkeypatch.setattr(history, "UNDOABLE", 2)
     monkeypatch.setattr("siamese_search.cli.edit.UNDOABLE", 2)
-    result = shell("remove", "a")
+    assert "say --yes to do what cannot" in shell("remove", "a", code=2).stderr  # nobody is asked
+    result = shell("remove", "a", "--yes")
     assert "3 items are more than `undo` keeps (2): this cannot be taken back" in result.stderr
     assert "undo" not in result.stdout
     assert "cannot be taken back" in shell("undo", code=2).stderr

@@ -21,6 +21,7 @@ from siamese_search.cli.common import (
     open_gallery,
     print_json,
 )
+from siamese_search.cli.program import command, spoken
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import normalised
 from siamese_search.records import UNDOABLE, counted
@@ -108,7 +109,7 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
         print_json(facts)
     else:
         for key, value in facts.items():
-            typer.echo(f"{key:<12} {'-' if value is None else value}")
+            typer.echo(spoken(f"{key:<12} {'-' if value is None else value}"))
 
 
 def remove(
@@ -131,7 +132,7 @@ def remove(
         names = ", ".join(owners[:SHOWN]) + ", ..." * (len(owners) > SHOWN)
         said = f"{names}: {counted(goes, 'item')}"
         may_undo = _warn_of_many(goes)
-        if goes > 1 and not confirmed(f"Remove {said}?", yes):
+        if goes > 1 and not confirmed(f"Remove {said}?", yes, _unasked(may_undo, "removed")):
             note("nothing was removed")
             raise typer.Exit(1)
         removed = target.remove(identity, item or None)
@@ -139,7 +140,8 @@ def remove(
     if as_json:
         print_json({"removed": removed, "items": left})
     else:
-        back = f"; `siasearch undo` puts {'it' if removed == 1 else 'them'} back" * may_undo
+        undo = command("undo", gallery, DEFAULT_GALLERY)
+        back = f"; `{undo}` puts {'it' if removed == 1 else 'them'} back" * may_undo
         typer.echo(f"removed {said}, {left} left{back}")
 
 
@@ -162,13 +164,13 @@ def relabel(
     with open_gallery(gallery) as target:
         there = target.count(new)
         whole = 0 if old is None else target.count(old)
-        _warn_of_many(whole)
+        may_undo = _warn_of_many(whole)
         merges = there > 0 and old is not None and normalised(old) != normalised(new) and whole
         question = (
             f"{new!r} exists, with {counted(there, 'item')}: merge"
             f" {counted(whole, 'item')} of {old!r} into it?"
         )
-        if merges and not confirmed(question, yes):
+        if merges and not confirmed(question, yes, _unasked(may_undo, "relabelled")):
             note("nothing was relabelled")
             raise typer.Exit(1)
         relabelled = target.relabel(old, new, item or None)
@@ -178,9 +180,10 @@ def relabel(
     elif not relabelled:
         typer.echo(f"nothing to do: {'they are' if total > 1 else 'it is'} {new!r} already")
     elif total > relabelled:
+        undo = command("undo", gallery, DEFAULT_GALLERY)
         typer.echo(
             f"merged {counted(relabelled, 'item')} into {new!r}, which has"
-            f" {counted(total, 'item')} now; `siasearch undo` parts them"
+            f" {counted(total, 'item')} now; `{undo}` parts them"
         )
     else:
         verb = "is" if relabelled == 1 else "are"
@@ -221,7 +224,10 @@ def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
         change = target.last_change(undone=again)
         if change is not None and change.undoable:
             question = f"{'Do again' if again else 'Take back'}: {_in_words(change)}, {change.at}?"
-            if not confirmed(question, yes):
+            for_good = change.what == "add" and not again and change.items > UNDOABLE
+            if for_good:
+                note(f"{change.items} items are more than `redo` can do again ({UNDOABLE})")
+            if not confirmed(question, yes, _unasked(not for_good, done)):
                 note(f"nothing was {done}")
                 raise typer.Exit(1)
             change = turn(change.number)
@@ -240,6 +246,11 @@ def _warn_of_many(items: int) -> bool:
     if items > UNDOABLE:
         note(f"{items} items are more than `undo` keeps ({UNDOABLE}): this cannot be taken back")
     return items <= UNDOABLE
+
+
+def _unasked(may_undo: bool, done: str) -> str | None:
+    """Why nothing is ``done`` where nobody can be asked; None where it can be taken back."""
+    return None if may_undo else f"nothing was {done}: say --yes to do what cannot be taken back"
 
 
 def _in_words(change: Change) -> str:

@@ -38,6 +38,7 @@ from siamese_search.cli.common import (
     print_json,
     print_row,
 )
+from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.records import counted
 
@@ -174,7 +175,8 @@ def query(
             else:
                 typer.echo(_described(place_of(near(image), box), answer, metadata, where))
     if keep_unknown:
-        note(f"{counted(kept, 'image')} kept that got no name: see `siasearch unknowns`")
+        see = command("unknowns", gallery, DEFAULT_GALLERY)
+        note(f"{counted(kept, 'image')} kept that got no name: see `{see}`")
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)

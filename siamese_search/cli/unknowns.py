@@ -24,7 +24,7 @@ from siamese_search.cli.common import (
 )
 from siamese_search.cli.enroll import print_report
 from siamese_search.errors import UsageError
-from siamese_search.records import counted
+from siamese_search.records import UNDOABLE, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +101,9 @@ def unknowns(
         kept = target.count_unknowns()
         if drop or clear:
             what = f"Forget {counted(kept, 'image')}?"
-            if clear and kept > 1 and not confirmed(what, yes):
+            unasked = "nothing was forgotten: say --yes to do what cannot be taken back"
+            may_undo = kept <= UNDOABLE
+            if clear and kept > 1 and not confirmed(what, yes, None if may_undo else unasked):
                 note("nothing was forgotten")
                 raise typer.Exit(1)
             dropped = target.drop_unknowns(drop or None, without=out)
