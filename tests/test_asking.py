@@ -76,6 +76,16 @@ def test_a_table_has_a_row_an_image(shell: Shell) -> None:
         shell("query", "a, b.png", "--csv", "--threshold", "1").stdout.splitlines()
     )
     assert (row["identity"], row["nearest"]) == ("", "Milk")
+    ranked = list(
+        csv.DictReader(shell("query", "pictures", "--csv", "-k", "2").stdout.splitlines())
+    )
+    assert [(row["rank"], row["nearest"]) for row in ranked[-2:]] == [
+        ("1", "Tea/green"),
+        ("2", "Milk"),
+    ]
+    assert len(ranked) == 6
+    assert {row["identity"] for row in ranked[-2:]} == {"Tea/green"}
+    assert float(ranked[-1]["nearest_score"]) < float(ranked[-2]["nearest_score"])
     assert "choose one" in shell("query", "a, b.png", "--csv", "--json", code=2).stderr
 
 

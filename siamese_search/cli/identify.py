@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from siamese_search.cli.asking import (
-    COLUMNS,
     as_asked,
     asked,
     boxes_of,
+    columns,
     in_grid,
     listed,
     name_of,
     place_of,
-    row,
+    rows,
 )
 from siamese_search.cli.common import (
     DEFAULT_GALLERY,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from siamese_search.gallery.gallery import Gallery
     from siamese_search.records import Identification, Rejection
 
+SHOWN = 5  # identities, unless another number is asked for
+
 
 def query(
     images: Annotated[
@@ -57,7 +59,10 @@ def query(
         ),
     ],
     gallery: GalleryOption = DEFAULT_GALLERY,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many identities to show.")] = 5,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", "-k", min=1, help="How many identities to show (5)."),
+    ] = None,
     threshold: ThresholdOption = None,
     where: Annotated[
         list[str] | None,
@@ -112,7 +117,12 @@ def query(
     ] = False,
     as_json: JsonLinesOption = False,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print a table: a row with the best candidate per image.")
+        bool,
+        typer.Option(
+            "--csv",
+            help="Print a table: a row with the best candidate per image; with --k, a row for each"
+            " candidate.",
+        ),
     ] = False,
 ) -> None:
     """Identify images: the best identity or unknown, and the k best candidates.
@@ -129,6 +139,7 @@ def query(
     wanted = conditions(where) if where else None
     rejected: list[Rejection] = []
     kept = 0
+    ranked = k is not None
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
     if fpir is not None and threshold is not None:
@@ -147,7 +158,7 @@ def query(
         _warn(source, turns, threshold)
         ask = partial(
             source.identify_each,
-            k=k,
+            k=SHOWN if k is None else k,
             threshold=threshold,
             where=wanted,
             rule=rule,
@@ -156,7 +167,7 @@ def query(
             keep_unknown=keep_unknown,
         )
         if as_csv:
-            print_row(COLUMNS)
+            print_row(columns(ranked))
         answers = as_asked(ask, probes, boxes) if grid is None else in_grid(ask, probes, grid)
         for probe, box, answer in answers:
             image = name_of(probe)
@@ -168,7 +179,8 @@ def query(
             found = source.items_by_number([match.item for match in answer.matches])
             metadata = {item.number: item.metadata for item in found}
             if as_csv:
-                print_row(row(place_of(image, box), answer))
+                for one in rows(place_of(image, box), answer, ranked):
+                    print_row(one)
             elif as_json:
                 part = {"crop": box} if parts else {}
                 print_json({"image": image, **part, **_as_json(answer, metadata)})
