@@ -654,7 +654,7 @@ def test_unknowns_are_kept_shown_and_enrolled(shell: Shell, pictures: Pictures) 
     shell("add", pictures({"a": 1, "b": 1}), "--encoder", shell.encoder)
     assert "nothing is kept" in shell("unknowns").stdout
     strange = pictures({"x": 2}, "strange", first_seed=50)
-    assert "2 images kept" in shell("query", strange, "--keep-unknown").stderr
+    assert "2 images that got no name are kept" in shell("query", strange, "--keep-unknown").stderr
     printed = shell("unknowns", "--page", "unknowns.html").stdout
     assert "group 1: 1 image, most like" in printed
     assert "data:image/jpeg" in (shell.folder / "unknowns.html").read_text()

@@ -17,6 +17,7 @@ from siamese_search.cli.common import (
     YesOption,
     conditions,
     confirmed,
+    near,
     note,
     open_gallery,
     print_json,
@@ -33,6 +34,14 @@ if TYPE_CHECKING:
 
 WILDCARDS = set("*?[")
 SHOWN = 3  # names of identities
+ABSENT = {  # what it means for people that a fact of `info` is None
+    "threshold": "not known: the encoder cannot be found",
+    "calibration": "none yet: `siasearch calibrate` chooses the threshold by the error rate",
+    "index": "none yet",
+    "recall": "exact",
+    "metric": "none: plain cosines",
+    "closer": "none",
+}
 
 ItemsOption = Annotated[
     list[int] | None,
@@ -73,6 +82,8 @@ def list_(
             if not items:
                 note(f"no item has {' and '.join(where)}")
         elif several:
+            if not fitting:
+                note(f"nothing is enrolled in {gallery}")
             never = source.distractors()
             for name, count in fitting:
                 if as_json:
@@ -93,7 +104,8 @@ def _print_items(items: Iterable[Item], gallery: Path, as_json: bool, owners: bo
         else:
             metadata = "  ".join(f"{key}={value}" for key, value in item.metadata.items())
             owner = f"{item.identity}  " if owners else ""
-            typer.echo(f"{item.number:>8}  {owner}{_place(item, gallery)}  {metadata}".rstrip())
+            place = near(_place(item, gallery))
+            typer.echo(f"{item.number:>8}  {owner}{place}  {metadata}".rstrip())
 
 
 def _place(item: Item, gallery: Path) -> str:
@@ -108,8 +120,9 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
     if as_json:
         print_json(facts)
     else:
+        facts["bytes"] = f"{facts['bytes']:,}"
         for key, value in facts.items():
-            typer.echo(spoken(f"{key:<12} {'-' if value is None else value}"))
+            typer.echo(spoken(f"{key:<12} {ABSENT.get(key, '-') if value is None else value}"))
 
 
 def remove(
@@ -239,6 +252,8 @@ def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
         print_json({key: change.what, "changed": change.items, "items": left})
     else:
         typer.echo(f"{done}: {_in_words(change)}; {counted(left, 'item')} now")
+        if change.what == "add" and not again and change.items <= UNDOABLE:
+            note(f"note: `{command('redo', gallery, DEFAULT_GALLERY)}` enrols them again")
 
 
 def _warn_of_many(items: int) -> bool:

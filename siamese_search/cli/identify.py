@@ -188,7 +188,9 @@ def query(
                 typer.echo(_described(place_of(near(image), box), answer, metadata, where))
     if keep_unknown:
         see = command("unknowns", gallery, DEFAULT_GALLERY)
-        note(f"{counted(kept, 'image')} kept that got no name: see `{see}`")
+        are = "is" if kept == 1 else "are"
+        said = f"{counted(kept, 'image')} that got no name {are} kept: `{see}` shows them"
+        note(said if kept else "no image was kept: only files that get no name are")
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)
@@ -232,8 +234,8 @@ def _described(
     image: str, answer: Identification, metadata: Metadata, where: list[str] | None
 ) -> str:
     if answer.score is None:
-        which = f" that has {' and '.join(where)}" if where else ""
-        return f"{image}: unknown (nothing to compare it with{which})"
+        why = f"no item has {' and '.join(where)}" if where else "nothing is enrolled"
+        return f"{image}: unknown ({why})"
     name = answer.identity or ("unknown, like a distractor" if answer.distracted else "unknown")
     needed = f", threshold {answer.threshold:.3f}" if answer.strange else ""
     lines = [

@@ -23,6 +23,7 @@ from siamese_search.cli.common import (
     progress_bar,
 )
 from siamese_search.cli.enroll import print_report
+from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.records import UNDOABLE, counted
 
@@ -110,7 +111,8 @@ def unknowns(
             if as_json:
                 print_json({"dropped": dropped})
             else:
-                typer.echo(f"{counted(dropped, 'image')} forgotten; files stay where they are")
+                stay = "its file stays" if dropped == 1 else "the files stay"
+                typer.echo(f"{counted(dropped, 'image')} forgotten; {stay}")
             return
         groups = target.unknowns()
     if show is not None:
@@ -136,6 +138,9 @@ def unknowns(
         following = skip + len(groups)
         more = f"--skip {following} shows more, " if following < several else ""
         typer.echo(f"{len(groups)} of {several} groups: {more}--limit 0 all")
+    if groups and show is None and not as_json:
+        todo = command("unknowns", gallery, DEFAULT_GALLERY)
+        note(f"to name a group: `{todo} --enroll {groups[0].number} --label NAME`")
     if not several and not as_json:
         typer.echo("nothing is kept: `query --keep-unknown` keeps images that get no name")
 

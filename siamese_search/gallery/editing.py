@@ -42,7 +42,7 @@ def numbers_of(
         few = catalog.totals()[0] <= COMPARED
         names = [known for known, _ in catalog.identities()] if few else []
         close = difflib.get_close_matches(name, names, n=3)
-        hint = f"; close to it: {', '.join(close)}" if close else ""
+        hint = f"; close to it: {', '.join(close)}" if close else ": `siasearch list` shows all"
         raise UsageError(f"no identity {name!r} in {folder}{hint}")
     return numbers
 
