@@ -199,7 +199,7 @@ def test_an_explanation_numbers_the_places_that_find_each_other(
     box = legend.get_window_extent()
     assert figure.bbox.count_contains(box.corners()) == 4
     assert not any(box.overlaps(one.get_window_extent()) for one in texts if one is not legend)
-    assert legend.get_fontsize() >= 10
+    assert float(legend.get_fontsize()) >= 10
 
 
 def test_the_published_protocols_run_on_a_tiny_copy_of_their_layout(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
+from typing import Any, cast
 
 from siamese_search.errors import UsageError
 from siamese_search.gallery.copies import publish_again, settle_copies
@@ -29,7 +31,11 @@ def numbers_of(
     if (identity is None) == (item is None):
         raise UsageError("name either an identity or an item number")
     if item is not None:
-        wanted = sorted({item} if isinstance(item, int) else set(item))
+        several = isinstance(item, Iterable) and not isinstance(item, str)
+        each: list[Any] = list(cast(Iterable[Any], item)) if several else [item]
+        if not all(isinstance(one, Integral) for one in each):
+            raise UsageError(f"item is {item!r}: it needs an item's number, or several")
+        wanted = sorted({int(one) for one in each})
         there = catalog.owners(wanted)
         for number in wanted:
             if number not in there:
