@@ -55,7 +55,9 @@ class History(Generations):
 
     def forget_changes(self) -> None:
         """Forget all changes: they cannot be taken back any more."""
-        if self._value("SELECT count(*) FROM changes"):
+        with self._guard():
+            some = self._value("SELECT count(*) FROM changes")
+        if some:
             with self.writing():
                 self._forget()
 
