@@ -176,7 +176,7 @@ class Product:
 
     def _process(self, counted: str) -> float:
         options = ("--gallery", self._added, "--encoder", str(self._encoder.folder), "--json")
-        took, output = siasearch("add", str(self._folder), *options)
+        took, output = siasearch("add", str(self._folder), "--yes", *options)
         assert json.loads(output)[counted] == self._count
         return self._count / took
 

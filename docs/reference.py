@@ -29,8 +29,9 @@ its reason), or `verify` or `check` says no. 2 is stopped by an error: one line 
 """
 # In the order in which a new user needs them; a command that is missing here comes last.
 ORDER = (
-    "demo", "add", "query", "verify", "list", "info", "relabel", "remove", "undo", "calibrate",
-    "benchmark", "audit", "unknowns", "plot", "explain", "train", "rebuild", "check", "compact",
+    "demo", "add", "query", "verify", "list", "info", "relabel", "remove", "undo", "redo",
+    "calibrate", "benchmark", "audit", "unknowns", "plot", "explain", "train", "rebuild", "check",
+    "compact",
 )  # fmt: skip
 
 

@@ -153,11 +153,11 @@ class RemovedCopy:
 
 @dataclass(frozen=True)
 class Change:
-    """The last change of a gallery's items, which can be taken back if it is ``undoable``.
+    """A change of a gallery, which can be taken back if it is ``undoable``.
 
-    ``what`` is add, remove, relabel, or drop (of kept probes); ``identity`` the one that it
-    concerned, None where it was several; ``new`` what that was relabelled to; ``items`` how many;
-    ``at`` when, UTC.
+    ``what`` is add, remove, relabel, annotate (new metadata), or drop (of kept probes);
+    ``identity`` the one that it concerned, None where it was several; ``new`` what that was
+    relabelled to; ``items`` how many; ``at`` when, UTC.
     """
 
     number: int

@@ -41,7 +41,7 @@ def test_an_image_on_standard_input(shell: Shell) -> None:
     ]  # fmt: skip
     assert "rejected: -: empty file" in piped(shell, b"", "query", "-", code=1)[1]
     _, said = piped(shell, image, "query", "-", "--threshold", "1", "--keep-unknown")
-    assert "0 images kept" in said  # there is no file to enrol later
+    assert "no image was kept" in said  # there is no file to enrol later
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
@@ -76,6 +76,16 @@ def test_a_table_has_a_row_an_image(shell: Shell) -> None:
         shell("query", "a, b.png", "--csv", "--threshold", "1").stdout.splitlines()
     )
     assert (row["identity"], row["nearest"]) == ("", "Milk")
+    ranked = list(
+        csv.DictReader(shell("query", "pictures", "--csv", "-k", "2").stdout.splitlines())
+    )
+    assert [(row["rank"], row["nearest"]) for row in ranked[-2:]] == [
+        ("1", "Tea/green"),
+        ("2", "Milk"),
+    ]
+    assert len(ranked) == 6
+    assert {row["identity"] for row in ranked[-2:]} == {"Tea/green"}
+    assert float(ranked[-1]["nearest_score"]) < float(ranked[-2]["nearest_score"])
     assert "choose one" in shell("query", "a, b.png", "--csv", "--json", code=2).stderr
 
 

@@ -109,7 +109,7 @@ def test_relabelling_renames_moves_and_merges(catalog: Catalog) -> None:
     assert catalog.identities() == [("cat", 1), ("dog", 1), ("lynx", 1)]
     assert catalog.relabel([2, 3], "lynx") == 2
     assert catalog.identities() == [("lynx", 3)]
-    assert catalog.relabel([1], "lynx") == 1
+    assert catalog.relabel([1], "lynx") == 0
     assert catalog.totals() == (1, 3)
 
 

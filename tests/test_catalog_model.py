@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -19,12 +20,13 @@ from siamese_search.arrays import FloatArray
 from siamese_search.errors import GalleryMismatch, UsageError
 from siamese_search.records import NewItem
 from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.history import STEPS
 
 DIMENSION = 3
 ENCODERS = ("a" * 64, "b" * 64, "c" * 64)
 names = st.sampled_from(["ann", "bob", "cid"])
 contents = st.sampled_from("pqrstu")
-numbers = st.lists(st.integers(1, 12), max_size=4, unique=True)
+chosen_contents = st.lists(contents, max_size=4, unique=True)
 encoders = st.sampled_from(ENCODERS)
 
 
@@ -33,9 +35,20 @@ class Known:
     """An item as the model has it."""
 
     identity: str
-    content: str
     source: str
     metadata: dict[str, str]
+
+
+@dataclass
+class Step:
+    """What taking back a change goes back to: items by content, distractors, and which kept probes
+    are dropped and put back by that.
+    """
+
+    items: dict[str, Known]
+    distractor: dict[str, bool]
+    drops: set[str]
+    brings: set[str]
 
 
 def digest(content: str) -> str:
@@ -67,15 +80,26 @@ class CatalogModel(RuleBasedStateMachine):
         self.catalog = Catalog(path)
         self.catalog._db.execute("PRAGMA synchronous = OFF")  # no disk is waited for
         self.active = ENCODERS[0]
-        self.items: dict[int, Known] = {}
+        self.items: dict[str, Known] = {}  # by content
+        self.numbers: dict[int, str] = {}  # every number that was given out, and its content
         self.distractor: dict[str, bool] = {}
-        self.last = 0
-        # The items and distractors before the last change, None where it is forgotten.
-        self.before: tuple[dict[int, Known], dict[str, bool]] | None = None
+        self.probes: dict[str, int] = {}  # kept probes, by content, with their numbers
+        self.dropped: dict[str, int] = {}  # the numbers of those that were dropped
+        self.done: list[Step] = []
+        self.undone: list[Step] = []
 
-    def remember(self) -> tuple[dict[int, Known], dict[str, bool]]:
+    def now(self, drops: Iterable[str] = (), brings: Iterable[str] = ()) -> Step:
         """What an undo of what comes next goes back to."""
-        return deepcopy(self.items), dict(self.distractor)
+        return Step(deepcopy(self.items), dict(self.distractor), set(drops), set(brings))
+
+    def changed(self, before: Step) -> None:
+        self.done = [*self.done, before][-STEPS:]
+        self.undone = []
+
+    def number(self, content: str) -> int:
+        """An item's number; one that nothing has where it is not there."""
+        found = self.catalog.known([digest(content)])
+        return found[digest(content)].number if found else 1000
 
     def teardown(self) -> None:
         self.catalog.close()
@@ -97,50 +121,93 @@ class CatalogModel(RuleBasedStateMachine):
             with pytest.raises(GalleryMismatch):
                 self.catalog.add(new, vectors, encoder, distractor=distractor)
             return
-        before, last = self.remember(), self.last
+        before, last = self.now(), max(self.numbers, default=0)
         expected: list[int | None] = []
         for name, content in pairs:
-            enrolled = any(item.content == content for item in self.items.values())
-            if enrolled or self.distractor.get(name, distractor) != distractor:
+            if content in self.items or self.distractor.get(name, distractor) != distractor:
                 expected.append(None)
                 continue
-            self.last += 1
+            last += 1
             self.distractor[name] = distractor
-            self.items[self.last] = Known(name, content, f"/{content}", {"by": name})
-            expected.append(self.last)
+            self.items[content] = Known(name, f"/{content}", {"by": name})
+            self.numbers[last] = content
+            expected.append(last)
         assert self.catalog.add(new, vectors, encoder, distractor=distractor) == expected
-        self.before = before if self.last > last else self.before
+        if any(expected):
+            self.changed(before)
 
-    @rule(chosen=numbers)
-    def remove(self, chosen: list[int]) -> None:
-        present = sorted(self.items.keys() & set(chosen))
-        self.before = self.remember() if present else self.before
-        assert sorted(item.number for item in self.catalog.remove(chosen)) == present
-        for number in present:
-            del self.items[number]
+    @rule(chosen=chosen_contents)
+    def remove(self, chosen: list[str]) -> None:
+        present, before = self.items.keys() & set(chosen), self.now()
+        removed = self.catalog.remove([self.number(content) for content in chosen])
+        assert {self.numbers[item.number] for item in removed} == present
+        for content in present:
+            del self.items[content]
         self.forget_empty()
+        if present:
+            self.changed(before)
 
-    @rule(chosen=numbers, new=names)
-    def relabel(self, chosen: list[int], new: str) -> None:
-        present = self.items.keys() & set(chosen)
-        self.before = self.remember() if present else self.before
-        kinds = {self.distractor[self.items[number].identity] for number in present}
-        assert self.catalog.relabel(chosen, new) == len(present)
+    @rule(chosen=chosen_contents, new=names)
+    def relabel(self, chosen: list[str], new: str) -> None:
+        present, before = self.items.keys() & set(chosen), self.now()
+        present = {content for content in present if self.items[content].identity != new}
+        kinds = {self.distractor[self.items[content].identity] for content in present}
+        numbers = [self.number(content) for content in chosen]
+        assert self.catalog.relabel(numbers, new) == len(present)
         if present:
             self.distractor.setdefault(new, kinds == {True})
-        for number in present:
-            self.items[number].identity = new
+            self.changed(before)
+        for content in present:
+            self.items[content].identity = new
         self.forget_empty()
 
-    @rule(number=st.integers(1, 12), source=contents, key=names, value=names)
-    def annotate(self, number: int, source: str, key: str, value: str) -> None:
-        self.before = self.remember()
-        if number in self.before[0]:  # where it lies now stays
-            self.before[0][number].source = f"/moved/{source}"
+    @rule(content=contents, source=contents, key=names, value=names)
+    def annotate(self, content: str, source: str, key: str, value: str) -> None:
+        number = self.number(content)
+        if content in self.items:
+            self.items[content].source = f"/moved/{source}"  # which no undo takes back
+            before = self.now()
+            self.items[content].metadata[key] = value
+            if self.items != before.items:
+                self.changed(before)
         self.catalog.annotate({number: f"/moved/{source}"}, {number: {key: value}})
-        if number in self.items:
-            self.items[number].source = f"/moved/{source}"
-            self.items[number].metadata[key] = value
+
+    # Kept probes
+
+    @rule(content=contents)
+    def keep(self, content: str) -> None:
+        vector = embedding(content, self.active)
+        self.catalog.keep_unknown(digest(content), f"/{content}", self.active, vector)
+        (number,) = (
+            probe.number for probe in self.catalog.unknowns() if probe.content == digest(content)
+        )
+        assert self.probes.setdefault(content, number) == number
+
+    @rule(chosen=chosen_contents)
+    def drop(self, chosen: list[str]) -> None:
+        gone = self.probes.keys() & set(chosen)
+        numbers = [self.probes[content] for content in gone]
+        assert self.catalog.drop_unknowns(numbers) == len(gone)
+        self.dropped |= {content: self.probes.pop(content) for content in gone}
+        if gone:
+            self.changed(self.now(brings=gone))
+
+    @rule(content=contents, name=names)
+    def enroll_kept(self, content: str, name: str) -> None:
+        number = self.probes.get(content)
+        if number is None or content in self.items or self.distractor.get(name):
+            return
+        before = self.now(brings={content})
+        new = [NewItem(name, digest(content), f"/{content}")]
+        vectors = embedding(content, self.active)[None]
+        (item,) = self.catalog.add(new, vectors, self.active, run=f"run {len(self.numbers)}")
+        assert item is not None
+        self.catalog.drop_unknowns([number], f"run {len(self.numbers)}")
+        self.items[content] = Known(name, f"/{content}", {})
+        self.distractor[name] = False
+        self.numbers[item] = content
+        self.dropped[content] = self.probes.pop(content)
+        self.changed(before)
 
     @rule(encoder=encoders, whole=st.booleans())
     def rebuild(self, encoder: str, whole: bool) -> None:
@@ -148,39 +215,58 @@ class CatalogModel(RuleBasedStateMachine):
         lacking = self.catalog.unembedded(target)
         chosen = lacking if whole else lacking[:-1]
         if chosen:
-            vectors = [embedding(self.items[number].content, encoder) for number in chosen]
+            vectors = [embedding(self.numbers[number], encoder) for number in chosen]
             self.catalog.store(target, chosen, np.stack(vectors))
         switched = self.catalog.switch(target)
         assert switched == (chosen == lacking)
         if switched:
             self.active = encoder
             self.catalog.prune()
-            self.catalog.forget_change()
-            self.before = None
+            self.catalog.forget_changes()
+            self.done, self.undone = [], []
 
     @rule()
     def undo(self) -> None:
-        if self.before is None:
+        self.turn(self.done, self.undone, self.catalog.undo)
+
+    @rule()
+    def redo(self) -> None:
+        self.turn(self.undone, self.done, self.catalog.redo)
+
+    def turn(self, stack: list[Step], other: list[Step], do: Callable[[], object]) -> None:
+        """Go back by one step of a stack; what leads back from there is put on the other one."""
+        if not stack:
             with pytest.raises(UsageError):
-                self.catalog.undo()
+                do()
             return
-        after, (items, self.distractor) = self.remember(), self.before
-        self.catalog.undo()
-        gone = sorted(items.keys() - self.items.keys())  # they get new numbers
-        self.items = {number: items[number] for number in sorted(items.keys() - set(gone))}
-        for number in gone:
-            self.last += 1
-            self.items[self.last] = items[number]
-        self.before = after
+        step = stack.pop()
+        other.append(self.now(drops=step.brings, brings=step.drops & self.probes.keys()))
+        do()
+        for content in step.items.keys() & self.items.keys():
+            step.items[content].source = self.items[content].source  # where it lies now stays
+        self.items, self.distractor = step.items, step.distractor
+        for content in step.drops & self.probes.keys():
+            self.dropped[content] = self.probes.pop(content)
+        for content in step.brings - self.probes.keys():
+            self.probes[content] = self.dropped[content]
+        for number, item in ((one.number, one) for one in self.catalog.items(range(1, 1000))):
+            if number not in self.numbers:  # it is back, by a new number
+                (self.numbers[number],) = (c for c in self.items if digest(c) == item.content)
 
     @invariant()
     def they_agree(self) -> None:
-        stored = self.catalog.items(range(1, self.last + 1))
-        assert {item.number for item in stored} == self.items.keys()
+        stored = self.catalog.items(range(1, 1000))
+        assert len(stored) == len(self.items)
         for item in stored:
-            known = self.items[item.number]
-            assert (item.identity, item.content) == (known.identity, digest(known.content))
+            content = self.numbers[item.number]
+            known = self.items[content]
+            assert (item.identity, item.content) == (known.identity, digest(content))
             assert (item.source, item.metadata) == (known.source, known.metadata)
+        kept = {probe.content: probe.number for probe in self.catalog.unknowns()}
+        assert kept == {digest(content): number for content, number in self.probes.items()}
+        assert [bool(self.catalog.last_change(undone=way)) for way in (False, True)] == [
+            bool(self.done), bool(self.undone),
+        ]  # fmt: skip
         counts: dict[str, int] = {}
         for known in self.items.values():
             counts[known.identity] = counts.get(known.identity, 0) + 1
@@ -194,13 +280,13 @@ class CatalogModel(RuleBasedStateMachine):
             for block, rows in self.catalog.embeddings(generation)
             for number, vector in zip(block, rows, strict=True)
         }
-        assert vectors.keys() == self.items.keys()
+        assert vectors.keys() == {item.number for item in stored}
         for number, vector in vectors.items():
-            assert np.array_equal(vector, embedding(self.items[number].content, self.active))
+            assert np.array_equal(vector, embedding(self.numbers[number], self.active))
         assert list(self.catalog.faults()) == []
 
 
 CatalogModel.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=12, deadline=None, derandomize=True
+    max_examples=80, stateful_step_count=30, deadline=None, derandomize=True
 )
 TestCatalogModel = CatalogModel.TestCase

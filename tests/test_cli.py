@@ -301,7 +301,7 @@ def test_every_command_has_help() -> None:
     group = typer.main.get_command(app)
     commands = group.commands  # type: ignore[attr-defined]
     assert set(commands) == {
-        "add", "query", "verify", "list", "info", "remove", "relabel", "undo",
+        "add", "query", "verify", "list", "info", "remove", "relabel", "undo", "redo",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
         "benchmark", "unknowns", "explain", "plot", "serve",
     }  # fmt: skip
@@ -578,7 +578,10 @@ def test_a_bar_says_how_many_and_never_of_how_many_it_does_not_know(
         ("search", "try `siasearch query`"),
         ("identify", "try `siasearch query`"),
         ("export", "try `siasearch list --json`"),
-        ("quey", "Did you mean 'query'?"),
+        ("quey", "did you mean `siasearch query`?"),
+        ("seach", "did you mean `siasearch query`?"),
+        ("Identfy", "did you mean `siasearch query`?"),
+        ("xyzzy", "`siasearch --help` lists them"),
     ],
 )
 def test_a_command_by_another_name_says_what_to_type(
@@ -657,7 +660,7 @@ def test_unknowns_are_kept_shown_and_enrolled(shell: Shell, pictures: Pictures) 
     shell("add", pictures({"a": 1, "b": 1}), "--encoder", shell.encoder)
     assert "nothing is kept" in shell("unknowns").stdout
     strange = pictures({"x": 2}, "strange", first_seed=50)
-    assert "2 images kept" in shell("query", strange, "--keep-unknown").stderr
+    assert "2 images that got no name are kept" in shell("query", strange, "--keep-unknown").stderr
     printed = shell("unknowns", "--page", "unknowns.html").stdout
     assert "group 1: 1 image, most like" in printed
     assert "data:image/jpeg" in (shell.folder / "unknowns.html").read_text()

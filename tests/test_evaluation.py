@@ -195,8 +195,17 @@ def test_an_explanation_numbers_the_places_that_find_each_other(
     for pair in found.places:  # each has moved a column to the right
         assert pair.other == 4 * (pair.place // 4) + (pair.place % 4 + 1) % 4
     with plots.style():
-        words = [text.get_text() for text in explain.figure(found).findobj(Text)]
+        figure = explain.figure(found)
+        plots.png(figure)
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    words = [text.get_text() for text in texts]
     assert all(words.count(str(number)) == 2 for number in range(1, explain.PLACES + 1))
+    # The drawing says what the numbers are, clear of all else and large enough to read.
+    (legend,) = (text for text in texts if text.get_text() == explain.NUMBERS)
+    box = legend.get_window_extent()
+    assert figure.bbox.count_contains(box.corners()) == 4
+    assert not any(box.overlaps(one.get_window_extent()) for one in texts if one is not legend)
+    assert float(legend.get_fontsize()) >= 10
 
 
 def test_the_published_protocols_run_on_a_tiny_copy_of_their_layout(

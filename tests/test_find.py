@@ -217,7 +217,7 @@ def test_reading_anything_but_a_file_with_contents_says_why(tmp_path: Path) -> N
             "gone": "no such file",
             "pipe": "a named pipe, not a regular file",
             "sock": "not a regular file",
-            ".": "a folder, not a regular file",
+            ".": "a folder, not a regular file: name the files in it",
             "nul\0": "null",
         }.items():
             with pytest.raises(ImageError, match=reason):

@@ -3,7 +3,8 @@
 ``golden/format-N.zip`` holds an encoder, ``toy/``, and a gallery, ``gallery/``: six pictures in
 turn of identities a and b, the last two with copies and not in the index file; then item 1
 removed and item 2 relabelled. Those from format 4 on answer under a metric of their own. In those
-from format 5 on an identity c was enrolled with a copy and removed, which can be taken back.
+from format 5 on an identity c was enrolled with a copy and removed, which can be taken back; from
+format 6 on Ångström was relabelled, which was taken back and can be done again.
 ``golden/encoder-N.zip`` holds an encoder alone.
 """
 
@@ -39,6 +40,9 @@ def test_a_stored_gallery_opens_and_answers(stored: Path, tmp_path: Path) -> Non
         metric = gallery.info().metric
         learned = "learned from 4 items of 2 identities: 25.0 more in 100 held-out items are named"
         assert metric == (f"{learned} rightly" if stored.stem >= "format-4" else None)
+        if stored.stem >= "format-6":
+            assert gallery.redo().new == "Oersted"
+            assert gallery.undo().identity == "Ångström"
         if stored.stem >= "format-5":
             assert gallery.undo().identity == "c"
             (item,) = gallery.items("c")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from conftest import picture
 from PIL import Image
 
 from siamese_search import Encoder, Gallery, Identification
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import EncoderError, ImageError, UsageError
 
 
 def png(seed: int) -> bytes:
@@ -114,6 +115,83 @@ def test_a_picture_without_a_file_needs_a_label(tmp_path: Path, toy: Encoder) ->
         with pytest.raises(UsageError, match=r"images\[0\] has no file to be named by"):
             gallery.enroll([picture(1)])
         for wrong in (StringIO("text"), np.zeros((4, 4, 3)), 7):
-            with pytest.raises(UsageError, match=r"mode 'rb'|uint8|is no picture"):
+            with pytest.raises(UsageError, match=r"mode 'rb'|uint8|is of type int"):
                 gallery.enroll([wrong], label="x")
         assert len(gallery) == 0
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, toy: Encoder) -> Gallery:
+    return Gallery.open(tmp_path / "gallery", toy)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (None, "images is None: a picture is a path"),
+        (3, "images is of type int"),
+        ([["a.png"]], r"images\[0\] is of type list: .* one flat list"),
+        ([], "no images in an empty list"),
+        ([np.zeros((4, 4), np.uint8), None], r"images\[1\] is None"),
+        ({"a": "a.png"}, "images is a dict: give its pictures as a list"),
+        ([("a", "a.png")], r"images\[0\] is of type tuple"),
+        ("", "'': (no such file|there is no such file)"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("way", ["identify", "identify_each", "enroll", "labelled", "embed"])
+def test_what_cannot_be_pictures_is_named(
+    gallery: Gallery, images: Any, said: str, way: str
+) -> None:
+    ways: dict[str, Callable[[Any], Any]] = {
+        "identify": gallery.identify,
+        "identify_each": lambda given: list(gallery.identify_each(given)),
+        "enroll": gallery.enroll,
+        "labelled": lambda given: gallery.enroll(given, label="x"),
+        "embed": gallery.encoder.embed,
+    }
+    if images in ([], "") and way not in ("enroll", "labelled"):
+        return  # no pictures, no answers; of a stream, each has its own error
+    before = len(gallery)
+    with pytest.raises((UsageError, ImageError), match=said):
+        ways[way](images)
+    assert len(gallery) == before
+
+
+def test_folders_and_generators_are_taken_where_they_make_sense(
+    gallery: Gallery, tmp_path: Path
+) -> None:
+    folder = tmp_path / "several"
+    folder.mkdir()
+    for seed in (50, 51):
+        picture(seed).save(folder / f"{seed}.png")
+    assert gallery.enroll(str(folder)).added == 2
+    with pytest.raises(ImageError, match=r"several: a folder, .*: name the files in it"):
+        gallery.identify(str(folder))
+    answers = gallery.identify(path for path in sorted(folder.iterdir()))
+    assert [answer.identity for answer in answers] == ["50", "51"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"k": "5"}, "k is '5': it needs a whole number"),
+        ({"k": 2.5}, "k is 2.5"),
+        ({"threshold": "high"}, "threshold is 'high': it needs a number"),
+        ({"where": "shop=north"}, "where is 'shop=north': it needs names and texts"),
+        ({"turns": None}, "turns is None"),
+    ],
+    ids=repr,
+)
+def test_arguments_of_other_types_are_named(
+    gallery: Gallery, arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        gallery.identify(picture(0), **arguments)
+    for item in ("x", 1.5, ["a"]):
+        with pytest.raises(UsageError, match=r"item is .*: it needs an item's number"):
+            gallery.remove(item=item)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="None is no gallery's folder"):
+        Gallery.open(None)  # type: ignore[arg-type]
+    with pytest.raises(EncoderError, match="3 is no encoder"):
+        Encoder.open(3)  # type: ignore[arg-type]

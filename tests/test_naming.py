@@ -28,14 +28,19 @@ def shop(pictures: Pictures) -> Path:
 
 
 @pytest.mark.usefixtures("shop")
-def test_one_folder_of_pictures_goes_on_and_says_what_may_be_meant(shell: Shell) -> None:
-    result = shell("add", "shop/Milk", "--encoder", shell.encoder)
+def test_one_folder_of_pictures_is_refused_where_nobody_can_be_asked(shell: Shell) -> None:
+    result = shell("add", "shop/Milk", "--encoder", shell.encoder, code=2)
+    assert "nothing was enrolled: name one identity by --label, or say --yes" in result.stderr
+    assert not (shell.folder / "indexes").exists()
+    result = shell("add", "shop/Milk", "--encoder", shell.encoder, "--yes")
     assert "3 added" in result.stdout
     assert "3 pictures lie directly in shop/Milk: each becomes an identity of its own" in (
         result.stderr
     )
     command = f"siasearch add shop/Milk --label Milk --encoder {shell.encoder}"
-    assert f"  {command}\n" in result.stderr
+    assert f"  {command} --yes\n" in result.stderr
+    again = shell("add", "shop/Milk")  # nothing is asked, and nothing said again
+    assert ("3 skipped" in again.stdout, again.stderr) == (True, "")
     shutil.rmtree(shell.folder / "indexes")
     shell(*command.split()[1:])
     assert shell.json("list") == [{"identity": "Milk", "items": 3, "distractor": False}]
@@ -51,14 +56,15 @@ def test_folders_whose_files_share_names_are_refused_not_mixed(shell: Shell, sho
     said = shell("add", *folders[:2], "--encoder", shell.encoder, code=2).stderr
     assert "siasearch add shop/Milk --label Milk" in said  # not all folders of the one above
     assert "siasearch add shop/Rice --label Rice" in said
-    (report,) = shell.json("add", *folders, "--yes", "--encoder", shell.encoder)
-    assert report["identities"] == 3
-    assert "would both be" in shell("add", *folders, "--yes").stderr
+    result = shell("add", *folders, "--yes", "--encoder", shell.encoder)
+    assert "has 3 identities" in result.stdout
+    assert "would both be" in result.stderr
+    assert shell("add", *folders).stderr == ""
 
 
 @pytest.mark.usefixtures("shop")
 def test_pictures_of_other_folders_that_are_called_the_same_are_pointed_out(shell: Shell) -> None:
-    shell("add", "shop/Milk", "--encoder", shell.encoder)
+    shell("add", "shop/Milk", "--encoder", shell.encoder, "--yes")
     said = shell("add", "shop/Milk").stderr
     assert "enrolled already, from elsewhere" not in said
     said = shell("add", "shop/Rice").stderr
@@ -67,12 +73,16 @@ def test_pictures_of_other_folders_that_are_called_the_same_are_pointed_out(shel
 
 @pytest.mark.usefixtures("shop")
 def test_pictures_that_are_named_themselves(shell: Shell) -> None:
-    result = shell("add", "shop/Tea/0.png", "shop/Tea/1.png", "--encoder", shell.encoder)
+    pair = ("add", "shop/Tea/0.png", "shop/Tea/1.png", "--encoder", shell.encoder)
+    assert not shell(*pair, code=2).stdout
+    result = shell(*pair, "--yes")
     assert "each of 2 pictures becomes an identity of its own" in result.stderr
     assert "siasearch add shop/Tea/0.png shop/Tea/1.png --label Tea" in result.stderr
     picture(9).save(shell.folder / "coin.png")
     assert shell("add", "coin.png").stderr == ""  # one picture, by its name
-    assert shell("add", "shop", "-g", "other", "--encoder", shell.encoder).stderr == ""
+    one = "note: 1 of 3 identities has one picture (Rice): with a few of each, more is recognised\n"
+    assert shell("add", "shop", "-g", "other", "--encoder", shell.encoder).stderr == one
+    assert shell("add", "shop", "-g", "other").stderr == ""  # nothing was added
     assert shell("add", "shop/Tea", "--label", "T", "-g", "third", "-e", shell.encoder).stderr == ""
 
 
@@ -81,6 +91,7 @@ def test_single_pictures_beside_folders_are_pointed_out(shell: Shell, shop: Path
         picture(number).save(shop / f"{number}.png")
     said = shell("add", "shop", "--encoder", shell.encoder).stderr
     assert "2 pictures lie directly in shop, beside folders" in said
+    assert shell("add", "shop").stderr == ""
 
 
 def test_python_refuses_to_mix_folders_too(tmp_path: Path, toy: Encoder, shop: Path) -> None:
@@ -116,6 +127,7 @@ def test_what_lies_beside_pictures_is_passed_over_and_counted(shell: Shell, shop
     assert result.stderr == (
         "6 files passed over, no pictures by their names:"
         " 1 .csv, 1 .json, 1 .mp4, 1 .txt, 1 .xml, 1 .xmp\n"
+        "note: 1 of 3 identities has one picture (Rice): with a few of each, more is recognised\n"
     )
     (report,) = shell.json("add", "shop/Milk/1.txt", code=1)  # what is named is wanted
     assert report["rejected"][0]["path"].endswith("1.txt")

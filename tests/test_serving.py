@@ -182,6 +182,9 @@ def test_names_are_listed_changed_and_taken_back(client: TestClient) -> None:
     }
     assert client.post(f"{at}/remove", json={"items": [10**9]}).status_code == 400
     assert client.post(f"{at}/undo").status_code == 200
+    assert client.post(f"{at}/redo").json()["what"] == "remove"
+    assert client.post(f"{at}/redo").status_code == 400
+    assert client.post(f"{at}/undo").status_code == 200
     assert client.get(at).json()["items"] == 16
 
 

@@ -1,4 +1,4 @@
-"""No accident is final: the last change can be taken back, and is forgotten by the next one."""
+"""No accident is final: the last changes can be taken back, one after the other, and done again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from test_cli import Shell
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import UsageError
 from siamese_search.gallery import enrolment
-from siamese_search.records import ImageFile
+from siamese_search.records import ImageFile, NewItem
 from siamese_search.storage import history
 
 Pictures = Callable[..., Path]
@@ -93,7 +93,7 @@ def test_what_was_enrolled_is_gone_and_may_come_back(
     assert (change.what, change.items, change.undoable) == ("add", 80, True)
     gallery.undo()
     assert (facts(gallery), answers(gallery)) == before[:2]
-    gallery.undo()
+    assert gallery.redo().items == 80
     assert (facts(gallery), copies(gallery)) == after
     gallery.undo()
     gallery.compact()
@@ -119,25 +119,113 @@ def test_metadata_that_a_manifest_has_changed_are_as_before(gallery: Gallery) ->
     item = gallery.items("a")[0]
     gallery.enroll([ImageFile(item.source or "", "a", {"shop": "south", "year": "1"})])
     assert gallery.items("a")[0].metadata == {"shop": "south", "year": "1"}
-    gallery.undo()
+    change = gallery.undo()
+    assert (change.what, change.items) == ("annotate", 1)
     assert facts(gallery) == before
 
 
-def test_only_the_last_change_is_kept(gallery: Gallery, pictures: Pictures) -> None:
-    gallery.remove("a")
-    hidden = [name for name in copies(gallery) if name.startswith(".")]
-    assert len(hidden) == 3
+def test_changes_are_taken_back_one_after_the_other(gallery: Gallery, pictures: Pictures) -> None:
+    enrolled = facts(gallery), answers(gallery)
     gallery.relabel("b", "bee")
-    assert not any(name.startswith(".") for name in copies(gallery))
-    gallery.undo()
-    assert gallery.identities() == [("b", 2), ("c", 1)]
-    gallery.remove("b")
-    again = pictures({"b": 2}, "again", first_seed=3)
-    assert gallery.enroll([again], copy=True).added == 2
-    assert len(copies(gallery)) == 2  # as enrolled again
+    renamed = facts(gallery)
+    gallery.remove("bee")
+    more = pictures({"b": 2, "d": 1}, "again", first_seed=3)  # b as it was, d is new
+    assert gallery.enroll([more], copy=True).added == 3
+    assert gallery.enroll([more]).skipped == 3  # nothing was done: no change
+    with_more = facts(gallery), copies(gallery)
     assert gallery.check() == []
-    assert gallery.enroll([again]).skipped == 2  # nothing: no change
-    assert gallery.undo().what == "add"
+    assert [gallery.undo().what for _ in range(3)] == ["add", "remove", "relabel"]
+    assert (facts(gallery), answers(gallery)) == enrolled
+    assert gallery.check() == []
+    for _ in range(2):
+        gallery.redo()
+        gallery.undo()
+        gallery.redo()
+    assert gallery.last_change(undone=True) is not None
+    gallery.redo()
+    assert (facts(gallery), copies(gallery)) == with_more
+    gallery.undo()
+    gallery.undo()
+    assert facts(gallery) == renamed
+    assert [gallery.undo().what for _ in range(3)] == ["relabel", "add", "add"]
+    assert len(gallery) == 0
+    with pytest.raises(UsageError, match=r"nothing more to take back .* `redo`"):
+        gallery.undo()
+    for _ in range(2):
+        gallery.redo()
+    assert (facts(gallery), answers(gallery)) == enrolled
+    gallery.remove("c")
+    with pytest.raises(UsageError, match=r"nothing to do again .* next change"):
+        gallery.redo()
+
+
+def test_copies_outlive_what_was_removed_and_enrolled_again(
+    gallery: Gallery, tmp_path: Path
+) -> None:
+    folder, before = tmp_path / "pictures", (facts(gallery), copies(gallery))
+    for _ in range(2):
+        gallery.remove("a")
+        assert sum(name.startswith(".") for name in copies(gallery)) == 3
+        gallery.enroll([folder], copy=True)
+    gallery.remove("a")
+    for _ in range(5):
+        gallery.undo()
+        assert gallery.check() == []
+    items = gallery.items("a")
+    assert [gallery.image(item) for item in items] == [
+        Path(item.source or "").read_bytes() for item in items
+    ]
+    assert facts(gallery) == before[0]
+    gallery.compact()
+    assert copies(gallery) == before[1]
+
+
+def test_only_so_many_changes_and_items_are_kept(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "STEPS", 2)
+    for name in ("x", "y", "z"):
+        gallery.relabel(gallery.identities()[0][0], name)
+    assert [gallery.undo().new for _ in range(2)] == ["z", "y"]
+    with pytest.raises(UsageError, match="nothing more"):
+        gallery.undo()
+    gallery.compact()
+    monkeypatch.setattr(history, "UNDOABLE", 4)
+    gallery.remove("c")
+    gallery.remove("x")
+    assert gallery.undo().identity == "x"
+    gallery.remove("x")
+    gallery.remove("b")
+    assert gallery.undo().identity == "b"
+    with pytest.raises(UsageError, match="nothing more"):  # 3 items and 2 were too many
+        gallery.undo()
+
+
+def test_what_changes_nothing_is_no_change(gallery: Gallery) -> None:
+    gallery.remove("c")
+    assert gallery.relabel("a", "a") == 0
+    item = gallery.items("a")[0]
+    gallery.enroll([ImageFile(item.source or "", "a", {"shop": "north"})])
+    change = gallery.last_change()
+    assert change is not None
+    assert (change.what, change.identity) == ("remove", "c")
+    gallery.relabel("a", "b", item=None)
+    assert gallery.relabel(None, "b", item=[one.number for one in gallery.items("b")]) == 0
+
+
+def test_an_add_that_others_came_between_is_taken_back_in_parts(gallery: Gallery) -> None:
+    before = facts(gallery)
+    catalog, encoder = gallery._catalog, gallery.encoder
+    vectors = encoder.embed([picture(seed) for seed in (95, 96)])
+    for number, name in enumerate(("one", "two")):
+        new = [NewItem(name, f"{number:064x}", f"/{name}")]
+        catalog.add(new, vectors[number : number + 1], encoder.fingerprint, run="one run")
+        if name == "one":
+            gallery.remove("one")
+            catalog.annotate({}, {gallery.items("b")[0].number: {"by": "run"}}, "one run")
+    said = [(change.what, change.items) for change in (gallery.undo() for _ in range(3))]
+    assert said == [("add", 1), ("remove", 1), ("add", 1)]
+    assert facts(gallery) == before
 
 
 def test_nothing_of_what_is_forgotten_stays_in_the_file(gallery: Gallery) -> None:
@@ -197,9 +285,19 @@ def test_kept_probes_are_back(gallery: Gallery, tmp_path: Path) -> None:
     gallery.undo()
     assert facts(gallery) == before[0]
     assert sorted(group.paths for group in gallery.unknowns()) == sorted(before[1])
+    groups = gallery.unknowns()
+    gallery.drop_unknowns(groups[0].number)
     gallery.drop_unknowns()
-    assert gallery.undo().what == "drop"
-    assert sorted(group.paths for group in gallery.unknowns()) == sorted(before[1])
+    assert [gallery.undo().what for _ in range(2)] == ["drop", "drop"]
+    assert gallery.unknowns() == groups  # under their own numbers
+    gallery.redo()
+    assert gallery.unknowns() == groups[1:]
+    gallery.undo()
+    gallery.enroll_unknowns(groups[0].number, "new")
+    gallery.undo()
+    gallery.redo()
+    assert gallery.count("new") == 1
+    assert [group.members for group in gallery.unknowns()] == [groups[1].members]
 
 
 def test_a_correction_stays_when_its_folder_is_added_again(
@@ -230,6 +328,10 @@ def test_commands_say_what_goes_and_take_it_back(shell: Shell) -> None:
     said = shell("remove", "a").stdout
     assert said == "removed a: 3 items, 2 left; `siasearch undo` puts them back\n"
     assert shell("undo").stdout == "taken back: removed 3 items of a; 5 items now\n"
+    assert shell("redo").stdout == "done again: removed 3 items of a; 2 items now\n"
+    (again,) = shell.json("undo")
+    assert again == {"undone": "remove", "changed": 3, "items": 5}
+    assert "'a' already" in shell("relabel", "a", "a").stdout
     said = shell("relabel", "a", "b").stdout
     assert "merged 3 items into 'b', which has 5 items now" in said
     (undone,) = shell.json("undo")
@@ -238,7 +340,12 @@ def test_commands_say_what_goes_and_take_it_back(shell: Shell) -> None:
     result = shell("add", "pictures")
     assert "2 added" not in result.stdout
     assert result.stderr == "3 images of 'a' skipped: relabelled 'c' since\n"
-    assert "removed b, c: 2 items, 3 left" in shell("remove", "--item", "4", "--item", "6").stdout
+    numbers = (
+        str(shell.json("list", "b")[0]["item"]),
+        "--item",
+        str(shell.json("list", "c")[0]["item"]),
+    )
+    assert "removed b, c: 2 items, 3 left" in shell("remove", "--item", *numbers).stdout
     shell("compact")
     assert "nothing to take back" in shell("undo", code=2).stderr
 
@@ -248,7 +355,8 @@ def test_what_is_too_much_to_be_taken_back_is_said_before(
 ) -> None:
     monkeypatch.setattr(history, "UNDOABLE", 2)
     monkeypatch.setattr("siamese_search.cli.edit.UNDOABLE", 2)
-    result = shell("remove", "a")
+    assert "say --yes to do what cannot" in shell("remove", "a", code=2).stderr  # nobody is asked
+    result = shell("remove", "a", "--yes")
     assert "3 items are more than `undo` keeps (2): this cannot be taken back" in result.stderr
     assert "undo" not in result.stdout
     assert "cannot be taken back" in shell("undo", code=2).stderr

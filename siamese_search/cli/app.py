@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import logging
 import sys
 from typing import Annotated
 
@@ -25,7 +26,9 @@ from siamese_search.cli import (
     train,
     unknowns,
 )
+from siamese_search.cli.common import note
 from siamese_search.cli.help import Command, Commands
+from siamese_search.cli.program import program
 from siamese_search.errors import SiaSearchError
 
 CTRL_C = 130  # what typer makes of a KeyboardInterrupt
@@ -66,8 +69,18 @@ for registered in app.registered_commands:
     registered.cls = Command
 
 
+class _Notes(logging.Handler):
+    """Warnings as messages for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(self.format(record))
+
+
 def main() -> None:
     """Run the command line: every expected error is one line and exit code 2."""
+    said = logging.getLogger("siasearch")
+    if not said.handlers:
+        said.addHandler(_Notes(logging.WARNING))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # no name can fail to print
             stream.reconfigure(errors="backslashreplace")
@@ -75,9 +88,9 @@ def main() -> None:
     # ends with the process anyway: a tenth of a query.
     atexit.register(gc.freeze)
     try:
-        app(prog_name="siasearch")  # however it was started
+        app(prog_name=program())
     except SiaSearchError as error:
-        typer.echo(f"error: {error}", err=True)
+        note(f"error: {error}")
         sys.exit(2)
     except OSError as error:
         typer.echo(f"error: {error.filename or 'output'}: {error.strerror}", err=True)

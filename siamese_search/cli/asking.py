@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from siamese_search.errors import UsageError
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
 
 STANDARD_INPUT = "-"
 BINARY = {*range(1, 9), *range(14, 32)}  # bytes that no list of paths has
-COLUMNS = (
-    "image", "identity", "score", "confidence", "threshold", "nearest", "nearest_score", "item",
-    "path",
-)  # fmt: skip
+ANSWER = ("image", "identity", "score", "confidence", "threshold")
+CANDIDATE = ("nearest", "nearest_score", "item", "path")
 
 
 def listed(places: Iterable[str], reject: Callable[[Rejection], object]) -> list[str]:
@@ -81,12 +78,21 @@ def name_of(image: str | bytes) -> str:
     return STANDARD_INPUT if isinstance(image, bytes) else image
 
 
-def row(image: str, answer: Identification) -> list[object]:
-    """An answer as a row of a table, see ``COLUMNS``; what is not known is empty."""
-    best = answer.matches[0] if answer.matches else None
-    nearest = (best.identity, best.score, best.item, best.path) if best else ("", "", "", "")
+def columns(ranked: bool) -> list[str]:
+    """The columns of a table of answers; ``ranked``, it has a row for each candidate."""
+    return [*ANSWER, *(["rank"] if ranked else []), *CANDIDATE]
+
+
+def rows(image: str, answer: Identification, ranked: bool) -> Iterator[list[object]]:
+    """An answer as rows of a table: one with the best candidate, or one for each. What is not known
+    is empty.
+    """
     first = (image, answer.identity, answer.score, answer.confidence, answer.threshold)
-    return ["" if one is None else one for one in chain(first, nearest)]
+    shown = answer.matches if ranked else answer.matches[:1]
+    for rank, one in enumerate(shown or (None,), start=1):
+        place = (rank if one else None,) if ranked else ()
+        found = (None,) * 4 if one is None else (one.identity, one.score, one.item, one.path)
+        yield ["" if value is None else value for value in (*first, *place, *found)]
 
 
 # Parts of images

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from siamese_search.cli.program import spoken
 from siamese_search.errors import UsageError, require_between
 
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ RuleOption = Annotated[
         " best item's and its prototype's), best, mean-of-best, prototype or trimmed.",
     ),
 ]
-YesOption = Annotated[
-    bool, typer.Option("--yes", "-y", help="Go on without asking, as where nobody can be asked.")
-]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Go on without asking.")]
 DEFAULT_ENCODER = "general-2"
 DEFAULT_GALLERY = Path("indexes") / "default"
 LINE_SECONDS = 10.0  # between two lines of progress
@@ -138,12 +137,19 @@ def conditions(texts: Iterable[str]) -> dict[str, str]:
 
 def note(message: str) -> None:
     """A message for people, on standard error."""
-    typer.echo(message, err=True)
+    typer.echo(spoken(message), err=True)
 
 
-def confirmed(question: str, yes: bool) -> bool:
-    """Whether to go on: asked on a terminal, unless ``yes``; where nobody can be asked, yes."""
-    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+def confirmed(question: str, yes: bool, unasked: str | None = None) -> bool:
+    """Whether to go on: asked on a terminal, unless ``yes``.
+
+    Where nobody can be asked, yes, unless ``unasked`` says why not: raises UsageError then.
+    """
+    if yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if unasked is not None:
+            raise UsageError(unasked)
         return True
     typer.echo(f"{question} [y/N] ", err=True, nl=False)  # nothing goes to standard output
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import sys
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from siamese_search.cli.common import DEFAULT_ENCODER, DeviceOption, JsonOption, print_json
+from siamese_search.cli.program import program
 
 
 def demo(
@@ -29,7 +29,6 @@ def demo(
     from siamese_search.gallery.gallery import Gallery
 
     pictures = Path(f"{gallery}-pictures")
-    program = "siasearch" if shutil.which("siasearch") else sys.argv[0]
     start = time.perf_counter()
     with Gallery.open(gallery, DEFAULT_ENCODER, device) as target:
         outcome = demonstrate(target, pictures)
@@ -56,8 +55,10 @@ def demo(
         f" {unknown:.0%} were called unknown.\n"
         f"{seconds:.1f} s in all. The gallery is in {gallery}; play with it:\n"
     )
-    typer.echo(f"  {program} --help\n  {program} list -g {gallery}")
-    typer.echo(f"  {program} query -g {gallery} '{pictures}/probes/turned by 12°/chelsea.png'")
+    called, place = program(), shlex.quote(str(gallery))
+    probe = shlex.quote(f"{pictures}/probes/turned by 12°/chelsea.png")
+    typer.echo(f"  {called} --help\n  {called} list -g {place}")
+    typer.echo(f"  {called} query -g {place} {probe}")
 
 
 def _counts(row: object) -> tuple[int, ...]:

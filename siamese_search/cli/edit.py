@@ -1,9 +1,10 @@
-"""``list``, ``info``, ``remove``, ``relabel`` and ``undo``: see and edit the gallery."""
+"""``list``, ``info``, ``remove``, ``relabel``, ``undo`` and ``redo``: see and edit the gallery."""
 
 from __future__ import annotations
 
 import dataclasses
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,22 +17,31 @@ from siamese_search.cli.common import (
     YesOption,
     conditions,
     confirmed,
+    near,
     note,
     open_gallery,
     print_json,
 )
+from siamese_search.cli.program import command, spoken
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import normalised
 from siamese_search.records import UNDOABLE, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from siamese_search.records import Change, Item
 
 WILDCARDS = set("*?[")
 SHOWN = 3  # names of identities
+ABSENT = {  # what it means for people that a fact of `info` is None
+    "threshold": "not known: the encoder cannot be found",
+    "calibration": "none yet: `siasearch calibrate` chooses the threshold by the error rate",
+    "index": "none yet",
+    "recall": "exact",
+    "metric": "none: plain cosines",
+    "closer": "none",
+}
 
 ItemsOption = Annotated[
     list[int] | None,
@@ -72,6 +82,8 @@ def list_(
             if not items:
                 note(f"no item has {' and '.join(where)}")
         elif several:
+            if not fitting:
+                note(f"nothing is enrolled in {gallery}")
             never = source.distractors()
             for name, count in fitting:
                 if as_json:
@@ -92,7 +104,8 @@ def _print_items(items: Iterable[Item], gallery: Path, as_json: bool, owners: bo
         else:
             metadata = "  ".join(f"{key}={value}" for key, value in item.metadata.items())
             owner = f"{item.identity}  " if owners else ""
-            typer.echo(f"{item.number:>8}  {owner}{_place(item, gallery)}  {metadata}".rstrip())
+            place = near(_place(item, gallery))
+            typer.echo(f"{item.number:>8}  {owner}{place}  {metadata}".rstrip())
 
 
 def _place(item: Item, gallery: Path) -> str:
@@ -107,8 +120,9 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
     if as_json:
         print_json(facts)
     else:
+        facts["bytes"] = f"{facts['bytes']:,}"
         for key, value in facts.items():
-            typer.echo(f"{key:<12} {'-' if value is None else value}")
+            typer.echo(spoken(f"{key:<12} {ABSENT.get(key, '-') if value is None else value}"))
 
 
 def remove(
@@ -131,7 +145,7 @@ def remove(
         names = ", ".join(owners[:SHOWN]) + ", ..." * (len(owners) > SHOWN)
         said = f"{names}: {counted(goes, 'item')}"
         may_undo = _warn_of_many(goes)
-        if goes > 1 and not confirmed(f"Remove {said}?", yes):
+        if goes > 1 and not confirmed(f"Remove {said}?", yes, _unasked(may_undo, "removed")):
             note("nothing was removed")
             raise typer.Exit(1)
         removed = target.remove(identity, item or None)
@@ -139,7 +153,8 @@ def remove(
     if as_json:
         print_json({"removed": removed, "items": left})
     else:
-        back = f"; `siasearch undo` puts {'it' if removed == 1 else 'them'} back" * may_undo
+        undo = command("undo", gallery, DEFAULT_GALLERY)
+        back = f"; `{undo}` puts {'it' if removed == 1 else 'them'} back" * may_undo
         typer.echo(f"removed {said}, {left} left{back}")
 
 
@@ -162,23 +177,26 @@ def relabel(
     with open_gallery(gallery) as target:
         there = target.count(new)
         whole = 0 if old is None else target.count(old)
-        _warn_of_many(whole)
+        may_undo = _warn_of_many(whole)
         merges = there > 0 and old is not None and normalised(old) != normalised(new) and whole
         question = (
             f"{new!r} exists, with {counted(there, 'item')}: merge"
             f" {counted(whole, 'item')} of {old!r} into it?"
         )
-        if merges and not confirmed(question, yes):
+        if merges and not confirmed(question, yes, _unasked(may_undo, "relabelled")):
             note("nothing was relabelled")
             raise typer.Exit(1)
         relabelled = target.relabel(old, new, item or None)
         total = target.count(new)
     if as_json:
         print_json({"relabelled": relabelled})
+    elif not relabelled:
+        typer.echo(f"nothing to do: {'they are' if total > 1 else 'it is'} {new!r} already")
     elif total > relabelled:
+        undo = command("undo", gallery, DEFAULT_GALLERY)
         typer.echo(
             f"merged {counted(relabelled, 'item')} into {new!r}, which has"
-            f" {counted(total, 'item')} now; `siasearch undo` parts them"
+            f" {counted(total, 'item')} now; `{undo}` parts them"
         )
     else:
         verb = "is" if relabelled == 1 else "are"
@@ -190,25 +208,52 @@ def undo(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take back the last `add`, `remove` or `relabel`; again, to do it again.
+    """Take back the last change; again, the one before it.
 
-    What was removed is there again, with new item numbers. One step is kept, of up to 10,000
-    items removed or renamed; `compact` and `rebuild` forget it. So does the next change.
+    Changes are what `add`, `remove`, `relabel` and `unknowns` do. What was removed is there again,
+    with new item numbers. Ten changes are kept, of up to 10,000 items removed or renamed together,
+    until `compact` or `rebuild`. `redo` does again what was taken back.
     """
+    _turn(gallery, yes, as_json, again=False)
+
+
+def redo(
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Do again what `undo` took back last; again: what it took back before that.
+
+    The next change of the gallery forgets what was taken back.
+    """
+    _turn(gallery, yes, as_json, again=True)
+
+
+def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
+    """Take the last change back, or do ``again`` what was."""
+    done = "done again" if again else "taken back"
     with open_gallery(gallery) as target:
-        change = target.last_change()
+        turn = target.redo if again else target.undo
+        change = target.last_change(undone=again)
         if change is not None and change.undoable:
-            if not confirmed(f"Take back: {_in_words(change)}, {change.at}?", yes):
-                note("nothing was taken back")
+            question = f"{'Do again' if again else 'Take back'}: {_in_words(change)}, {change.at}?"
+            for_good = change.what == "add" and not again and change.items > UNDOABLE
+            if for_good:
+                note(f"{change.items} items are more than `redo` can do again ({UNDOABLE})")
+            if not confirmed(question, yes, _unasked(not for_good, done)):
+                note(f"nothing was {done}")
                 raise typer.Exit(1)
-            change = target.undo(change.number)
+            change = turn(change.number)
         else:
-            change = target.undo()  # raises, with the reason
+            change = turn()  # raises, with the reason
         left = len(target)
     if as_json:
-        print_json({"undone": change.what, "changed": change.items, "items": left})
+        key = "redone" if again else "undone"
+        print_json({key: change.what, "changed": change.items, "items": left})
     else:
-        typer.echo(f"taken back: {_in_words(change)}; {counted(left, 'item')} now")
+        typer.echo(f"{done}: {_in_words(change)}; {counted(left, 'item')} now")
+        if change.what == "add" and not again and change.items <= UNDOABLE:
+            note(f"note: `{command('redo', gallery, DEFAULT_GALLERY)}` enrols them again")
 
 
 def _warn_of_many(items: int) -> bool:
@@ -216,6 +261,11 @@ def _warn_of_many(items: int) -> bool:
     if items > UNDOABLE:
         note(f"{items} items are more than `undo` keeps ({UNDOABLE}): this cannot be taken back")
     return items <= UNDOABLE
+
+
+def _unasked(may_undo: bool, done: str) -> str | None:
+    """Why nothing is ``done`` where nobody can be asked; None where it can be taken back."""
+    return None if may_undo else f"nothing was {done}: say --yes to do what cannot be taken back"
 
 
 def _in_words(change: Change) -> str:
@@ -226,6 +276,7 @@ def _in_words(change: Change) -> str:
         "add": f"added {items}{which}",
         "remove": f"removed {items}{which}",
         "relabel": f"relabelled {items}{which} as {change.new}",
+        "annotate": f"changed the metadata of {items}",
         "drop": f"dropped {counted(change.items, 'kept image')}",
     }[change.what]
 
@@ -237,3 +288,4 @@ def register(app: typer.Typer) -> None:
     app.command()(remove)
     app.command()(relabel)
     app.command()(undo)
+    app.command()(redo)

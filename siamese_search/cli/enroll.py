@@ -24,13 +24,13 @@ from siamese_search.cli.common import (
     print_json,
     progress_bar,
 )
-from siamese_search.cli.naming import settle_names
+from siamese_search.cli.naming import settle_names, single_pictures
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
-from siamese_search.records import Rejection, counted
+from siamese_search.records import ImageFile, Rejection, counted
 
 if TYPE_CHECKING:
-    from siamese_search.records import EnrollmentReport, ImageFile
+    from siamese_search.records import EnrollmentReport
 
 PLANNED = 20  # identities that --dry-run lists
 
@@ -81,10 +81,10 @@ def add(
     """Enrol images; makes the gallery if there is none.
 
     In a folder, an image's identity is its folder's path relative to PATH (Greek/character01);
-    an image directly in PATH, or named itself, is its own identity, named by its file; where
-    there are several such, `add` says so, and asks first on a terminal. What is enrolled already
-    is skipped without being decoded, so the same command may be run again at any time. Texts,
-    side-cars and films in folders are passed over.
+    an image directly in PATH, or named itself, is its own identity, named by its file. Where there
+    are several such, `add` says so and asks first on a terminal; elsewhere it needs --yes, or
+    --label. What is enrolled already is skipped without being decoded, so the same command may be
+    run again at any time. Texts, side-cars and films in folders are passed over.
     """
     from siamese_search.gallery.gallery import Gallery
 
@@ -111,8 +111,7 @@ def add(
         passed[os.path.splitext(path)[1].lower()] += 1
 
     files = not_empty(found(pass_over), [*(paths or ()), *([str(manifest)] if manifest else ())])
-    if label is None:
-        settle_names(paths or (), gallery, yes or dry_run)
+    told = label is None and settle_names(paths or (), gallery, yes or dry_run)
     if dry_run:
         _print_plan(files, as_json)
         return
@@ -120,7 +119,8 @@ def add(
     if encoder is None and not Gallery.exists(gallery):
         encoder = DEFAULT_ENCODER
     with Gallery.open(gallery, encoder, device, background=True) as target:
-        before = len(target)
+        before, names = len(target), set[str]()
+        files = _noting(files, names)
         try:
             with progress_bar("enrolling", lambda: sum(1 for _ in found())) as watch:
                 report = target.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
@@ -129,10 +129,21 @@ def add(
             kept = counted(done, "image") if done else "none"
             note(f"interrupted: {kept} enrolled so far; run the same command again to go on")
             raise typer.Exit(1) from None
+        single = single_pictures(target, names) if report.added and not distractor else None
     if passed:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed.items()))
         note(f"{counted(passed.total(), 'file')} passed over, no pictures by their names: {kinds}")
+    if single and not told:
+        note(single)
     print_report(report, gallery, as_json)
+
+
+def _noting(files: Files, names: set[str]) -> Files:
+    """The same files; their identities are noted in ``names``."""
+    for file in files:
+        if isinstance(file, ImageFile):
+            names.add(file.identity)
+        yield file
 
 
 def _print_plan(files: Files, as_json: bool) -> None:

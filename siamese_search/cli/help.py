@@ -5,10 +5,13 @@ Knows the command-line library, and no command.
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
+
+from siamese_search.cli.program import program
 
 # What other tools call a command, and what it is called here.
 INSTEAD = {
@@ -24,6 +27,13 @@ INSTEAD = {
     "restore": "undo",
     "revert": "undo",
     "export": "list --json",
+    "ls": "list",
+    "show": "list",
+    "import": "add",
+    "recognize": "query",
+    "recognise": "query",
+    "status": "info",
+    "stats": "info",
     "evaluate": "benchmark",
     "test": "benchmark",
     "compare": "verify",
@@ -37,10 +47,20 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is asked for; says which one it may be where there is no such one."""
-        instead = INSTEAD.get(args[0]) if args and args[0] not in self.commands else None
-        if instead:
-            ctx.fail(f"no such command {args[0]!r}: try `siasearch {instead}`")
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"no such command {args[0]!r}: {self._instead(args[0].lower())}")
         return super().resolve_command(ctx, args)
+
+    def _instead(self, typed: str) -> str:
+        """What to type: the command that other tools call so, else those that are spelt alike."""
+        known = {**INSTEAD, **{name: name for name in self.commands}}
+        if typed in known:
+            return f"try `{program()} {known[typed]}`"
+        close = difflib.get_close_matches(typed, known, n=3)
+        meant = dict.fromkeys(f"`{program()} {known[name]}`" for name in close)
+        if meant:
+            return f"did you mean {' or '.join(meant)}?"
+        return f"`{program()} --help` lists them"
 
 
 class Command(TyperCommand):

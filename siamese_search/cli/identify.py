@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from siamese_search.cli.asking import (
-    COLUMNS,
     as_asked,
     asked,
     boxes_of,
+    columns,
     in_grid,
     listed,
     name_of,
     place_of,
-    row,
+    rows,
 )
 from siamese_search.cli.common import (
     DEFAULT_GALLERY,
@@ -39,6 +39,7 @@ from siamese_search.cli.common import (
     print_json,
     print_row,
 )
+from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.evaluation.verdict import compared, verdict
 from siamese_search.records import counted
@@ -46,6 +47,8 @@ from siamese_search.records import counted
 if TYPE_CHECKING:
     from siamese_search.gallery.gallery import Gallery
     from siamese_search.records import Identification, Rejection
+
+SHOWN = 5  # identities, unless another number is asked for
 
 
 def query(
@@ -58,7 +61,10 @@ def query(
         ),
     ],
     gallery: GalleryOption = DEFAULT_GALLERY,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many identities to show.")] = 5,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", "-k", min=1, help="How many identities to show (5)."),
+    ] = None,
     threshold: ThresholdOption = None,
     where: Annotated[
         list[str] | None,
@@ -113,7 +119,12 @@ def query(
     ] = False,
     as_json: JsonLinesOption = False,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print a table: a row with the best candidate per image.")
+        bool,
+        typer.Option(
+            "--csv",
+            help="Print a table: a row with the best candidate per image; with --k, a row for each"
+            " candidate.",
+        ),
     ] = False,
 ) -> None:
     """Identify images: the best identity or unknown, and the k best candidates.
@@ -133,6 +144,7 @@ def query(
     wanted = conditions(where) if where else None
     rejected: list[Rejection] = []
     kept = 0
+    ranked = k is not None
     if as_json and as_csv:
         raise UsageError("--json and --csv: choose one")
     if fpir is not None and threshold is not None:
@@ -151,7 +163,7 @@ def query(
         _warn(source, turns, threshold)
         ask = partial(
             source.identify_each,
-            k=k,
+            k=SHOWN if k is None else k,
             threshold=threshold,
             where=wanted,
             rule=rule,
@@ -160,7 +172,7 @@ def query(
             keep_unknown=keep_unknown,
         )
         if as_csv:
-            print_row(COLUMNS)
+            print_row(columns(ranked))
         answers = as_asked(ask, probes, boxes) if grid is None else in_grid(ask, probes, grid)
         for probe, box, answer in answers:
             image = name_of(probe)
@@ -172,14 +184,18 @@ def query(
             found = source.items_by_number([match.item for match in answer.matches])
             metadata = {item.number: item.metadata for item in found}
             if as_csv:
-                print_row(row(place_of(image, box), answer))
+                for one in rows(place_of(image, box), answer, ranked):
+                    print_row(one)
             elif as_json:
                 part = {"crop": box} if parts else {}
                 print_json({"image": image, **part, **_as_json(answer, metadata)})
             else:
                 typer.echo(_described(place_of(near(image), box), answer, metadata, where))
     if keep_unknown:
-        note(f"{counted(kept, 'image')} kept that got no name: see `siasearch unknowns`")
+        see = command("unknowns", gallery, DEFAULT_GALLERY)
+        are = "is" if kept == 1 else "are"
+        said = f"{counted(kept, 'image')} that got no name {are} kept: `{see}` shows them"
+        note(said if kept else "no image was kept: only files that get no name are")
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)
@@ -223,8 +239,8 @@ def _described(
     image: str, answer: Identification, metadata: Metadata, where: list[str] | None
 ) -> str:
     if answer.score is None:
-        which = f" that has {' and '.join(where)}" if where else ""
-        return f"{image}: unknown (nothing to compare it with{which})"
+        why = f"no item has {' and '.join(where)}" if where else "nothing is enrolled"
+        return f"{image}: unknown ({why})"
     lines = [f"{image}: {verdict(answer)}"]
     width = max(len(match.identity) for match in answer.matches)
     for rank, match in enumerate(answer.matches, start=1):

@@ -1,55 +1,89 @@
-"""What ``add`` says, and asks, where pictures become identities of their own by their files."""
+"""What ``add`` says, and asks, of identities: where each picture becomes one of its own by its
+file, and where one has a single picture.
+"""
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from siamese_search.cli.common import confirmed, note
+from siamese_search.cli.program import program
 from siamese_search.errors import UsageError
-from siamese_search.pictures.naming import Loose, clash, folder_above, loose
+from siamese_search.pictures.naming import Loose, clash, folder_above, loose, name_of
 from siamese_search.records import counted, printable
+
+if TYPE_CHECKING:
+    from siamese_search.gallery.gallery import Gallery
 
 SHOWN = 3  # names, or commands
 
 
-def settle_names(paths: Sequence[str], gallery: Path, yes: bool) -> None:
+def settle_names(paths: Sequence[str], gallery: Path, yes: bool) -> bool:
     """Say which pictures will be called by their files, and what to type where something else is
-    meant; ask before that on a terminal, unless ``yes``.
+    meant; ask before that on a terminal, unless ``yes``. Returns whether anything was said.
 
-    Raises UsageError where they would be mixed up with each other and nobody can be asked,
-    typer.Exit where the answer is no.
+    Pictures that are enrolled so already are not spoken of. Raises UsageError where nobody can be
+    asked, typer.Exit where the answer is no.
     """
-    found = loose(paths)
+    given = loose(paths)
+    sources = _sources(given, gallery)
+    found = _not_enrolled(given, sources)
     pictures = sum(len(one.files) for one in found)
-    mixed_up = clash(found)
-    joined = _joined(found, gallery)
+    mixed_up = clash(given) if found else None
+    joined = _joined(found, sources)
     if joined:
         note(
             f"note: {counted(len(joined), 'of these names is', 'of these names are')} enrolled"
             f" already, from elsewhere ({_some(joined)}): what is new is added to them"
         )
     if pictures < 2:
-        return
+        return bool(joined)
     note(f"note: {_what(found, pictures)}")
     commands = _commands(found, paths)
     for command in commands[:SHOWN]:
         note(f"      {command}")
     if len(commands) > SHOWN:
         note(f"      and so on, for each of {len(commands)} folders")
-    if mixed_up and not yes and not sys.stdin.isatty():
-        raise UsageError(f"{mixed_up}: say which of these you mean, or --yes to enrol them so")
+    question = "Enrol every picture as an identity of its own?"
     if mixed_up:
-        note(f"note: {mixed_up}")
-    if all(one.mixed for one in found):  # folders and single pictures, as documented
-        return
-    if not confirmed("Enrol every picture as an identity of its own?", yes):
+        unasked = f"{mixed_up}: say which of these you mean, or --yes to enrol them so"
+        if yes or sys.stdin.isatty():
+            note(f"note: {mixed_up}")
+        else:
+            raise UsageError(unasked)
+    elif all(one.mixed for one in found):  # folders and single pictures, as documented
+        return True
+    unasked = (
+        "nothing was enrolled: name one identity by --label, or say --yes where every picture is"
+        " an identity of its own"
+    )
+    if not confirmed(question, yes, unasked):
         note("nothing was enrolled")
         raise typer.Exit(1)
+    return True
+
+
+def single_pictures(gallery: Gallery, identities: Iterable[str]) -> str | None:
+    """In words, how many of these identities have one picture only; None where none or all that
+    there is. They are the hardest to recognise.
+    """
+    every = sorted(set(identities))
+    single = [name for name in every if gallery.count(name) == 1]
+    if len(every) < 2 or not single:
+        return None
+    has = "has" if len(single) == 1 else "have"
+    return (
+        f"note: {len(single)} of {len(every)} identities {has} one picture ({_some(single)}):"
+        " with a few of each, more is recognised"
+    )
 
 
 def _what(found: Sequence[Loose], pictures: int) -> str:
@@ -86,24 +120,46 @@ def _command(arguments: Sequence[str], paths: Sequence[str]) -> str:
     """This command with other arguments than the paths that were given, and the same options."""
     options = [one for one in sys.argv[2:] if one not in paths]
     words = [one if one == "..." else shlex.quote(printable(one)) for one in [*arguments, *options]]
-    return " ".join(["siasearch add", *words])
+    return " ".join([program(), "add", *words])
 
 
-def _joined(found: Sequence[Loose], gallery: Path) -> list[str]:
-    """Which of these names are enrolled already, with pictures from other folders alone."""
+def _sources(found: Sequence[Loose], gallery: Path) -> dict[str, set[str]]:
+    """Where the items lie of those of these names that are enrolled."""
     from siamese_search.gallery.gallery import Gallery
 
     names = set().union(*(one.names for one in found))
     if not names or not Gallery.exists(gallery):
-        return []
+        return {}
     with Gallery.open(gallery) as target:
         known = names & {name for name, _ in target.identities()}
-        sources = {name: {item.source or "" for item in target.items(name)} for name in known}
+        return {name: {item.source or "" for item in target.items(name)} for name in known}
+
+
+def _not_enrolled(found: Sequence[Loose], sources: Mapping[str, set[str]]) -> list[Loose]:
+    """What is left of pictures without those that are enrolled under the name of their file."""
+    left = []
+    for one in found:
+        here = os.path.abspath(one.folder)
+        new = [
+            file
+            for file in one.files
+            if os.path.join(here, file) not in sources.get(name_of(file), ())
+        ]
+        if new:
+            left.append(replace(one, files=tuple(new)))
+    return left
+
+
+def _joined(found: Sequence[Loose], sources: Mapping[str, set[str]]) -> list[str]:
+    """Which of these names are enrolled already, with pictures from other folders alone."""
+    folders = {
+        name: {os.path.dirname(source) for source in known} for name, known in sources.items()
+    }
     return sorted(
         name
         for one in found
-        for name in known & one.names
-        if not any(Path(source).parent == Path(one.folder).absolute() for source in sources[name])
+        for name in folders.keys() & one.names
+        if os.path.abspath(one.folder) not in folders[name]
     )
 
 

@@ -18,6 +18,7 @@ from siamese_search.cli.common import (
     print_json,
     progress_bar,
 )
+from siamese_search.cli.program import program
 from siamese_search.errors import RuntimeUnavailable, UsageError
 from siamese_search.pictures.sources import read_manifest
 from siamese_search.records import counted
@@ -203,7 +204,7 @@ def train(
         for line in _gain(report):
             typer.echo(line)
         typer.echo(f"threshold {report.threshold:.3f}, by {report.basis}")
-        typer.echo(f"siasearch rebuild --encoder {report.encoder}   puts a gallery under it")
+        typer.echo(f"{program()} rebuild --encoder {report.encoder}   puts a gallery under it")
     if report.rejected and "RANK" not in os.environ:  # torchrun would call it a failure
         raise typer.Exit(1)
 

@@ -23,8 +23,9 @@ from siamese_search.cli.common import (
     progress_bar,
 )
 from siamese_search.cli.enroll import print_report
+from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
-from siamese_search.records import counted
+from siamese_search.records import UNDOABLE, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,14 +102,17 @@ def unknowns(
         kept = target.count_unknowns()
         if drop or clear:
             what = f"Forget {counted(kept, 'image')}?"
-            if clear and kept > 1 and not confirmed(what, yes):
+            unasked = "nothing was forgotten: say --yes to do what cannot be taken back"
+            may_undo = kept <= UNDOABLE
+            if clear and kept > 1 and not confirmed(what, yes, None if may_undo else unasked):
                 note("nothing was forgotten")
                 raise typer.Exit(1)
             dropped = target.drop_unknowns(drop or None, without=out)
             if as_json:
                 print_json({"dropped": dropped})
             else:
-                typer.echo(f"{counted(dropped, 'image')} forgotten; files stay where they are")
+                stay = "its file stays" if dropped == 1 else "the files stay"
+                typer.echo(f"{counted(dropped, 'image')} forgotten; {stay}")
             return
         groups = target.unknowns()
     if show is not None:
@@ -134,6 +138,9 @@ def unknowns(
         following = skip + len(groups)
         more = f"--skip {following} shows more, " if following < several else ""
         typer.echo(f"{len(groups)} of {several} groups: {more}--limit 0 all")
+    if groups and show is None and not as_json:
+        todo = command("unknowns", gallery, DEFAULT_GALLERY)
+        note(f"to name a group: `{todo} --enroll {groups[0].number} --label NAME`")
     if not several and not as_json:
         typer.echo("nothing is kept: `query --keep-unknown` keeps images that get no name")
 

@@ -178,5 +178,5 @@ class Encoder:
 def named_error(image: Any, error: ImageError, number: int) -> ImageError:
     """The error of the image of a number, with its name where it is a file or a region of one."""
     place = image.image if isinstance(image, Region) else image
-    name = os.fspath(place) if is_path(place) else f"images[{number}]"
+    name = os.fspath(place) or "''" if is_path(place) else f"images[{number}]"
     return ImageError(f"{name}: {error}")

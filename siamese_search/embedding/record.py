@@ -87,6 +87,8 @@ def shipped() -> list[str]:
 
 def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
     """The folder of an encoder. A bare name means a shipped encoder before a local folder."""
+    if not isinstance(name_or_folder, (str, os.PathLike)):
+        raise EncoderError(f"{name_or_folder!r} is no encoder: give a shipped name or a folder")
     text = os.fspath(name_or_folder)
     if text in shipped():
         return SHIPPED / text

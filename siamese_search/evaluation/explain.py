@@ -34,7 +34,7 @@ WINDOW = 0.25  # its side, in sides of the picture
 BATCH = 32
 PLACES = 8  # pairs of them that are shown
 
-WIDTH, HEIGHT = 10.0, 6.6  # inches of the drawing
+WIDTH, HEIGHT = 10.0, 7.1  # inches of the drawing
 COLOURS = "bwr"  # blue, white, red
 STRONGEST = 0.7  # how much of the strongest colour covers a picture
 LEAST = 1e-6  # what counts as no difference at all
@@ -42,6 +42,10 @@ NAME = 60  # letters of a file's name
 TITLE = "Which regions make the two pictures alike"
 AGAINST, FOR = "against the resemblance", "for the resemblance"
 MEANING = "what a region adds to the score"
+NUMBERS = (
+    "Equal numbers mark places that look alike to the encoder: 1 is the pair most alike.\n"
+    "Pictures of different things may have such places, too."
+)
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,8 @@ def figure(explanation: Explanation) -> Figure:
     key = drawn.colorbar(shown, ax=row, location="bottom", aspect=50, shrink=0.6)
     labels = [f"{-most:+.3f}\n{AGAINST}", f"0\n{MEANING}", f"{most:+.3f}\n{FOR}"]
     key.set_ticks([-most, 0, most], labels=labels)
+    if explanation.places:
+        drawn.supxlabel(NUMBERS, fontsize="medium")
     return drawn
 
 

@@ -6,7 +6,8 @@ Needs ``pip install 'siamese-search[plot]'``. Knows nothing of galleries and enc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,7 +25,11 @@ COLOURS: Final = (  # dark enough to be read as text on white
 )  # fmt: skip
 MARKERS: Final = "os^DvPX*"  # with each colour: 80 looks, then they recur
 NAMES: Final = 120  # more would hide a map's points
+NUMBERED: Final = 60  # at most, of those without room
 LONGEST: Final = 32  # letters of a name on a map
+KEY: Final = 0.2  # of a map's height, at most, for what the numbers mean
+LINE: Final = 1.5  # how high a line is about, in heights of its font
+LETTER: Final = 0.62  # how wide a letter is about, in heights of its font
 
 # Where a name may stand: how far from its point, in pixels, and in which directions. Every few
 # pixels away cost as much as a point that is hidden.
@@ -32,7 +37,7 @@ REACHES: Final = (4, 12, 24, 40, 60)
 DIRECTIONS: Final = 16
 COST: Final = 15.0
 CLEAR: Final = 3.0  # pixels between names
-DOT: Final = 4.0  # pixels from the middle of a point to its end
+DOT: Final = 6.0  # pixels from the middle of a point to its end
 LED: Final = 10  # pixels from which on a line leads from the point to its name
 
 
@@ -103,8 +108,8 @@ def looks_of(middles: FloatArray) -> IntArray:
 def embedding_map(axes: Axes, layout: Layout, named: bool = True) -> int:
     """Draw a map, with names where they have room, those with most points first.
 
-    A name stands near the middle of its points, clear of other names and of points as far as it
-    can. Returns how many are named.
+    A name stands near the middle of its points, clear of other names and of all points. Where it
+    cannot, a number stands there, and a key below the map has its name. Returns how many are named.
     """
     points, looks = layout.points, layout.looks[layout.member]
     size = 30 if len(points) < 1000 else 14  # square points
@@ -124,20 +129,63 @@ def embedding_map(axes: Axes, layout: Layout, named: bool = True) -> int:
 
 
 def _write_names(axes: Axes, layout: Layout) -> int:
+    names = {one: shortened(layout.names[one]) for one in layout.by_size[:NAMES]}
+    without, boxes = _written(axes, layout, names)
+    # A key takes room from the map: once more, with as many lines as it needs now.
+    most = int(KEY * axes.bbox.height / (LINE * SMALL / 72 * figure_of(axes).dpi))
+    lines = min(most, len(_key(axes, _numbered(without, names), names)))
+    if lines:
+        axes.set_xlabel("\n" * (lines - 1), fontsize=SMALL)
+        for text in tuple(axes.texts):
+            text.remove()
+        without, boxes = _written(axes, layout, names)
+        numbered = _numbered(without, names)
+        while len(key := _key(axes, numbered, names)) > lines:
+            numbered.popitem()
+        _written(axes, layout, numbered, boxes)
+        axes.set_xlabel("\n".join(key + [""] * (lines - len(key))), fontsize=SMALL)
+    return len(axes.texts)
+
+
+def _numbered(identities: Sequence[int], names: Mapping[int, str]) -> dict[int, str]:
+    """Numbers for identities, in the order of their names."""
+    kept = sorted(identities[:NUMBERED], key=lambda one: names[one])
+    return {one: str(number) for number, one in enumerate(kept, start=1)}
+
+
+def _key(axes: Axes, numbered: Mapping[int, str], names: Mapping[int, str]) -> list[str]:
+    """What the numbers mean, in lines as wide as the map."""
+    letters = int(axes.bbox.width / (LETTER * SMALL / 72 * figure_of(axes).dpi))
+    glued = [f"{number} {names[one]}".replace(" ", "\xa0") for one, number in numbered.items()]
+    lines = textwrap.wrap("   ".join(glued), letters, break_on_hyphens=False)
+    return [line.replace("\xa0", " ") for line in lines]
+
+
+def _written(
+    axes: Axes,
+    layout: Layout,
+    words: Mapping[int, str],
+    taken: DoubleArray | None = None,
+) -> tuple[list[int], DoubleArray]:
+    """Write words for identities clear of what is ``taken`` (m, 4), if that is None also of points.
+
+    Returns the identities without room, and what is taken then.
+    """
     # Where the axes will lie is known once all else is laid out.
     figure_of(axes).draw_without_rendering()
-    order = layout.by_size[:NAMES]
+    order = list(words)
     texts: list[Annotation] = []
     sizes: list[DoubleArray] = []
     for one in order:
         text = axes.annotate(
-            shortened(layout.names[one]),
+            words[one],
             layout.points[layout.middles[one]].tolist(),
             (0, 0),
             textcoords="offset pixels",
             ha="center",
             va="center",
             fontsize=SMALL,
+            fontweight="normal" if taken is None else "bold",
             color=COLOURS[layout.looks[one] % len(COLOURS)],
             path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
             arrowprops={"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
@@ -150,33 +198,48 @@ def _write_names(axes: Axes, layout: Layout) -> int:
         axes.transData.transform(points) - frame.min
         for points in (layout.points[layout.middles[order]], layout.points)
     )
-    offsets = placed(np.array(sizes), anchors, dots, (frame.width, frame.height))
-    for text, size, offset in zip(texts, sizes, offsets, strict=True):
+    before = np.empty((0, 4)) if taken is None else taken
+    room = frame.width, frame.height
+    offsets = placed(np.array(sizes), anchors, dots, room, before, hide=taken is not None)
+    without, boxes = [], [before]
+    for one, text, size, anchor, offset in zip(order, texts, sizes, anchors, offsets, strict=True):
         if np.isnan(offset).any():
             text.remove()
+            without.append(one)
             continue
         text.set_position(offset.tolist())
         line = text.arrow_patch
         assert line is not None
         line.set_color(text.get_color())
         line.set_visible(bool(np.max(np.abs(offset) - size / 2) >= LED))
-    return int(np.isfinite(offsets[:, 0]).sum())
+        middle = anchor + offset
+        boxes.append(np.concatenate([middle - size / 2, middle + size / 2])[None])
+    return without, np.concatenate(boxes)
 
 
 def placed(
-    sizes: DoubleArray, anchors: DoubleArray, points: DoubleArray, frame: tuple[float, float]
+    sizes: DoubleArray,
+    anchors: DoubleArray,
+    points: DoubleArray,
+    frame: tuple[float, float],
+    taken: DoubleArray | None = None,
+    *,
+    hide: bool = True,
 ) -> DoubleArray:
     """Where names of certain sizes (m, 2) stand, as offsets (m, 2) of their middles from
     ``anchors`` (m, 2), NaN where there is no room. Pixels from the lower left corner of a frame.
 
-    They lie inside the frame and clear of each other; of such places, where few ``points`` (n, 2)
-    are hidden and the way is short. Earlier names have the first choice.
+    They lie inside the frame and clear of each other and of boxes that are ``taken`` (b, 4), by
+    their lower left and upper right corners; of such places, where few ``points`` (n, 2) are
+    hidden, none unless they may ``hide`` some, and the way is short. Earlier names have the first
+    choice.
     """
     turns = np.pi * (0.5 + 2 * np.arange(DIRECTIONS) / DIRECTIONS)  # first above
     ways = np.stack([np.cos(turns), np.sin(turns)], axis=1)
     reaches = np.repeat(REACHES, DIRECTIONS)
     found = np.full(sizes.shape, np.nan)
-    taken = np.empty((0, 4))
+    if taken is None:
+        taken = np.empty((0, 4))
     for number, (size, anchor) in enumerate(zip(sizes, anchors, strict=True)):
         half = size / 2
         offsets = np.concatenate([ways * (half + reach) for reach in REACHES])
@@ -187,7 +250,8 @@ def placed(
         ).all(axis=2).any(axis=1)
         covered = (points > low[:, None] - DOT) & (points < high[:, None] + DOT)
         hidden = covered.all(axis=2).sum(axis=1)
-        costs = np.where(inside & clear, hidden + reaches / COST, np.inf)
+        fits = inside & clear & (hide | (hidden == 0))
+        costs = np.where(fits, hidden + reaches / COST, np.inf)
         best = int(costs.argmin())
         if np.isinf(costs[best]):
             continue

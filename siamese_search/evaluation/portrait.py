@@ -65,7 +65,7 @@ def draw_map(gallery: Gallery) -> Portrait[Extent]:
         axes.set_title(f"{said}, by t-SNE")
         named = maps.embedding_map(axes, layout)
         if named < len(layout.names):
-            axes.set_title(f"{axes.get_title()}; {named} have room for their names")
+            axes.set_title(f"{axes.get_title()}; {named} of them named")
         return Portrait(plots.png(figure), said, extent(gallery, labels))
 
 

@@ -206,28 +206,38 @@ class Contents:
     def relabel(self, old: str | None, new: str, item: int | Iterable[int] | None = None) -> int:
         """Give an identity, or one item or several, the name ``new``, merging where it exists.
 
-        Returns how many items it concerned. Raises UsageError where there is no such thing.
+        Returns how many items had another name. Raises UsageError where there is no such thing.
         ``undo`` gives them their names again.
         """
         numbers = editing.numbers_of(self._catalog, old, item)
         return editing.relabel(self._catalog, self.folder, numbers, normalised(new))
 
-    def last_change(self) -> Change | None:
-        """The last change by enrolling, removing or relabelling, which ``undo`` takes back.
+    def last_change(self, *, undone: bool = False) -> Change | None:
+        """The last change by enrolling, removing, relabelling or dropping, which ``undo`` takes
+        back; or what was ``undone`` last, which ``redo`` does again.
 
-        None where there was none, and where it is forgotten: by ``compact``, and by ``rebuild``.
+        None where there is none, and where it is forgotten: by ``compact``, and by ``rebuild``.
         """
-        return self._catalog.last_change()
+        return self._catalog.last_change(undone=undone)
 
     def undo(self, number: int | None = None) -> Change:
-        """Take back the last change; returns what it was. Doing it again does the change again.
+        """Take back the last change, then the one before, ten in all; returns what it was.
 
         What was enrolled is removed; what was removed is enrolled again, with its embeddings, its
         metadata and the gallery's copies of its images, under new item numbers; what was relabelled
-        has its name again. With the ``number`` of a ``Change`` only that one is taken back. Raises
-        UsageError where there is nothing to take back, where another change has been made, or where
-        it was of more than 10,000 items, which are not kept.
+        has its name again; what was dropped is kept again. With the ``number`` of a ``Change`` only
+        that one is taken back. Raises UsageError where there is nothing to take back, where another
+        change has been made, or where it was of more than 10,000 items, which are not kept.
         """
         change = editing.undo(self._catalog, self.folder, number)
+        self._upkeep.after(change.items)
+        return change
+
+    def redo(self, number: int | None = None) -> Change:
+        """Do again what ``undo`` took back last; returns what it was.
+
+        Another change forgets what was taken back. ``number`` and errors as with ``undo``.
+        """
+        change = editing.undo(self._catalog, self.folder, number, again=True)
         self._upkeep.after(change.items)
         return change

@@ -27,6 +27,7 @@ COPIES = "images"
 SUFFIX = r"(\.[^./\\\0]{0,180})?"
 COPY_NAME = re.compile(rf"[0-9a-f]{{64}}{SUFFIX}|\.[0-9a-f]{{64}}{SUFFIX}\.[0-9a-f]{{8}}")
 COPY_PATH = re.compile(rf"{COPIES}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}}){SUFFIX}")
+HIDDEN = "0" * 8  # the mark of a copy whose item was removed and can be put back
 KEPT_SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
@@ -79,19 +80,26 @@ def copy_fault(folder: Path, copy: Copy) -> str | None:
 def settle_copies(catalog: Catalog, folder: Path) -> None:
     """After a change: hide the copies of what it removed, delete those that belong to nothing now.
 
-    They are hidden as long as they can be put back, under names as ``NewCopies`` has them.
+    They are hidden as long as they can be put back, under names as ``NewCopies`` has them. What was
+    removed and enrolled again belongs to an item, whatever else was done with it.
     """
     dropped = catalog.take_dropped_copies()
     if not dropped and not catalog.removed_copies():
         return
     with catalog.writing():  # nobody enrols the same content again meanwhile, or takes this back
-        kept = set(catalog.removed_copies())
-        wanted = {copy.content for copy in kept}
-        wanted.update(catalog.known(copy.content for copy in dropped))
+        kept = catalog.removed_copies()
+        there = catalog.copies_of(copy.content for copy in (*kept, *dropped))
         for copy in kept:
-            _rename(folder, copy, hide=True)
-        for copy in set(dropped) - kept:
-            for path in _places(folder, copy)[copy.content in wanted :]:
+            if copy.path not in there:
+                _rename(folder, copy, hide=True)
+        hidden = {copy.path for copy in kept} - there
+        for copy in (*kept, *dropped):
+            if copy.path in hidden:
+                continue
+            places = _places(folder, copy)
+            if copy.path in there:  # where it could not get its name again, it stays
+                places = places[1:] if places and places[0].exists() else []
+            for path in places:
                 try:
                     path.unlink(missing_ok=True)
                 except OSError as error:
@@ -110,26 +118,31 @@ def _rename(folder: Path, copy: RemovedCopy, hide: bool) -> list[Path]:
     places = _places(folder, copy)
     if len(places) < 2:
         return []
-    before, after = places if hide else reversed(places)
-    try:
-        before.replace(after)
-    except FileNotFoundError:  # that was done before
-        return []
-    except OSError as error:
-        log.warning("%s was left as it is: %s", copy.path, error.strerror)
-        return []
-    return places
+    shown, *hidden = places
+    moves = [(shown, hidden[0])] if hide else [(place, shown) for place in hidden]
+    for before, after in moves:
+        try:
+            before.replace(after)
+        except FileNotFoundError:  # that was done before, or it lies at the other place
+            continue
+        except OSError as error:
+            log.warning("%s was left as it is: %s", copy.path, error.strerror)
+            return []
+        return [before, after]
+    return []
 
 
 def _places(folder: Path, copy: RemovedCopy) -> list[Path]:
-    """A copy's file, and where it is hidden if it may be; nothing where that is none of ours."""
+    """A copy's file, and where it is hidden, or was by an earlier release, if it may be; nothing
+    where that is none of ours.
+    """
     try:
         path = own_copy(folder, copy.path, copy.content)
     except ImageError as error:
         log.warning("%s: not deleted", error)
         return []
-    hidden = path.with_name(f".{path.name}.{copy.mark}")
-    return [path, hidden] if COPY_NAME.fullmatch(hidden.name) else [path]
+    hidden = [path.with_name(f".{path.name}.{mark}") for mark in (HIDDEN, copy.mark)]
+    return [path, *(place for place in hidden if COPY_NAME.fullmatch(place.name))]
 
 
 def enrolled_bytes(item: Item, folder: Path) -> bytes:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
+from typing import Any, cast
 
 from siamese_search.errors import UsageError
 from siamese_search.gallery.copies import publish_again, settle_copies
@@ -29,7 +31,11 @@ def numbers_of(
     if (identity is None) == (item is None):
         raise UsageError("name either an identity or an item number")
     if item is not None:
-        wanted = sorted({item} if isinstance(item, int) else set(item))
+        several = isinstance(item, Iterable) and not isinstance(item, str)
+        each: list[Any] = list(cast(Iterable[Any], item)) if several else [item]
+        if not all(isinstance(one, Integral) for one in each):
+            raise UsageError(f"item is {item!r}: it needs an item's number, or several")
+        wanted = sorted({int(one) for one in each})
         there = catalog.owners(wanted)
         for number in wanted:
             if number not in there:
@@ -42,7 +48,7 @@ def numbers_of(
         few = catalog.totals()[0] <= COMPARED
         names = [known for known, _ in catalog.identities()] if few else []
         close = difflib.get_close_matches(name, names, n=3)
-        hint = f"; close to it: {', '.join(close)}" if close else ""
+        hint = f"; close to it: {', '.join(close)}" if close else ": `siasearch list` shows all"
         raise UsageError(f"no identity {name!r} in {folder}{hint}")
     return numbers
 
@@ -61,15 +67,16 @@ def relabel(catalog: Catalog, folder: Path, numbers: Sequence[int], new: str) ->
     return relabelled
 
 
-def undo(catalog: Catalog, folder: Path, number: int | None) -> Change:
-    """Take the last change back, with the copies of images."""
-    change = catalog.undo(number, before_commit=lambda copies: publish_again(folder, copies))
+def undo(catalog: Catalog, folder: Path, number: int | None, *, again: bool = False) -> Change:
+    """Take the last change back, with the copies of images; or do ``again`` what was."""
+    turn = catalog.redo if again else catalog.undo
+    change = turn(number, before_commit=lambda copies: publish_again(folder, copies))
     settle_copies(catalog, folder)
     return change
 
 
 def forget(catalog: Catalog, folder: Path) -> None:
-    """Forget the last change; what it removed is gone for good."""
+    """Forget the last changes; what they removed is gone for good."""
     if catalog.writable:
-        catalog.forget_change()
+        catalog.forget_changes()
         settle_copies(catalog, folder)

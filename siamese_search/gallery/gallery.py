@@ -106,6 +106,8 @@ class Gallery(Contents):
         this one. Without, the call that enrols or removes does it, once a quarter as much has
         changed as the file holds. Until then what has changed is found all the same, more slowly.
         """
+        if not isinstance(folder, (str, os.PathLike)):
+            raise UsageError(f"{folder!r} is no gallery's folder: give its path")
         folder = Path(folder)
         used = opened_encoder(encoder, device)
         gallery = cls(folder, opened_catalog(folder, used), used, device, background)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -51,6 +52,12 @@ class Question:
     turns: int = 1
 
     def __post_init__(self) -> None:
+        require_type("k", self.k, Integral, "a whole number")
+        require_type("turns", self.turns, Integral, "a whole number")
+        if self.threshold is not None:
+            require_type("threshold", self.threshold, Real, "a number")
+        if self.where is not None:
+            require_type("where", self.where, Mapping, "names and texts, as {'shop': 'north'}")
         if self.k < 1:
             raise UsageError(f"k is {self.k}: ask for at least one identity")
         if self.threshold is not None:
@@ -60,6 +67,12 @@ class Question:
         if self.rule is not None:
             rules.known_rule(self.rule)
         require_turns(self.turns)
+
+
+def require_type(name: str, value: object, kind: type, words: str) -> None:
+    """Raise UsageError for an argument that is not of a kind, in words what it should be."""
+    if not isinstance(value, kind):
+        raise UsageError(f"{name} is {value!r}: it needs {words}")
 
 
 class Identifier:

@@ -37,7 +37,7 @@ class Loose:
     @property
     def names(self) -> set[str]:
         """What its pictures are called, as identities are spelt."""
-        return {_name(file) for file in self.files}
+        return {name_of(file) for file in self.files}
 
 
 def loose(paths: Iterable[str]) -> list[Loose]:
@@ -82,11 +82,11 @@ def clash(found: Sequence[Loose]) -> str | None:
     words: list[str] = []
     for one in found:
         for file in one.files:
-            before, its_file = first.setdefault(_name(file), (one, file))
+            before, its_file = first.setdefault(name_of(file), (one, file))
             if before is not one:
                 pair = (os.path.join(a.folder, b) for a, b in ((before, its_file), (one, file)))
                 both = " and ".join(printable(path) for path in pair)
-                words.append(f"{both} would both be the identity {_name(file)!r}")
+                words.append(f"{both} would both be the identity {name_of(file)!r}")
     if not words:
         return None
     more = f" (and {counted(len(words) - 1, 'more picture')} so)" if len(words) > 1 else ""
@@ -100,5 +100,6 @@ def require_own_names(paths: Iterable[str]) -> None:
         raise UsageError(f"{words}: give a label, or the folder above them")
 
 
-def _name(file: str) -> str:
+def name_of(file: str) -> str:
+    """The identity that a picture has by its file, as identities are spelt."""
     return unicodedata.normalize("NFC", stem(file)).strip()

@@ -9,8 +9,9 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from numbers import Number
 from typing import Any, Final
 
 from siamese_search.errors import ImageError, UsageError
@@ -50,7 +51,8 @@ def read_file(path: str) -> bytes:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise ImageError(f"{kind_of(status.st_mode)}, not a regular file")
+                names = ": name the files in it" * stat.S_ISDIR(status.st_mode)
+                raise ImageError(f"{kind_of(status.st_mode)}, not a regular file{names}")
             if status.st_size > MAX_FILE_BYTES:
                 raise ImageError(_too_many_bytes(status.st_size))
             with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
@@ -75,15 +77,36 @@ def require_bytes(data: bytes) -> bytes:
     return data
 
 
-def several(images: Any) -> Iterable[Any]:
-    """One picture as a list, any others as they are.
+def several(images: Any) -> Iterator[Any]:
+    """One picture, or each of several, as they are.
 
     A picture is a path, bytes, an open file, a Pillow image or an array (height, width, 3) or
-    (height, width).
+    (height, width). Raises UsageError, naming it, for what cannot be one.
     """
     one = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike))
     one = one or hasattr(images, "read") or getattr(images, "ndim", 0) in (2, 3)
-    return [images] if one or not isinstance(images, Iterable) else images
+    if one or not isinstance(images, Iterable):
+        _require_picture(images, "images")
+        return iter([images])
+    if isinstance(images, Mapping):
+        raise UsageError(f"images is a {type(images).__name__}: give its pictures as a list")
+    return _each(images)
+
+
+def _each(images: Iterable[Any]) -> Iterator[Any]:
+    for number, image in enumerate(images):
+        _require_picture(image, f"images[{number}]")
+        yield image
+
+
+def _require_picture(image: Any, place: str) -> None:
+    """Raise UsageError for what is easily given by mistake; what else is none shows later."""
+    if image is None or isinstance(image, (Number, Mapping, list, tuple, set, frozenset)):
+        what = "None" if image is None else f"of type {type(image).__name__}"
+        raise UsageError(
+            f"{place} is {what}: a picture is a path, bytes, an open file, a PIL image or an array,"
+            " and several are one flat list of these"
+        )
 
 
 def is_path(image: Any) -> bool:

@@ -49,7 +49,7 @@ def find(
     roots = [os.fspath(path) for path in paths]
     for root in roots:
         if not os.path.lexists(root):
-            raise UsageError(f"{printable(root)}: no such file or folder")
+            raise UsageError(f"{printable(root) or repr(root)}: no such file or folder")
     name = None if label is None else normalised(label)
     return (
         found if name is None or isinstance(found, Rejection) else replace(found, identity=name)

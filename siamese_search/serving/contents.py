@@ -117,6 +117,14 @@ async def undo(request: Request) -> Response:
     return JSONResponse(dataclasses.asdict(change))
 
 
+async def redo(request: Request) -> Response:
+    """Do again what was taken back last."""
+    one = hosted_of(request)
+    number = (await json_of(request, number=int))["number"]
+    change = await one.change(lambda: one.gallery.redo(number))
+    return JSONResponse(dataclasses.asdict(change))
+
+
 async def item(request: Request) -> Response:
     """What is known of an item."""
     one, number = hosted_of(request), int(request.path_params["n"])

@@ -105,6 +105,7 @@ ROUTES = (
     Operation("POST", "/galleries/{g}/move", contents.move, body=("items", "to")),
     Operation("POST", "/galleries/{g}/remove", contents.remove, body=("items", "identity")),
     Operation("POST", "/galleries/{g}/undo", contents.undo, body=("number",)),
+    Operation("POST", "/galleries/{g}/redo", contents.redo, body=("number",)),
     Operation("GET", "/galleries/{g}/items/{n:int}", contents.item),
     Operation(
         "GET",

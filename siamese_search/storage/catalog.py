@@ -88,8 +88,8 @@ class Catalog(History, Calibrations):
             )
             made = [number for number in numbers if number is not None]
             if made:
-                change = self._begun(run or new_run(), "add", len(made))
-                self._note_added(change, made)
+                with self._changing(run or new_run(), "add", len(made)) as change:
+                    self._note_added(change, made)
             before_commit(numbers)
         return numbers
 
@@ -122,8 +122,15 @@ class Catalog(History, Calibrations):
         Metadata are part of the change of a ``run``.
         """
         with self.writing():
-            if metadata:
-                self._keep(self._begun(run or new_run(), "add", 0), metadata)
+            described = [
+                item.number
+                for item in self.items(metadata)
+                if {**item.metadata, **metadata[item.number]} != item.metadata
+            ]
+            if described:
+                changing = self._changing(run or new_run(), "annotate", len(described))
+                with changing as change:
+                    self._keep(change, described)
             self._db.executemany(
                 "UPDATE items SET source = ? WHERE id = ?",
                 [(source, number) for number, source in sources.items()],
@@ -143,28 +150,31 @@ class Catalog(History, Calibrations):
         with self.writing():
             removed = list(self.items(numbers))
             if removed:
-                change = self._begun(new_run(), "remove", len(removed), _only(removed))
-                self._take_out(change, [item.number for item in removed])
+                changing = self._changing(new_run(), "remove", len(removed), _only(removed))
+                with changing as change:
+                    self._take_out(change, [item.number for item in removed])
         return removed
 
     def relabel(self, numbers: Sequence[int], new: str) -> int:
-        """Give items another identity, merging with it where it exists. Returns how many.
+        """Give items another identity, merging with it where it exists. Returns how many had
+        another one.
 
         A new name for distractors alone is a distractor; one that exists stays what it is.
         """
         with self.writing():
-            relabelled = list(self.items(numbers))
+            relabelled = [item for item in self.items(numbers) if item.identity != new]
             if not relabelled:
                 return 0
-            change = self._begun(new_run(), "relabel", len(relabelled), _only(relabelled), new)
-            self._keep(change, [item.number for item in relabelled])
-            old = {item.identity for item in relabelled}
-            identity, _ = self._identity(new, distractor=self.distractors(old) == old)
-            self._db.executemany(
-                "UPDATE items SET was = nullif(coalesce(was, ?), ?), identity = ? WHERE id = ?",
-                [(item.identity, new, identity, item.number) for item in relabelled],
-            )
-            self._drop_empty(old - {new})
+            facts = "relabel", len(relabelled), _only(relabelled), new
+            with self._changing(new_run(), *facts) as change:
+                self._keep(change, [item.number for item in relabelled])
+                old = {item.identity for item in relabelled}
+                identity, _ = self._identity(new, distractor=self.distractors(old) == old)
+                self._db.executemany(
+                    "UPDATE items SET was = nullif(coalesce(was, ?), ?), identity = ? WHERE id = ?",
+                    [(item.identity, new, identity, item.number) for item in relabelled],
+                )
+                self._drop_empty(old)
         return len(relabelled)
 
     # Distractors
@@ -238,16 +248,15 @@ class Catalog(History, Calibrations):
 
         With ``run`` that is part of a change that enrolled them.
         """
-        wanted = json.dumps(list(numbers))
-        chosen = "FROM unknowns WHERE id IN (SELECT value FROM json_each(?))"
+        wanted = list(numbers)
         with self.writing():
-            count = self._value(f"SELECT count(*) {chosen}", (wanted,))
+            count = self._value(
+                "SELECT count(*) FROM unknowns WHERE id IN (SELECT value FROM json_each(?))",
+                (json.dumps(wanted),),
+            )
             if count:
-                change = self._begun(run, "add", 0) if run else self._begun(
-                    new_run(), "drop", count
-                )  # fmt: skip
-                self._keep_probes(change, wanted)
-                self._db.execute(f"DELETE {chosen}", (wanted,))
+                with self._changing(run or new_run(), "drop", count) as change:
+                    self._drop_probes(change, wanted)
         return count
 
     # Look-ups
@@ -368,6 +377,13 @@ class Catalog(History, Calibrations):
         with self._guard():
             rows = self._db.execute("SELECT id, copy, content FROM items WHERE copy IS NOT NULL")
             return [Copy(number, path, content.hex()) for number, path, content in rows]
+
+    def copies_of(self, contents: Iterable[str]) -> set[str]:
+        """The paths of the copies that are kept of images, by their hashes."""
+        sql = "SELECT copy FROM items WHERE content = ? AND copy IS NOT NULL"
+        with self._guard():
+            rows = [self._db.execute(sql, (bytes.fromhex(c),)).fetchone() for c in set(contents)]
+        return {row[0] for row in rows if row}
 
     def faults(self) -> Iterator[str]:
         """What is wrong inside the database, one line each."""

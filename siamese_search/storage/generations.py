@@ -128,7 +128,7 @@ class Generations(PlacesTable):
             self._db.execute("UPDATE settings SET value = 1 WHERE key = 'prune'")
         return True
 
-    def _forget(self, but: int = -1) -> None:
+    def _forget(self, changes: Iterable[int] | None = None) -> None:
         """Forget what can be taken back, inside a transaction; ``History`` knows how."""
 
     def prune(self) -> None:

@@ -1,20 +1,24 @@
-"""History: a gallery's last change, and what takes it back.
+"""History: a gallery's last changes, and what takes them back.
 
-One change is kept, until the next one, so that the database does not grow and what was removed does
-not stay for ever. Knows nothing of pictures and of the copies of them but their paths.
+Two stacks of changes: what was done, and what of it was taken back and can be done again until
+something else is changed. A change is kept as what it added, removed, altered and dropped; to take
+it back makes its inverse, which lies on the other stack. Few are kept, so that the database does
+not grow. Knows nothing of pictures and of the copies of them but their paths.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from siamese_search.errors import UsageError
 from siamese_search.records import UNDOABLE, Change, RemovedCopy
 from siamese_search.storage.generations import Generations
 
+STEPS = 10  # changes that can be taken back, one after the other
 MARK = 8  # characters of a change's run that mark the copies of what it removed
 # An item as it is, but for what its table of the same change has beside.
 BEFORE = (
@@ -22,7 +26,6 @@ BEFORE = (
     " 'size', size, 'added', added, 'metadata',"
     " json((SELECT json_group_object(key, value) FROM metadata WHERE item = items.id)))"
 )
-INVERSE = {"add": "remove", "remove": "add", "relabel": "relabel", "drop": "keep"}
 
 
 def new_run() -> str:
@@ -31,25 +34,30 @@ def new_run() -> str:
 
 
 class History(Generations):
-    """The last change in an open ``gallery.db``."""
+    """The last changes in an open ``gallery.db``."""
 
     _dropped: tuple[RemovedCopy, ...] = ()
 
-    def last_change(self) -> Change | None:
-        """What was changed last, None where nothing was, or that is forgotten."""
+    def last_change(self, *, undone: bool = False) -> Change | None:
+        """What ``undo`` would take back, or ``redo`` do again where it was ``undone``; None where
+        there is nothing, or it is forgotten.
+        """
         with self._guard():
             row = self._db.execute(
                 "SELECT id, what, identity, new, items, at, whole FROM changes"
-                " ORDER BY id DESC LIMIT 1"
+                " WHERE undone = ? ORDER BY id DESC LIMIT 1",
+                (undone,),
             ).fetchone()
         if row is None:
             return None
         number, what, identity, new, items, at, whole = row
         return Change(number, what, identity, new, items, at, bool(whole))
 
-    def forget_change(self) -> None:
-        """Forget the last change: it cannot be taken back any more."""
-        if self.last_change() is not None:
+    def forget_changes(self) -> None:
+        """Forget all changes: they cannot be taken back any more."""
+        with self._guard():
+            some = self._value("SELECT count(*) FROM changes")
+        if some:
             with self.writing():
                 self._forget()
 
@@ -58,59 +66,128 @@ class History(Generations):
         number: int | None = None,
         before_commit: Callable[[list[RemovedCopy]], object] = lambda copies: None,
     ) -> Change:
-        """Take the last change back; that becomes the last change itself.
+        """Take the last change back; the one before is the last one then.
 
         What was removed gets new numbers. ``before_commit`` gets the copies of images that are to
         be there again, while no other process can write. Returns what was taken back. Raises
         UsageError where there is nothing, where it was too much, or where the last change is not
         that of the ``number``.
         """
+        return self._turned(False, number, before_commit)
+
+    def redo(
+        self,
+        number: int | None = None,
+        before_commit: Callable[[list[RemovedCopy]], object] = lambda copies: None,
+    ) -> Change:
+        """Do again what was taken back last, as ``undo`` takes back."""
+        return self._turned(True, number, before_commit)
+
+    def _turned(
+        self, undone: bool, number: int | None, before_commit: Callable[[list[RemovedCopy]], object]
+    ) -> Change:
         with self.writing():
-            change = self.last_change()
+            change = self.last_change(undone=undone)
             if change is None:
-                raise UsageError(
-                    f"nothing to take back in {self.path.parent}: the last change is forgotten by"
-                    " `compact` and `rebuild`"
-                )
+                raise UsageError(self._nothing(undone))
             if number is not None and change.number != number:
                 raise UsageError("the gallery has been changed meanwhile: look again")
             if not change.undoable:
+                which = "taken back last" if undone else "the last change"
+                how = "done again" if undone else "taken back"
                 raise UsageError(
-                    f"the last change in {self.path.parent} was of {change.items} items: it cannot"
-                    f" be taken back, since no more than {UNDOABLE} are kept"
+                    f"{which} in {self.path.parent} was of {change.items} items: it cannot be"
+                    f" {how}, since no more than {UNDOABLE} are kept"
                 )
-            old, new = change.identity, change.new
-            names = (old, None) if new is None else (new, old)
-            redo = self._noted(new_run(), INVERSE[change.what], change.items, *names)
-            self._take_out(redo, self._added_by(change.number))
-            copies = self._put_back(change.number, redo)
-            self._keep_again(change.number)
-            self._forget(but=-1 if change.what == "drop" else redo)
+            facts = change.what, change.items, change.identity, change.new
+            inverse = self._noted(new_run(), *facts, undone=not undone)
+            self._take_out(inverse, self._added_by(change.number))
+            copies = self._put_back(change.number, inverse)
+            self._swap_probes(change.number, inverse)
+            self._forget([change.number])
+            self._trim(undone=not undone)
             before_commit(copies)
         return change
+
+    def _nothing(self, undone: bool) -> str:
+        """Why there is nothing to take back, or to do again."""
+        place = self.path.parent
+        if undone:
+            return f"nothing to do again in {place}: the next change after an `undo` forgets it"
+        if self.last_change(undone=True):
+            return f"nothing more to take back in {place}; `redo` does the last one again"
+        return (
+            f"nothing to take back in {place}: changes are kept until `compact` or `rebuild`,"
+            f" the last {STEPS} of them"
+        )
 
     # Inside the transaction of a change
 
     def _noted(
-        self, run: str, what: str, items: int, identity: str | None = None, new: str | None = None
+        self,
+        run: str,
+        what: str,
+        items: int,
+        identity: str | None = None,
+        new: str | None = None,
+        *,
+        undone: bool = False,
     ) -> int:
-        """The number of a change, made where it is not underway yet; ``items`` are added to it."""
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._db.execute(
-            "INSERT INTO changes (run, what, identity, new, items, at, whole)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run) DO UPDATE SET"
-            " items = items + excluded.items, at = excluded.at",
-            (run, what, identity, new, items, at, what == "add" or items <= UNDOABLE),
-        )
-        return self._value("SELECT id FROM changes WHERE run = ?", (run,))
+        """The number of a change. That of the same ``run`` goes on if nothing came between.
 
-    def _begun(
-        self, run: str, what: str, items: int, identity: str | None = None, new: str | None = None
-    ) -> int:
-        """The number of a change; the one before is forgotten."""
-        number = self._noted(run, what, items, identity, new)
-        self._forget(but=number)
+        What a run adds is what it is about, whatever else it does.
+        """
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        last = self._db.execute("SELECT id, run FROM changes ORDER BY id DESC LIMIT 1").fetchone()
+        if last is not None and last[1].startswith(run):
+            self._db.execute(
+                "UPDATE changes SET at = ?, items = CASE ? WHEN what THEN items + ? WHEN 'add'"
+                " THEN ? ELSE items END, what = CASE ? WHEN 'add' THEN 'add' ELSE what END"
+                " WHERE id = ?",
+                (at, what, items, items, what, last[0]),
+            )
+            return int(last[0])
+        known = self._value("SELECT count(*) FROM changes WHERE run = ?", (run,))
+        whole = (what == "add") is not undone or items <= UNDOABLE
+        number = self._db.execute(
+            "INSERT INTO changes (run, what, identity, new, items, at, whole, undone)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (run + new_run() * known, what, identity, new, items, at, whole, undone),
+        ).lastrowid
+        assert number is not None
         return number
+
+    @contextmanager
+    def _changing(
+        self, run: str, what: str, items: int, identity: str | None = None, new: str | None = None
+    ) -> Iterator[int]:
+        """The number of a change that is made inside; what was taken back before is forgotten."""
+        number = self._noted(run, what, items, identity, new)
+        self._forget(self._changes(undone=True))
+        yield number
+        self._trim(undone=False)
+
+    def _changes(self, *, undone: bool) -> list[int]:
+        """The numbers of a stack's changes, the last first."""
+        rows = self._db.execute(
+            "SELECT id FROM changes WHERE undone = ? ORDER BY id DESC", (undone,)
+        )
+        return [number for (number,) in rows]
+
+    def _trim(self, *, undone: bool) -> None:
+        """Forget the oldest changes of a stack: what is beyond one that is not kept cannot be
+        reached, and there are bounds for all.
+        """
+        numbers, kept = self._changes(undone=undone), 0
+        for place, number in enumerate(numbers):
+            for table in ("undo_items", "undo_unknowns"):
+                kept += self._value(f"SELECT count(*) FROM {table} WHERE change = ?", (number,))
+            if place and (place >= STEPS or kept > UNDOABLE):
+                self._forget(numbers[place:])
+                return
+            if not self._is_kept(number):
+                self._forget(numbers[place + 1 :])
+                return
 
     def _is_kept(self, change: int) -> bool:
         return bool(self._value("SELECT whole FROM changes WHERE id = ?", (change,)))
@@ -125,7 +202,7 @@ class History(Generations):
 
     def _added_by(self, change: int) -> list[int]:
         rows = self._db.execute(
-            "SELECT items.id FROM undo_added JOIN items ON items.id BETWEEN first AND last"
+            "SELECT DISTINCT items.id FROM undo_added JOIN items ON items.id BETWEEN first AND last"
             " WHERE change = ? ORDER BY 1",
             (change,),
         )
@@ -160,16 +237,21 @@ class History(Generations):
             self._db.execute("DELETE FROM undo_items WHERE change = ?", (change,))
             self._db.execute("UPDATE changes SET whole = 0 WHERE id = ?", (change,))
 
-    def _keep_probes(self, change: int, wanted: str) -> None:
-        """Keep probes that are about to be dropped, whose numbers are a list in JSON."""
+    def _drop_probes(self, change: int, numbers: Iterable[int]) -> None:
+        """Drop kept probes."""
+        wanted = json.dumps(list(numbers))
         if self._is_kept(change):
             self._db.execute(
-                "INSERT INTO undo_unknowns (change, content, source, added, fingerprint, vector)"
-                " SELECT ?, content, source, added, fingerprint, vector FROM unknowns"
-                " LEFT JOIN generations ON generations.id = generation"
+                "INSERT INTO undo_unknowns"
+                " (change, number, dropped, content, source, added, fingerprint, vector)"
+                " SELECT ?, unknowns.id, 1, content, source, added, fingerprint, vector"
+                " FROM unknowns LEFT JOIN generations ON generations.id = generation"
                 " WHERE unknowns.id IN (SELECT value FROM json_each(?))",
                 (change, wanted),
             )
+        self._db.execute(
+            "DELETE FROM unknowns WHERE id IN (SELECT value FROM json_each(?))", (wanted,)
+        )
 
     def _take_out(self, change: int, numbers: Sequence[int]) -> None:
         """Remove items, and identities left without any."""
@@ -188,40 +270,48 @@ class History(Generations):
         self._db.execute(f"DELETE FROM items WHERE id {chosen}", (wanted,))
         self._drop_empty(owners)
 
-    def _put_back(self, change: int, redo: int) -> list[RemovedCopy]:
-        """Make items what they were before a change; returns the copies of those removed by it."""
+    def _put_back(self, change: int, inverse: int) -> list[RemovedCopy]:
+        """Make items what they were before a change; returns the copies of those removed by it.
+
+        Items are known by their content, since those that were back already have new numbers.
+        """
         mark = self._mark(change)
         copies: list[RemovedCopy] = []
         made: list[int] = []
         left: set[str] = set()
-        rows = self._db.execute(
-            "SELECT item, removed, content, copy, before FROM undo_items WHERE change = ?"
-            " ORDER BY item",
-            (change,),
-        ).fetchall()
-        self._keep(redo, [item for item, removed, *_ in rows if not removed])
-        for item, removed, content, copy, kept in rows:
+        rows = [
+            (*row, self._value("SELECT id FROM items WHERE content = ?", (row[2],)))
+            for row in self._db.execute(
+                "SELECT item, removed, content, copy, before FROM undo_items WHERE change = ?"
+                " ORDER BY item",
+                (change,),
+            ).fetchall()
+        ]
+        self._keep(inverse, [there for _, removed, *_, there in rows if there and not removed])
+        for item, removed, content, copy, kept, there in rows:
+            if bool(there) is bool(removed):  # a change of that run has come between
+                continue
             before = json.loads(kept)
             identity, _ = self._identity(before["identity"], bool(before["distractor"]))
-            number = item
+            number = there
             if removed:
                 number = self._insert(identity, content, copy, before)
                 made.append(number)
-                self._restore_vectors(change, item, number)
+                self._renumber(change, item, number)
                 if copy is not None:
                     copies.append(RemovedCopy(copy, content.hex(), mark))
             else:
-                left |= self._owner(item)
+                left |= self._owner(number)
                 self._db.execute(
                     "UPDATE items SET identity = ?, was = ? WHERE id = ?",
-                    (identity, before["was"], item),
+                    (identity, before["was"], number),
                 )
-                self._db.execute("DELETE FROM metadata WHERE item = ?", (item,))
+                self._db.execute("DELETE FROM metadata WHERE item = ?", (number,))
             self._db.executemany(
-                "INSERT INTO metadata (item, key, value) SELECT id, ?, ? FROM items WHERE id = ?",
-                [(key, value, number) for key, value in before["metadata"].items()],
+                "INSERT INTO metadata (item, key, value) VALUES (?, ?, ?)",
+                [(number, key, value) for key, value in before["metadata"].items()],
             )
-        self._note_added(redo, made)
+        self._note_added(inverse, made)
         self._drop_empty(left)
         return copies
 
@@ -237,8 +327,10 @@ class History(Generations):
         assert number is not None
         return number
 
-    def _restore_vectors(self, change: int, item: int, number: int) -> None:
-        """Give an item, by its new number, the embeddings that it had by its old one."""
+    def _renumber(self, change: int, item: int, number: int) -> None:
+        """Give an item that is back what it had by its old number: its embeddings, and its place
+        in the change that enrolled it.
+        """
         kept = {"embeddings": "vector, checksum"}
         if self.keeps_places():
             kept["places"] = "content"
@@ -250,26 +342,48 @@ class History(Generations):
                 " WHERE change = ? AND item = ?",
                 (number, change, item),
             )
+        self._db.execute(
+            "INSERT INTO undo_added (change, first, last)"
+            " SELECT DISTINCT change, ?, ? FROM undo_added WHERE ? BETWEEN first AND last",
+            (number, number, item),
+        )
 
-    def _keep_again(self, change: int) -> None:
-        """Put back the probes that a change has dropped."""
+    def _swap_probes(self, change: int, inverse: int) -> None:
+        """Put back the probes that a change has dropped, and drop those that it has put back."""
+        again = self._db.execute(
+            "SELECT unknowns.id FROM unknowns JOIN undo_unknowns AS kept"
+            " ON kept.content = unknowns.content WHERE change = ? AND NOT dropped",
+            (change,),
+        ).fetchall()
+        self._drop_probes(inverse, [number for (number,) in again])
         self._db.execute(
             # One by a generation that is gone is embedded again.
-            "INSERT OR IGNORE INTO unknowns (content, source, added, generation, vector)"
-            " SELECT content, source, added, coalesce(generations.id, -1), vector"
+            "INSERT OR IGNORE INTO unknowns (id, content, source, added, generation, vector)"
+            " SELECT number, content, source, added, coalesce(generations.id, -1), vector"
             " FROM undo_unknowns LEFT JOIN generations"
-            " ON generations.fingerprint = undo_unknowns.fingerprint WHERE change = ?",
+            " ON generations.fingerprint = undo_unknowns.fingerprint"
+            " WHERE change = ? AND dropped",
             (change,),
         )
+        self._db.execute(
+            "INSERT INTO undo_unknowns (change, dropped, content, source, added, vector)"
+            " SELECT ?, 0, content, '', '', x'' FROM undo_unknowns WHERE change = ? AND dropped",
+            (inverse, change),
+        )
 
-    def _forget(self, but: int = -1) -> None:
-        """Forget all changes but one; what they removed is gone for good."""
+    def _forget(self, changes: Iterable[int] | None = None) -> None:
+        """Forget changes, all if None; what they removed is gone for good."""
+        every = [number for (number,) in self._db.execute("SELECT id FROM changes")]
+        gone = json.dumps(every if changes is None else list(changes))
         self._drop_copies(
             f"SELECT copy, content, substr(run, 1, {MARK}) FROM undo_items JOIN changes"
-            " ON changes.id = change WHERE change <> ? AND removed AND copy IS NOT NULL",
-            but,
+            " ON changes.id = change WHERE removed AND copy IS NOT NULL"
+            " AND change IN (SELECT value FROM json_each(?))",
+            gone,
         )
-        self._db.execute("DELETE FROM changes WHERE id <> ?", (but,))
+        self._db.execute(
+            "DELETE FROM changes WHERE id IN (SELECT value FROM json_each(?))", (gone,)
+        )
 
     # Identities
 

@@ -176,6 +176,21 @@ def v005_last_change(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def v006_last_changes(db: Database) -> None:
+    for statement in (
+        # Several changes: those that were made (0), and those that were taken back (1).
+        "ALTER TABLE changes ADD COLUMN undone INTEGER NOT NULL DEFAULT 0",
+        # Kept probes come back by their own numbers. Those that a change has put back (0) are
+        # dropped again where it is taken back itself.
+        "ALTER TABLE undo_unknowns ADD COLUMN number INTEGER",
+        "ALTER TABLE undo_unknowns ADD COLUMN dropped INTEGER NOT NULL DEFAULT 1",
+        "CREATE INDEX undo_unknowns_by_change ON undo_unknowns(change)",
+        "CREATE INDEX undo_added_by_change ON undo_added(change)",
+    ):
+        db.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a database to the newest format."""
     migrations.apply(Database(connection, execute_plugins=False))

@@ -17,6 +17,7 @@ export function described({ what, identity, new: name, items }) {
   if (what === "add") return `${pictures}${whose} added`;
   if (what === "remove") return `${pictures}${whose} removed`;
   if (what === "relabel") return `${pictures}${whose} moved${name === null ? "" : ` to ${name}`}`;
+  if (what === "annotate") return `Other metadata of ${pictures}`;
   return `${counted(items, "unknown picture")} dropped`;
 }
 
