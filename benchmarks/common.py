@@ -26,6 +26,7 @@ PACKAGES = (
     "faiss-cpu",
     "hnswlib",
     "numpy",
+    "onnxruntime",
     "openvino",
     "pillow",
     "timm",

@@ -150,5 +150,5 @@ def pictures(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(autouse=True)
 def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("SIASEARCH_")]:
-        if name not in ("SIASEARCH_DATA", "SIASEARCH_CACHE"):
+        if name not in ("SIASEARCH_DATA", "SIASEARCH_CACHE", "SIASEARCH_RUNTIME"):
             monkeypatch.delenv(name)

@@ -36,6 +36,7 @@ OWNERS = {
     "sqlite3": {"storage"},
     "sqlite_utils": {"storage.schema"},
     "faiss": {"index"},
+    "onnxruntime": {"embedding.onnx_runtime"},
     "openvino": {"embedding.openvino_runtime"},
     "torch": {"embedding.torch_runtime", "embedding.network", "embedding.backbones", "training"},
     "timm": {"embedding.network", "embedding.backbones", "training"},
@@ -118,9 +119,12 @@ def test_each_library_has_its_modules(library: str) -> None:
     [
         (
             "import siamese_search.cli",
-            ["torch", "faiss", "openvino", "numpy", "PIL", "sqlite_utils"],
+            ["torch", "faiss", "onnxruntime", "openvino", "numpy", "PIL", "sqlite_utils"],
         ),
-        ("import siamese_search; siamese_search.Gallery", ["torch", "openvino", "sqlite_utils"]),
+        (
+            "import siamese_search; siamese_search.Gallery",
+            ["torch", "onnxruntime", "openvino", "sqlite_utils"],
+        ),
     ],
 )
 def test_heavy_libraries_load_only_when_needed(statement: str, absent: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -20,9 +21,16 @@ from siamese_search.embedding import compiled
 from siamese_search.embedding.openvino_runtime import import_openvino
 from siamese_search.errors import EncoderError
 
+if importlib.util.find_spec("openvino") is None:
+    pytest.skip("OpenVINO is not installed", allow_module_level=True)
 openvino = import_openvino()
 
 Embeddings = npt.NDArray[np.float32]
+
+
+@pytest.fixture(autouse=True)
+def _by_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIASEARCH_RUNTIME", "openvino")
 
 
 @pytest.fixture

@@ -126,12 +126,6 @@ def test_damaged_encoders_are_refused(tmp_path: Path, toy_folder: Path) -> None:
         Encoder.open(tmp_path / "list")
 
 
-def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
-    folder = write_toy_encoder(tmp_path / "e", onnx=b"not a graph")
-    with pytest.raises(EncoderError, match="OpenVINO"):
-        Encoder.open(folder, "cpu").embed([picture(1)])
-
-
 def test_unknown_encoders_and_devices_are_named(tmp_path: Path, toy_folder: Path) -> None:
     with pytest.raises(EncoderError, match=r"'nonsense'.*shipped encoders"):
         resolve("nonsense")

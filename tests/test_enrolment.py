@@ -106,7 +106,7 @@ def test_a_long_enrolment_writes_index_files_on_the_way(
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll([folder], watch=lambda _: indexed.append(gallery.info().indexed))
         assert len(set(indexed)) >= 3
-        assert gallery.info().indexed > 250
+        assert gallery.info().indexed >= 150  # it is written again once what it holds has doubled
 
 
 def test_an_interruption_keeps_what_was_committed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import siamese_search
 
@@ -33,6 +35,25 @@ def test_hints_name_this_distribution_and_extras_that_it_has() -> None:
             assert set(extras.split(",")) <= PROJECT["optional-dependencies"].keys(), path
             found.add(name)
     assert found == {PROJECT["name"], "."}
+
+
+def test_the_core_weighs_less_than_350_mb() -> None:
+    """By the files of all that `pip install .` brings, as they are installed here."""
+    found: set[str] = set()
+    waiting = list(PROJECT["dependencies"])
+    while waiting:
+        requirement = Requirement(waiting.pop())
+        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if wanted and requirement.name not in found:
+            found.add(requirement.name)
+            waiting += importlib.metadata.requires(requirement.name) or []
+    found.discard("pip")  # a library's dependency, and in every environment anyway
+    assert not found & {"openvino", "torch", "matplotlib", "scikit-image"}
+    paths = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    for name in found:
+        paths += [Path(str(file.locate())) for file in importlib.metadata.files(name) or []]
+    weight = sum(path.stat().st_size for path in paths if path.is_file())
+    assert weight < 350e6
 
 
 @pytest.fixture(scope="module")

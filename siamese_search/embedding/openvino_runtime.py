@@ -1,4 +1,4 @@
-"""The runtime for CPUs: an encoder's ONNX graph run by OpenVINO."""
+"""The faster runtime for CPUs, where it is installed: an encoder's ONNX graph run by OpenVINO."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.embedding import compiled
-from siamese_search.embedding.record import GRAPH, verified_bytes
-from siamese_search.errors import EncoderError
+from siamese_search.embedding.record import GRAPH, verified_graph
+from siamese_search.errors import EncoderError, RuntimeUnavailable
 from siamese_search.machine import cores
 
 if TYPE_CHECKING:
@@ -51,11 +51,17 @@ class OpenVINORuntime:
 
     def __init__(self, folder: Path, record: EncoderRecord, exact: bool = False) -> None:
         """``exact`` computes in float32 whatever the processor has."""
-        openvino = import_openvino()
+        try:
+            openvino = import_openvino()
+        except ImportError as error:
+            raise RuntimeUnavailable(
+                f"OpenVINO cannot be used: pip install 'siamese-search[fast]' ({error}), or set"
+                " SIASEARCH_RUNTIME=onnxruntime"
+            ) from error
         # The first conversion of an array sets up a table that threads dead-lock over if several
         # of them are the first (one waits for the table, the other for the interpreter).
         openvino.Tensor(np.zeros(1, np.uint8)).data  # noqa: B018
-        content = verified_bytes(folder, record, GRAPH)
+        content = verified_graph(folder, record)
         core = openvino.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         fast = not exact and "BF16" in capabilities
@@ -75,10 +81,11 @@ class OpenVINORuntime:
             "processor": [core.get_property("CPU", "FULL_DEVICE_NAME"), *sorted(capabilities)],
             "settings": settings,
         }
+        self._path = folder / GRAPH
         try:
             self._compiled = _compiled_graph(core, content, settings, determinants)
         except RuntimeError as error:
-            raise EncoderError(f"{folder / GRAPH}: OpenVINO refuses it: {error}") from error
+            raise EncoderError(f"{self._path}: OpenVINO refuses it: {error}") from error
         self._gives_places = len(self._compiled.outputs) > 1
         # An infer request serves one thread at a time.
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -93,7 +100,10 @@ class OpenVINORuntime:
             request = self._idle.get_nowait()
         except Empty:
             request = self._compiled.create_infer_request()
-        request.infer([pixels], share_inputs=True)
+        try:
+            request.infer([pixels], share_inputs=True)
+        except RuntimeError as error:
+            raise EncoderError(f"{self._path}: OpenVINO fails: {error}") from error
         embeddings = np.array(request.get_output_tensor(0).data, dtype=np.float32)
         places = None
         if self._gives_places:

@@ -212,6 +212,19 @@ def verified_bytes(folder: Path, record: EncoderRecord, file: str) -> bytes:
     return content
 
 
+def verified_graph(folder: Path, record: EncoderRecord) -> bytes:
+    """The ONNX graph; EncoderError where it is missing or damaged, or keeps weights elsewhere."""
+    content = verified_bytes(folder, record, GRAPH)
+    # A tensor that lies in another file names it under the key `location`. Before a string comes
+    # its length, 8, in one byte or, padded, in several of which the last is 0.
+    if b"\x08location" in content or b"\x00location" in content:
+        raise EncoderError(
+            f"{folder / GRAPH} keeps weights in another file, which no checksum covers: save the"
+            " graph with its weights inside"
+        )
+    return content
+
+
 def read_prior(folder: Path, record: EncoderRecord) -> Prior | None:
     """The encoder's own metric; None where it has none, as those made before have.
 

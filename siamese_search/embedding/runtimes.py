@@ -1,11 +1,12 @@
-"""What runs an encoder's graph: OpenVINO on CPUs, torch on GPUs.
+"""What runs an encoder's graph: OpenVINO, where installed, or ONNX Runtime on CPUs, torch on GPUs.
 
-Both give the same embedding (cosine of about 0.999 or more). torch is imported only where a GPU was
+All give the same embedding (cosine of about 0.999 or more). torch is imported only where a GPU was
 asked for or its driver is found, since importing it takes seconds.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search.embedding.onnx_runtime import ONNXRuntime
 from siamese_search.embedding.openvino_runtime import OpenVINORuntime
 from siamese_search.embedding.torch_runtime import TorchRuntime, seen_accelerator
 from siamese_search.errors import RuntimeUnavailable
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from siamese_search.embedding.record import EncoderRecord
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+RUNTIMES = ("auto", "openvino", "onnxruntime")  # on the CPU
 
 
 class Runtime(Protocol):
@@ -44,7 +47,8 @@ class Runtime(Protocol):
 def open_runtime(folder: Path, record: EncoderRecord, device: str | None = None) -> Runtime:
     """Open the runtime for a device: ``auto`` takes a GPU where torch is installed and sees one.
 
-    Raises RuntimeUnavailable for a device that is not there, EncoderError for damaged files.
+    On the CPU, ``SIASEARCH_RUNTIME`` chooses among ``RUNTIMES``. Raises RuntimeUnavailable for a
+    device or runtime that is not there, EncoderError for damaged files.
     """
     device = device or os.environ.get("SIASEARCH_DEVICE") or "auto"
     if device not in DEVICES:
@@ -52,5 +56,21 @@ def open_runtime(folder: Path, record: EncoderRecord, device: str | None = None)
     if device == "auto":
         device = seen_accelerator() or "cpu"
     if device == "cpu":
-        return OpenVINORuntime(folder, record)
+        return _open_on_cpu(folder, record)
     return TorchRuntime(folder, record, device)
+
+
+def _open_on_cpu(folder: Path, record: EncoderRecord) -> Runtime:
+    """As ``SIASEARCH_RUNTIME`` says: ``auto`` takes OpenVINO where it is installed."""
+    runtime = os.environ.get("SIASEARCH_RUNTIME") or "auto"
+    if runtime not in RUNTIMES:
+        raise RuntimeUnavailable(
+            f"unknown SIASEARCH_RUNTIME {runtime!r}: choose one of {', '.join(RUNTIMES)}"
+        )
+    if runtime == "auto":
+        found = importlib.util.find_spec("openvino")
+        # A folder of that name beside what is run has no origin.
+        runtime = "openvino" if found is not None and found.origin else "onnxruntime"
+    if runtime == "openvino":
+        return OpenVINORuntime(folder, record)
+    return ONNXRuntime(folder, record)

@@ -17,7 +17,7 @@ from siamese_search import __version__
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.network import EmbeddingNetwork, export_onnx, round_weights
-from siamese_search.embedding.openvino_runtime import OpenVINORuntime
+from siamese_search.embedding.onnx_runtime import ONNXRuntime
 from siamese_search.embedding.record import write_encoder
 from siamese_search.errors import TrainingError
 from siamese_search.pictures.preprocessing import Preprocessing
@@ -76,7 +76,7 @@ def export(
     with tempfile.TemporaryDirectory() as place:
         write_encoder(place, **fields)
         made = Encoder.open(place, "cpu")
-        exact = OpenVINORuntime(made.folder, made.record, exact=True)
+        exact = ONNXRuntime(made.folder, made.record)
         least, rounded = (
             float((runtime.embed(sample) * embeddings[:32]).sum(axis=1).min())
             for runtime in (exact, made.runtime)
