@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Iterable
 from functools import partial
@@ -26,6 +25,8 @@ from siamese_search.serving.requests import (
     form_of,
     host_of,
     hosted_of,
+    label_of,
+    parsed,
     pictures,
     question_of,
     whole,
@@ -143,10 +144,7 @@ async def enroll(request: Request) -> Response:
         distractor = str(form.get("distractor", "")).lower() in ("1", "true", "yes")
     if not isinstance(label, str) or not label.strip():
         raise Problem(400, "the field `label` is needed: the identity that the pictures show")
-    try:
-        metadata = json.loads(str(about_them))
-    except (ValueError, RecursionError):
-        raise Problem(400, "the field `metadata` is no JSON") from None
+    label, metadata = label_of(label), parsed(str(about_them), "the field `metadata`")
     if not isinstance(metadata, dict):
         raise Problem(400, "the field `metadata` is no JSON object")
 

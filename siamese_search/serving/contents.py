@@ -22,7 +22,9 @@ from siamese_search.serving.requests import (
     ROWS,
     hosted_of,
     json_of,
+    label_of,
     needed,
+    number_of,
     whole,
 )
 
@@ -82,6 +84,7 @@ async def rename(request: Request) -> Response:
     one = hosted_of(request)
     given = await json_of(request, old=str, new=str, merge=bool)
     old, new = needed(given, "old", "new")
+    label_of(new)
 
     def renamed() -> dict[str, Any]:
         if one.gallery.count(new) and not given["merge"]:
@@ -95,6 +98,7 @@ async def move(request: Request) -> Response:
     """Give items another identity."""
     one = hosted_of(request)
     items, to = needed(await json_of(request, items=list, to=str), "items", "to")
+    label_of(to)
     count = await one.change(lambda: one.gallery.relabel(None, to, items))
     return JSONResponse({"relabelled": count})
 
@@ -119,7 +123,7 @@ async def undo(request: Request) -> Response:
 
 async def item(request: Request) -> Response:
     """What is known of an item."""
-    one, number = hosted_of(request), int(request.path_params["n"])
+    one, number = hosted_of(request), number_of(request)
     return JSONResponse(await one.call(lambda: _shown(item_of(one.gallery, number))))
 
 
@@ -134,7 +138,7 @@ async def picture(request: Request) -> Response:
 
 
 async def _drawn(request: Request, side: int) -> Response:
-    one, number = hosted_of(request), int(request.path_params["n"])
+    one, number = hosted_of(request), number_of(request)
     found = await one.call(lambda: item_of(one.gallery, number))
     return await cached(
         request, one, f"{found.content[:32]}-{side}", lambda: one.gallery.image(found), side
@@ -175,7 +179,7 @@ async def unknowns(request: Request) -> Response:
 
 async def unknown_thumbnail(request: Request) -> Response:
     """A kept picture, small, as JPEG."""
-    one, number = hosted_of(request), int(request.path_params["n"])
+    one, number = hosted_of(request), number_of(request)
     side = whole(request, "side", SIDE, SIDES)
     paths = await one.call(
         lambda: {
@@ -193,9 +197,9 @@ async def unknown_thumbnail(request: Request) -> Response:
 
 async def enroll_unknowns(request: Request) -> Response:
     """Enrol a group of kept pictures as an identity."""
-    one, number = hosted_of(request), int(request.path_params["n"])
+    one, number = hosted_of(request), number_of(request)
     given = await json_of(request, label=str, without=list)
-    (label,) = needed(given, "label")
+    label = label_of(*needed(given, "label"))
     report = await one.change(
         lambda: one.gallery.enroll_unknowns(number, label, without=given["without"] or ())
     )
@@ -204,6 +208,6 @@ async def enroll_unknowns(request: Request) -> Response:
 
 async def drop_unknowns(request: Request) -> Response:
     """Forget a group of kept pictures."""
-    one, number = hosted_of(request), int(request.path_params["n"])
+    one, number = hosted_of(request), number_of(request)
     count = await one.change(lambda: one.gallery.drop_unknowns(number))
     return JSONResponse({"dropped": count})
