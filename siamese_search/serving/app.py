@@ -115,11 +115,13 @@ def application(
             operation = operations["GET" if request.method == "HEAD" else request.method]
             begun, status = time.perf_counter(), 500
             try:
+                for name in set(request.query_params) - set(operation.query):
+                    raise problems.Problem(400, f"there is no parameter {name[:80]!r} here")
                 response = await operation.handler(request)
                 status = response.status_code
                 return response
             except Exception as error:
-                response = problems.response_to(error)
+                response = problems.response_to(error, host.without_paths)
                 status = response.status_code
                 if not isinstance(error, problems.Problem | HTTPException | SiaSearchError):
                     raise

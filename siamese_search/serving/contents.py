@@ -20,6 +20,8 @@ from siamese_search.serving.problems import Problem
 from siamese_search.serving.requests import (
     MOST_ROWS,
     ROWS,
+    SIDE,
+    SIDES,
     hosted_of,
     json_of,
     label_of,
@@ -28,7 +30,6 @@ from siamese_search.serving.requests import (
     whole,
 )
 
-SIDE, SIDES = 160, 1024  # pixels of a thumbnail: unless asked for, and at most
 WHOLE = 1600  # pixels of a picture that is shown whole
 
 
@@ -107,9 +108,10 @@ async def remove(request: Request) -> Response:
     """Remove items, or an identity."""
     one = hosted_of(request)
     given = await json_of(request, items=list, identity=str)
-    if bool(given["items"]) == bool(given["identity"]):
+    if (given["items"] is None) == (given["identity"] is None):
         raise Problem(400, "name either items or an identity")
-    count = await one.change(lambda: one.gallery.remove(given["identity"], given["items"] or None))
+    needed(given, "items" if given["identity"] is None else "identity")
+    count = await one.change(lambda: one.gallery.remove(given["identity"], given["items"]))
     return JSONResponse({"removed": count, "items": await one.call(lambda: len(one.gallery))})
 
 
@@ -166,12 +168,9 @@ async def cached(
 async def unknowns(request: Request) -> Response:
     """Pictures that were kept because nobody fitted, in groups, the largest first."""
     one = hosted_of(request)
-    after = request.query_params.get("after", "0")
+    start = whole(request, "after", 0, least=0)
     limit = whole(request, "limit", ROWS, MOST_ROWS)
-    if not after.isascii() or not after.isdecimal():
-        raise Problem(400, f"after is {after[:20]!r}: a whole number")
     groups = await one.call(one.gallery.unknowns)
-    start = int(after[:9])
     shown = [representation.of_group(group) for group in groups[start : start + limit]]
     more = start + limit if start + limit < len(groups) else None
     return JSONResponse({"groups": shown, "next": more})

@@ -24,6 +24,7 @@ log = logging.getLogger("siasearch")
 
 KEPT = 100  # jobs that are remembered
 QUEUED = 100  # jobs that wait, at most
+STATES = ("queued", "running", "done", "failed", "cancelled")
 SHOWN = 500  # rows of an audit
 
 
@@ -33,7 +34,7 @@ class Cancelled(Exception):
 
 @dataclass
 class Job:
-    """A job and how far it is. ``state`` is queued, running, done, failed or cancelled."""
+    """A job and how far it is. ``state`` is one of ``STATES``."""
 
     id: str
     gallery: str
@@ -75,7 +76,7 @@ class Jobs:
         if surplus:
             raise UsageError(f"a job {kind} takes no {', '.join(sorted(surplus))}")
         for field, value in arguments.items():
-            if type(value) not in known[field]:
+            if type(value) is not known[field] and (known[field], type(value)) != (float, int):
                 raise UsageError(f"{field} of a job {kind} cannot be {str(value)[:80]!r}")
         with self._lock:
             if sum(not one.over for one in self._jobs.values()) >= QUEUED:
@@ -213,8 +214,8 @@ KINDS: dict[str, Callable[[Jobs, Job, Gallery, Watcher], Any]] = {
     "compact": _compact,
 }
 # No paths: a client must not make the server read files.
-ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
-    "calibrate": {"fpir": (float, int), "rule": (str,), "metric": (str,), "closer": (str,)},
-    "rebuild": {"skip_missing": (bool,)},
+ARGUMENTS: dict[str, dict[str, type]] = {
+    "calibrate": {"fpir": float, "rule": str, "metric": str, "closer": str},
+    "rebuild": {"skip_missing": bool},
 }
 CHANGING = ("calibrate", "rebuild", "compact")

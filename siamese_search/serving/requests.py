@@ -24,6 +24,9 @@ LABEL = 500  # characters of an identity's name
 NUMBER = re.compile("[0-9]{1,18}")  # what SQLite can take
 NAMES = {str: "text", int: "number", bool: "true or false", list: "list", dict: "object"}
 ROWS, MOST_ROWS = 100, 1000  # of an answer: unless asked for, and at most
+MOST_K, MOST_TURNS, MOST_ITEMS = 1000, 64, 1 << 40
+SIDE, SIDES = 160, 1024  # pixels of a thumbnail: unless asked for, and at most
+YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")
 
 
 def host_of(request: Request) -> Host:
@@ -55,10 +58,13 @@ def label_of(text: str) -> str:
     return text
 
 
-def whole(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not NUMBER.fullmatch(text) or not 0 < int(text) <= most:
-        raise Problem(400, f"{name} is {text[:20]!r}: a whole number from 1 to {most}")
+def whole(
+    request: Request, name: str, default: int | None, most: int = MOST_ITEMS, least: int = 1
+) -> int:
+    """A whole number among the parameters; one without a default must be there."""
+    text = request.query_params.get(name, "" if default is None else str(default))
+    if not NUMBER.fullmatch(text) or not least <= int(text) <= most:
+        raise Problem(400, f"{name} is {text[:20]!r}: a whole number from {least} to {most}")
     return int(text)
 
 
@@ -73,6 +79,14 @@ def share(request: Request, name: str) -> float | None:
     raise Problem(400, f"{name} is {text[:20]!r}: a number from -1 to 1")
 
 
+def flag(text: object, name: str) -> bool:
+    """Yes or no, as a parameter or a field says it; no where it is left out."""
+    said = "" if text is None else str(text).lower()
+    if said not in YES + NO:
+        raise Problem(400, f"{name} is {said[:20]!r}: true or false")
+    return said in YES
+
+
 def question_of(request: Request) -> Question:
     where: dict[str, str] = {}
     conditions = request.query_params.getlist("where")
@@ -84,12 +98,12 @@ def question_of(request: Request) -> Question:
             raise Problem(400, f"where is {text[:80]!r}: write key=value")
         where[key] = value
     return Question(
-        k=whole(request, "k", 5, 1000),
+        k=whole(request, "k", 5, MOST_K),
         threshold=share(request, "threshold"),
         where=where or None,
         rule=request.query_params.get("rule"),
         fpir=share(request, "fpir"),
-        turns=whole(request, "turns", 1, 64),
+        turns=whole(request, "turns", 1, MOST_TURNS),
     )
 
 
@@ -113,6 +127,14 @@ async def pictures(form: FormData, name: str = "image") -> list[tuple[str, bytes
     if not found:
         raise Problem(400, f"there is no part {name!r} with a picture")
     return found
+
+
+async def picture(form: FormData, name: str = "image") -> bytes:
+    """The one picture of that name."""
+    found = await pictures(form, name)
+    if len(found) > 1:
+        raise Problem(400, f"there are {len(found)} parts {name!r}: send one picture")
+    return found[0][1]
 
 
 async def json_of(request: Request, **kinds: Any) -> dict[str, Any]:
