@@ -15,7 +15,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, settings
 from openapi_spec_validator import validate
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from starlette.testclient import TestClient
 
 from siamese_search import Gallery
@@ -38,7 +38,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 @schema.parametrize()
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
 def test_every_operation_is_as_described(case: Any, client: TestClient) -> None:
     if "g" in (case.path_parameters or {}):
         case.path_parameters["g"] = "shop"
@@ -47,8 +47,12 @@ def test_every_operation_is_as_described(case: Any, client: TestClient) -> None:
     answer = client.request(
         asked.method, asked.url, headers=dict(asked.headers), content=asked.body
     )
-    # What is well-formed may be refused all the same: there may be no such item.
-    case.validate_response(answer, excluded_checks=[positive_data_acceptance])
+    # What is well-formed may be refused all the same: there may be no such item. And what a form
+    # holds is text, whatever it was before.
+    excluded = [positive_data_acceptance]
+    if case.media_type == "multipart/form-data":
+        excluded.append(negative_data_rejection)
+    case.validate_response(answer, excluded_checks=excluded)
 
 
 def test_the_document_is_valid() -> None:

@@ -70,7 +70,7 @@ def serve(
         )
     import uvicorn
 
-    from siamese_search.serving import connections, logs
+    from siamese_search.serving import connections
     from siamese_search.serving.app import application
 
     names = [*LOOPBACK, host, *(allow or [])]
@@ -78,18 +78,7 @@ def serve(
     app = application(folders, names, token, read_only, device=device, cors=cors or ())
     connections.make_room()
     address = f"[{host}]" if ":" in host else host
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        http=connections.Connection,
-        ws="none",
-        log_config=logs.CONFIG,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=connections.IDLE,
-        timeout_graceful_shutdown=30,
-    )
+    config = uvicorn.Config(app, host=host, port=port, **connections.SETTINGS)
     server = uvicorn.Server(config)
     startup = server.startup
 

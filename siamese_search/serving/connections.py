@@ -12,7 +12,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from siamese_search.serving import problems
+from siamese_search.serving import logs, problems
 
 MOST = 1000  # connections
 IDLE = 10  # seconds without a byte, between two requests
@@ -123,6 +123,18 @@ class Connection(H11Protocol):
             ):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+
+SETTINGS: dict[str, Any] = {
+    "http": Connection,
+    "ws": "none",
+    "timeout_keep_alive": IDLE,
+    "timeout_graceful_shutdown": 30,
+    "server_header": False,
+    "access_log": False,  # addresses may hold what is nobody's business
+    "log_config": logs.CONFIG,
+}
+"""For ``uvicorn.Config``."""
 
 
 def make_room() -> None:
