@@ -391,14 +391,14 @@ class Attacks:
     def pictures(self) -> Iterator[Attack]:
         """Pictures that are none, or would be too large."""
         while True:
-            side = self._random.choice([20_000, 100_000, 2**31 - 1])
+            side = self._random.choice([40_000, 100_000, 2**31 - 1])
             for data in (
                 SVG,
                 b"<!doctype html><script>alert(1)</script>",
                 b"GIF89a" + bytes(20),
                 b"%PDF-1.7\n",
                 png(side, side),
-                png(1, side),
+                png(300, side),
                 png(64, 64)[:60],
                 b"BM" + b"\xff" * 60,
                 b"",
