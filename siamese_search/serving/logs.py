@@ -32,8 +32,13 @@ CONFIG: dict[str, Any] = {
         }
     },
     "loggers": {
-        name: {"handlers": ["error"], "level": "WARNING", "propagate": False}
-        for name in ("uvicorn", "siasearch", "asyncio")
+        name: {"handlers": ["error"], "level": level, "propagate": False}
+        for name, level in (
+            ("siasearch", "WARNING"),
+            ("asyncio", "WARNING"),
+            ("uvicorn", "ERROR"),  # its warnings are of requests that are none
+            ("python_multipart", "ERROR"),
+        )
     },
 }
 """For ``logging.config.dictConfig``."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from siamese_search.gallery.identification import Question
@@ -107,14 +109,40 @@ def question_of(request: Request) -> Question:
     )
 
 
-def form_of(request: Request) -> AbstractAsyncContextManager[FormData]:
+@asynccontextmanager
+async def form_of(request: Request) -> AsyncIterator[FormData]:
     """The parts of a request, which are let go when it is left."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data":
         raise Problem(415, "send pictures as multipart/form-data")
     if options.get(b"charset", b"utf-8").lower() != b"utf-8":
         raise Problem(415, "send names in UTF-8")
-    return request.form(max_files=IMAGES, max_fields=IMAGES, max_part_size=FIELD_BYTES)
+    most = {"max_files": IMAGES, "max_fields": IMAGES, "max_part_size": FIELD_BYTES}
+    try:
+        form = await _Parts(request.headers, request.stream(), **most).parse()
+    except MultiPartException as error:
+        raise Problem(400, error.message) from None
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+class _Parts(MultiPartParser):
+    """Parts up to their last boundary: what is cut short is refused, not left out."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if not self.ended:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("the form is cut short: its last boundary is missing")
+        return form
 
 
 async def pictures(form: FormData, name: str = "image") -> list[tuple[str, bytes]]:
