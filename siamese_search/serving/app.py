@@ -21,6 +21,7 @@ from siamese_search.serving import problems
 from siamese_search.serving.guards import Guard, Limits
 from siamese_search.serving.hosted import Host
 from siamese_search.serving.jobs import Jobs
+from siamese_search.serving.memory import give_back_large_blocks
 from siamese_search.serving.openapi import openapi
 from siamese_search.serving.origins import Origins
 from siamese_search.serving.routes import ROUTES, Operation
@@ -86,6 +87,7 @@ def application(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        give_back_large_blocks()
         app.state.jobs = Jobs()
         try:
             yield
