@@ -42,6 +42,13 @@ def serve(
             metavar="FILE", help="A file whose first line is the token that clients must send."
         ),
     ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Another site whose pages may ask, as https://shop.example; repeatable.",
+        ),
+    ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Answer, but let nobody change anything.")
     ] = False,
@@ -63,23 +70,15 @@ def serve(
         )
     import uvicorn
 
+    from siamese_search.serving import connections
     from siamese_search.serving.app import application
 
     names = [*LOOPBACK, host, *(allow or [])]
     folders = gallery or [Path(os.environ.get("SIASEARCH_GALLERY") or DEFAULT_GALLERY)]
-    app = application(folders, names, token, read_only, device=device)
+    app = application(folders, names, token, read_only, device=device, cors=cors or ())
+    connections.make_room()
     address = f"[{host}]" if ":" in host else host
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        server_header=False,
-        ws="none",
-        h11_max_incomplete_event_size=64 << 10,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=30,
-    )
+    config = uvicorn.Config(app, host=host, port=port, **connections.SETTINGS)
     server = uvicorn.Server(config)
     startup = server.startup
 

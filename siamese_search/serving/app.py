@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from siamese_search.serving import problems
 from siamese_search.serving.guards import Guard, Limits
 from siamese_search.serving.hosted import Host
 from siamese_search.serving.jobs import Jobs
+from siamese_search.serving.memory import give_back_large_blocks
 from siamese_search.serving.openapi import openapi
+from siamese_search.serving.origins import Origins
 from siamese_search.serving.routes import ROUTES, Operation
 
 PAGE = Path(__file__).with_name("page")
@@ -73,12 +75,19 @@ def application(
     read_only: bool = False,
     limits: Limits | None = None,
     device: str | None = None,
+    cors: Sequence[str] = (),
 ) -> Starlette:
-    """The server's application for galleries in folders; what opening one raises."""
+    """The server's application for galleries in folders.
+
+    ``hosts`` are the names by which it may be addressed, ``cors`` the origins of other sites whose
+    pages may ask. Raises UsageError for an origin that is none, and what opening a gallery raises.
+    """
+    origins = Origins(hosts, cors)
     host, measured = Host(folders, read_only, device), Measured()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        give_back_large_blocks()
         app.state.jobs = Jobs()
         try:
             yield
@@ -103,15 +112,18 @@ def application(
     async def index(_: Request) -> Response:
         return FileResponse(PAGE / "index.html")
 
-    def timed(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+    def timed(operations: Mapping[str, Operation]) -> Callable[[Request], Awaitable[Response]]:
         async def answered(request: Request) -> Response:
+            operation = operations["GET" if request.method == "HEAD" else request.method]
             begun, status = time.perf_counter(), 500
             try:
+                for name in set(request.query_params) - set(operation.query):
+                    raise problems.Problem(400, f"there is no parameter {name[:80]!r} here")
                 response = await operation.handler(request)
                 status = response.status_code
                 return response
             except Exception as error:
-                response = await problems.on_problem(request, error)
+                response = problems.response_to(error, host.without_paths)
                 status = response.status_code
                 if not isinstance(error, problems.Problem | HTTPException | SiaSearchError):
                     raise
@@ -122,6 +134,9 @@ def application(
 
         return answered
 
+    paths: dict[str, dict[str, Operation]] = {}
+    for one in ROUTES:
+        paths.setdefault(PREFIX + one.path, {})[one.method] = one
     app = Starlette(
         routes=[
             Route("/", index),
@@ -129,14 +144,15 @@ def application(
             Route("/ready", ready),
             Route("/metrics", metrics),
             Route("/openapi.json", document),
-            *(Route(PREFIX + one.path, timed(one), methods=[one.method]) for one in ROUTES),
+            *(Route(path, timed(methods), methods=[*methods]) for path, methods in paths.items()),
             Mount("/page", StaticFiles(directory=PAGE, check_dir=False)),
         ],
-        middleware=[Middleware(Guard, hosts=hosts, token=token, limits=limits or Limits())],
+        middleware=[Middleware(Guard, origins, token, limits or Limits())],
         exception_handlers=dict.fromkeys(
             (problems.Problem, SiaSearchError, HTTPException), problems.on_problem
         ),
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False
     app.state.host = host
     return app

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Iterable
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from siamese_search.errors import ImageError
 from siamese_search.files import write_whole
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.pictures.memory import suffix_of
@@ -23,9 +23,13 @@ from siamese_search.serving.contents import item_of
 from siamese_search.serving.hosted import Hosted
 from siamese_search.serving.problems import Problem
 from siamese_search.serving.requests import (
+    flag,
     form_of,
     host_of,
     hosted_of,
+    label_of,
+    parsed,
+    picture,
     pictures,
     question_of,
     whole,
@@ -63,7 +67,7 @@ async def about(request: Request) -> Response:
 async def identify(request: Request) -> Response:
     """Who is on the pictures: the best identity or unknown, and the k best candidates."""
     one, question = hosted_of(request), question_of(request)
-    keep = request.query_params.get("keep_unknown", "").lower() in ("1", "true", "yes")
+    keep = flag(request.query_params.get("keep_unknown"), "keep_unknown")
     async with form_of(request) as form:
         images = await pictures(form)
     answers = await one.identify([data for _, data in images], question)
@@ -103,8 +107,7 @@ async def verify(request: Request) -> Response:
     """Whether two pictures show the same identity."""
     one = hosted_of(request)
     async with form_of(request) as form:
-        (_, a), *_ = await pictures(form, "a")
-        (_, b), *_ = await pictures(form, "b")
+        a, b = await picture(form, "a"), await picture(form, "b")
     found = await one.call(lambda: one.gallery.verify(a, b))
     return JSONResponse(dataclasses.asdict(found))
 
@@ -112,9 +115,9 @@ async def verify(request: Request) -> Response:
 async def explain(request: Request) -> Response:
     """A drawing of which regions make a picture similar to an item's, as PNG."""
     one = hosted_of(request)
-    number = whole(request, "item", 0, 1 << 30)
+    number = whole(request, "item", None)
     async with form_of(request) as form:
-        (_, data), *_ = await pictures(form)
+        data = await picture(form)
 
     def drawn() -> bytes:
         try:
@@ -126,7 +129,10 @@ async def explain(request: Request) -> Response:
             asked, enrolled = Path(folder, "asked"), Path(folder, f"item {number}")
             asked.write_bytes(data)
             enrolled.write_bytes(one.gallery.image(item))
-            found = explaining.explain(one.gallery.encoder, asked, enrolled)
+            try:
+                found = explaining.explain(one.gallery.encoder, asked, enrolled)
+            except ImageError as error:
+                raise ImageError(str(error).replace(f"{folder}/", "")) from error
             names = "the picture", f"item {number} ({item.identity})"
             explaining.draw(dataclasses.replace(found, names=names), Path(folder, "drawn.png"))
             return Path(folder, "drawn.png").read_bytes()
@@ -140,13 +146,10 @@ async def enroll(request: Request) -> Response:
     async with form_of(request) as form:
         images = await pictures(form)
         label, about_them = form.get("label"), form.get("metadata") or "{}"
-        distractor = str(form.get("distractor", "")).lower() in ("1", "true", "yes")
+        distractor = flag(form.get("distractor"), "distractor")
     if not isinstance(label, str) or not label.strip():
         raise Problem(400, "the field `label` is needed: the identity that the pictures show")
-    try:
-        metadata = json.loads(str(about_them))
-    except (ValueError, RecursionError):
-        raise Problem(400, "the field `metadata` is no JSON") from None
+    label, metadata = label_of(label), parsed(str(about_them), "the field `metadata`")
     if not isinstance(metadata, dict):
         raise Problem(400, "the field `metadata` is no JSON object")
 

@@ -20,13 +20,16 @@ from siamese_search.serving.problems import Problem
 from siamese_search.serving.requests import (
     MOST_ROWS,
     ROWS,
+    SIDE,
+    SIDES,
     hosted_of,
     json_of,
+    label_of,
     needed,
+    number_of,
     whole,
 )
 
-SIDE, SIDES = 160, 1024  # pixels of a thumbnail: unless asked for, and at most
 WHOLE = 1600  # pixels of a picture that is shown whole
 
 
@@ -82,6 +85,7 @@ async def rename(request: Request) -> Response:
     one = hosted_of(request)
     given = await json_of(request, old=str, new=str, merge=bool)
     old, new = needed(given, "old", "new")
+    label_of(new)
 
     def renamed() -> dict[str, Any]:
         if one.gallery.count(new) and not given["merge"]:
@@ -95,6 +99,7 @@ async def move(request: Request) -> Response:
     """Give items another identity."""
     one = hosted_of(request)
     items, to = needed(await json_of(request, items=list, to=str), "items", "to")
+    label_of(to)
     count = await one.change(lambda: one.gallery.relabel(None, to, items))
     return JSONResponse({"relabelled": count})
 
@@ -103,9 +108,10 @@ async def remove(request: Request) -> Response:
     """Remove items, or an identity."""
     one = hosted_of(request)
     given = await json_of(request, items=list, identity=str)
-    if bool(given["items"]) == bool(given["identity"]):
+    if (given["items"] is None) == (given["identity"] is None):
         raise Problem(400, "name either items or an identity")
-    count = await one.change(lambda: one.gallery.remove(given["identity"], given["items"] or None))
+    needed(given, "items" if given["identity"] is None else "identity")
+    count = await one.change(lambda: one.gallery.remove(given["identity"], given["items"]))
     return JSONResponse({"removed": count, "items": await one.call(lambda: len(one.gallery))})
 
 
@@ -127,7 +133,7 @@ async def redo(request: Request) -> Response:
 
 async def item(request: Request) -> Response:
     """What is known of an item."""
-    one, number = hosted_of(request), int(request.path_params["n"])
+    one, number = hosted_of(request), number_of(request)
     return JSONResponse(await one.call(lambda: _shown(item_of(one.gallery, number))))
 
 
@@ -142,7 +148,7 @@ async def picture(request: Request) -> Response:
 
 
 async def _drawn(request: Request, side: int) -> Response:
-    one, number = hosted_of(request), int(request.path_params["n"])
+    one, number = hosted_of(request), number_of(request)
     found = await one.call(lambda: item_of(one.gallery, number))
     return await cached(
         request, one, f"{found.content[:32]}-{side}", lambda: one.gallery.image(found), side
@@ -170,12 +176,9 @@ async def cached(
 async def unknowns(request: Request) -> Response:
     """Pictures that were kept because nobody fitted, in groups, the largest first."""
     one = hosted_of(request)
-    after = request.query_params.get("after", "0")
+    start = whole(request, "after", 0, least=0)
     limit = whole(request, "limit", ROWS, MOST_ROWS)
-    if not after.isascii() or not after.isdecimal():
-        raise Problem(400, f"after is {after[:20]!r}: a whole number")
     groups = await one.call(one.gallery.unknowns)
-    start = int(after[:9])
     shown = [representation.of_group(group) for group in groups[start : start + limit]]
     more = start + limit if start + limit < len(groups) else None
     return JSONResponse({"groups": shown, "next": more})
@@ -183,7 +186,7 @@ async def unknowns(request: Request) -> Response:
 
 async def unknown_thumbnail(request: Request) -> Response:
     """A kept picture, small, as JPEG."""
-    one, number = hosted_of(request), int(request.path_params["n"])
+    one, number = hosted_of(request), number_of(request)
     side = whole(request, "side", SIDE, SIDES)
     paths = await one.call(
         lambda: {
@@ -201,9 +204,9 @@ async def unknown_thumbnail(request: Request) -> Response:
 
 async def enroll_unknowns(request: Request) -> Response:
     """Enrol a group of kept pictures as an identity."""
-    one, number = hosted_of(request), int(request.path_params["n"])
+    one, number = hosted_of(request), number_of(request)
     given = await json_of(request, label=str, without=list)
-    (label,) = needed(given, "label")
+    label = label_of(*needed(given, "label"))
     report = await one.change(
         lambda: one.gallery.enroll_unknowns(number, label, without=given["without"] or ())
     )
@@ -212,6 +215,6 @@ async def enroll_unknowns(request: Request) -> Response:
 
 async def drop_unknowns(request: Request) -> Response:
     """Forget a group of kept pictures."""
-    one, number = hosted_of(request), int(request.path_params["n"])
+    one, number = hosted_of(request), number_of(request)
     count = await one.change(lambda: one.gallery.drop_unknowns(number))
     return JSONResponse({"dropped": count})

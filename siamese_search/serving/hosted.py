@@ -118,6 +118,12 @@ class Host:
             raise Problem(404, f"there is no gallery {name!r} on this server")
         return self.galleries[name]
 
+    def without_paths(self, text: str) -> str:
+        """A message with the galleries' names in place of their folders."""
+        for name, hosted in self.galleries.items():
+            text = text.replace(str(hosted.gallery.folder), name)
+        return text
+
     async def call(self, function: Callable[[], T]) -> T:
         """What a function gives, in a thread; what it has begun is finished in any case."""
         work = asyncio.get_running_loop().run_in_executor(self.pool, function)

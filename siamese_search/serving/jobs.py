@@ -23,6 +23,8 @@ from siamese_search.records import Calibration, Progress, Watcher
 log = logging.getLogger("siasearch")
 
 KEPT = 100  # jobs that are remembered
+QUEUED = 100  # jobs that wait, at most
+STATES = ("queued", "running", "done", "failed", "cancelled")
 SHOWN = 500  # rows of an audit
 
 
@@ -32,7 +34,7 @@ class Cancelled(Exception):
 
 @dataclass
 class Job:
-    """A job and how far it is. ``state`` is queued, running, done, failed or cancelled."""
+    """A job and how far it is. ``state`` is one of ``STATES``."""
 
     id: str
     gallery: str
@@ -69,10 +71,16 @@ class Jobs:
         """Queue a job. Raises UsageError for one that there is not, and for other arguments."""
         if kind not in KINDS:
             raise UsageError(f"there is no job {kind!r}: choose one of {', '.join(KINDS)}")
-        surplus = set(arguments) - ARGUMENTS.get(kind, set())
+        known = ARGUMENTS.get(kind, {})
+        surplus = set(arguments) - set(known)
         if surplus:
             raise UsageError(f"a job {kind} takes no {', '.join(sorted(surplus))}")
+        for field, value in arguments.items():
+            if type(value) is not known[field] and (known[field], type(value)) != (float, int):
+                raise UsageError(f"{field} of a job {kind} cannot be {str(value)[:80]!r}")
         with self._lock:
+            if sum(not one.over for one in self._jobs.values()) >= QUEUED:
+                raise UsageError(f"{QUEUED} jobs are waiting already: wait, or cancel some")
             job = Job(str(next(self._numbers)), name, kind, arguments)
             self._jobs[job.id] = job
             for old in [one for one in self._jobs.values() if one.over][:-KEPT]:
@@ -116,7 +124,7 @@ class Jobs:
                 job.state = "done"
             except Cancelled:
                 job.state = "cancelled"
-            except (SiaSearchError, TypeError, ValueError) as error:
+            except (SiaSearchError, TypeError, ValueError, OverflowError) as error:
                 job.state, job.error = "failed", str(error)
             except Exception as error:
                 log.exception("job %s (%s) failed", job.id, job.kind)
@@ -206,8 +214,8 @@ KINDS: dict[str, Callable[[Jobs, Job, Gallery, Watcher], Any]] = {
     "compact": _compact,
 }
 # No paths: a client must not make the server read files.
-ARGUMENTS: dict[str, set[str]] = {
-    "calibrate": {"fpir", "rule", "metric", "closer"},
-    "rebuild": {"skip_missing"},
+ARGUMENTS: dict[str, dict[str, type]] = {
+    "calibrate": {"fpir": float, "rule": str, "metric": str, "closer": str},
+    "rebuild": {"skip_missing": bool},
 }
 CHANGING = ("calibrate", "rebuild", "compact")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -39,25 +40,34 @@ class Problem(Exception):
         self.detail = detail
 
 
-def answer(status: int, detail: str) -> Response:
-    """A problem as a response."""
+def answer(status: int, detail: str, also: Mapping[str, str] | None = None) -> Response:
+    """A problem as a response, with headers of its own."""
     content = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
     }
-    headers = {"Retry-After": str(BUSY_SECONDS)} if status == 503 else {}
+    headers = dict(also or {})
+    if status == 503:
+        headers["Retry-After"] = str(BUSY_SECONDS)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(content, status, headers, media_type="application/problem+json")
 
 
-async def on_problem(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    """The response to an error that a handler has raised."""
+def response_to(error: Exception, told: Callable[[str], str] = str) -> Response:
+    """The response to an error that a handler has raised; ``told`` is what to tell of a message."""
     if isinstance(error, Problem):
         return answer(error.status, error.detail)
     if isinstance(error, HTTPException):
-        return answer(error.status_code, error.detail)
-    status = next((code for kind, code in STATUSES if isinstance(error, kind)), 500)
-    return answer(status, str(error))
+        return answer(error.status_code, error.detail, error.headers)
+    status = next((code for kind, code in STATUSES if isinstance(error, kind)), None)
+    if status is None:
+        return answer(500, "the server failed: its log says why")
+    return answer(status, told(str(error)))
+
+
+async def on_problem(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """The same, as Starlette asks for it."""
+    return response_to(error)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractAsyncContextManager, suppress
+import math
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from siamese_search.gallery.identification import Question
@@ -16,7 +21,14 @@ from siamese_search.serving.problems import Problem
 
 IMAGES = 32  # in a request
 FIELD_BYTES = 64 << 10
+CONDITIONS = 16  # of a filter
+LABEL = 500  # characters of an identity's name
+NUMBER = re.compile("[0-9]{1,18}")  # what SQLite can take
+NAMES = {str: "text", int: "number", bool: "true or false", list: "list", dict: "object"}
 ROWS, MOST_ROWS = 100, 1000  # of an answer: unless asked for, and at most
+MOST_K, MOST_TURNS, MOST_ITEMS = 1000, 64, 1 << 40
+SIDE, SIDES = 160, 1024  # pixels of a thumbnail: unless asked for, and at most
+YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")
 
 
 def host_of(request: Request) -> Host:
@@ -33,10 +45,28 @@ def hosted_of(request: Request) -> Hosted:
     return host_of(request)[request.path_params["g"]]
 
 
-def whole(request: Request, name: str, default: int, most: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:9]) <= most:
-        raise Problem(400, f"{name} is {text[:20]!r}: a whole number from 1 to {most}")
+def number_of(request: Request) -> int:
+    """The number in the path. Raises Problem for one that nothing can have."""
+    text = str(request.path_params["n"])
+    if not NUMBER.fullmatch(text):
+        raise Problem(404, f"there is no number {text[:20]!r}")
+    return int(text)
+
+
+def label_of(text: str) -> str:
+    """An identity's name, as it was given. Raises Problem where nobody could read it."""
+    if len(text) > LABEL:
+        raise Problem(400, f"an identity's name may have {LABEL} characters")
+    return text
+
+
+def whole(
+    request: Request, name: str, default: int | None, most: int = MOST_ITEMS, least: int = 1
+) -> int:
+    """A whole number among the parameters; one without a default must be there."""
+    text = request.query_params.get(name, "" if default is None else str(default))
+    if not NUMBER.fullmatch(text) or not least <= int(text) <= most:
+        raise Problem(400, f"{name} is {text[:20]!r}: a whole number from {least} to {most}")
     return int(text)
 
 
@@ -48,28 +78,68 @@ def number(request: Request, name: str) -> float | None:
     raise Problem(400, f"{name} is {str(text)[:20]!r}: give a number")
 
 
+def flag(text: object, name: str) -> bool:
+    """Yes or no, as a parameter or a field says it; no where it is left out."""
+    said = "" if text is None else str(text).lower()
+    if said not in YES + NO:
+        raise Problem(400, f"{name} is {said[:20]!r}: true or false")
+    return said in YES
+
+
 def question_of(request: Request) -> Question:
     where: dict[str, str] = {}
-    for text in request.query_params.getlist("where"):
+    conditions = request.query_params.getlist("where")
+    if len(conditions) > CONDITIONS:
+        raise Problem(400, f"a filter may have {CONDITIONS} conditions")
+    for text in conditions:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise Problem(400, f"where is {text[:80]!r}: write key=value")
         where[key] = value
     return Question(
-        k=whole(request, "k", 5, 1000),
+        k=whole(request, "k", 5, MOST_K),
         threshold=number(request, "threshold"),
         where=where or None,
         rule=request.query_params.get("rule"),
         fpir=number(request, "fpir"),
-        turns=whole(request, "turns", 1, 64),
+        turns=whole(request, "turns", 1, MOST_TURNS),
     )
 
 
-def form_of(request: Request) -> AbstractAsyncContextManager[FormData]:
+@asynccontextmanager
+async def form_of(request: Request) -> AsyncIterator[FormData]:
     """The parts of a request, which are let go when it is left."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data":
         raise Problem(415, "send pictures as multipart/form-data")
-    return request.form(max_files=IMAGES, max_fields=IMAGES, max_part_size=FIELD_BYTES)
+    if options.get(b"charset", b"utf-8").lower() != b"utf-8":
+        raise Problem(415, "send names in UTF-8")
+    most = {"max_files": IMAGES, "max_fields": IMAGES, "max_part_size": FIELD_BYTES}
+    try:
+        form = await _Parts(request.headers, request.stream(), **most).parse()
+    except MultiPartException as error:
+        raise Problem(400, error.message) from None
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+class _Parts(MultiPartParser):
+    """Parts up to their last boundary: what is cut short is refused, not left out."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if not self.ended:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("the form is cut short: its last boundary is missing")
+        return form
 
 
 async def pictures(form: FormData, name: str = "image") -> list[tuple[str, bytes]]:
@@ -84,20 +154,45 @@ async def pictures(form: FormData, name: str = "image") -> list[tuple[str, bytes
     return found
 
 
+async def picture(form: FormData, name: str = "image") -> bytes:
+    """The one picture of that name."""
+    found = await pictures(form, name)
+    if len(found) > 1:
+        raise Problem(400, f"there are {len(found)} parts {name!r}: send one picture")
+    return found[0][1]
+
+
 async def json_of(request: Request, **kinds: Any) -> dict[str, Any]:
     """The fields of a JSON object, each of a type, or None where it is left out."""
-    try:
-        given = json.loads(await request.body() or b"{}")
-    except (ValueError, RecursionError):
-        raise Problem(400, "the body is no JSON") from None
+    given = parsed(await request.body() or b"{}", "the body")
     if not isinstance(given, dict) or set(given) - set(kinds):
         raise Problem(400, f"the body is an object with {', '.join(kinds)}, and no other fields")
     for name, kind in kinds.items():
         value = given.setdefault(name, None)
-        if isinstance(value, list) and not all(type(n) is int and 0 <= n < 1 << 62 for n in value):
+        if value is not None and type(value) is not kind:
+            raise Problem(400, f"{name} is no {NAMES[kind]}")
+        if kind is list and not all(type(n) is int and 0 <= n < 1 << 62 for n in value or ()):
             raise Problem(400, f"{name} is a list of whole numbers")
-        if value is not None and not isinstance(value, kind):
-            raise Problem(400, f"{name} is no {kind.__name__}")
+        if kind is int and not 0 <= (value or 0) < 1 << 62:
+            raise Problem(400, f"{name} is too large")
+    return given
+
+
+def parsed(data: bytes | str, what: str) -> Any:
+    """JSON as Python has it. Raises Problem for what is none, or cannot be sent back as such:
+    halves of characters, NaN, and numbers and nestings without end.
+    """
+
+    def finite(text: str) -> float:
+        if not math.isfinite(value := float(text)):
+            raise ValueError
+        return value
+
+    try:
+        given = json.loads(data, parse_float=finite, parse_constant=finite)
+        json.dumps(given, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise Problem(400, f"{what} is no JSON") from None
     return given
 
 

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from siamese_search.serving import asking, contents, representation
-from siamese_search.serving.jobs import CHANGING
+from siamese_search.records import Change, Item
+from siamese_search.serving import asking, contents, representation, shapes
+from siamese_search.serving.jobs import CHANGING, Job
 from siamese_search.serving.problems import Problem
 from siamese_search.serving.requests import (
+    host_of,
     hosted_of,
     jobs_of,
     json_of,
@@ -39,12 +41,12 @@ async def start_job(request: Request) -> Response:
     if one.read_only and kind in CHANGING:
         raise Problem(403, f"the gallery {one.name} is read-only here")
     job = jobs_of(request).start(one.name, one.gallery, kind, given["arguments"] or {})
-    return JSONResponse(dataclasses.asdict(job), 202)
+    return JSONResponse(_told(request, job), 202)
 
 
 async def jobs(request: Request) -> Response:
     """All jobs, without their results."""
-    every = [dataclasses.asdict(job) | {"result": None} for job in jobs_of(request).all()]
+    every = [_told(request, job) | {"result": None} for job in jobs_of(request).all()]
     return JSONResponse(every)
 
 
@@ -53,7 +55,7 @@ async def job(request: Request) -> Response:
     found = jobs_of(request).get(request.path_params["id"])
     if found is None:
         raise Problem(404, "there is no such job")
-    return JSONResponse(dataclasses.asdict(found))
+    return JSONResponse(_told(request, found))
 
 
 async def cancel_job(request: Request) -> Response:
@@ -62,14 +64,23 @@ async def cancel_job(request: Request) -> Response:
     if found is None:
         raise Problem(404, "there is no such job")
     jobs_of(request).cancel(found)
-    return JSONResponse(dataclasses.asdict(found))
+    return JSONResponse(_told(request, found))
+
+
+def _told(request: Request, job: Job) -> dict[str, Any]:
+    """A job without paths of the server's."""
+    error = None if job.error is None else host_of(request).without_paths(job.error)
+    return dataclasses.asdict(job) | {"error": error}
 
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Operation(NamedTuple):
-    """A path below ``/api/v1`` with what answers it; ``query`` and ``body`` name what it takes."""
+    """A path below ``/api/v1`` with what answers it; ``query``, ``parts`` (pictures) and ``body``
+    name what it takes, ``needs`` what of the body must not be left out, and ``answer`` is the shape
+    of its JSON, see ``schema_of``.
+    """
 
     method: str
     path: str
@@ -78,61 +89,92 @@ class Operation(NamedTuple):
     parts: tuple[str, ...] = ()
     body: tuple[str, ...] = ()
     gives: str = "application/json"
+    answer: Any = Any
+    needs: tuple[str, ...] = ()
+    status: int = 200
+
+
+def _get(path: str, handler: Handler, answer: Any, *query: str) -> Operation:
+    return Operation("GET", path, handler, query, answer=answer)
+
+
+def _picture(path: str, handler: Handler, *query: str) -> Operation:
+    return Operation("GET", path, handler, query, gives="image/jpeg")
 
 
 _ASKED = ("k", "fpir", "threshold", "rule", "turns", "where", "keep_unknown")
+_G = "/galleries/{g}"
 ROUTES = (
-    Operation("GET", "/galleries", asking.galleries),
-    Operation("GET", "/galleries/{g}", asking.about),
-    Operation("POST", "/galleries/{g}/identify", asking.identify, _ASKED, ("image",)),
-    Operation("POST", "/galleries/{g}/verify", asking.verify, (), ("a", "b")),
-    Operation(
-        "POST", "/galleries/{g}/explain", asking.explain, ("item",), ("image",), gives="image/png"
-    ),
+    _get("/galleries", asking.galleries, [shapes.GALLERY_ROW]),
+    _get(_G, asking.about, shapes.GALLERY),
+    Operation("POST", f"{_G}/identify", asking.identify, _ASKED, ("image",), answer=shapes.ANSWERS),
+    Operation("POST", f"{_G}/verify", asking.verify, (), ("a", "b"), answer=shapes.VERIFIED),
+    Operation("POST", f"{_G}/explain", asking.explain, ("item",), ("image",), gives="image/png"),
     Operation(
         "POST",
-        "/galleries/{g}/enroll",
+        f"{_G}/enroll",
         asking.enroll,
         (),
         ("image",),
         ("label", "metadata", "distractor"),
+        answer=shapes.ENROLLED_NUMBERED,
+        needs=("label",),
+        status=201,
     ),
+    _get(f"{_G}/identities", contents.identities, shapes.IDENTITIES, "search", "after", "limit"),
+    _get(f"{_G}/identity", contents.identity, shapes.IDENTITY, "name"),
     Operation(
-        "GET", "/galleries/{g}/identities", contents.identities, ("search", "after", "limit")
-    ),
-    Operation("GET", "/galleries/{g}/identity", contents.identity, ("name",)),
-    Operation("POST", "/galleries/{g}/rename", contents.rename, body=("old", "new", "merge")),
-    Operation("POST", "/galleries/{g}/move", contents.move, body=("items", "to")),
-    Operation("POST", "/galleries/{g}/remove", contents.remove, body=("items", "identity")),
-    Operation("POST", "/galleries/{g}/undo", contents.undo, body=("number",)),
-    Operation("POST", "/galleries/{g}/redo", contents.redo, body=("number",)),
-    Operation("GET", "/galleries/{g}/items/{n:int}", contents.item),
-    Operation(
-        "GET",
-        "/galleries/{g}/items/{n:int}/thumbnail",
-        contents.thumbnail,
-        ("side",),
-        gives="image/jpeg",
-    ),
-    Operation("GET", "/galleries/{g}/items/{n:int}/picture", contents.picture, gives="image/jpeg"),
-    Operation("GET", "/galleries/{g}/unknowns", contents.unknowns, ("after", "limit")),
-    Operation("DELETE", "/galleries/{g}/unknowns/{n:int}", contents.drop_unknowns),
-    Operation(
-        "GET",
-        "/galleries/{g}/unknowns/{n:int}/thumbnail",
-        contents.unknown_thumbnail,
-        ("side",),
-        gives="image/jpeg",
+        "POST",
+        f"{_G}/rename",
+        contents.rename,
+        body=("old", "new", "merge"),
+        answer=shapes.RELABELLED,
+        needs=("old", "new"),
     ),
     Operation(
         "POST",
-        "/galleries/{g}/unknowns/{n:int}/enroll",
+        f"{_G}/move",
+        contents.move,
+        body=("items", "to"),
+        answer=shapes.RELABELLED,
+        needs=("items", "to"),
+    ),
+    Operation(
+        "POST",
+        f"{_G}/remove",
+        contents.remove,
+        body=("items", "identity"),
+        answer=shapes.REMOVED,
+        needs=("items or identity",),
+    ),
+    Operation("POST", f"{_G}/undo", contents.undo, body=("number",), answer=Change),
+    Operation("POST", f"{_G}/redo", contents.redo, body=("number",), answer=Change),
+    _get(f"{_G}/items/{{n}}", contents.item, Item),
+    _picture(f"{_G}/items/{{n}}/thumbnail", contents.thumbnail, "side"),
+    _picture(f"{_G}/items/{{n}}/picture", contents.picture),
+    _get(f"{_G}/unknowns", contents.unknowns, shapes.UNKNOWNS, "after", "limit"),
+    Operation("DELETE", f"{_G}/unknowns/{{n}}", contents.drop_unknowns, answer=shapes.DROPPED),
+    _picture(f"{_G}/unknowns/{{n}}/thumbnail", contents.unknown_thumbnail, "side"),
+    Operation(
+        "POST",
+        f"{_G}/unknowns/{{n}}/enroll",
         contents.enroll_unknowns,
         body=("label", "without"),
+        answer=shapes.ENROLLED,
+        needs=("label",),
+        status=201,
     ),
-    Operation("GET", "/galleries/{g}/scores", scores),
-    Operation("POST", "/galleries/{g}/jobs", start_job, body=("kind", "arguments")),
-    Operation("GET", "/jobs", jobs),
-    Operation("GET", "/jobs/{id}", job),
-    Operation("DELETE", "/jobs/{id}", cancel_job),
+    _get(f"{_G}/scores", scores, shapes.SCORES),
+    Operation(
+        "POST",
+        f"{_G}/jobs",
+        start_job,
+        body=("kind", "arguments"),
+        needs=("kind",),
+        answer=shapes.JOB,
+        status=202,
+    ),
+    _get("/jobs", jobs, [shapes.JOB]),
+    _get("/jobs/{id}", job, shapes.JOB),
+    Operation("DELETE", "/jobs/{id}", cancel_job, answer=shapes.JOB),
 )
