@@ -81,6 +81,7 @@ class Operation(NamedTuple):
 
 
 _ASKED = ("k", "fpir", "threshold", "rule", "turns", "where", "keep_unknown")
+_PAGE = ("after", "offset", "limit")
 ROUTES = (
     Operation("GET", "/galleries", asking.galleries),
     Operation("GET", "/galleries/{g}", asking.about),
@@ -98,9 +99,12 @@ ROUTES = (
         ("label", "metadata", "distractor"),
     ),
     Operation(
-        "GET", "/galleries/{g}/identities", contents.identities, ("search", "after", "limit")
+        "GET",
+        "/galleries/{g}/identities",
+        contents.identities,
+        ("search", "after", "offset", "limit"),
     ),
-    Operation("GET", "/galleries/{g}/identity", contents.identity, ("name",)),
+    Operation("GET", "/galleries/{g}/identity", contents.identity, ("name", *_PAGE)),
     Operation("POST", "/galleries/{g}/rename", contents.rename, body=("old", "new", "merge")),
     Operation("POST", "/galleries/{g}/move", contents.move, body=("items", "to")),
     Operation("POST", "/galleries/{g}/remove", contents.remove, body=("items", "identity")),
