@@ -161,6 +161,15 @@ def test_names_are_listed_changed_and_taken_back(client: TestClient) -> None:
     rest = client.get(f"{at}/identities?after=p2&limit=100").json()
     assert ([one["name"] for one in rest["identities"]][-1], rest["next"]) == ("p7", None)
     assert client.get(f"{at}/identities?search=P5").json()["total"] == 1
+    jumped = client.get(f"{at}/identities?search=P&offset=5&limit=2").json()
+    assert [one["name"] for one in jumped["identities"]] == ["p5", "p6"]
+    assert jumped == client.get(f"{at}/identities?offset=5&limit=2").json()
+    assert jumped["identities"][0]["cover"] == 11
+    assert client.get(f"{at}/identities?offset=-1").status_code == 400
+    page = client.get(f"{at}/identity?name=p1&limit=1").json()
+    assert ([one["number"] for one in page["items"]], page["next"], page["total"]) == ([3], 3, 2)
+    page = client.get(f"{at}/identity?name=p1&limit=1&after=3").json()
+    assert ([one["number"] for one in page["items"]], page["next"]) == ([4], None)
     items = [one["number"] for one in client.get(f"{at}/identity?name=p1").json()["items"]]
     refused = client.post(f"{at}/rename", json={"old": "p1", "new": "p2"})
     assert (refused.status_code, refused.headers["content-type"]) == (

@@ -39,13 +39,15 @@ class ActiveEncoder:
 
     def now(self) -> Active:
         """What is active now. Raises EncoderError where the encoder cannot be found."""
+        # The database is never asked under the lock: whoever reads it may ask for the encoder.
+        version = self._catalog.version()
         with self._lock:
-            version = self._catalog.version()
-            if self._active is None or version != self._version:
-                generation = self._catalog.state().generation
-                self._encoder = self._matching(generation)
-                self._active = Active(self._encoder, generation)
-                self._version = version
+            if self._active is not None and version == self._version:
+                return self._active
+        generation = self._catalog.state().generation
+        with self._lock:
+            self._encoder = self._matching(generation)
+            self._active, self._version = Active(self._encoder, generation), version
             return self._active
 
     def adopt(self, encoder: Encoder | None) -> None:

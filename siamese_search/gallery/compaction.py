@@ -20,7 +20,7 @@ from pathlib import Path
 from siamese_search.decision.metric import Metric
 from siamese_search.errors import SiaSearchError, StorageError, UsageError
 from siamese_search.files import delete, is_left_behind, sync_folder
-from siamese_search.gallery.copies import sweep_copies
+from siamese_search.gallery.copies import sweep_copies, sweep_kept
 from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of, names_index
 from siamese_search.index import Previous, Wanted, Written
 from siamese_search.records import Snapshot
@@ -95,6 +95,7 @@ class Compaction:
             self._sweep()
             if wait:  # a command of its own, which may take its time
                 sweep_copies(self._folder, self._catalog)
+                sweep_kept(self._folder, self._catalog)
 
     def wanted(self, recipe: str | None, recall: float | None) -> Wanted | None:
         """What is asked for, with what was wanted before where one is None; None where both are."""

@@ -30,6 +30,7 @@ from siamese_search.records import (
     unwatched,
 )
 from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.listing import Listed
 
 
 class Contents:
@@ -48,6 +49,15 @@ class Contents:
 
     def __len__(self) -> int:
         return self._catalog.totals()[1]
+
+    @property
+    def version(self) -> str:
+        """What tells the gallery as it is now from all that it has been.
+
+        It changes with whatever is changed, by any process: items, names, metadata, kept probes,
+        encoder, calibration, index.
+        """
+        return self._catalog.stamp()
 
     # Enrolment
 
@@ -128,6 +138,12 @@ class Contents:
         """
         return self._unknowns.groups()
 
+    def unknown(self, number: int) -> bytes:
+        """The picture of a kept probe. Raises UsageError where there is no such probe, ImageError
+        where the picture is gone.
+        """
+        return self._unknowns.picture(number)
+
     def count_unknowns(self) -> int:
         """How many probes are kept."""
         return self._unknowns.count()
@@ -168,13 +184,39 @@ class Contents:
         """Every identity with its number of items, by name."""
         return self._catalog.identities()
 
+    def is_distractor(self, identity: str) -> bool:
+        """Whether an identity is never named; False where there is no such identity."""
+        return bool(self._catalog.is_distractor(normalised(identity)))
+
     def distractors(self) -> set[str]:
         """The identities that are never named."""
         return self._catalog.distractors(None)
 
-    def items(self, identity: str) -> list[Item]:
-        """The items of an identity. Raises UsageError where there is no such identity."""
-        return self._catalog.items(editing.numbers_of(self._catalog, identity, None))
+    def list_identities(
+        self, search: str = "", *, after: str = "", offset: int = 0, limit: int = 100
+    ) -> list[Listed]:
+        """A page of the identities by name: (name, items, distractor, cover), see ``Listed``.
+
+        They are those whose name contains ``search``, in any case, and comes ``after`` a name; the
+        first ``offset`` of them are left out.
+        """
+        return self._catalog.listed(search, after, offset, limit)
+
+    def count_identities(self, search: str = "") -> int:
+        """How many identities there are whose name contains ``search``, in any case."""
+        return self._catalog.count_listed(search)
+
+    def items(
+        self, identity: str, *, after: int = 0, offset: int = 0, limit: int | None = None
+    ) -> list[Item]:
+        """The items of an identity by number; or, at most ``limit`` of them, those ``after`` a
+        number, without the first ``offset``. Raises UsageError where there is no such identity.
+        """
+        name = normalised(identity)
+        numbers = self._catalog.numbers(name, after, offset, limit)
+        if not numbers:
+            editing.numbers_of(self._catalog, name, None)
+        return self._catalog.items(numbers)
 
     def items_by_number(self, numbers: Iterable[int]) -> list[Item]:
         """Items by their numbers; those that are not there are left out."""
@@ -191,7 +233,7 @@ class Contents:
 
     def count(self, identity: str) -> int:
         """How many items an identity has; 0 where there is no such identity."""
-        return len(self._catalog.numbers(normalised(identity)))
+        return self._catalog.count_items(normalised(identity))
 
     def remove(self, identity: str | None = None, item: int | Iterable[int] | None = None) -> int:
         """Remove an identity, or one item or several; returns how many items went.

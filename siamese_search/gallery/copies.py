@@ -23,11 +23,13 @@ from siamese_search.storage.catalog import Catalog
 log = logging.getLogger("siasearch")
 
 COPIES = "images"
+KEPT = "unknowns"  # pictures without a file of their own that were kept because nobody fitted
 # Earlier releases kept any suffix that a file's name could bear.
 SUFFIX = r"(\.[^./\\\0]{0,180})?"
 COPY_NAME = re.compile(rf"[0-9a-f]{{64}}{SUFFIX}|\.[0-9a-f]{{64}}{SUFFIX}\.[0-9a-f]{{8}}")
 COPY_PATH = re.compile(rf"{COPIES}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}}){SUFFIX}")
 HIDDEN = "0" * 8  # the mark of a copy whose item was removed and can be put back
+KEPT_NAME = re.compile(r"([0-9a-f]{64})(\.[a-z0-9]{1,8})?|\.[0-9a-f]{64}(\.[a-z0-9]{1,8})?\.tmp")
 KEPT_SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
@@ -227,3 +229,21 @@ def sweep_copies(folder: Path, catalog: Catalog) -> None:
     for path in old:
         if path not in known:
             delete(path)
+
+
+def sweep_kept(folder: Path, catalog: Catalog) -> None:
+    """Delete kept pictures that nothing needs any more, once they are old, as copies.
+
+    They are told by their content, which is in their name: a gallery may have been moved.
+    """
+    if not _leads_to(folder / KEPT, folder, KEPT):
+        return
+    named = [(path, KEPT_NAME.fullmatch(path.name)) for path in folder.glob(f"{KEPT}/*")]
+    old = [(path, name[1]) for path, name in named if name and is_left_behind(path)]
+    if not old:
+        return
+    with catalog.writing():  # nobody keeps one again meanwhile
+        needed = catalog.need_files(content for _, content in old if content)
+        for path, content in old:
+            if content not in needed and is_left_behind(path):
+                delete(path)

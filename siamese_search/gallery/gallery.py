@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.vectors import Description
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery import checking, editing
 from siamese_search.gallery.active import ActiveEncoder
@@ -33,6 +35,7 @@ from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.gallery.upkeep import Upkeep
+from siamese_search.gallery.viewing import identify_turns
 from siamese_search.records import (
     DUPLICATE,
     Audit,
@@ -134,6 +137,14 @@ class Gallery(Contents):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @contextmanager
+    def reading(self) -> Iterator[str]:
+        """All that this thread asks inside is answered from one state of the gallery; gives its
+        ``version``. Keep it short, and change nothing inside: nobody else can change anything.
+        """
+        with self._snapshots.searching():
+            yield self.version
+
     # Identification
 
     def identify(
@@ -185,13 +196,25 @@ class Gallery(Contents):
         rule: str | None = None,
         fpir: float | None = None,
         places: Sequence[FloatArray | None] | None = None,
+        encoder: Encoder | None = None,
+        turns: int = 1,
     ) -> list[Identification]:
         """Identify by the encoder's embeddings, float32 (n, dimension) of unit length.
 
         ``places`` (n) are those that ``Encoder.describe`` gave with them, for a closer look.
+        ``encoder`` is the one that made them: raises GalleryMismatch where it is the gallery's no
+        more. Without it they are taken for those of the encoder of now. With ``turns``, so many
+        rows after each other are of one probe: the answer is that of the row with most evidence.
         """
-        question = Question(k, threshold, where, rule, fpir)
-        return self._identifier.identify(self.encoder, embeddings, question, places)
+        question = Question(k, threshold, where, rule, fpir, turns)
+        used = encoder or self.encoder
+        if turns == 1:
+            return self._identifier.identify(used, embeddings, question, places)
+        if len(embeddings) % turns or (places is not None and len(places) != len(embeddings)):
+            raise UsageError(f"{len(embeddings)} embeddings are not of {turns} turns each")
+        seen = places or [None] * len(embeddings)
+        looks = [Description(*pair) for pair in zip(embeddings, seen, strict=True)]
+        return identify_turns(self._identifier, used, looks, question)
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """The k nearest items of embeddings, float32 (n, dimension): items int64 (n, k) and

@@ -56,6 +56,13 @@ class Unknowns:
         """How many are kept."""
         return self._catalog.count_unknowns()
 
+    def picture(self, number: int) -> bytes:
+        """See ``Gallery.unknown``."""
+        source = self._catalog.unknown_source(number)
+        if source is None:
+            raise UsageError(f"no kept picture {number} in {self._catalog.path.parent}")
+        return read_file(source)
+
     def groups(self) -> list[UnknownGroup]:
         """The kept probes in groups, the largest first; of very many the latest ones."""
         while True:

@@ -14,12 +14,13 @@ from starlette.responses import JSONResponse, Response
 
 from siamese_search.errors import ImageError
 from siamese_search.files import write_whole
+from siamese_search.gallery.copies import KEPT
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.pictures.memory import suffix_of
 from siamese_search.pictures.read import content_hash
 from siamese_search.records import Identification
 from siamese_search.serving import representation
-from siamese_search.serving.contents import item_of
+from siamese_search.serving.contents import item_of, tagged
 from siamese_search.serving.hosted import Hosted
 from siamese_search.serving.problems import Problem
 from siamese_search.serving.requests import (
@@ -34,8 +35,6 @@ from siamese_search.serving.requests import (
     question_of,
     whole,
 )
-
-KEPT = "unknowns"  # the folder in a gallery for pictures that were kept because nobody fitted
 
 
 async def galleries(request: Request) -> Response:
@@ -59,8 +58,8 @@ async def galleries(request: Request) -> Response:
 async def about(request: Request) -> Response:
     """What a gallery is, how it decides, and its last change."""
     one = hosted_of(request)
-    return JSONResponse(
-        await one.call(lambda: representation.of_gallery(one.name, one.gallery, one.read_only))
+    return await tagged(
+        request, one, lambda: representation.of_gallery(one.name, one.gallery, one.read_only)
     )
 
 
@@ -70,25 +69,24 @@ async def identify(request: Request) -> Response:
     keep = flag(request.query_params.get("keep_unknown"), "keep_unknown")
     async with form_of(request) as form:
         images = await pictures(form)
-    answers = await one.identify([data for _, data in images], question)
-    if keep:
+
+    def asked() -> tuple[list[bytes], Response]:
+        found = one.identify([data for _, data in images], question)
+        pairs = list(zip(images, found.answers, strict=True))
+        answers = [
+            representation.of_answer(name, answer, found.metadata) for (name, _), answer in pairs
+        ]
         strange = [
             data
-            for (_, data), answer in zip(images, answers, strict=True)
+            for (_, data), answer in pairs
             if isinstance(answer, Identification) and answer.strange
         ]
+        return strange, JSONResponse({"answers": answers, "version": found.version})
+
+    strange, response = await one.call(asked)
+    if keep:
         await one.change(lambda: _kept(one.gallery, strange))
-
-    def described() -> list[dict[str, Any]]:
-        known = (answer for answer in answers if isinstance(answer, Identification))
-        numbers = {match.item for answer in known for match in answer.matches}
-        metadata = {item.number: item.metadata for item in one.gallery.items_by_number(numbers)}
-        return [
-            representation.of_answer(name, answer, metadata)
-            for (name, _), answer in zip(images, answers, strict=True)
-        ]
-
-    return JSONResponse({"answers": await one.call(described)})
+    return response
 
 
 def _kept(gallery: Gallery, strange: Iterable[bytes]) -> None:

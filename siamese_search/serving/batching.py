@@ -1,16 +1,16 @@
 """Batching: pictures that are asked about at the same time share a run of the encoder.
 
-Nobody waits for company: a batch is run at once when nothing else is being decoded, and filled with
-what has been decoded meanwhile. Knows nothing of galleries and HTTP.
+A picture is run at once where the encoder is idle; where it is not, with those that have come
+meanwhile, and with those that are just being decoded. Knows nothing of galleries and HTTP.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from typing import NamedTuple
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -21,80 +21,88 @@ from siamese_search.embedding.vectors import Description
 from siamese_search.errors import ImageError
 
 ALIKE = 8  # pictures in a batch: in larger ones OpenVINO rounds otherwise than for one picture
-WAIT = 0.005  # seconds for a batch to fill, while others are being decoded
+WAIT = 0.005  # seconds at most for a batch to fill, while others are being decoded
 
 
-class _Asked(NamedTuple):
-    pixels: PixelArray
-    answer: asyncio.Future[Description | ImageError]
+class _Asked:
+    """A picture that a thread asks about, and what it is told: the answer, what went wrong, or the
+    batch that it is to run, its own picture first.
+    """
+
+    def __init__(self, pixels: PixelArray) -> None:
+        self.pixels = pixels
+        self.told: SimpleQueue[Description | BaseException | list[_Asked]] = SimpleQueue()
 
 
 class Batcher:
-    """Describes pictures for one encoder, from within one event loop."""
+    """Describes pictures by one runtime, for many threads.
 
-    def __init__(self, runtime: Callable[[], Runtime], pool: ThreadPoolExecutor) -> None:
-        """``runtime`` opens it, in the pool, at the first picture."""
+    It has no threads of its own: of those whose pictures make a batch, the first one runs it.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._pool = pool
-        self._queue: asyncio.Queue[_Asked] = asyncio.Queue()
+        self._most = min(ALIKE, runtime.batch)
+        self._changed = threading.Condition()
+        self._waiting: deque[_Asked] = deque()
         self._decoding = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._slots: asyncio.Semaphore | None = None
-        self._collector: asyncio.Task[None] | None = None
+        self._idle = runtime.parallel  # batches that may be run beside those that are
 
     @contextmanager
     def expected(self) -> Iterator[None]:
         """While a picture is being decoded, a batch may wait for it."""
-        self._decoding += 1
+        with self._changed:
+            self._decoding += 1
         try:
             yield
         finally:
-            self._decoding -= 1
+            with self._changed:
+                self._decoding -= 1
+                self._changed.notify_all()
 
-    async def describe(self, pixels: PixelArray) -> Description | ImageError:
-        """What the encoder gives for pixels, or the error of that picture."""
-        loop = asyncio.get_running_loop()
-        if self._collector is None:
-            self._collector = loop.create_task(self._collect())
-        answer: asyncio.Future[Description | ImageError] = loop.create_future()
-        await self._queue.put(_Asked(pixels, answer))
-        return await answer
+    def describe(self, pixels: PixelArray) -> Description | ImageError:
+        """What the encoder gives for pixels (height, width, channels), or that picture's error."""
+        own = _Asked(pixels)
+        with self._changed:
+            runs_at_once = self._idle > 0
+            if runs_at_once:
+                self._idle -= 1
+            else:
+                self._waiting.append(own)
+                self._changed.notify_all()
+        told = [own] if runs_at_once else own.told.get()
+        if isinstance(told, list):
+            self._run(told if runs_at_once else self._filled(told))
+            told = own.told.get()
+        if isinstance(told, Description | ImageError):
+            return told
+        assert isinstance(told, BaseException)
+        raise told
 
-    async def _collect(self) -> None:
-        loop = asyncio.get_running_loop()
-        runtime = await loop.run_in_executor(self._pool, self._runtime)
-        self._slots = asyncio.Semaphore(runtime.parallel)
-        while True:
-            batch = [await self._queue.get()]
-            await self._slots.acquire()
-            deadline = loop.time() + WAIT
-            while len(batch) < min(ALIKE, runtime.batch):
-                with suppress(asyncio.QueueEmpty):
-                    batch.append(self._queue.get_nowait())
-                    continue
-                left = deadline - loop.time()
-                if not self._decoding or left <= 0:
-                    break
-                with suppress(TimeoutError):
-                    batch.append(await asyncio.wait_for(self._queue.get(), left))
-            task = loop.create_task(self._run(runtime, batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _filled(self, batch: list[_Asked]) -> list[_Asked]:
+        """A batch with those who come in a moment."""
 
-    async def _run(self, runtime: Runtime, batch: list[_Asked]) -> None:
-        assert self._slots is not None
+        def is_full() -> bool:
+            return len(batch) + len(self._waiting) >= self._most or not self._decoding
 
-        def described() -> list[Description | ImageError]:
-            return list(described_by(runtime, np.stack([one.pixels for one in batch])))
+        with self._changed:
+            self._changed.wait_for(is_full, WAIT)
+            return batch + self._taken(self._most - len(batch))
 
+    def _taken(self, most: int) -> list[_Asked]:
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def _run(self, batch: list[_Asked]) -> None:
+        """Run a batch, and let the first of those who have come meanwhile run the next."""
+        found: list[Description | ImageError] | list[BaseException]
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._pool, described)
-            for one, description in zip(batch, found, strict=True):
-                if not one.answer.done():
-                    one.answer.set_result(description)
-        except Exception as error:
-            for one in batch:
-                if not one.answer.done():
-                    one.answer.set_exception(error)
-        finally:
-            self._slots.release()
+            found = list(described_by(self._runtime, np.stack([one.pixels for one in batch])))
+        except BaseException as error:
+            found = [error] * len(batch)
+        with self._changed:
+            following = self._taken(self._most)
+            self._idle += not following
+        if following:
+            following[0].told.put(following)
+        for one, what in zip(batch, found, strict=True):
+            one.told.put(what)

@@ -9,9 +9,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from siamese_search.errors import ImageError
+from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery.gallery import Gallery
-from siamese_search.pictures.read import read_file
 from siamese_search.pictures.render import encode, miniature
 from siamese_search.records import Item
 from siamese_search.serving import representation
@@ -47,37 +46,57 @@ def _shown(item: Item) -> dict[str, Any]:
 async def identities(request: Request) -> Response:
     """Identities by name, some at a time."""
     one = hosted_of(request)
-    search = request.query_params.get("search", "").casefold()
-    after = request.query_params.get("after", "")
+    search, after = (request.query_params.get(name, "") for name in ("search", "after"))
     limit = whole(request, "limit", ROWS, MOST_ROWS)
+    start = whole(request, "offset", 0, least=0)
 
     def found() -> dict[str, Any]:
-        gallery = one.gallery
-        every = [pair for pair in gallery.identities() if search in pair[0].casefold()]
-        never = gallery.distractors()
-        page = [pair for pair in every if pair[0] > after]
-        covers = gallery.covers([name for name, _ in page[:limit]])
-        rows = [
-            {"name": n, "items": count, "distractor": n in never, "cover": covers.get(n)}
-            for n, count in page[:limit]
-        ]
+        page = one.gallery.list_identities(search, after=after, offset=start, limit=limit + 1)
+        rows = [row._asdict() for row in page[:limit]]
         more = rows[-1]["name"] if len(page) > limit else None
-        return {"identities": rows, "next": more, "total": len(every)}
+        total = one.gallery.count_identities(search)
+        return {"identities": rows, "next": more, "total": total}
 
-    return JSONResponse(await one.call(found))
+    return await tagged(request, one, found)
 
 
 async def identity(request: Request) -> Response:
-    """An identity's items."""
+    """An identity's items: all, or some at a time."""
     one, name = hosted_of(request), request.query_params.get("name", "")
+    after, start = (whole(request, name, 0, least=0) for name in ("after", "offset"))
+    every = "limit" not in request.query_params
+    limit = None if every else whole(request, "limit", ROWS, MOST_ROWS)
 
     def found() -> dict[str, Any]:
-        if not one.gallery.count(name):
+        total = one.gallery.count(name)
+        if not total:
             raise Problem(404, f"there is no identity {name!r}")
-        items = [_shown(item) for item in one.gallery.items(name)]
-        return {"name": name, "distractor": name in one.gallery.distractors(), "items": items}
+        further = None if limit is None else limit + 1
+        page = one.gallery.items(name, after=after, offset=start, limit=further)
+        items = [_shown(item) for item in page[:limit]]
+        return {
+            "name": name,
+            "distractor": one.gallery.is_distractor(name),
+            "items": items,
+            "next": items[-1]["number"] if len(page) > len(items) else None,
+            "total": total,
+        }
 
-    return JSONResponse(await one.call(found))
+    return await tagged(request, one, found)
+
+
+async def tagged(request: Request, one: Hosted, found: Callable[[], object]) -> Response:
+    """What is found in a gallery, with the gallery's version as ETag; 304 for who has that."""
+
+    def answered() -> Response:
+        # Before what it tags: a change between the two is found at the next request.
+        headers = {"ETag": f'W/"{one.gallery.version}"'}
+        known = request.headers.get("if-none-match", "").split(",")
+        if headers["ETag"].removeprefix("W/") in {tag.strip().removeprefix("W/") for tag in known}:
+            return Response(status_code=304, headers=headers)
+        return JSONResponse(found(), headers=headers)
+
+    return await one.call(answered)
 
 
 async def rename(request: Request) -> Response:
@@ -178,28 +197,28 @@ async def unknowns(request: Request) -> Response:
     one = hosted_of(request)
     start = whole(request, "after", 0, least=0)
     limit = whole(request, "limit", ROWS, MOST_ROWS)
-    groups = await one.call(one.gallery.unknowns)
-    shown = [representation.of_group(group) for group in groups[start : start + limit]]
-    more = start + limit if start + limit < len(groups) else None
-    return JSONResponse({"groups": shown, "next": more})
+
+    def found() -> dict[str, Any]:
+        groups = one.unknowns()
+        shown = [representation.of_group(group) for group in groups[start : start + limit]]
+        more = start + limit if start + limit < len(groups) else None
+        return {"groups": shown, "next": more}
+
+    return await tagged(request, one, found)
 
 
 async def unknown_thumbnail(request: Request) -> Response:
     """A kept picture, small, as JPEG."""
     one, number = hosted_of(request), number_of(request)
     side = whole(request, "side", SIDE, SIDES)
-    paths = await one.call(
-        lambda: {
-            member: path
-            for group in one.gallery.unknowns()
-            for member, path in zip(group.members, group.paths, strict=True)
-        }
-    )
-    if number not in paths:
-        raise Problem(404, f"there is no kept picture {number}")
-    return await cached(
-        request, one, f"unknown-{number}-{side}", lambda: read_file(paths[number]), side
-    )
+
+    def read() -> bytes:
+        try:
+            return one.gallery.unknown(number)
+        except UsageError:
+            raise Problem(404, f"there is no kept picture {number}") from None
+
+    return await cached(request, one, f"unknown-{number}-{side}", read, side)
 
 
 async def enroll_unknowns(request: Request) -> Response:

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.turning import describe_turns_each
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import GalleryMismatch, ImageError, UsageError
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.gallery.identification import Question
 from siamese_search.machine import cores
-from siamese_search.records import Identification
-from siamese_search.serving.batching import Batcher
+from siamese_search.records import Identification, UnknownGroup
+from siamese_search.serving.batching import ALIKE, Batcher
 from siamese_search.serving.problems import Problem
 
 T = TypeVar("T")
 TRIES = 3  # to answer while others switch encoders
+MOST_CORES = 4  # that are kept busy by requests about pictures
+
+Looks = list[Description]  # at one picture, in several turns
+
+
+class Answered(NamedTuple):
+    """Answers to pictures, the metadata of their matches by item, and the gallery's version: all
+    from one state of it.
+    """
+
+    answers: list[Identification | ImageError]
+    metadata: Mapping[int, Mapping[str, str]]
+    version: str
 
 
 class Hosted:
@@ -33,8 +47,9 @@ class Hosted:
         self.gallery = gallery
         self.read_only = read_only
         self._host = host
-        self._batchers: dict[str, Batcher] = {}
-        self._encoder: Encoder | None = None  # as it was when somebody asked last
+        self._lock = threading.Lock()
+        self._groups: tuple[str, list[UnknownGroup]] | None = None
+        self._asked: tuple[Encoder, Batcher] | None = None  # by which it was asked last
 
     async def call(self, function: Callable[[], T]) -> T:
         """What a function gives that reads or writes, in a thread."""
@@ -46,53 +61,74 @@ class Hosted:
             raise Problem(403, f"the gallery {self.name} is read-only here")
         return await self._host.call(function)
 
-    async def identify(
-        self, images: Sequence[bytes], question: Question
-    ) -> list[Identification | ImageError]:
-        """Answers to pictures, as ``Gallery.identify_each`` gives them."""
-        if question.turns > 1:
-            asked = partial(self.gallery.identify_each, images, **vars(question))
-            return await self.call(lambda: [answer for _, answer in asked()])
+    def unknowns(self) -> list[UnknownGroup]:
+        """The groups of what was kept because nobody fitted, found anew where anything changed."""
+        version = self.gallery.version
+        if self._groups is None or self._groups[0] != version:
+            self._groups = version, self.gallery.unknowns()
+        return self._groups[1]
+
+    def identify(self, images: Sequence[bytes], question: Question) -> Answered:
+        """Answers to pictures, as ``Gallery.identify_each`` gives them. To be called in a thread.
+
+        What was embedded by an encoder is never searched under another: where others have switched
+        meanwhile, it is embedded again.
+        """
         for _ in range(TRIES):
-            encoder = self._encoder
-            if encoder is None:
-                encoder = self._encoder = await self.call(lambda: self.gallery.encoder)
-            found = await asyncio.gather(*(self._described(encoder, data) for data in images))
+            encoder, batcher = self._asking()
+            looks = self._looks(encoder, batcher, images, question.turns)
             try:
-                return await self.call(partial(self._answers, found, question))
-            except (GalleryMismatch, UsageError):
-                now = await self.call(lambda: self.gallery.encoder)
-                if now.fingerprint == encoder.fingerprint:
-                    raise
-                self._encoder = now
+                return self._answered(encoder, looks, question)
+            except GalleryMismatch:
+                self._asked = None
         raise Problem(503, f"the gallery {self.name} is being rebuilt: try again")
 
-    async def _described(self, encoder: Encoder, data: bytes) -> Description | ImageError:
-        batcher = self._batcher(encoder)
-        try:
-            with batcher.expected():
-                pixels = await self.call(partial(encoder.decode, data))
-        except ImageError as error:
-            return error
-        return await batcher.describe(pixels)
+    def _asking(self) -> tuple[Encoder, Batcher]:
+        with self._lock:
+            if self._asked is None:
+                encoder = self.gallery.encoder
+                self._asked = encoder, Batcher(encoder.runtime)
+            return self._asked
 
-    def _answers(
-        self, found: Sequence[Description | ImageError], question: Question
-    ) -> list[Identification | ImageError]:
-        described = [one for one in found if not isinstance(one, ImageError)]
-        asked = {key: value for key, value in vars(question).items() if key != "turns"}
+    def _looks(
+        self, encoder: Encoder, batcher: Batcher, images: Sequence[bytes], turns: int
+    ) -> list[Looks | ImageError]:
+        if turns > 1:
+            return [looks for _, looks in describe_turns_each(encoder, images, turns)]
+
+        def described(data: bytes) -> Looks | ImageError:
+            try:
+                with batcher.expected():
+                    pixels = encoder.decode(data)
+                found = batcher.describe(pixels)
+            except ImageError as error:
+                return error
+            return found if isinstance(found, ImageError) else [found]
+
+        if len(images) == 1:  # this thread is as good as any
+            return [described(images[0])]
+        return list(self._host.describing.map(described, images))
+
+    def _answered(
+        self, encoder: Encoder, looks: Sequence[Looks | ImageError], question: Question
+    ) -> Answered:
+        seen = [look for one in looks if not isinstance(one, ImageError) for look in one]
         answers: Iterator[Identification] = iter(())
-        if described:
-            vectors = np.stack([one.embedding for one in described])
-            places = [one.places for one in described]
-            answers = iter(self.gallery.identify_embeddings(vectors, places=places, **asked))
-        return [one if isinstance(one, ImageError) else next(answers) for one in found]
-
-    def _batcher(self, encoder: Encoder) -> Batcher:
-        if encoder.fingerprint not in self._batchers:
-            self._batchers.clear()  # of an encoder that was replaced
-            self._batchers[encoder.fingerprint] = Batcher(lambda: encoder.runtime, self._host.pool)
-        return self._batchers[encoder.fingerprint]
+        metadata: dict[int, Mapping[str, str]] = {}
+        with self.gallery.reading() as version:
+            if seen:
+                found = self.gallery.identify_embeddings(
+                    np.stack([look.embedding for look in seen]),
+                    places=[look.places for look in seen],
+                    encoder=encoder,
+                    **vars(question),
+                )
+                numbers = {match.item for answer in found for match in answer.matches}
+                items = self.gallery.items_by_number(numbers)
+                metadata = {item.number: item.metadata for item in items}
+                answers = iter(found)
+        each = [one if isinstance(one, ImageError) else next(answers) for one in looks]
+        return Answered(each, metadata, version)
 
 
 class Host:
@@ -100,7 +136,10 @@ class Host:
 
     def __init__(self, folders: Iterable[Path], read_only: bool, device: str | None = None) -> None:
         """Raises UsageError where two folders have one name, and what opening a gallery raises."""
-        self.pool = ThreadPoolExecutor(2 * cores() + 2, thread_name_prefix="serving")
+        # So many that batches fill while others are decoded and searched.
+        threads = (ALIKE + 1) * min(cores(), MOST_CORES)
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="serving")
+        self.describing = ThreadPoolExecutor(threads, thread_name_prefix="describing")
         self.galleries: dict[str, Hosted] = {}
         try:
             for folder in folders:
@@ -132,5 +171,6 @@ class Host:
     def close(self) -> None:
         """Finish what is underway, and close the galleries."""
         self.pool.shutdown()
+        self.describing.shutdown()
         for hosted in self.galleries.values():
             hosted.gallery.close()

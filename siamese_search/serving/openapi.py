@@ -78,7 +78,7 @@ def _responses(one: Operation) -> dict[str, Any]:
             "content": {"application/problem+json": problem},
         },
     }
-    if one.gives == "image/jpeg":
+    if one.tagged:
         responses["304"] = {"description": "It is as its ETag says."}
     return responses
 

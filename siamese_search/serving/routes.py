@@ -79,7 +79,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Operation(NamedTuple):
     """A path below ``/api/v1`` with what answers it; ``query``, ``parts`` (pictures) and ``body``
     name what it takes, ``needs`` what of the body must not be left out, and ``answer`` is the shape
-    of its JSON, see ``schema_of``.
+    of its JSON, see ``schema_of``. What is ``tagged`` has an ETag, and is 304 for who has that.
     """
 
     method: str
@@ -92,21 +92,27 @@ class Operation(NamedTuple):
     answer: Any = Any
     needs: tuple[str, ...] = ()
     status: int = 200
+    tagged: bool = False
 
 
 def _get(path: str, handler: Handler, answer: Any, *query: str) -> Operation:
     return Operation("GET", path, handler, query, answer=answer)
 
 
+def _tagged(path: str, handler: Handler, answer: Any, *query: str) -> Operation:
+    return _get(path, handler, answer, *query)._replace(tagged=True)
+
+
 def _picture(path: str, handler: Handler, *query: str) -> Operation:
-    return Operation("GET", path, handler, query, gives="image/jpeg")
+    return Operation("GET", path, handler, query, gives="image/jpeg", tagged=True)
 
 
 _ASKED = ("k", "fpir", "threshold", "rule", "turns", "where", "keep_unknown")
 _G = "/galleries/{g}"
+_PAGE = ("after", "offset", "limit")
 ROUTES = (
     _get("/galleries", asking.galleries, [shapes.GALLERY_ROW]),
-    _get(_G, asking.about, shapes.GALLERY),
+    _tagged(_G, asking.about, shapes.GALLERY),
     Operation("POST", f"{_G}/identify", asking.identify, _ASKED, ("image",), answer=shapes.ANSWERS),
     Operation("POST", f"{_G}/verify", asking.verify, (), ("a", "b"), answer=shapes.VERIFIED),
     Operation("POST", f"{_G}/explain", asking.explain, ("item",), ("image",), gives="image/png"),
@@ -121,8 +127,8 @@ ROUTES = (
         needs=("label",),
         status=201,
     ),
-    _get(f"{_G}/identities", contents.identities, shapes.IDENTITIES, "search", "after", "limit"),
-    _get(f"{_G}/identity", contents.identity, shapes.IDENTITY, "name"),
+    _tagged(f"{_G}/identities", contents.identities, shapes.IDENTITIES, "search", *_PAGE),
+    _tagged(f"{_G}/identity", contents.identity, shapes.IDENTITY, "name", *_PAGE),
     Operation(
         "POST",
         f"{_G}/rename",
@@ -152,7 +158,7 @@ ROUTES = (
     _get(f"{_G}/items/{{n}}", contents.item, Item),
     _picture(f"{_G}/items/{{n}}/thumbnail", contents.thumbnail, "side"),
     _picture(f"{_G}/items/{{n}}/picture", contents.picture),
-    _get(f"{_G}/unknowns", contents.unknowns, shapes.UNKNOWNS, "after", "limit"),
+    _tagged(f"{_G}/unknowns", contents.unknowns, shapes.UNKNOWNS, "after", "limit"),
     Operation("DELETE", f"{_G}/unknowns/{{n}}", contents.drop_unknowns, answer=shapes.DROPPED),
     _picture(f"{_G}/unknowns/{{n}}/thumbnail", contents.unknown_thumbnail, "side"),
     Operation(

@@ -63,6 +63,8 @@ PARAMETERS: dict[str, Any] = {
     "search": str,
     "name": within(str, minLength=1),
     "after": str,
+    "identity.after": within(int, minimum=0, maximum=MOST_ITEMS, default=0),
+    "offset": within(int, minimum=0, maximum=MOST_ITEMS, default=0),
     "unknowns.after": within(int, minimum=0, maximum=MOST_ITEMS, default=0),
 }
 """By name, or by operation and name where one differs."""
@@ -125,7 +127,8 @@ ANSWERS = {
             | {"image": str, "matches": [fields_of(Match) | {"metadata": dict[str, str]}]},
             {"image": str, "error": str},
         )
-    ]
+    ],
+    "version": str,
 }
 VERIFIED = Verification
 ENROLLED = EnrollmentReport
@@ -135,7 +138,13 @@ IDENTITIES = {
     "next": str | None,
     "total": int,
 }
-IDENTITY = {"name": str, "distractor": bool, "items": [Item]}
+IDENTITY = {
+    "name": str,
+    "distractor": bool,
+    "items": [Item],
+    "next": int | None,
+    "total": int,
+}
 RELABELLED = {"relabelled": int}
 REMOVED = {"removed": int, "items": int}
 UNKNOWNS = {

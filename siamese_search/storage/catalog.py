@@ -20,9 +20,10 @@ from siamese_search.storage.calibrations import Calibrations
 from siamese_search.storage.database import create
 from siamese_search.storage.faults import faults_in
 from siamese_search.storage.history import History, new_run
+from siamese_search.storage.listing import Listing
 
 
-class Catalog(History, Calibrations):
+class Catalog(History, Calibrations, Listing):
     """An open ``gallery.db``. Threads may share it; other processes may have it open too."""
 
     @classmethod
@@ -243,6 +244,12 @@ class Catalog(History, Calibrations):
         with self._guard():
             return self._value("SELECT count(*) FROM unknowns")
 
+    def unknown_source(self, number: int) -> str | None:
+        """Where the picture of a kept probe lies; None where there is no such probe."""
+        with self._guard():
+            row = self._db.execute("SELECT source FROM unknowns WHERE id = ?", (number,)).fetchone()
+        return row and str(row[0])
+
     def drop_unknowns(self, numbers: Iterable[int], run: str | None = None) -> int:
         """Forget kept probes; returns how many there were.
 
@@ -314,16 +321,6 @@ class Catalog(History, Calibrations):
         wanted = json.dumps([int(number) for number in numbers])
         return self._db.execute(f"{sql} (SELECT value FROM json_each(?)) ORDER BY 1", (wanted,))
 
-    def numbers(self, identity: str) -> list[int]:
-        """The numbers of an identity's items."""
-        with self._guard():
-            rows = self._db.execute(
-                "SELECT id FROM items WHERE identity = (SELECT id FROM identities WHERE name = ?)"
-                " ORDER BY id",
-                (identity,),
-            )
-            return [number for (number,) in rows]
-
     def members(self, identities: Iterable[str]) -> dict[str, IntArray]:
         """The numbers of the items of identities, by name, ascending."""
         wanted = json.dumps(list(identities))
@@ -384,6 +381,21 @@ class Catalog(History, Calibrations):
         with self._guard():
             rows = [self._db.execute(sql, (bytes.fromhex(c),)).fetchone() for c in set(contents)]
         return {row[0] for row in rows if row}
+
+    def need_files(self, contents: Iterable[str]) -> set[str]:
+        """Those contents, by their hash, of which an item, a kept probe, or what can be taken back
+        needs a file, since the gallery has no copy.
+        """
+        kept = (
+            "SELECT content FROM unknowns UNION SELECT content FROM undo_unknowns"
+            " UNION SELECT content FROM undo_items WHERE copy IS NULL"
+        )
+        item = "SELECT 1 FROM items WHERE content = ? AND copy IS NULL"
+        with self._guard():
+            needed = {content.hex() for (content,) in self._db.execute(kept)}
+            return {
+                one for one in contents if one in needed or self._value(item, (bytes.fromhex(one),))
+            }
 
     def faults(self) -> Iterator[str]:
         """What is wrong inside the database, one line each."""

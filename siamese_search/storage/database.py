@@ -23,6 +23,10 @@ APPLICATION_ID = 0x53494153  # "SIAS": `file gallery.db` tells whose it is
 PAGE_BYTES = 16384  # a 512-d float32 vector is 2 KiB; a 4 KiB page would hold just one
 BUSY_SECONDS = 60.0
 LOCK_NAME = ".maintenance.lock"  # held while a gallery is made, compacted or rebuilt
+# Random, not counted: what was restored from a backup and then changed is no state that was before.
+NEW_STAMP = (
+    "INSERT OR REPLACE INTO settings (key, value) VALUES ('version', lower(hex(randomblob(8))))"
+)
 
 
 class Database:
@@ -91,8 +95,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """One consistent view. Keep it short: in rollback mode a reader holds up commits."""
+        """One consistent view, also inside another. Keep it short: in rollback mode a reader holds
+        up commits.
+        """
         with self._guard():
+            if self._db.in_transaction:
+                yield
+                return
             self._db.execute("BEGIN")
             try:
                 yield
@@ -107,7 +116,10 @@ class Database:
         with self._guard():
             self._db.execute("BEGIN IMMEDIATE")
             try:
+                before = self._db.total_changes
                 yield
+                if self._db.total_changes != before:
+                    self._db.execute(NEW_STAMP)
                 self._db.execute("COMMIT")
             finally:
                 if self._db.in_transaction:
@@ -123,6 +135,12 @@ class Database:
         with self._guard():
             # data_version tells of other connections, total_changes of this one.
             return self._value("PRAGMA data_version"), self._db.total_changes
+
+    def stamp(self) -> str:
+        """What tells this state from all others, whoever has the database open, and when."""
+        with self._guard():
+            row = self._db.execute("SELECT value FROM settings WHERE key = 'version'").fetchone()
+        return "0" if row is None else str(row[0])
 
     def _value(self, sql: str, parameters: Sequence[object] = ()) -> int:
         row = self._db.execute(sql, parameters).fetchone()
@@ -149,6 +167,7 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
                 db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
                 migrate(db)
                 fill(db)
+                db.execute(NEW_STAMP)
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {FORMAT}")
             finally:

@@ -1,0 +1,65 @@
+"""The server under load: killed, stopped, and on a gallery that is changed meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from loading import drawn, killed, lost, serving, switched
+
+from siamese_search import Encoder, Gallery
+
+pytest.importorskip("starlette")
+
+
+def test_nothing_that_was_acknowledged_is_lost_by_kills(tmp_path: Path, toy_folder: Path) -> None:
+    folder = tmp_path / "shop"
+    Gallery.open(folder, toy_folder).close()
+    known = [one for seed in range(1, 6) for one in killed(folder, seed)]
+    assert len(known) >= 5
+    with Gallery.open(folder) as gallery:
+        assert lost(gallery, known) == []
+        assert gallery.check() == []
+
+
+def test_answers_are_of_one_generation_while_it_is_switched(
+    tmp_path: Path, pictures: Callable[..., Path], toy_folder: Path, coarse_folder: Path
+) -> None:
+    folder = tmp_path / "shop"
+    with Gallery.open(folder, toy_folder) as gallery:
+        gallery.enroll([pictures({f"p{n}": 2 for n in range(24)})])
+    probes = [drawn(seed) for seed in range(0, 60, 4)]
+    encoders = [str(toy_folder), str(coarse_folder)]
+    found = switched(folder, encoders, probes, tmp_path, times=5)
+    assert (found.errors, found.mixed) == ([], [])
+    assert found.answers > 50
+    assert len(found.versions) > 5
+
+
+def test_a_server_that_is_stopped_finishes_what_is_underway(tmp_path: Path, toy: Encoder) -> None:
+    folder = tmp_path / "shop"
+    Gallery.open(folder, toy).close()
+    pictures = [[drawn(100 * n + one) for one in range(16)] for n in range(4)]
+    with serving(folder) as server, ThreadPoolExecutor(4) as pool, ExitStack() as stack:
+        *clients, probe = (stack.enter_context(server.client()) for _ in range(5))
+        sent = [
+            pool.submit(client.send, "/enroll", images, label=f"thing {number}")
+            for number, (client, images) in enumerate(zip(clients, pictures, strict=True))
+        ]
+        while not any(one.done() for one in sent):
+            probe.ask("GET", "")
+            time.sleep(0.001)
+        code = server.stop()
+        answers = [one.result() for one in sent]
+    assert code in (0, -signal.SIGTERM)
+    assert [status for status, _ in answers] == [201] * 4
+    with Gallery.open(folder) as gallery:
+        contents = {item.content for n in range(4) for item in gallery.items(f"thing {n}")}
+        assert contents == {hashlib.sha256(data).hexdigest() for each in pictures for data in each}
+        assert gallery.check() == []

@@ -1,0 +1,139 @@
+"""The state that a server shows: its version, and the pictures that it keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx")
+
+from starlette.testclient import TestClient
+from test_serving import API, HERE, file, parts, waited
+
+from siamese_search import Encoder, Gallery
+from siamese_search.errors import GalleryMismatch, UsageError
+from siamese_search.serving.app import application
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pictures: Callable[..., Path], toy: Encoder) -> Path:
+    with Gallery.open(tmp_path / "shop", toy) as gallery:
+        gallery.enroll([pictures({f"p{n}": 2 for n in range(8)})])
+    return tmp_path / "shop"
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[TestClient]:
+    with TestClient(application([folder], HERE)) as made:
+        yield made
+
+
+def test_every_change_makes_another_version(client: TestClient, folder: Path) -> None:
+    at = f"{API}/galleries/shop"
+    seen: list[str] = []
+
+    def version() -> str:
+        asked = client.post(f"{at}/identify?k=1", files=parts(file(0))).json()
+        listed = client.get(f"{at}/identities")
+        assert listed.headers["etag"] == f'W/"{asked["version"]}"'
+        with Gallery.open(folder) as gallery:
+            assert gallery.version == asked["version"]
+        return str(asked["version"])
+
+    def changed(answer: Any) -> None:
+        assert answer.status_code < 300
+        seen.append(version())
+
+    seen.append(version())
+    changed(client.post(f"{at}/enroll", files=parts(file(50)), data={"label": "new"}))
+    changed(client.post(f"{at}/rename", json={"old": "new", "new": "newer"}))
+    changed(client.post(f"{at}/undo"))
+    changed(client.post(f"{at}/remove", json={"identity": "new"}))
+    job = client.post(f"{at}/jobs", json={"kind": "calibrate"})
+    waited(client, job.json())
+    changed(job)
+    assert len(set(seen)) == len(seen)
+    assert version() == version() == seen[-1]
+
+
+def test_who_knows_a_listing_is_not_sent_it_again(client: TestClient) -> None:
+    at = f"{API}/galleries/shop"
+    for path in ("", "/identities", "/identity?name=p1", "/unknowns"):
+        tag = client.get(f"{at}{path}").headers["etag"]
+        for known in (tag, f'"else", {tag}', tag.removeprefix("W/")):
+            again = client.get(f"{at}{path}", headers={"If-None-Match": known})
+            assert (again.status_code, again.content) == (304, b"")
+        client.post(f"{at}/move", json={"items": [1], "to": f"other {path}"})
+        assert client.get(f"{at}{path}", headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_embeddings_are_never_searched_under_another_encoder(
+    folder: Path, toy: Encoder, coarse: Encoder
+) -> None:
+    with Gallery.open(folder) as gallery, gallery.reading() as version:
+        vectors = toy.embed([file(4)])
+        (answer,) = gallery.identify_embeddings(vectors, encoder=toy)
+        assert (answer.matches[0].identity, version) == ("p2", gallery.version)
+        with pytest.raises(GalleryMismatch):
+            gallery.identify_embeddings(coarse.embed([file(4)]), encoder=coarse)
+
+
+def test_turns_may_be_asked_by_embeddings(folder: Path, toy: Encoder) -> None:
+    with Gallery.open(folder) as gallery:
+        vectors = toy.embed([file(4), file(99)])
+        (answer,) = gallery.identify_embeddings(vectors, turns=2)
+        assert answer.matches[0].identity == "p2"
+        with pytest.raises(UsageError, match="2 turns"):
+            gallery.identify_embeddings(vectors[:1], turns=2)
+
+
+# Kept pictures
+
+
+def test_pictures_of_dropped_unknowns_go_once_nothing_can_bring_them_back(
+    client: TestClient, folder: Path
+) -> None:
+    at = f"{API}/galleries/shop"
+
+    def kept(seed: int) -> Path:
+        asked = client.post(f"{at}/identify?keep_unknown=true", files=parts(file(seed)))
+        assert asked.status_code == 200
+        return folder / "unknowns" / f"{hashlib.sha256(file(seed)).hexdigest()}.png"
+
+    def compacted() -> set[Path]:
+        for path in places:
+            if path.exists():
+                os.utime(path, (0, 0))  # young ones may be about to be kept
+        (folder / "unknowns" / "notes.txt").touch()
+        with Gallery.open(folder) as gallery:
+            gallery.compact()
+        return {path for path in places if path.exists()}
+
+    enrolled, dropped, waiting = places = [kept(70), kept(80), kept(90)]
+
+    def numbers() -> list[int]:
+        groups = client.get(f"{at}/unknowns").json()["groups"]
+        return sorted(group["number"] for group in groups)
+
+    first, second, third = numbers()
+    made = client.post(f"{at}/unknowns/{first}/enroll", json={"label": "found"})
+    assert made.json()["added"] == 1
+    assert client.delete(f"{at}/unknowns/{second}").json()["dropped"] == 1
+    client.post(f"{at}/undo")  # before it is forgotten, nothing is lost
+    assert compacted() == set(places)
+    assert numbers() == [second, third]
+    assert client.delete(f"{at}/unknowns/{second}").json()["dropped"] == 1
+    assert dropped.exists()
+    assert compacted() == {enrolled, waiting}  # an item has no other picture
+    client.post(f"{at}/remove", json={"identity": "found"})
+    assert client.post(f"{at}/undo").status_code == 200
+    assert compacted() == {enrolled, waiting}
+    client.post(f"{at}/remove", json={"identity": "found"})
+    assert compacted() == {waiting}
+    assert (folder / "unknowns" / "notes.txt").exists()
