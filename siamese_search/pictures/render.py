@@ -18,14 +18,10 @@ from PIL import Image, ImageOps
 
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.pictures import colour
-from siamese_search.pictures.containers import (
-    Jpeg,
-    check_pixels,
-    cut_short,
-    open_image,
-    orientation_of,
-    recognise,
-)
+from siamese_search.pictures.containers import open_image, recognise
+from siamese_search.pictures.directory import orientation_of
+from siamese_search.pictures.jpeg import Jpeg
+from siamese_search.pictures.limits import check_pixels, cut_short
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.read import file_bytes, read_file
 from siamese_search.pictures.regions import Box, Region, require_within
@@ -98,7 +94,6 @@ def decode(
     kind = recognise(data)
     with _as_image_error(f"damaged {kind} file"):
         image, orientation = open_image(kind, data)
-        check_pixels(*image.size)
         return _render(image, preprocessing, orientation, box)
 
 
@@ -115,7 +110,6 @@ def prepare(
     """
     with _as_image_error("the picture cannot be used"):
         shown = _as_image(image)
-        check_pixels(*shown.size)
         if box is not None:  # several regions of one picture, each in a thread of its own
             with _SHARED:
                 shown.load()
@@ -279,21 +273,27 @@ def _render(
     ``orientation`` None: as it states.
     """
     grey = how.channels == 1
-    pixels = image.width * image.height
+    held = image.size
     frame = None
     if isinstance(image, Jpeg):
         orientation = orientation_of(image)
         full = _frame(image.size, how, orientation, region)
         luminance = grey and not colour.needs_colours(image.info.get("icc_profile"))
         frame = _draft(image, full, "L" if luminance else None)
-        if "progressive" not in image.info:  # those are held in full whatever the scale
-            pixels = image.width * image.height
-    with _LARGE if pixels > LARGE_PIXELS else nullcontext():
+        if not image.in_full:
+            held = image.size
+    check_pixels(*held)
+    with _LARGE if math.prod(held) > LARGE_PIXELS else nullcontext():
         image.load()
         if orientation is None:  # a PNG may state it behind the pixels
             orientation = orientation_of(image)
         box, size, seen = frame or _frame(image.size, how, orientation, region)
-        source = colour.resizable(image)
+        factor = _factor(image, box, size)
+        if factor > 1:
+            source = colour.reduced(image, factor)
+            box, seen = _times(1 / factor, box), _times(1 / factor, seen)
+        else:
+            source = colour.resizable(image)
         if region is not None:  # what lies around it must not tint its edges
             left, top = math.floor(seen[0]), math.floor(seen[1])
             right, bottom = min(math.ceil(seen[2]), source.width), math.ceil(seen[3])
@@ -313,6 +313,14 @@ def _render(
     # Not numpy.array(shown): numpy asks Pillow for the bytes twice.
     pixels_out = np.frombuffer(bytearray(shown.tobytes()), np.uint8)
     return pixels_out.reshape(how.height, how.width, how.channels)
+
+
+def _factor(image: Image.Image, box: _Sides, size: tuple[int, int]) -> int:
+    """By how much a large picture is reduced before its mode is changed, 1 where it need not be."""
+    if image.width * image.height <= LARGE_PIXELS or not colour.takes_two(image):
+        return 1
+    scales = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
+    return max(1, int(min(scales) / _REDUCING_GAP))
 
 
 def _trimmed(image: Image.Image, how: Preprocessing) -> Image.Image:
