@@ -25,6 +25,7 @@ from siamese_search.cli import (
     train,
     unknowns,
 )
+from siamese_search.cli.common import note
 from siamese_search.cli.help import Command, Commands
 from siamese_search.errors import SiaSearchError
 
@@ -77,10 +78,10 @@ def main() -> None:
     try:
         app(prog_name="siasearch")  # however it was started
     except SiaSearchError as error:
-        typer.echo(f"error: {error}", err=True)
+        note(f"error: {error}")
         sys.exit(2)
     except OSError as error:
-        typer.echo(f"error: {error.filename or 'output'}: {error.strerror}", err=True)
+        note(f"error: {error.filename or 'output'}: {error.strerror}")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == CTRL_C:

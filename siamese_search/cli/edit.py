@@ -19,6 +19,7 @@ from siamese_search.cli.common import (
     note,
     open_gallery,
     print_json,
+    say,
 )
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import normalised
@@ -77,7 +78,8 @@ def list_(
                 if as_json:
                     print_json({"identity": name, "items": count, "distractor": name in never})
                 else:
-                    typer.echo(f"{count:>8}  {name}{'  (distractor)' if name in never else ''}")
+                    mark = "  (distractor)" if name in never else ""
+                    say(f"{count:>8}  {name}{mark}")
         elif identity is not None:
             _print_items(source.items(identity), gallery, as_json)
 
@@ -92,7 +94,8 @@ def _print_items(items: Iterable[Item], gallery: Path, as_json: bool, owners: bo
         else:
             metadata = "  ".join(f"{key}={value}" for key, value in item.metadata.items())
             owner = f"{item.identity}  " if owners else ""
-            typer.echo(f"{item.number:>8}  {owner}{_place(item, gallery)}  {metadata}".rstrip())
+            line = f"{item.number:>8}  {owner}{_place(item, gallery)}  {metadata}"
+            say(line.rstrip())
 
 
 def _place(item: Item, gallery: Path) -> str:
@@ -108,7 +111,7 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
         print_json(facts)
     else:
         for key, value in facts.items():
-            typer.echo(f"{key:<12} {'-' if value is None else value}")
+            say(f"{key:<12} {'-' if value is None else value}")
 
 
 def remove(

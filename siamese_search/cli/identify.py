@@ -37,6 +37,7 @@ from siamese_search.cli.common import (
     open_gallery,
     print_json,
     print_row,
+    shown,
 )
 from siamese_search.errors import UsageError
 from siamese_search.records import counted
@@ -220,20 +221,22 @@ def _described(
     if answer.score is None:
         which = f" that has {' and '.join(where)}" if where else ""
         return f"{image}: unknown (nothing to compare it with{which})"
-    name = answer.identity or ("unknown, like a distractor" if answer.distracted else "unknown")
+    unknown = "unknown, like a distractor" if answer.distracted else "unknown"
+    name = shown(answer.identity or unknown)
     needed = f", threshold {answer.threshold:.3f}" if answer.strange else ""
     lines = [
         f"{image}: {name} (score {answer.score:.3f}{needed}, confidence {answer.confidence:.0%})"
     ]
-    width = max(len(match.identity) for match in answer.matches)
+    width = max(len(shown(match.identity)) for match in answer.matches)
     for rank, match in enumerate(answer.matches, start=1):
         below = "" if match.score >= answer.threshold else "  below threshold"
         below = "  distractor" if match.distractor else below
         place = near(match.path) if match.path else f"item {match.item}"
         known = "".join(f"  {key}={value}" for key, value in metadata.get(match.item, {}).items())
+        named = shown(match.identity)
         added = "" if match.closer is None else f" {match.closer:+.3f}"
         score = f"{match.score:6.3f}{added}"
-        lines.append(f"  {rank:>2}  {score}  {match.identity:<{width}}  {place}{known}{below}")
+        lines.append(f"  {rank:>2}  {score}  {named:<{width}}  {place}{shown(known)}{below}")
     return "\n".join(lines)
 
 

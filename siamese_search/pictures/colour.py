@@ -98,8 +98,9 @@ def span(samples: npt.NDArray[Any]) -> tuple[float, float]:
     What fits a usual one (0 to 255, 0 to 65,535 for integers, 0 to 1, 0 to 255 for floats) is taken
     to use it, anything else is stretched from its darkest to its brightest sample.
     """
-    low, high = float(np.nanmin(samples)), float(np.nanmax(samples))
-    if not math.isfinite(low + high):
+    with np.errstate(all="ignore"):  # which leave out what is no number
+        low, high = float(np.fmin.reduce(samples, None)), float(np.fmax.reduce(samples, None))
+    if not (math.isfinite(low) and math.isfinite(high)):
         finite = samples[np.isfinite(samples)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     usual = (1.0, 255.0) if samples.dtype.kind == "f" else (255.0, 65535.0)
@@ -109,14 +110,15 @@ def span(samples: npt.NDArray[Any]) -> tuple[float, float]:
 
 def levels(samples: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
     """Samples (height, width, ...) in 8 bits; what is no number is the darkest."""
-    scale = 255.0 / ((high - low) or 1.0)
+    scale = 255.0 / (high / 2 - low / 2 or 0.5)  # halves, since the whole may be infinite
     shown = np.empty(samples.shape, np.uint8)
     # By rows: the float copy of a whole large picture would take many times its memory.
     rows = max(1, (1 << 20) // max(1, math.prod(samples.shape[1:])))
     for top in range(0, len(samples), rows):
-        part = samples[top : top + rows].astype(np.float64)
+        with np.errstate(all="ignore"):
+            part = samples[top : top + rows].astype(np.float64)
         np.nan_to_num(part, copy=False, nan=low, posinf=low, neginf=low)
-        shown[top : top + rows] = (part.clip(low, high) - low) * scale + 0.5
+        shown[top : top + rows] = (part.clip(low, high) / 2 - low / 2) * scale + 0.5
     return shown
 
 

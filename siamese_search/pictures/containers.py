@@ -201,7 +201,17 @@ def _check_webp(data: bytes) -> bytes:
     else:
         width, height = packed >> 48 & 0x3FFF, packed >> 64 & 0x3FFF
     check_pixels(width, height, _COPIES["WebP"])
+    at = 12
+    while (name := data[at : at + 4]) and name != b"VP8 ":  # lossless data may be zeros
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little") + 1 & ~1
+    _require_no_blank(data[at + 8 : at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")])
     return data
+
+
+def _require_no_blank(coded: bytes) -> None:
+    """Raise ImageError where data that are never zero for long are so at their end: lost blocks."""
+    if len(coded) - len(coded.rstrip(b"\0")) > max(256, len(coded) // 16):
+        raise ImageError("damaged file: its data end in zeros")
 
 
 def _check_boxes(data: bytes) -> bytes:
@@ -216,6 +226,8 @@ def _check_boxes(data: bytes) -> bytes:
             break  # to the end of the file
         if size < 8:
             break
+        if name == b"mdat":
+            _require_no_blank(data[at : at + size])
         at += size
         if at > len(data):
             raise cut_short()

@@ -35,7 +35,7 @@ _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _ARITHMETIC: Final = frozenset(range(0xC9, 0xD0))
 _BARE: Final = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 _SCAN, _END = 0xDA, 0xD9
-_MISSING: Final = "damaged JPEG file: a part of the picture is missing"
+_MISSING: Final = "damaged JPEG file: a part is missing"
 
 
 class _Scan(NamedTuple):
