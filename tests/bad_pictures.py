@@ -6,6 +6,7 @@ import io
 import random
 import struct
 import zlib
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,12 @@ def pictures(image: Image.Image) -> dict[str, dict[str, bytes]]:
             "plain": saved(image, "AVIF", speed=10),
             "clear": saved(clear, "AVIF", speed=10, **metadata),
         }
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        buffer = io.BytesIO()
+        pillow_heif.from_pillow(image).save(buffer)
+        found["HEIC"] = {"plain": buffer.getvalue()}
     return found
 
 

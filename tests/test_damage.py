@@ -254,6 +254,7 @@ def test_samples_of_odd_bits_are_scaled_by_their_range(bits: int) -> None:
         ({259: 34712}, "compression 34712"),
         ({258: 16, 266: 2}, "16 bits a sample"),
         ({262: 4}, "unknown pixel mode"),
+        ({277: 127}, "127 samples a pixel"),
     ],
 )
 def test_a_kind_of_tiff_that_is_not_read_is_called_so(numbers: dict[int, int], why: str) -> None:

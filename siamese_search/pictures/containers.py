@@ -9,17 +9,19 @@ terminal and cannot be silenced for one thread alone.
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from typing import Final
 
 from PIL import Image
 
 from siamese_search.errors import ImageError
-from siamese_search.pictures.directory import exif_orientation
+from siamese_search.pictures.directory import HEIGHT, WIDTH, directory, exif_orientation
 from siamese_search.pictures.jpeg import open_jpeg
 from siamese_search.pictures.limits import check_pixels, cut_short
 from siamese_search.pictures.tiff import open_tiff
@@ -64,6 +66,17 @@ def open_image(kind: str, data: bytes) -> tuple[Image.Image, int | None]:
     if runs and image.width * image.height > 128 * len(data):
         raise cut_short()
     return image, None
+
+
+def pixels_at_once(kind: str, data: bytes) -> int:
+    """How many pixels ``open_image`` makes room for already; 0 where that waits until they load."""
+    if kind == "WebP":
+        return math.prod(_webp_canvas(data))
+    if kind == "TIFF":
+        with suppress(ImageError, struct.error):
+            tiff = directory(data)
+            return tiff.number(WIDTH, 0) * tiff.number(HEIGHT, 0)
+    return 0
 
 
 def recognise(data: bytes) -> str:
@@ -193,19 +206,21 @@ def _check_webp(data: bytes) -> bytes:
     """The file is whole, and its canvas is allowed: the decoder holds several copies of it."""
     if int.from_bytes(data[4:8], "little") + 8 > len(data):
         raise cut_short()
-    kind, packed = data[12:16], int.from_bytes(data[20:30], "little")
-    if kind == b"VP8X":
-        width, height = (packed >> 32 & 0xFFFFFF) + 1, (packed >> 56 & 0xFFFFFF) + 1
-    elif kind == b"VP8L":
-        width, height = (packed >> 8 & 0x3FFF) + 1, (packed >> 22 & 0x3FFF) + 1
-    else:
-        width, height = packed >> 48 & 0x3FFF, packed >> 64 & 0x3FFF
-    check_pixels(width, height, _COPIES["WebP"])
+    check_pixels(*_webp_canvas(data), _COPIES["WebP"])
     at = 12
     while (name := data[at : at + 4]) and name != b"VP8 ":  # lossless data may be zeros
         at += 8 + int.from_bytes(data[at + 4 : at + 8], "little") + 1 & ~1
     _require_no_blank(data[at + 8 : at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")])
     return data
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    kind, packed = data[12:16], int.from_bytes(data[20:30], "little")
+    if kind == b"VP8X":
+        return (packed >> 32 & 0xFFFFFF) + 1, (packed >> 56 & 0xFFFFFF) + 1
+    if kind == b"VP8L":
+        return (packed >> 8 & 0x3FFF) + 1, (packed >> 22 & 0x3FFF) + 1
+    return packed >> 48 & 0x3FFF, packed >> 64 & 0x3FFF
 
 
 def _require_no_blank(coded: bytes) -> None:

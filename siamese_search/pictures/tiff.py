@@ -19,6 +19,7 @@ from siamese_search.pictures.directory import (
     COMPRESSION,
     HEIGHT,
     PLAIN,
+    SAMPLES,
     TILE_HEIGHT,
     TILE_WIDTH,
     TILES,
@@ -31,6 +32,7 @@ from siamese_search.pictures.directory import (
 from siamese_search.pictures.limits import check_pixels
 
 _COMPRESSIONS: Final = PLAIN | {2, 3, 4, 6, 7, 32771, 32809, 34676, 34677, 50001}
+_MOST_SAMPLES: Final = 6
 
 
 def open_tiff(data: bytes) -> Image.Image:
@@ -51,6 +53,8 @@ def open_tiff(data: bytes) -> Image.Image:
     _quiet()
     if samples.are_deep(tiff):
         return samples.picture(data, tiff)
+    if tiff.number(SAMPLES, 1) > _MOST_SAMPLES:  # which Pillow would log
+        raise unsupported(f"{tiff.number(SAMPLES, 1)} samples a pixel")
     try:
         return TiffImageFile(BytesIO(rewritten(data, tiff)))
     except SyntaxError as error:
