@@ -119,6 +119,12 @@ def test_a_jpeg_of_many_scans_is_refused_at_once() -> None:
     np.testing.assert_array_equal(decoded(some), decoded(data))
 
 
+def test_a_long_text_of_numbers_is_refused_at_once() -> None:
+    begun = time.perf_counter()
+    assert "save it as binary" in refusal(b"P2 4900 4900 255\n" + b"200 " * 4900**2)
+    assert time.perf_counter() - begun < 1
+
+
 def test_a_jpeg_whose_restarts_are_out_of_order_is_refused() -> None:
     data = bytearray(FILES["JPEG"]["restarts"])
     data[data.index(b"\xff\xd1", coded(data)) + 1] = 0xD2

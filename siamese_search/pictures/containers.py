@@ -202,6 +202,15 @@ def _after_blocks(data: bytes, at: int) -> int:
     raise cut_short()
 
 
+def _check_ppm(data: bytes) -> bytes:
+    if data[:2] in (b"P1", b"P2", b"P3") and len(data) > _PLAIN_BYTES:
+        raise ImageError("a PPM written as text takes too long to read: save it as binary")
+    return data
+
+
+_PLAIN_BYTES: Final = 1 << 26  # which Pillow reads in Python: seconds
+
+
 def _check_webp(data: bytes) -> bytes:
     """The file is whole, and its canvas is allowed: the decoder holds several copies of it."""
     if int.from_bytes(data[4:8], "little") + 8 > len(data):
@@ -258,6 +267,7 @@ _CHECKS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "PNG": _check_png,
     "GIF": _check_gif,
     "WebP": _check_webp,
+    "PPM": _check_ppm,
     "AVIF": _check_avif,
     "HEIC": _check_boxes,
 }

@@ -31,7 +31,7 @@ from siamese_search.pictures.directory import (
 )
 from siamese_search.pictures.limits import check_pixels
 
-_COMPRESSIONS: Final = PLAIN | {2, 3, 4, 6, 7, 32771, 32809, 34676, 34677, 50001}
+_COMPRESSIONS: Final = PLAIN | {2, 3, 4, 6, 7, 32771}  # what usual builds of libtiff have
 _MOST_SAMPLES: Final = 6
 
 
