@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -24,3 +26,9 @@ def memory() -> int:
     except OSError:
         return whole
     return min(whole, int(limit)) if limit.isdigit() else whole
+
+
+def give_back_memory() -> None:
+    """Have what was freed given back to the system, where the C library keeps it and can."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -221,7 +221,7 @@ def test_each_crop_of_each_picture_is_answered(shell: Shell) -> None:
         ("pair.png", [0, 0, 32, 32], "id5"),
     ]
     printed = shell(*asked, code=1)
-    assert "sheet.png [0,32,32,32]: id4 (score 1.000" in printed.stdout
+    assert "sheet.png [0,32,32,32]: id4 (98% sure; score 1.000" in printed.stdout
     assert "pair.png [0,32,32,32]: the box 0,32,32,32 does not lie within" in printed.stderr
     assert "64 x 32" in printed.stderr
     assert "crop" not in shell.json("query", "sheet.png")[0]
@@ -239,7 +239,7 @@ def test_a_grid_says_what_is_where(shell: Shell) -> None:
     }
     printed = shell("query", "broken.png", "sheet.png", "--grid", "3", code=1)
     assert printed.stdout.startswith("sheet.png: unknown")
-    assert "sheet.png [32,32,32,32]: id3 (score 1.000" in printed.stdout
+    assert "sheet.png [32,32,32,32]: id3 (98% sure; score 1.000" in printed.stdout
     assert printed.stderr.count("rejected") == 1
 
 
@@ -277,7 +277,7 @@ def test_turns_name_what_lies_anyhow_and_say_where_the_rate_does_not_hold(
     picture(1).transpose(Image.Transpose.ROTATE_90).save(turned)
     assert shell.json("query", turned)[0]["identity"] is None
     printed = shell("query", turned, "--turns", "4", "--keep-unknown")
-    assert "turned.png: id1 (score 1.000" in printed.stdout
+    assert "turned.png: id1 (98% sure; score 1.000" in printed.stdout
     assert "calibrat" not in printed.stderr  # there is no rate to hold
     strange = pictures({f"other{n}": 1 for n in range(30)}, "strange", first_seed=100)
     shell("calibrate", "--fpir", "0.1", "--strangers", strange)
@@ -285,7 +285,7 @@ def test_turns_name_what_lies_anyhow_and_say_where_the_rate_does_not_hold(
     assert said.count("calibrate --strangers FOLDER --turns 4") == 1
     assert not shell("query", turned, "--turns", "4", "--threshold", "0.9").stderr
     found = shell("calibrate", "--strangers", strange, "--turns", "4").stdout
-    assert "rule balanced, 4 turns" in found
+    assert "in 4 turns each" in found
     assert not shell("query", turned, "--turns", "4").stderr
     assert "ask with `--turns 4`" in shell("query", turned).stderr
     assert "--strangers" in shell("calibrate", "--turns", "4", code=2).stderr

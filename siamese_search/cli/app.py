@@ -93,7 +93,7 @@ def main() -> None:
         note(f"error: {error}")
         sys.exit(2)
     except OSError as error:
-        typer.echo(f"error: {error.filename or 'output'}: {error.strerror}", err=True)
+        note(f"error: {error.filename or 'output'}: {error.strerror}")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == CTRL_C:

@@ -17,6 +17,7 @@ from siamese_search.cli.common import (
     open_gallery,
     print_json,
     progress_bar,
+    say,
 )
 from siamese_search.records import DUPLICATE, counted
 
@@ -79,17 +80,17 @@ def audit(
     )
     for one in doubtful[:top]:
         better = one.others[0]
-        typer.echo(
+        say(
             f"  item {one.item}, {one.identity} ({one.own:.3f}), looks like {better.identity}"
             f" ({better.score:.3f}): {near(one.path) if one.path else 'an embedding'}"
         )
     typer.echo(f"{counted(len(found.duplicates), 'pair')} of nearly the same picture")
     for a, b, score in found.duplicates[:top]:
-        typer.echo(f"  {score:.3f}  {_named(items[a])}  and  {_named(items[b])}")
+        say(f"  {score:.3f}  {_named(items[a])}  and  {_named(items[b])}")
     pairs = counted(len(found.confusable), "pair of identities is", "pairs of identities are")
     typer.echo(f"{pairs} taken for each other")
     for first, second, count, total in found.confusable[:top]:
-        typer.echo(f"  {count} of {total} items: {first} and {second}")
+        say(f"  {count} of {total} items: {first} and {second}")
 
 
 def _named(item: Item) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -83,6 +84,11 @@ DEFAULT_ENCODER = "general-2"
 DEFAULT_GALLERY = Path("indexes") / "default"
 LINE_SECONDS = 10.0  # between two lines of progress
 
+# What steers a terminal, or the order in which it shows letters: controls, line ends, bidi marks.
+_STEERING = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]"
+)
+
 
 def open_gallery(folder: Path, encoder: str | None = None, device: str | None = None) -> Gallery:
     """Open a gallery that exists."""
@@ -104,16 +110,22 @@ def encoder_for(gallery: Path, encoder: str | None, device: str | None) -> Encod
     return Encoder.open(encoder or DEFAULT_ENCODER, device)
 
 
+def shown(text: str) -> str:
+    r"""Any text as one line for people, which forges no other: what steers a terminal as \xNN."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def near(path: str) -> str:
     """A path for people: relative where it lies below the current folder."""
     here = os.path.join(os.getcwd(), "")
-    return path.removeprefix(here)
+    return shown(path.removeprefix(here))
 
 
 def print_json(value: Any) -> None:
     """One JSON value on a line."""
     encoding = sys.stdout.encoding or ""  # a stream may have none
-    typer.echo(json.dumps(value, ensure_ascii=encoding.lower() not in ("utf-8", "utf8")))
+    text = json.dumps(value, ensure_ascii=encoding.lower() not in ("utf-8", "utf8"))
+    typer.echo(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def print_row(values: Iterable[object]) -> None:
@@ -135,9 +147,14 @@ def conditions(texts: Iterable[str]) -> dict[str, str]:
     return wanted
 
 
+def say(line: str) -> None:
+    """A line of a result for people, whatever names are in it."""
+    typer.echo(shown(spoken(line)))
+
+
 def note(message: str) -> None:
-    """A message for people, on standard error."""
-    typer.echo(spoken(message), err=True)
+    """A message for people, on standard error: one line, whatever names are in it."""
+    typer.echo(shown(spoken(message)), err=True)
 
 
 def confirmed(question: str, yes: bool, unasked: str | None = None) -> bool:

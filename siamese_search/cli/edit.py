@@ -21,8 +21,9 @@ from siamese_search.cli.common import (
     note,
     open_gallery,
     print_json,
+    say,
 )
-from siamese_search.cli.program import command, spoken
+from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import normalised
 from siamese_search.records import UNDOABLE, counted
@@ -89,7 +90,8 @@ def list_(
                 if as_json:
                     print_json({"identity": name, "items": count, "distractor": name in never})
                 else:
-                    typer.echo(f"{count:>8}  {name}{'  (distractor)' if name in never else ''}")
+                    mark = "  (distractor)" if name in never else ""
+                    say(f"{count:>8}  {name}{mark}")
         elif identity is not None:
             _print_items(source.items(identity), gallery, as_json)
 
@@ -104,8 +106,8 @@ def _print_items(items: Iterable[Item], gallery: Path, as_json: bool, owners: bo
         else:
             metadata = "  ".join(f"{key}={value}" for key, value in item.metadata.items())
             owner = f"{item.identity}  " if owners else ""
-            place = near(_place(item, gallery))
-            typer.echo(f"{item.number:>8}  {owner}{place}  {metadata}".rstrip())
+            line = f"{item.number:>8}  {owner}{near(_place(item, gallery))}  {metadata}"
+            say(line.rstrip())
 
 
 def _place(item: Item, gallery: Path) -> str:
@@ -122,7 +124,7 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
     else:
         facts["bytes"] = f"{facts['bytes']:,}"
         for key, value in facts.items():
-            typer.echo(spoken(f"{key:<12} {ABSENT.get(key, '-') if value is None else value}"))
+            say(f"{key:<12} {ABSENT.get(key, '-') if value is None else value}")
 
 
 def remove(
@@ -155,7 +157,7 @@ def remove(
     else:
         undo = command("undo", gallery, DEFAULT_GALLERY)
         back = f"; `{undo}` puts {'it' if removed == 1 else 'them'} back" * may_undo
-        typer.echo(f"removed {said}, {left} left{back}")
+        say(f"removed {said}, {left} left{back}")
 
 
 def relabel(
@@ -191,16 +193,16 @@ def relabel(
     if as_json:
         print_json({"relabelled": relabelled})
     elif not relabelled:
-        typer.echo(f"nothing to do: {'they are' if total > 1 else 'it is'} {new!r} already")
+        say(f"nothing to do: {'they are' if total > 1 else 'it is'} {new!r} already")
     elif total > relabelled:
         undo = command("undo", gallery, DEFAULT_GALLERY)
-        typer.echo(
+        say(
             f"merged {counted(relabelled, 'item')} into {new!r}, which has"
             f" {counted(total, 'item')} now; `{undo}` parts them"
         )
     else:
         verb = "is" if relabelled == 1 else "are"
-        typer.echo(f"{counted(relabelled, 'item')} {verb} now {new!r}")
+        say(f"{counted(relabelled, 'item')} {verb} now {new!r}")
 
 
 def undo(
@@ -251,7 +253,7 @@ def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
         key = "redone" if again else "undone"
         print_json({key: change.what, "changed": change.items, "items": left})
     else:
-        typer.echo(f"{done}: {_in_words(change)}; {counted(left, 'item')} now")
+        say(f"{done}: {_in_words(change)}; {counted(left, 'item')} now")
         if change.what == "add" and not again and change.items <= UNDOABLE:
             note(f"note: `{command('redo', gallery, DEFAULT_GALLERY)}` enrols them again")
 

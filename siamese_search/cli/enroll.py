@@ -23,6 +23,7 @@ from siamese_search.cli.common import (
     note,
     print_json,
     progress_bar,
+    say,
 )
 from siamese_search.cli.naming import settle_names, single_pictures
 from siamese_search.errors import UsageError
@@ -160,7 +161,7 @@ def _print_plan(files: Files, as_json: bool) -> None:
         print_json({"images": plan.total(), "identities": dict(sorted(plan.items()))})
         return
     for identity, images in sorted(plan.items())[:PLANNED]:
-        typer.echo(f"{images:>8}  {identity}")
+        say(f"{images:>8}  {identity}")
     if len(plan) > PLANNED:
         typer.echo(f"          and {len(plan) - PLANNED} more identities")
     identities = counted(len(plan), "identity", "identities")

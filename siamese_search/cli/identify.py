@@ -38,6 +38,8 @@ from siamese_search.cli.common import (
     open_gallery,
     print_json,
     print_row,
+    say,
+    shown,
 )
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
@@ -240,17 +242,18 @@ def _described(
 ) -> str:
     if answer.score is None:
         why = f"no item has {' and '.join(where)}" if where else "nothing is enrolled"
-        return f"{image}: unknown ({why})"
-    lines = [f"{image}: {verdict(answer)}"]
-    width = max(len(match.identity) for match in answer.matches)
+        return f"{image}: unknown ({shown(why)})"
+    lines = [f"{image}: {shown(verdict(answer))}"]
+    width = max(len(shown(match.identity)) for match in answer.matches)
     for rank, match in enumerate(answer.matches, start=1):
         below = "" if match.score >= answer.threshold else "  below threshold"
         below = "  distractor" if match.distractor else below
         place = near(match.path) if match.path else f"item {match.item}"
         known = "".join(f"  {key}={value}" for key, value in metadata.get(match.item, {}).items())
+        named = shown(match.identity)
         added = "" if match.closer is None else f" {match.closer:+.3f}"
         score = f"{match.score:6.3f}{added}"
-        lines.append(f"  {rank:>2}  {score}  {match.identity:<{width}}  {place}{known}{below}")
+        lines.append(f"  {rank:>2}  {score}  {named:<{width}}  {place}{shown(known)}{below}")
     return "\n".join(lines)
 
 
@@ -282,7 +285,7 @@ def verify(
     if as_json:
         print_json(dataclasses.asdict(answer))
     else:
-        typer.echo(compared(answer))
+        say(compared(answer))
     if not answer.same:
         raise typer.Exit(1)
 

@@ -17,8 +17,8 @@ from siamese_search.cli.common import (
     open_gallery,
     print_json,
     progress_bar,
+    say,
 )
-from siamese_search.cli.program import spoken
 from siamese_search.errors import UsageError
 from siamese_search.records import counted
 
@@ -36,7 +36,7 @@ def check(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False)
         print_json({"ok": not faults, "faults": faults})
     else:
         for fault in faults:
-            typer.echo(spoken(fault))
+            say(fault)
         typer.echo(counted(len(faults), "fault") if faults else "no faults")
     if faults:
         raise typer.Exit(1)

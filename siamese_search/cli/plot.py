@@ -20,6 +20,7 @@ from siamese_search.cli.common import (
     open_gallery,
     print_json,
     progress_bar,
+    say,
 )
 from siamese_search.errors import RuntimeUnavailable, UsageError
 from siamese_search.files import require_place
@@ -100,7 +101,7 @@ def plot(
     if as_json:
         print_json({"kind": kind, **dataclasses.asdict(drawn.facts), "drawn": str(place)})
     else:
-        typer.echo(f"{drawn.said}; drawn in {place}")
+        say(f"{drawn.said}; drawn in {place}")
 
 
 def explain(
@@ -134,7 +135,7 @@ def explain(
         ]
         print_json({"score": found.score, "drawn": str(out), "places": places})
     else:
-        typer.echo(f"score {found.score:.3f}; drawn in {out}")
+        say(f"score {found.score:.3f}; drawn in {out}")
 
 
 def _require_plots() -> None:

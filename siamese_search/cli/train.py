@@ -17,6 +17,7 @@ from siamese_search.cli.common import (
     note,
     print_json,
     progress_bar,
+    say,
 )
 from siamese_search.cli.program import program
 from siamese_search.errors import RuntimeUnavailable, UsageError
@@ -202,9 +203,9 @@ def train(
             f" {report.pictures} pictures of {report.classes} classes"
         )
         for line in _gain(report):
-            typer.echo(line)
-        typer.echo(f"threshold {report.threshold:.3f}, by {report.basis}")
-        typer.echo(f"{program()} rebuild --encoder {report.encoder}   puts a gallery under it")
+            say(line)
+        say(f"threshold {report.threshold:.3f}, by {report.basis}")
+        say(f"{program()} rebuild --encoder {report.encoder}   puts a gallery under it")
     if report.rejected and "RANK" not in os.environ:  # torchrun would call it a failure
         raise typer.Exit(1)
 

@@ -21,6 +21,7 @@ from siamese_search.cli.common import (
     open_gallery,
     print_json,
     progress_bar,
+    say,
 )
 from siamese_search.cli.enroll import print_report
 from siamese_search.cli.program import command
@@ -112,7 +113,7 @@ def unknowns(
                 print_json({"dropped": dropped})
             else:
                 stay = "its file stays" if dropped == 1 else "the files stay"
-                typer.echo(f"{counted(dropped, 'image')} forgotten; {stay}")
+                say(f"{counted(dropped, 'image')} forgotten; {stay}")
             return
         groups = target.unknowns()
     if show is not None:
@@ -137,12 +138,12 @@ def unknowns(
     if not as_json and len(groups) < several:
         following = skip + len(groups)
         more = f"--skip {following} shows more, " if following < several else ""
-        typer.echo(f"{len(groups)} of {several} groups: {more}--limit 0 all")
+        say(f"{len(groups)} of {several} groups: {more}--limit 0 all")
     if groups and show is None and not as_json:
         todo = command("unknowns", gallery, DEFAULT_GALLERY)
         note(f"to name a group: `{todo} --enroll {groups[0].number} --label NAME`")
     if not several and not as_json:
-        typer.echo("nothing is kept: `query --keep-unknown` keeps images that get no name")
+        say("nothing is kept: `query --keep-unknown` keeps images that get no name")
 
 
 def _print(group: UnknownGroup, whole: bool) -> None:
@@ -150,15 +151,15 @@ def _print(group: UnknownGroup, whole: bool) -> None:
     like = ""
     if group.nearest is not None:
         like = f", most like {group.nearest.identity} ({group.nearest.score:.3f})"
-    typer.echo(f"group {group.number}: {counted(len(group.paths), 'image')}{like}")
+    say(f"group {group.number}: {counted(len(group.paths), 'image')}{like}")
     if whole:
         for number, path in zip(group.members, group.paths, strict=True):
-            typer.echo(f"{number:>8}  {near(path)}")
+            say(f"{number:>8}  {near(path)}")
         return
     for path in group.paths[:SHOWN]:
-        typer.echo(f"  {near(path)}")
+        say(f"  {near(path)}")
     if len(group.paths) > SHOWN:
-        typer.echo(f"  and {len(group.paths) - SHOWN} more: --show {group.number}")
+        say(f"  and {len(group.paths) - SHOWN} more: --show {group.number}")
 
 
 def _write_pages(page: Path, title: str, groups: Sequence[UnknownGroup]) -> None:

@@ -7,14 +7,19 @@ formats or crops.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+if TYPE_CHECKING:  # numpy.typing takes time to load
+    import numpy.typing as npt
+
 _LINEAR = frozenset({"L", "La", "RGB", "RGBa", "CMYK", "YCbCr"})
+_BAND_PIXELS = 1 << 22
 _PROFILED_MODES = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}
 # The profiles that say what is assumed anyway, as ICC version 2 (ASCII) and 4 (UTF-16) name them.
 _SRGB_NAMES = tuple(
@@ -48,6 +53,28 @@ def resizable(image: Image.Image) -> Image.Image:
     return image.convert({"LA": "La", "RGBA": "RGBa"}[image.mode]) if "A" in image.mode else image
 
 
+def takes_two(image: Image.Image) -> bool:
+    """Whether ``resizable`` holds the picture in two modes, which may be done in bands."""
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    return not deep and (image.mode not in _LINEAR or "transparency" in image.info)
+
+
+def reduced(image: Image.Image, factor: int) -> Image.Image:
+    """As ``resizable``, at a ``factor``-th of the size: by bands, since the whole in two modes at a
+    time takes much memory.
+    """
+    width, height = -(-image.width // factor), -(-image.height // factor)
+    rows = max(1, _BAND_PIXELS // (image.width * factor))
+    small: Image.Image | None = None
+    for top in range(0, height, rows):
+        bottom = min((top + rows) * factor, image.height)
+        band = resizable(image.crop((0, top * factor, image.width, bottom))).reduce(factor)
+        small = small or Image.new(band.mode, (width, height))
+        small.paste(band, (0, top))
+    assert small is not None
+    return small
+
+
 def displayed(image: Image.Image, profile: bytes | None, *, grey: bool) -> Image.Image:
     """The ``L`` (grey) or ``RGB`` image that a viewer shows for one from :func:`resizable`.
 
@@ -65,31 +92,42 @@ def needs_colours(profile: bytes | None) -> bool:
     return bool(profile) and not _is_srgb(profile)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """``L`` or ``La`` from deep grey.
+def span(samples: npt.NDArray[Any]) -> tuple[float, float]:
+    """The darkest and the brightest value that samples without a range of their own may have.
 
-    16 bits are scaled by their range. 32-bit integers and floats carry no range of their own:
-    what fits a usual one (0 to 255, 0 to 65,535 for integers, 0 to 1 for floats) is taken to
-    use it, anything else is stretched from its darkest to its brightest sample.
+    What fits a usual one (0 to 255, 0 to 65,535 for integers, 0 to 1, 0 to 255 for floats) is taken
+    to use it, anything else is stretched from its darkest to its brightest sample.
     """
+    with np.errstate(all="ignore"):  # which leave out what is no number
+        low, high = float(np.fmin.reduce(samples, None)), float(np.fmax.reduce(samples, None))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        finite = samples[np.isfinite(samples)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    usual = (1.0, 255.0) if samples.dtype.kind == "f" else (255.0, 65535.0)
+    fitting = [top for top in usual if low >= 0.0 and high <= top]
+    return (0.0, fitting[0]) if fitting else (low, high)
+
+
+def levels(samples: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Samples (height, width, ...) in 8 bits; what is no number is the darkest."""
+    scale = 255.0 / (high / 2 - low / 2 or 0.5)  # halves, since the whole may be infinite
+    shown = np.empty(samples.shape, np.uint8)
+    # By rows: the float copy of a whole large picture would take many times its memory.
+    rows = max(1, (1 << 20) // max(1, math.prod(samples.shape[1:])))
+    for top in range(0, len(samples), rows):
+        with np.errstate(all="ignore"):
+            part = samples[top : top + rows].astype(np.float64)
+        np.nan_to_num(part, copy=False, nan=low, posinf=low, neginf=low)
+        shown[top : top + rows] = (part.clip(low, high) / 2 - low / 2) * scale + 0.5
+    return shown
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """``L`` or ``La`` from deep grey: 16 bits are scaled by their range, others by ``span``."""
     samples = np.asarray(image)
     key = image.info.get("transparency")
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        low, high = 0.0, 65535.0
-    else:
-        if samples.dtype.kind == "f":
-            samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = float(samples.min()), float(samples.max())
-        usual = (255.0, 65535.0) if samples.dtype.kind == "i" else (1.0, 255.0)
-        fitting = [top for top in usual if low >= 0.0 and high <= top]
-        low, high = (0.0, fitting[0]) if fitting else (low, high)
-    scale = 255.0 / ((high - low) or 1.0)
-    grey = np.empty(samples.shape, np.uint8)
-    # By rows: the float copy of a whole large picture would take four times its memory.
-    rows = max(1, (1 << 20) // max(1, samples.shape[1]))
-    for top in range(0, len(samples), rows):
-        part = samples[top : top + rows].astype(np.float64)
-        grey[top : top + rows] = (part - low) * scale + 0.5
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    grey = levels(samples, *((0.0, 65535.0) if sixteen else span(samples)))
     if not isinstance(key, int):
         return Image.fromarray(grey)
     opaque = np.where(samples == key, 0, 255).astype(np.uint8)

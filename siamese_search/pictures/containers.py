@@ -9,36 +9,37 @@ terminal and cannot be silenced for one thread alone.
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import struct
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
-from typing import Final, NamedTuple
+from typing import Final
 
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 
 from siamese_search.errors import ImageError
-
-
-class Jpeg(JpegImageFile):
-    """A JPEG whose EXIF data is not parsed on opening: that is slow, and warns when damaged."""
-
-    def _read_dpi_from_exif(self) -> None:
-        pass
-
+from siamese_search.pictures.directory import HEIGHT, WIDTH, directory, exif_orientation
+from siamese_search.pictures.jpeg import open_jpeg
+from siamese_search.pictures.limits import check_pixels, cut_short
+from siamese_search.pictures.tiff import open_tiff
 
 # The classes, not Image.open: that warns of large pictures instead of refusing them.
 _PLUGINS: Final = {
     "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
     "WebP": ("PIL.WebPImagePlugin", "WebPImageFile"),
     "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
-    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
     "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
     "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
     "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
     "HEIC": ("pillow_heif", "HeifImageFile"),
 }
+
+
+# How many pixels one counts of which decoders hold several copies.
+_COPIES: Final = {"WebP": 2.0, "AVIF": 1.5, "HEIC": 1.5}
 
 
 def open_image(kind: str, data: bytes) -> tuple[Image.Image, int | None]:
@@ -47,11 +48,9 @@ def open_image(kind: str, data: bytes) -> tuple[Image.Image, int | None]:
     With its orientation, where the image itself no longer states it.
     """
     if kind == "JPEG":
-        jpeg = Jpeg(BytesIO(data))
-        scan = jpeg.fp.tell() if jpeg.fp else 0
-        if data.rfind(b"\xff\xd9", scan) < 0:
-            raise cut_short()
-        return jpeg, None
+        return open_jpeg(data), None
+    if kind == "TIFF":
+        return open_tiff(data), exif_orientation(data)
     module, name = _PLUGINS[kind]
     try:
         plugin = getattr(importlib.import_module(module), name)
@@ -61,11 +60,23 @@ def open_image(kind: str, data: bytes) -> tuple[Image.Image, int | None]:
         raise ImageError(f"this installation of Pillow has no {kind}: {error}") from error
     checked = _CHECKS[kind](data) if kind in _CHECKS else data
     image: Image.Image = plugin(BytesIO(checked))
+    check_pixels(*image.size, _COPIES.get(kind, 1.0))
     # Pillow unpacks a BMP's runs in Python: minutes, for a few bytes that claim many pixels.
     runs = kind == "BMP" and image.info.get("compression") in (1, 2)
     if runs and image.width * image.height > 128 * len(data):
         raise cut_short()
-    return image, exif_orientation(data) if kind == "TIFF" else None
+    return image, None
+
+
+def pixels_at_once(kind: str, data: bytes) -> int:
+    """How many pixels ``open_image`` makes room for already; 0 where that waits until they load."""
+    if kind == "WebP":
+        return math.prod(_webp_canvas(data))
+    if kind == "TIFF":
+        with suppress(ImageError, struct.error):
+            tiff = directory(data)
+            return tiff.number(WIDTH, 0) * tiff.number(HEIGHT, 0)
+    return 0
 
 
 def recognise(data: bytes) -> str:
@@ -127,38 +138,39 @@ def _resemblance(head: bytes) -> str:
     )
 
 
-def check_pixels(width: int, height: int) -> None:
-    """Raise ImageError for no pixels, or more than ``PIL.Image.MAX_IMAGE_PIXELS`` as it is now."""
-    cap = Image.MAX_IMAGE_PIXELS
-    if width < 1 or height < 1:
-        raise ImageError("the picture has no pixels")
-    if cap is not None and width * height > cap:
-        raise ImageError(
-            f"too many pixels: {width:,} x {height:,} is more than {cap:,}; scale it down"
-        )
-
-
-def cut_short() -> ImageError:
-    return ImageError("the file is cut short")
-
-
 def _check_png(data: bytes) -> bytes:
-    """All chunks are there, to IEND. Animation chunks are dropped: the still picture is used."""
-    at, animated = 8, False
+    """All chunks are there, to IEND, those of use undamaged; the others are dropped.
+
+    So the still picture of an animation is used, and texts of any length do no harm.
+    """
+    at, name = 8, b""
     kept = [data[:8]]
-    while True:
+    while name != b"IEND":
         (size,) = struct.unpack(">I", data[at : at + 4].rjust(4, b"\xff"))
         end = at + 12 + size
         if end > len(data):
             raise cut_short()
-        name = data[at + 4 : at + 8]
-        if name in (b"acTL", b"fcTL", b"fdAT"):
-            animated = True
-        else:
-            kept.append(memoryview(data)[at:end])  # type: ignore[arg-type]
-        if name == b"IEND":
-            return b"".join(kept) if animated else data
+        name, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
+        if name[:1].isupper() or _is_of_use(name, body):
+            if zlib.crc32(body, zlib.crc32(name)) != int.from_bytes(data[end - 4 : end], "big"):
+                raise ImageError("damaged PNG file: a checksum is wrong")
+            kept.append(data[at:end])
         at = end
+    return b"".join(kept)
+
+
+def _is_of_use(name: bytes, body: bytes) -> bool:
+    """Whether an ancillary chunk changes the picture: alpha, orientation, a usual profile."""
+    if name == b"iCCP" or (name == b"zTXt" and body.startswith(b"Raw profile type exif\0")):
+        try:
+            unpacked = zlib.decompressobj().decompress(body[body.find(b"\0") + 2 :], _PROFILE_BYTES)
+        except zlib.error:
+            return False
+        return len(unpacked) < _PROFILE_BYTES
+    return name in (b"tRNS", b"eXIf") or (name == b"tEXt" and body.startswith(b"Raw profile type"))
+
+
+_PROFILE_BYTES: Final = 1 << 20  # Pillow refuses more
 
 
 def _check_gif(data: bytes) -> bytes:
@@ -190,10 +202,40 @@ def _after_blocks(data: bytes, at: int) -> int:
     raise cut_short()
 
 
+def _check_ppm(data: bytes) -> bytes:
+    if data[:2] in (b"P1", b"P2", b"P3") and len(data) > _PLAIN_BYTES:
+        raise ImageError("a PPM written as text takes too long to read: save it as binary")
+    return data
+
+
+_PLAIN_BYTES: Final = 1 << 26  # which Pillow reads in Python: seconds
+
+
 def _check_webp(data: bytes) -> bytes:
+    """The file is whole, and its canvas is allowed: the decoder holds several copies of it."""
     if int.from_bytes(data[4:8], "little") + 8 > len(data):
         raise cut_short()
+    check_pixels(*_webp_canvas(data), _COPIES["WebP"])
+    at = 12
+    while (name := data[at : at + 4]) and name != b"VP8 ":  # lossless data may be zeros
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little") + 1 & ~1
+    _require_no_blank(data[at + 8 : at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")])
     return data
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    kind, packed = data[12:16], int.from_bytes(data[20:30], "little")
+    if kind == b"VP8X":
+        return (packed >> 32 & 0xFFFFFF) + 1, (packed >> 56 & 0xFFFFFF) + 1
+    if kind == b"VP8L":
+        return (packed >> 8 & 0x3FFF) + 1, (packed >> 22 & 0x3FFF) + 1
+    return packed >> 48 & 0x3FFF, packed >> 64 & 0x3FFF
+
+
+def _require_no_blank(coded: bytes) -> None:
+    """Raise ImageError where data that are never zero for long are so at their end: lost blocks."""
+    if len(coded) - len(coded.rstrip(b"\0")) > max(256, len(coded) // 16):
+        raise ImageError("damaged file: its data end in zeros")
 
 
 def _check_boxes(data: bytes) -> bytes:
@@ -208,6 +250,8 @@ def _check_boxes(data: bytes) -> bytes:
             break  # to the end of the file
         if size < 8:
             break
+        if name == b"mdat":
+            _require_no_blank(data[at : at + size])
         at += size
         if at > len(data):
             raise cut_short()
@@ -219,124 +263,11 @@ def _check_avif(data: bytes) -> bytes:
     return re.sub(rb"(infe.{8}(?:..)?)Exif", rb"\1free", _check_boxes(data), flags=re.DOTALL)
 
 
-# TIFF directories, which EXIF data is too (TIFF 6.0; BigTIFF; CIPA DC-008).
-
-_TIFF_SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-_TIFF_SIZES_BIG: Final = {**_TIFF_SIZES, 13: 4, 16: 8}
-_ORIENTATION: Final = 274
-_COMPRESSION: Final = 259
-_LAST_PIXEL_TAG: Final = 532
-_USELESS_TAGS: Final = frozenset({_ORIENTATION, 330, 34665, 34853, 40965})
-_STRIPS_AND_TILES: Final = ((273, 279), (324, 325))
-
-
-class _Entry(NamedTuple):
-    tag: int
-    type: int
-    length: int
-    at: int
-    value_at: int
-    size: int
-
-
-def _directory(data: bytes) -> tuple[str, list[_Entry]]:
-    """The byte order and the entries of the first directory; struct.error if it is cut short."""
-    if data[:2] not in (b"II", b"MM"):
-        raise ImageError("damaged TIFF file: no byte order")
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
-    (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
-    if count > 0xFFFF:
-        raise ImageError("damaged TIFF file: too many tags")
-    width, inline, layout = (20, 8, "HHQ") if big else (12, 4, "HHI")
-    first = start + (8 if big else 2)
-    struct.unpack_from(f"{inline}s", data, first + count * width)  # the next directory's place
-    entries = []
-    for at in range(first, first + count * width, width):
-        tag, kind, number = struct.unpack_from(order + layout, data, at)
-        size = number * _TIFF_SIZES_BIG.get(kind, 0)
-        value_at = at + width - inline
-        if size > inline:
-            (value_at,) = struct.unpack_from(order + ("Q" if big else "I"), data, value_at)
-        entries.append(_Entry(tag, kind, number, at, value_at, size))
-    return order, entries
-
-
-def _integers(data: bytes, order: str, entry: _Entry) -> list[int]:
-    code = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}.get(entry.type)
-    if code is None:
-        return []
-    return list(struct.unpack_from(f"{order}{entry.length}{code}", data, entry.value_at))
-
-
-def exif_orientation(exif: bytes) -> int:
-    """The orientation, 1 to 8, that EXIF data (or a TIFF file) states; 1 if it states none."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    try:
-        order, entries = _directory(exif)
-        for entry in entries:
-            if entry.tag == _ORIENTATION and entry.length == 1:
-                value = _integers(exif, order, entry)
-                return value[0] if value and 1 <= value[0] <= 8 else 1
-    except (struct.error, OverflowError, ImageError):
-        pass
-    return 1
-
-
-def orientation_of(image: Image.Image) -> int:
-    exif = image.info.get("exif")
-    if exif is None and isinstance(profile := image.info.get("Raw profile type exif"), str):
-        try:
-            exif = bytes.fromhex("".join(profile.split("\n")[3:]))  # as ImageMagick writes PNG
-        except ValueError:
-            return 1
-    return exif_orientation(exif) if isinstance(exif, bytes) else 1
-
-
-def _check_tiff(data: bytes) -> bytes:
-    """The first directory and its compressed pixels are all there.
-
-    Tags that Pillow would warn of, and those of no use here (metadata, and the orientation, which
-    is applied after the resize), are given a type that every reader skips.
-    """
-    from PIL import TiffTags  # loaded with the TIFF plugin
-
-    try:
-        order, entries = _directory(data)
-    except struct.error as error:
-        raise cut_short() from error
-    tags = {entry.tag: entry for entry in reversed(entries)}
-    if _COMPRESSION in tags and _integers(data, order, tags[_COMPRESSION]) != [1]:
-        for offset_tag, size_tag in _STRIPS_AND_TILES:
-            if offset_tag in tags and size_tag in tags:
-                offsets = _integers(data, order, tags[offset_tag])
-                sizes = _integers(data, order, tags[size_tag])
-                if max(map(sum, zip(offsets, sizes, strict=False)), default=0) > len(data):
-                    raise cut_short()
-    quiet = bytearray(data)
-    total = 0
-    for entry in entries:
-        fits = entry.value_at + entry.size <= len(data) and total + entry.size <= len(data)
-        total += entry.size if fits else 0
-        if not fits and entry.tag <= _LAST_PIXEL_TAG:
-            raise cut_short()
-        single = TiffTags.lookup(entry.tag).length == 1 and entry.type not in (1, 2, 7)
-        if (
-            not fits
-            or entry is not tags[entry.tag]
-            or entry.tag in _USELESS_TAGS
-            or (single and entry.length != 1)
-        ):
-            quiet[entry.at + 2 : entry.at + 4] = b"\0\0"
-    return bytes(quiet)
-
-
 _CHECKS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "PNG": _check_png,
     "GIF": _check_gif,
-    "TIFF": _check_tiff,
     "WebP": _check_webp,
+    "PPM": _check_ppm,
     "AVIF": _check_avif,
     "HEIC": _check_boxes,
 }

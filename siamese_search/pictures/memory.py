@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.pictures import colour
-from siamese_search.pictures.containers import check_pixels, recognise
+from siamese_search.pictures.containers import recognise
+from siamese_search.pictures.limits import check_pixels
 from siamese_search.pictures.read import file_bytes, require_bytes
 
 

@@ -10,22 +10,19 @@ import math
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from siamese_search.errors import ImageError, UsageError
+from siamese_search.machine import give_back_memory
 from siamese_search.pictures import colour
-from siamese_search.pictures.containers import (
-    Jpeg,
-    check_pixels,
-    cut_short,
-    open_image,
-    orientation_of,
-    recognise,
-)
+from siamese_search.pictures.containers import open_image, pixels_at_once, recognise
+from siamese_search.pictures.directory import orientation_of
+from siamese_search.pictures.jpeg import Jpeg
+from siamese_search.pictures.limits import check_pixels, cut_short
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.read import file_bytes, read_file
 from siamese_search.pictures.regions import Box, Region, require_within
@@ -50,7 +47,7 @@ TRIM_RESERVE: Final = 8
 """How many times the target's long side a picture that is trimmed keeps before."""
 
 _REDUCING_GAP: Final = 3.0
-_LARGE = threading.Lock()
+_LARGE = threading.RLock()
 _SHARED = threading.Lock()
 _RESAMPLING: Final = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -96,10 +93,11 @@ def decode(
     where the box does not lie within the upright picture.
     """
     kind = recognise(data)
-    with _as_image_error(f"damaged {kind} file"):
+    with _as_image_error(f"damaged {kind} file"), _alone(pixels_at_once(kind, data)):
         image, orientation = open_image(kind, data)
-        check_pixels(*image.size)
-        return _render(image, preprocessing, orientation, box)
+        pixels = _render(image, preprocessing, orientation, box, ours=True)
+        del image  # before the next large one begins
+        return pixels
 
 
 def prepare(
@@ -115,7 +113,6 @@ def prepare(
     """
     with _as_image_error("the picture cannot be used"):
         shown = _as_image(image)
-        check_pixels(*shown.size)
         if box is not None:  # several regions of one picture, each in a thread of its own
             with _SHARED:
                 shown.load()
@@ -131,7 +128,7 @@ def upright(image: Any) -> Image.Image:
     data = file_bytes(image)
     if data is not None:
         kind = recognise(data)
-        with _as_image_error(f"damaged {kind} file"):
+        with _as_image_error(f"damaged {kind} file"), _alone(pixels_at_once(kind, data)):
             opened, orientation = open_image(kind, data)
             return _whole(opened, orientation)
     with _as_image_error("the picture cannot be used"):
@@ -159,8 +156,7 @@ def _as_image(image: Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
 def _whole(image: Image.Image, orientation: int | None) -> Image.Image:
     """All of an open image, upright, in sRGB."""
     check_pixels(*image.size)
-    large = image.width * image.height > LARGE_PIXELS
-    with _LARGE if large else nullcontext():
+    with _alone(image.width * image.height):
         image.load()
         if orientation is None:
             orientation = orientation_of(image)
@@ -192,6 +188,19 @@ def encode(pixels: npt.NDArray[np.uint8], form: Literal["JPEG", "PNG"]) -> bytes
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format=form, quality=80)
     return content.getvalue()
+
+
+@contextmanager
+def _alone(pixels: int) -> Iterator[None]:
+    """Decoding a picture of so many pixels: large ones one at a time."""
+    if pixels <= LARGE_PIXELS:
+        yield
+        return
+    with _LARGE:
+        try:
+            yield
+        finally:
+            give_back_memory()
 
 
 @contextmanager
@@ -272,34 +281,47 @@ def _frame(
 
 
 def _render(
-    image: Image.Image, how: Preprocessing, orientation: int | None, region: Box | None
+    image: Image.Image,
+    how: Preprocessing,
+    orientation: int | None,
+    region: Box | None,
+    ours: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """Crop, scale, turn upright and colour an open image, or a region of it.
 
-    ``orientation`` None: as it states.
+    ``orientation`` None: as it states. What is ``ours`` is closed as soon as it can be.
     """
     grey = how.channels == 1
-    pixels = image.width * image.height
+    held = image.size
     frame = None
     if isinstance(image, Jpeg):
         orientation = orientation_of(image)
         full = _frame(image.size, how, orientation, region)
         luminance = grey and not colour.needs_colours(image.info.get("icc_profile"))
         frame = _draft(image, full, "L" if luminance else None)
-        if "progressive" not in image.info:  # those are held in full whatever the scale
-            pixels = image.width * image.height
-    with _LARGE if pixels > LARGE_PIXELS else nullcontext():
+        if not image.in_full:
+            held = image.size
+    check_pixels(*held)
+    with _alone(math.prod(held)):
         image.load()
         if orientation is None:  # a PNG may state it behind the pixels
             orientation = orientation_of(image)
         box, size, seen = frame or _frame(image.size, how, orientation, region)
-        source = colour.resizable(image)
+        factor = _factor(image, box, size)
+        if factor > 1:
+            source = colour.reduced(image, factor)
+            box, seen = _times(1 / factor, box), _times(1 / factor, seen)
+        else:
+            source = colour.resizable(image)
         if region is not None:  # what lies around it must not tint its edges
             left, top = math.floor(seen[0]), math.floor(seen[1])
             right, bottom = min(math.ceil(seen[2]), source.width), math.ceil(seen[3])
             source = source.crop((left, top, right, min(bottom, source.height)))
             box = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
         scaled = source.resize(size, _RESAMPLING[how.interpolation], box, _REDUCING_GAP)
+        del source
+        if ours:
+            image.close()
     shown = colour.displayed(scaled, image.info.get("icc_profile"), grey=grey)
     if orientation in _UPRIGHT:
         shown = shown.transpose(_UPRIGHT[orientation])
@@ -313,6 +335,14 @@ def _render(
     # Not numpy.array(shown): numpy asks Pillow for the bytes twice.
     pixels_out = np.frombuffer(bytearray(shown.tobytes()), np.uint8)
     return pixels_out.reshape(how.height, how.width, how.channels)
+
+
+def _factor(image: Image.Image, box: _Sides, size: tuple[int, int]) -> int:
+    """By how much a large picture is reduced before its mode is changed, 1 where it need not be."""
+    if image.width * image.height <= LARGE_PIXELS or not colour.takes_two(image):
+        return 1
+    scales = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
+    return max(1, int(min(scales) / _REDUCING_GAP))
 
 
 def _trimmed(image: Image.Image, how: Preprocessing) -> Image.Image:
