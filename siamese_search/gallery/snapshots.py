@@ -22,6 +22,7 @@ import numpy as np
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision.metric import Metric
 from siamese_search.errors import GalleryError
+from siamese_search.forks import Followed
 from siamese_search.gallery.guarded import GuardedIndex, is_unit
 from siamese_search.index import Engine, FaissEngine, Index, sha256
 from siamese_search.records import Generation, Snapshot
@@ -81,7 +82,7 @@ class Loaded:
     version: tuple[int, int]
 
 
-class Snapshots:
+class Snapshots(Followed):
     """The index of one gallery folder, kept in step with its catalog."""
 
     def __init__(self, folder: Path, catalog: Catalog, engine: Engine | None = None) -> None:
@@ -90,6 +91,12 @@ class Snapshots:
         self._catalog = catalog
         self._loaded: Loaded | None = None
         self._lock = threading.RLock()
+        self.follow_forks()
+
+    def in_child(self) -> None:
+        """Another thread may have been changing the index."""
+        self._lock = threading.RLock()
+        self._loaded = None
 
     @contextmanager
     def searching(self) -> Iterator[View]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from siamese_search.errors import GalleryDamaged, GalleryFormatError, StorageError
 from siamese_search.files import sync_folder
+from siamese_search.forks import Followed, leave
 
 FORMAT = 5
 APPLICATION_ID = 0x53494153  # "SIAS": `file gallery.db` tells whose it is
@@ -25,15 +26,25 @@ BUSY_SECONDS = 60.0
 LOCK_NAME = ".maintenance.lock"  # held while a gallery is made, compacted or rebuilt
 
 
-class Database:
-    """An open database. Threads may share it; other processes may have it open too."""
+class Database(Followed):
+    """An open database. Threads may share it; other processes may have it open too. A forked
+    process opens it anew.
+    """
 
     def __init__(self, path: Path, spill: bool = True) -> None:
         """Without ``spill``, what a transaction writes stays in memory until it is committed, and
         others can read as long.
         """
         self.path = path
+        self._spill = spill
         self._lock = threading.RLock()
+        self._open()
+        self.follow_forks()
+
+    def _open(self) -> None:
+        self._process = os.getpid()
+        self._closed = False
+        path = self.path
         self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
         with _mapped(path):
             self._db = _connect(path, "rw" if self.writable else "ro")
@@ -41,7 +52,7 @@ class Database:
                 self._check_owner()
                 if self.writable:
                     _make_durable(self._db)
-                if not spill:
+                if not self._spill:
                     self._db.execute("PRAGMA cache_spill = OFF")
                 self._check_format()
             except BaseException:
@@ -80,13 +91,29 @@ class Database:
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
 
     def close(self) -> None:
-        self._db.close()
+        self._closed = True
+        if self._process == os.getpid():
+            self._db.close()
+
+    # Forks: SQLite allows no connection to be used, nor closed, by a forked process
+
+    def before_fork(self) -> None:
+        self._lock.acquire()  # so that no thread is in a transaction
+
+    def after_fork(self) -> None:
+        self._lock.release()
+
+    def in_child(self) -> None:
+        leave(self._db)
+        self._lock = threading.RLock()
 
     # Transactions
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
         with self._lock, _mapped(self.path):
+            if self._process != os.getpid() and not self._closed:
+                self._open()
             yield
 
     @contextmanager
