@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,7 @@ from siamese_search.errors import StorageError
 
 log = logging.getLogger("siasearch")
 
+_BINARY = getattr(os, "O_BINARY", 0)
 STALE_SECONDS = 3600.0  # after which a file that nothing names belongs to no running process
 
 
@@ -25,6 +28,21 @@ def require_place(path: Path) -> None:
         raise StorageError(f"{path} is no regular file: name another to write")
     if not path.parent.is_dir():
         raise StorageError(f"{path} could not be written: there is no folder {path.parent}")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """A regular file's content. Raises OSError for anything else, a pipe say, which may never end,
+    and for more than ``most`` bytes.
+    """
+    # Without waiting for whoever opens a pipe's other end.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+        return file.read()
 
 
 @contextmanager

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import threading
-from abc import ABC, abstractmethod
 from weakref import WeakSet
 
 
-class Followed(ABC):
+class Followed:
     """Something open that a forked process must not go on with."""
 
     def follow_forks(self) -> None:
@@ -25,7 +24,6 @@ class Followed(ABC):
     def after_fork(self) -> None:
         """Undo ``before_fork``, in the process that goes on."""
 
-    @abstractmethod
     def in_child(self) -> None:
         """Forget what belongs to the process that goes on."""
 

@@ -171,7 +171,7 @@ class Encoder(Followed):
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
         """Whether two images, each as ``embed`` takes them, show the same identity."""
         first, second = self.embed([a, b])
-        score = float(first @ second)
+        score = min(1.0, float(first @ second))  # rounding may add a little
         threshold = self.threshold if threshold is None else threshold
         return Verification(score >= threshold, score, self.confidence(score), threshold)
 

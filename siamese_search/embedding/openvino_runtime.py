@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import suppress
 from io import BytesIO
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.embedding import compiled
-from siamese_search.embedding.record import GRAPH, verified_bytes
+from siamese_search.embedding.record import DESCRIPTION, GRAPH, verified_bytes
 from siamese_search.errors import EncoderError
 from siamese_search.machine import cores
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from siamese_search.embedding.record import EncoderRecord
 
 STREAMS = 4
+LOOPS = ("Loop", "TensorIterator", "If")
+VALUES = 1 << 28  # that a step may give for one picture, or a constant may have
+EXTERNAL = b"\x0a\x08location\x12"  # how ONNX names another file for a tensor
 
 
 def import_openvino() -> Any:
@@ -75,10 +79,27 @@ class OpenVINORuntime:
             "processor": [core.get_property("CPU", "FULL_DEVICE_NAME"), *sorted(capabilities)],
             "settings": settings,
         }
+        self._path, self._dimension = folder / GRAPH, record.dimension
         try:
             self._compiled = _compiled_graph(core, content, settings, determinants)
-        except RuntimeError as error:
-            raise EncoderError(f"{folder / GRAPH}: OpenVINO refuses it: {error}") from error
+            takes, gives = self._compiled.input(0), self._compiled.outputs
+        except (RuntimeError, ValueError) as error:
+            what = str(error).strip().rpartition("\n")[2]
+            raise EncoderError(f"{folder / GRAPH}: OpenVINO refuses it: {what}") from error
+        shown = record.preprocessing
+        pixels = openvino.PartialShape([-1, shown.height, shown.width, shown.channels])
+        made = openvino.PartialShape([-1, record.dimension])
+        if not (
+            len(self._compiled.inputs) == 1
+            and takes.get_element_type() == openvino.Type.u8
+            and takes.get_partial_shape().compatible(pixels)
+            and gives[0].get_partial_shape().compatible(made)
+        ):
+            raise EncoderError(
+                f"{folder / GRAPH} takes {takes.get_partial_shape()} and gives"
+                f" {gives[0].get_partial_shape()}, unlike what {DESCRIPTION} says: get the encoder"
+                " again"
+            )
         self._gives_places = len(self._compiled.outputs) > 1
         # An infer request serves one thread at a time.
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -93,13 +114,37 @@ class OpenVINORuntime:
             request = self._idle.get_nowait()
         except Empty:
             request = self._compiled.create_infer_request()
-        request.infer([pixels], share_inputs=True)
+        try:
+            request.infer([pixels], share_inputs=True)
+        except RuntimeError as error:
+            what = str(error).strip().rpartition("\n")[2]
+            raise EncoderError(f"{self._path} cannot be run: {what}") from error
         embeddings = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        if embeddings.shape != (len(pixels), self._dimension):
+            raise EncoderError(
+                f"{self._path} gives embeddings of shape {embeddings.shape}, not"
+                f" {(len(pixels), self._dimension)}: get the encoder again"
+            )
         places = None
         if self._gives_places:
             places = np.array(request.get_output_tensor(1).data, dtype=np.float32)
         self._idle.put(request)
         return embeddings, places
+
+
+def _require_bounded(model: Any) -> None:
+    """Raise ValueError for a graph that may not end, or would fill the memory: encoders have no
+    loops, and what each of their steps gives is small.
+    """
+    for step in model.get_ops():
+        if step.get_type_name() in LOOPS:
+            raise ValueError(f"it has a step {step.get_type_name()}, and so might not end")
+        for given in step.outputs():
+            shape = given.get_partial_shape()
+            lengths = list(shape) if shape.rank.is_static else []
+            known = [length.get_length() for length in lengths if length.is_static]
+            if math.prod(known) > VALUES:
+                raise ValueError(f"a step gives {math.prod(known)} values")
 
 
 def _compiled_graph(
@@ -110,7 +155,11 @@ def _compiled_graph(
     if kept is not None:
         with suppress(RuntimeError):
             return core.import_model(kept, "CPU", settings)
-    made = core.compile_model(core.read_model(graph), "CPU", settings)
+    if EXTERNAL in graph:
+        raise ValueError("it names other files for its weights")
+    model = core.read_model(graph)
+    _require_bounded(model)
+    made = core.compile_model(model, "CPU", settings)
 
     def export() -> memoryview:
         stream = BytesIO()

@@ -15,9 +15,10 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import UsageError
-from siamese_search.records import Copy, Enrolled, Item, KeptProbe, NewItem
+from siamese_search.records import Copy, Enrolled, KeptProbe, NewItem
 from siamese_search.storage.calibrations import Calibrations
 from siamese_search.storage.database import create
+from siamese_search.storage.facts import Facts
 from siamese_search.storage.faults import faults_in
 from siamese_search.storage.history import History, new_run
 
@@ -100,10 +101,14 @@ class Catalog(History, Calibrations):
         identity, kind = self._identity(item.identity, distractor)
         if kind != distractor:
             return None
+        facts = Facts(
+            item.identity, distractor, content, item.source, item.copy, item.size, added, None,
+            item.metadata,
+        )  # fmt: skip
         number = self._db.execute(
-            "INSERT INTO items (identity, content, source, copy, size, added)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (identity, content, item.source, item.copy, item.size, added),
+            "INSERT INTO items (identity, content, source, copy, size, added, checksum)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (identity, content, item.source, item.copy, item.size, added, facts.checksum),
         ).lastrowid
         self._db.executemany(
             "INSERT INTO metadata (item, key, value) VALUES (?, ?, ?)",
@@ -121,7 +126,9 @@ class Catalog(History, Calibrations):
 
         Metadata are part of the change of a ``run``.
         """
+        numbers = sources.keys() | metadata.keys()
         with self.writing():
+            self.require_sound(numbers)  # what is damaged must not be sealed
             if metadata:
                 self._keep(self._begun(run or new_run(), "add", 0), metadata)
             self._db.executemany(
@@ -137,15 +144,19 @@ class Catalog(History, Calibrations):
                     for key, value in pairs.items()
                 ],
             )
+            self._seal(numbers)
 
-    def remove(self, numbers: Sequence[int]) -> list[Item]:
-        """Remove items, and identities left without any. Returns what was removed."""
+    def remove(self, numbers: Sequence[int]) -> list[int]:
+        """Remove items, damaged ones as well, and identities left without any. Returns the numbers
+        of those that were there.
+        """
         with self.writing():
-            removed = list(self.items(numbers))
-            if removed:
-                change = self._begun(new_run(), "remove", len(removed), _only(removed))
-                self._take_out(change, [item.number for item in removed])
-        return removed
+            there = self.owners(numbers)
+            if there:
+                names = {identity for identity, _ in there.values()}
+                change = self._begun(new_run(), "remove", len(there), _only(names))
+                self._take_out(change, list(there))
+        return list(there)
 
     def relabel(self, numbers: Sequence[int], new: str) -> int:
         """Give items another identity, merging with it where it exists. Returns how many.
@@ -156,14 +167,15 @@ class Catalog(History, Calibrations):
             relabelled = list(self.items(numbers))
             if not relabelled:
                 return 0
-            change = self._begun(new_run(), "relabel", len(relabelled), _only(relabelled), new)
-            self._keep(change, [item.number for item in relabelled])
             old = {item.identity for item in relabelled}
+            change = self._begun(new_run(), "relabel", len(relabelled), _only(old), new)
+            self._keep(change, [item.number for item in relabelled])
             identity, _ = self._identity(new, distractor=self.distractors(old) == old)
             self._db.executemany(
                 "UPDATE items SET was = nullif(coalesce(was, ?), ?), identity = ? WHERE id = ?",
                 [(item.identity, new, identity, item.number) for item in relabelled],
             )
+            self._seal(item.number for item in relabelled)
             self._drop_empty(old - {new})
         return len(relabelled)
 
@@ -286,25 +298,6 @@ class Catalog(History, Calibrations):
         found = np.array(rows, np.int64).reshape(-1, 2)
         return found[:, 0].copy(), found[:, 1].copy()
 
-    def items(self, numbers: Iterable[int]) -> list[Item]:
-        """Whole items by number; removed ones are left out."""
-        with self._guard():
-            return [
-                Item(number, name, source, content.hex(), added, size, copy, json.loads(metadata))
-                for number, name, source, content, added, size, copy, metadata in self._by_numbers(
-                    "SELECT items.id, name, source, content, added, size, copy,"
-                    " (SELECT json_group_object(key, value) FROM metadata WHERE item = items.id)"
-                    " FROM items JOIN identities ON identities.id = items.identity"
-                    " WHERE items.id IN",
-                    numbers,
-                )
-            ]
-
-    def _by_numbers(self, sql: str, numbers: Iterable[int]) -> Iterator[tuple]:  # type: ignore[type-arg]
-        # As one JSON parameter: SQLite bounds the number of parameters.
-        wanted = json.dumps([int(number) for number in numbers])
-        return self._db.execute(f"{sql} (SELECT value FROM json_each(?)) ORDER BY 1", (wanted,))
-
     def numbers(self, identity: str) -> list[int]:
         """The numbers of an identity's items."""
         with self._guard():
@@ -378,7 +371,6 @@ class Catalog(History, Calibrations):
             yield f"{self.path}: {error}"
 
 
-def _only(items: Sequence[Item]) -> str | None:
-    """The identity of items, None where they are of several."""
-    names = {item.identity for item in items}
-    return names.pop() if len(names) == 1 else None
+def _only(names: set[str]) -> str | None:
+    """The identity of items that have these, None where they are several."""
+    return next(iter(names)) if len(names) == 1 else None

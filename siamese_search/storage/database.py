@@ -19,7 +19,7 @@ from siamese_search.errors import GalleryDamaged, GalleryFormatError, StorageErr
 from siamese_search.files import sync_folder
 from siamese_search.forks import Followed, leave
 
-FORMAT = 5
+FORMAT = 6
 APPLICATION_ID = 0x53494153  # "SIAS": `file gallery.db` tells whose it is
 PAGE_BYTES = 16384  # a 512-d float32 vector is 2 KiB; a 4 KiB page would hold just one
 BUSY_SECONDS = 60.0

@@ -11,15 +11,15 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
-from siamese_search.errors import UsageError
+from siamese_search.errors import GalleryDamaged, UsageError
 from siamese_search.records import UNDOABLE, Change, RemovedCopy
-from siamese_search.storage.generations import Generations
+from siamese_search.storage.seals import Seals
 
 MARK = 8  # characters of a change's run that mark the copies of what it removed
 # An item as it is, but for what its table of the same change has beside.
 BEFORE = (
     "json_object('identity', name, 'distractor', distractor, 'was', was, 'source', source,"
-    " 'size', size, 'added', added, 'metadata',"
+    " 'size', size, 'added', added, 'checksum', checksum, 'metadata',"
     " json((SELECT json_group_object(key, value) FROM metadata WHERE item = items.id)))"
 )
 INVERSE = {"add": "remove", "remove": "add", "relabel": "relabel", "drop": "keep"}
@@ -30,7 +30,7 @@ def new_run() -> str:
     return secrets.token_hex(16)
 
 
-class History(Generations):
+class History(Seals):
     """The last change in an open ``gallery.db``."""
 
     _dropped: tuple[RemovedCopy, ...] = ()
@@ -221,6 +221,7 @@ class History(Generations):
                 "INSERT INTO metadata (item, key, value) SELECT id, ?, ? FROM items WHERE id = ?",
                 [(key, value, number) for key, value in before["metadata"].items()],
             )
+            self._seal_as_before(number, item, before)
         self._note_added(redo, made)
         self._drop_empty(left)
         return copies
@@ -236,6 +237,18 @@ class History(Generations):
         ).lastrowid  # fmt: skip
         assert number is not None
         return number
+
+    def _seal_as_before(self, number: int, item: int, before: dict[str, object]) -> None:
+        """Seal what was put back. Raises GalleryDamaged where it is not what was kept."""
+        self._seal([number])
+        kept = before.get("checksum")  # of changes before format 6 there is none
+        if kept is not None and kept != self._value(
+            "SELECT checksum FROM items WHERE id = ?", (number,)
+        ):
+            raise GalleryDamaged(
+                f"{self.path}: what was kept of item {item} is damaged, so that the last change"
+                " cannot be taken back"
+            )
 
     def _restore_vectors(self, change: int, item: int, number: int) -> None:
         """Give an item, by its new number, the embeddings that it had by its old one."""

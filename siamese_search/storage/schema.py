@@ -9,6 +9,8 @@ import sqlite3
 
 from sqlite_utils import Database, Migrations
 
+from siamese_search.storage.facts import ROWS, Facts
+
 migrations = Migrations("siasearch")
 
 
@@ -174,6 +176,18 @@ def v005_last_change(db: Database) -> None:
         "CREATE INDEX undo_places_by_item ON undo_places(change, item)",
     ):
         db.execute(statement)
+
+
+@migrations()
+def v006_seals(db: Database) -> None:
+    # What is there is taken as it is: from now on damage shows.
+    db.execute("ALTER TABLE items ADD COLUMN checksum INTEGER")
+    last = 0
+    while rows := db.execute(f"{ROWS} WHERE items.id > {last} ORDER BY 1 LIMIT 1024").fetchall():
+        for row in rows:
+            checksum = Facts.of(row).checksum
+            db.execute("UPDATE items SET checksum = ? WHERE id = ?", [checksum, row[0]])
+        last = rows[-1][0]
 
 
 def migrate(connection: sqlite3.Connection) -> None:
