@@ -18,8 +18,9 @@ from siamese_search.errors import UsageError
 from siamese_search.records import Copy, Enrolled, KeptProbe, NewItem
 from siamese_search.storage.calibrations import Calibrations
 from siamese_search.storage.database import create
-from siamese_search.storage.facts import Facts
+from siamese_search.storage.facts import Facts, Source
 from siamese_search.storage.faults import faults_in
+from siamese_search.storage.generations import CHUNK
 from siamese_search.storage.history import History, new_run
 
 
@@ -361,6 +362,22 @@ class Catalog(History, Calibrations):
         with self._guard():
             rows = self._db.execute("SELECT id, copy, content FROM items WHERE copy IS NOT NULL")
             return [Copy(number, path, content.hex()) for number, path, content in rows]
+
+    def sources(self) -> Iterator[Source]:
+        """The files that items were enrolled from, in short reads of their own."""
+        last = 0
+        while True:
+            with self._guard():
+                rows = self._db.execute(
+                    "SELECT id, source, content, size, added, copy IS NOT NULL FROM items"
+                    " WHERE id > ? AND source IS NOT NULL ORDER BY id LIMIT ?",
+                    (last, CHUNK),
+                ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            for number, path, content, size, added, copied in rows:
+                yield Source(number, path, content.hex(), size, added, bool(copied))
 
     def faults(self) -> Iterator[str]:
         """What is wrong inside the database, one line each."""

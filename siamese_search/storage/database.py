@@ -12,11 +12,11 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from siamese_search.errors import GalleryDamaged, GalleryFormatError, StorageError
-from siamese_search.files import sync_folder
+from siamese_search.errors import DiskFull, GalleryDamaged, GalleryFormatError, StorageError
+from siamese_search.files import sync_folder, underway
 from siamese_search.forks import Followed, leave
 
 FORMAT = 6
@@ -167,8 +167,9 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     from siamese_search.storage.schema import migrate
 
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with _mapped(path):
+    with _mapped(path), ExitStack() as making:
         path.parent.mkdir(parents=True, exist_ok=True)
+        making.enter_context(underway(path.parent))
         try:
             db = _connect(temporary, "rwc")
             try:
@@ -224,9 +225,7 @@ def _mapped(path: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_CANTOPEN:
             raise StorageError(f"{path} cannot be opened: check its permissions") from error
         if code == sqlite3.SQLITE_FULL:
-            raise StorageError(
-                f"{path}: the disk is full; nothing of this step was kept"
-            ) from error
+            raise DiskFull(f"{path}: the disk is full; nothing of this step was kept") from error
         if isinstance(error, sqlite3.OperationalError):
             raise StorageError(f"{path}: {error}; nothing of this step was kept") from error
         raise

@@ -44,6 +44,18 @@ class Facts:
         return crc32(json.dumps([self.identity, self.distractor, *values, pairs]).encode())
 
 
+@dataclass(frozen=True)
+class Source:
+    """The file that an item was enrolled from, as it was then; whether the gallery has a copy."""
+
+    item: int
+    path: str
+    content: str
+    size: int
+    added: str
+    copied: bool
+
+
 def fault_in(row: tuple[Any, ...]) -> str | None:
     """What is wrong with a row that ``ROWS`` gives, None where it is as it was stored."""
     try:
