@@ -115,6 +115,13 @@ def remove(
     identity: Annotated[str | None, typer.Argument(help="The identity to remove.")] = None,
     item: ItemsOption = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
+    forever: Annotated[
+        bool,
+        typer.Option(
+            "--forever",
+            help="Leave no trace in the gallery, as `compact` does: nothing can be taken back.",
+        ),
+    ] = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -130,11 +137,13 @@ def remove(
             owners, goes = sorted({one.identity for one in found}), len(found)
         names = ", ".join(owners[:SHOWN]) + ", ..." * (len(owners) > SHOWN)
         said = f"{names}: {counted(goes, 'item')}"
-        may_undo = _warn_of_many(goes)
+        may_undo = not forever and _warn_of_many(goes)
         if goes > 1 and not confirmed(f"Remove {said}?", yes):
             note("nothing was removed")
             raise typer.Exit(1)
         removed = target.remove(identity, item or None)
+        if forever:
+            target.compact()
         left = len(target)
     if as_json:
         print_json({"removed": removed, "items": left})
