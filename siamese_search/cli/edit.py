@@ -172,11 +172,14 @@ def relabel(
         there = target.count(new)
         whole = 0 if old is None else target.count(old)
         _warn_of_many(whole)
+        silences = new in target.distractors() and (old is None or old not in target.distractors())
         merges = there > 0 and old is not None and normalised(old) != normalised(new) and whole
         question = (
             f"{new!r} exists, with {counted(there, 'item')}: merge"
             f" {counted(whole, 'item')} of {old!r} into it?"
         )
+        if silences:
+            note(f"{new!r} is a distractor: whatever is like its items gets no name")
         if merges and not confirmed(question, yes):
             note("nothing was relabelled")
             raise typer.Exit(1)

@@ -220,7 +220,11 @@ def _described(
     if answer.score is None:
         which = f" that has {' and '.join(where)}" if where else ""
         return f"{image}: unknown (nothing to compare it with{which})"
-    name = answer.identity or ("unknown, like a distractor" if answer.distracted else "unknown")
+    name = "unknown, like a distractor" if answer.distracted else "unknown"
+    if answer.identity is not None:  # somebody may be called so
+        name = answer.identity
+        if name.startswith("unknown"):
+            name = repr(name)
     needed = f", threshold {answer.threshold:.3f}" if answer.strange else ""
     lines = [
         f"{image}: {name} (score {answer.score:.3f}{needed}, confidence {answer.confidence:.0%})"

@@ -234,8 +234,11 @@ class Compaction:
             pass
         folder = str(self._folder.absolute())
         nowhere = subprocess.DEVNULL
-        # A pipe would break when this process ends.
-        said = tempfile.TemporaryFile()  # noqa: SIM115  closed in the end by ``follow``
+        try:
+            # A pipe would break when this process ends.
+            said = tempfile.TemporaryFile()  # noqa: SIM115  closed in the end by ``follow``
+        except OSError as error:
+            raise StorageError(f"no temporary file can be made: {error.strerror}") from error
         try:
             started = subprocess.Popen(
                 (*_siasearch(), "compact", "--if-due", "-g", folder),

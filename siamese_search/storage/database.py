@@ -197,6 +197,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False
     )
     db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA temp_store = MEMORY")  # there may be no folder for temporary files
     return db
 
 
@@ -222,6 +223,11 @@ def _mapped(path: Path) -> Iterator[None]:
             raise _damaged(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StorageError(f"{path} is held by another process: try again") from error
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise StorageError(
+                f"{path}: a change was interrupted, and must be taken back first: run `siasearch"
+                " info` once where the gallery can be written to"
+            ) from error
         if code == sqlite3.SQLITE_CANTOPEN:
             raise StorageError(f"{path} cannot be opened: check its permissions") from error
         if code == sqlite3.SQLITE_FULL:
