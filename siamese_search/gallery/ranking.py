@@ -131,12 +131,11 @@ class Ranking:
 
         Raises GalleryDamaged, naming an item, where what is known of one is not as it was stored.
         """
-        self._catalog.require_sound({m.item for found in ranked for m in found})
-        never = self._catalog.distractors({m.identity for found in ranked for m in found})
+        never = self._catalog.never_named({m.item for found in ranked for m in found})
         if not never:
             return ranked
         return [
-            tuple(dataclasses.replace(m, distractor=m.identity in never) for m in found)
+            tuple(dataclasses.replace(m, distractor=m.item in never) for m in found)
             for found in ranked
         ]
 

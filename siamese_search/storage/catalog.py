@@ -129,7 +129,7 @@ class Catalog(History, Calibrations):
         """
         numbers = sources.keys() | metadata.keys()
         with self.writing():
-            self.require_sound(numbers)  # what is damaged must not be sealed
+            self.never_named(numbers)  # raises: what is damaged must not be sealed
             if metadata:
                 self._keep(self._begun(run or new_run(), "add", 0), metadata)
             self._db.executemany(

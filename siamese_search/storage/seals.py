@@ -19,7 +19,8 @@ from siamese_search.storage.generations import Generations
 class Seals(Generations):
     """The items in an open ``gallery.db``, each with all that is known of it."""
 
-    _sound: tuple[tuple[int, int], set[int]] | None = None  # looked at in a state of the database
+    # Items that were looked at in a state of the database; whether they are never named.
+    _sound: tuple[tuple[int, int], dict[int, bool]] | None = None
 
     def items(self, numbers: Iterable[int]) -> list[Item]:
         """Whole items by number; removed ones are left out.
@@ -32,15 +33,19 @@ class Seals(Generations):
             for number, one in self._sealed(numbers)
         ]  # fmt: skip
 
-    def require_sound(self, numbers: Iterable[int]) -> None:
-        """Raise GalleryDamaged, naming an item, where something is not as it was stored."""
+    def never_named(self, numbers: Iterable[int]) -> set[int]:
+        """Those of items that are of a distractor.
+
+        Raises GalleryDamaged, naming an item, where something is not as it was stored.
+        """
         version = self.version()
         if self._sound is None or self._sound[0] != version:
-            self._sound = version, set()
-        known = self._sound[1]
-        new = set(numbers) - known
+            self._sound = version, {}
+        known, wanted = self._sound[1], set(numbers)
+        new = wanted - known.keys()
         if new:
-            known.update(number for number, _ in self._sealed(new))
+            known.update((number, facts.distractor) for number, facts in self._sealed(new))
+        return {number for number in wanted if known.get(number)}
 
     def _sealed(self, numbers: Iterable[int]) -> Iterator[tuple[int, Facts]]:
         with self._guard():
