@@ -172,7 +172,8 @@ def relabel(
         there = target.count(new)
         whole = 0 if old is None else target.count(old)
         _warn_of_many(whole)
-        silences = new in target.distractors() and (old is None or old not in target.distractors())
+        never = target.distractors()
+        silences = normalised(new) in never and (old is None or normalised(old) not in never)
         merges = there > 0 and old is not None and normalised(old) != normalised(new) and whole
         question = (
             f"{new!r} exists, with {counted(there, 'item')}: merge"

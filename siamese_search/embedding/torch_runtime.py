@@ -89,9 +89,10 @@ class TorchRuntime:
                 name: torch.tensor(one, dtype=torch.float32) for name, one in weights.items()
             }
             network.load_state_dict(tensors)
+            network = network.eval().to(device)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             raise EncoderError(f"{folder}: its network cannot be built: {error}") from error
-        self._network = network.eval().to(device).to(memory_format=torch.channels_last)
+        self._network = network.to(memory_format=torch.channels_last)
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return self.describe(pixels)[0]
