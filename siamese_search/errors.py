@@ -11,7 +11,8 @@
         ├── GalleryMismatch       it was made by another encoder
         ├── GalleryFormatError    it was written by a newer siasearch
         ├── GalleryDamaged        the database is corrupt or incomplete
-        └── StorageError          disk full, no permission, locked by another process
+        └── StorageError          no permission, locked by another process
+            └── DiskFull              no space is left
 
 Messages name the file and the way out. Foreign exceptions (SQLite, FAISS, Pillow, OpenVINO)
 are mapped to these where they arise.
@@ -75,7 +76,11 @@ class GalleryDamaged(GalleryError):
 
 
 class StorageError(GalleryError):
-    """The disk is full, a permission is missing, or another process holds the gallery."""
+    """A permission is missing, another process holds the gallery, or the disk is full."""
+
+
+class DiskFull(StorageError):
+    """No space is left for what was to be written."""
 
 
 class TrainingError(SiaSearchError):

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from siamese_search.errors import StorageError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 log = logging.getLogger("siasearch")
 
+_BINARY = getattr(os, "O_BINARY", 0)
 STALE_SECONDS = 3600.0  # after which a file that nothing names belongs to no running process
 
 
@@ -25,6 +33,21 @@ def require_place(path: Path) -> None:
         raise StorageError(f"{path} is no regular file: name another to write")
     if not path.parent.is_dir():
         raise StorageError(f"{path} could not be written: there is no folder {path.parent}")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """A regular file's content. Raises OSError for anything else, a pipe say, which may never end,
+    and for more than ``most`` bytes.
+    """
+    # Without waiting for whoever opens a pipe's other end.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+        return file.read()
 
 
 @contextmanager
@@ -80,10 +103,46 @@ def delete(path: Path) -> None:
         log.debug("cannot delete %s yet: %s", path, error)
 
 
-def is_left_behind(path: Path) -> bool:
-    """Whether a file that nothing names is from a process that is gone."""
+@contextmanager
+def underway(folder: Path) -> Iterator[None]:
+    """While files are made in a folder, or below, that nothing names yet, so that nobody takes them
+    for those of a process that is gone; see ``left_alone``. Waits while somebody sweeps there.
+    """
+    with ExitStack() as held:
+        if fcntl is not None:
+            with suppress(OSError):  # what cannot be locked is told by age
+                fcntl.flock(held.enter_context(_opened(folder)), fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def left_alone(folder: Path) -> Iterator[bool]:
+    """Whether no process makes files there, nor begins to meanwhile; false where that is open."""
+    with ExitStack() as held:
+        alone = False
+        if fcntl is not None:
+            with suppress(OSError):
+                descriptor = held.enter_context(_opened(folder))
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone = True
+        yield alone
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        return time.time() - path.stat().st_mtime > STALE_SECONDS
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_left_behind(path: Path, alone: bool = False) -> bool:
+    """Whether a file that nothing names is from a process that is gone: an old one, or any where
+    its folder is ``left_alone``.
+    """
+    try:
+        return alone or time.time() - path.stat().st_mtime > STALE_SECONDS
     except OSError:
         return False
 

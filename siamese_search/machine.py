@@ -1,18 +1,42 @@
-"""What this machine has."""
+"""What this machine has, and what of it this process may use."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+
+GROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
     """How many cores this process may use."""
+    count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    return min(count, _quota())
+
+
+@cache
+def _quota() -> int:
+    """The cores that a control group's share of time is worth; many where it has no limit."""
+    least = math.inf
+    for folder in _groups():
+        with suppress(OSError, ValueError):
+            share, _, period = (folder / "cpu.max").read_text().partition(" ")
+            least = min(least, float("inf" if share == "max" else share) / float(period))
+    with suppress(OSError, ValueError):  # as earlier kernels have it
+        quota, time = (
+            float((GROUPS / "cpu" / f"cpu.cfs_{what}_us").read_text())
+            for what in ("quota", "period")
+        )
+        if quota > 0:
+            least = min(least, quota / time)
+    return max(1, math.ceil(least)) if math.isfinite(least) else 1 << 20
 
 
 def memory() -> int:
@@ -21,11 +45,24 @@ def memory() -> int:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         whole = 8 << 30
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return whole
-    return min(whole, int(limit)) if limit.isdigit() else whole
+    limits = [folder / "memory.max" for folder in _groups()]
+    for path in (*limits, GROUPS / "memory" / "memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # ``max`` is no number
+            whole = min(whole, int(path.read_text()))
+    return whole
+
+
+def _groups() -> Iterator[Path]:
+    """The folders of the control groups that this process is in, from its own to the outermost."""
+    own = GROUPS
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        place = next(line for line in lines if line.startswith("0::"))[3:]
+        own = GROUPS / place.lstrip("/")
+    yield own
+    for folder in own.parents:
+        if folder == GROUPS or GROUPS in folder.parents:
+            yield folder
 
 
 def give_back_memory() -> None:

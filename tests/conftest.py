@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.record import write_encoder
 from siamese_search.pictures.preprocessing import Preprocessing
+from siamese_search.storage.catalog import Catalog
 
 # Threads that spin while they wait slow a busy machine down many times over. It is read when the
 # libraries load that have such threads: scikit-learn and torch, by the tests that need them.
@@ -119,6 +121,12 @@ def toy(toy_folder: Path) -> Encoder:
 @pytest.fixture(scope="session")
 def coarse(coarse_folder: Path) -> Encoder:
     return Encoder.open(coarse_folder, "cpu")
+
+
+def seal(folder: Path) -> None:
+    """Give all items of a gallery, whose rows were changed by hand, the checksums that fit."""
+    with closing(Catalog(folder / "gallery.db")) as catalog, catalog.writing():
+        catalog._seal(range(1 + catalog.state().last_item))
 
 
 def picture(seed: int, noise: float = 0.0) -> Image.Image:

@@ -29,8 +29,6 @@ from siamese_search.records import ImageFile
 
 PICTURES = 160
 IDENTITIES = 12
-# Older than any limit below which a left-over may still belong to a running process.
-LONG_AGO = 1_000_000_000
 ROUNDING = 1e-6  # of a float32 sum
 
 
@@ -329,10 +327,6 @@ class World:
 
     def leftovers(self) -> list[str]:
         """What is there after a compaction although neither database nor design names it."""
-        for path in [path for path in self.folder.rglob("*") if path.is_file()]:
-            # An age at which it can belong to no running process any more.
-            if not path.name.startswith(("gallery.db", "index-")):
-                os.utime(path, (LONG_AGO, LONG_AGO))
         with Gallery.open(self.folder) as gallery:
             gallery.compact()
             names = [name for name, _ in gallery.identities()]

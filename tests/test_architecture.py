@@ -27,6 +27,7 @@ FLOORS = {
     "index": 3,
     "files": 2,
     "records": 1,
+    "forks": 0,
     "errors": 0,
     "arrays": 0,
     "machine": 0,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import picture
+from conftest import picture, seal
 
 from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray
@@ -413,6 +413,7 @@ def test_distractors_leave_the_rate_as_it_was_asked(tmp_path: Path, toy: Encoder
         with sqlite3.connect(tmp_path / str(draw) / "gallery.db") as db:
             db.execute("UPDATE identities SET distractor = id % 2")
         db.close()
+        seal(tmp_path / str(draw))
         with Gallery.open(tmp_path / str(draw), toy) as gallery:
             gallery.calibrate(0.05)
             answers = gallery.identify_embeddings(strangers, k=1)

@@ -140,7 +140,7 @@ class CatalogModel(RuleBasedStateMachine):
     def remove(self, chosen: list[str]) -> None:
         present, before = self.items.keys() & set(chosen), self.now()
         removed = self.catalog.remove([self.number(content) for content in chosen])
-        assert {self.numbers[item.number] for item in removed} == present
+        assert {self.numbers[number] for number in removed} == present
         for content in present:
             del self.items[content]
         self.forget_empty()

@@ -141,7 +141,7 @@ def test_enrol_query_edit_check_from_start_to_end(
     assert names == [("Greek/beta", 1), ("Latin/b", 2)]
 
     assert shell.json("compact")[0]["indexed"] == 3
-    assert shell.json("check") == [{"ok": True, "faults": []}]
+    assert shell.json("check") == [{"ok": True, "faults": [], "changed": []}]
     (report,) = shell.json("rebuild", "--encoder", coarse_folder)
     assert report == {"switched": True, "embedded": 3, "missing": [], "items": 3}
     assert shell.json("query", probe)[0]["identity"] == "Greek/beta"

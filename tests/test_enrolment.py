@@ -15,6 +15,7 @@ from conftest import picture, write_toy_encoder
 from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.errors import GalleryMismatch, ImageError, StorageError, UsageError
+from siamese_search.files import underway
 from siamese_search.gallery import enrolment
 from siamese_search.pictures.sources import find, normalised, read_answers, read_manifest
 from siamese_search.records import ImageFile, Progress, Rejection
@@ -178,7 +179,7 @@ def test_what_stops_in_the_middle_leaves_no_copies_without_items(
         assert len(list((tmp_path / "gallery" / "images").rglob("*.png*"))) == len(gallery)
 
 
-def test_leftovers_of_killed_runs_are_swept_once_they_are_old(
+def test_leftovers_of_killed_runs_are_swept_once_nobody_copies_or_they_are_old(
     tmp_path: Path, pictures: Pictures, toy: Encoder
 ) -> None:
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
@@ -190,8 +191,27 @@ def test_leftovers_of_killed_runs_are_swept_once_they_are_old(
             path.touch()
         for path in (old, copy):
             os.utime(path, (time.time() - 7200,) * 2)
+        with underway(tmp_path / "gallery"):
+            gallery.compact()
+            assert (old.exists(), fresh.exists(), copy.exists()) == (False, True, True)
         gallery.compact()
-        assert (old.exists(), fresh.exists(), copy.exists()) == (False, True, True)
+        assert (fresh.exists(), copy.exists()) == (False, True)
+
+
+def test_copies_of_a_run_that_goes_on_are_not_swept(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    folder = tmp_path / "gallery"
+    with Gallery.open(folder, toy) as gallery, Gallery.open(folder, toy) as other:
+
+        def slowly() -> Iterator[ImageFile | Rejection]:
+            for file in find([str(pictures({"a": 20}))]):
+                yield file
+                other.compact()
+
+        report = gallery.enroll_found(slowly(), copy=True)
+        assert report.added == 20
+        assert gallery.check() == []
 
 
 def test_a_gallery_never_deletes_the_pictures_it_shares_its_folder_with(

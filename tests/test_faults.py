@@ -343,3 +343,86 @@ def test_damage_is_reported_as_json(
     report = json.loads(capsys.readouterr().out)
     assert not report["ok"]
     assert str(path) in report["faults"][0]
+
+
+# What is known of items, and what decides
+
+
+ITEM_CHANGES = {
+    "a name": "UPDATE identities SET name = 'identitx 1' WHERE name = 'identity 1'",
+    "whose an item is": "UPDATE items SET identity = 1 + identity % 6 WHERE id = 2",
+    "never named": "UPDATE identities SET distractor = 1 WHERE name = 'identity 1'",
+    "a source": "UPDATE items SET source = 'elsewhere' WHERE id = 2",
+    "metadata": "UPDATE metadata SET value = '7' WHERE item = 2",
+    "content": "UPDATE items SET content = zeroblob(32) WHERE id = 2",
+    "a time": "UPDATE items SET added = '2001' WHERE id = 2",
+}
+
+
+@pytest.mark.parametrize("what", ITEM_CHANGES)
+def test_what_is_known_of_an_item_is_shown_as_it_was_or_not_at_all(
+    what: str, folder: Path, toy: Encoder
+) -> None:
+    vectors = unit(ITEMS, 49, seed=1)
+    with Gallery.open(folder, toy) as gallery:
+        assert gallery.identify_embeddings(vectors[1:2])[0].matches[0].item == 2
+    db = sqlite3.connect(folder / "gallery.db")
+    with db:
+        db.execute(ITEM_CHANGES[what])
+    db.close()
+    with Gallery.open(folder, toy) as gallery:
+        assert any("what is known of item 2 is damaged" in fault for fault in gallery.check())
+        with pytest.raises(GalleryDamaged, match="remove --item"):
+            gallery.identify_embeddings(vectors[1:2], k=7)
+        with pytest.raises(GalleryDamaged, match="item 2 is damaged"):
+            gallery.items_by_number([2])
+        with pytest.raises(GalleryDamaged, match="item 2 is damaged"):
+            gallery.relabel(None, "mended", item=2)  # damage is not sealed
+        gallery.remove(item=2)
+        assert not any("item 2 " in fault for fault in gallery.check())
+
+
+def test_a_change_that_was_kept_and_damaged_is_not_taken_back(folder: Path, toy: Encoder) -> None:
+    with Gallery.open(folder, toy) as gallery:
+        gallery.remove("identity 1")
+        before = len(gallery)
+    db = sqlite3.connect(folder / "gallery.db")
+    with db:
+        db.execute("UPDATE undo_items SET before = replace(before, 'identity 1', 'identity 2')")
+    db.close()
+    with Gallery.open(folder, toy) as gallery:
+        with pytest.raises(GalleryDamaged, match="cannot be taken back"):
+            gallery.undo()
+        assert len(gallery) == before
+        assert gallery.check() == []
+
+
+@pytest.mark.parametrize("change", ['"rule": "bests"', '"rule": "balance"', "[" * 100_000])
+def test_a_calibration_by_which_nothing_can_be_decided_is_named(
+    change: str, folder: Path, toy: Encoder
+) -> None:
+    with Gallery.open(folder, toy) as gallery:
+        gallery.calibrate(0.2, rule="best", metric="none")
+    db = sqlite3.connect(folder / "gallery.db")
+    with db:
+        (content,) = db.execute("SELECT content FROM calibrations").fetchone()
+        fields = json.loads(content)
+        del fields["checksum"]  # as earlier releases wrote it
+        damaged = json.dumps(fields).replace('"rule": "best"', change)
+        db.execute("UPDATE calibrations SET content = ?", (damaged,))
+    db.close()
+    with Gallery.open(folder, toy) as gallery:
+        assert any("the calibration is damaged" in fault for fault in gallery.check())
+        with pytest.raises(GalleryDamaged, match="siasearch calibrate"):
+            gallery.identify_embeddings(unit(1, 49, seed=1))
+        gallery.calibrate(0.2)
+        assert gallery.check() == []
+
+
+def test_items_beyond_the_last_number_given_out_are_named(folder: Path, toy: Encoder) -> None:
+    db = sqlite3.connect(folder / "gallery.db")
+    with db:
+        db.execute("UPDATE sqlite_sequence SET seq = 20 WHERE name = 'items'")
+    db.close()
+    with Gallery.open(folder, toy) as gallery:
+        assert any("items go up to 40, but" in fault for fault in gallery.check())

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import picture, seal
 
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import ImageError, StorageError
@@ -69,6 +69,7 @@ def test_a_copy_is_ours_only_by_name_and_below_the_gallery(
         (item,) = gallery.items("a")
     path = hostile(kind, foreign, item.copy or "")
     change(foreign, "UPDATE items SET copy = ? WHERE id = ?", path, item.number)
+    seal(foreign)
     files = sorted(one for one in foreign.parent.rglob("*") if one.is_file())
     for one in files:
         os.utime(one, (time.time() - 7200,) * 2)

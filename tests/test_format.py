@@ -4,7 +4,8 @@
 turn of identities a and b, the last two with copies and not in the index file; then item 1
 removed and item 2 relabelled. Those from format 4 on answer under a metric of their own. In those
 from format 5 on an identity c was enrolled with a copy and removed, which can be taken back; from
-format 6 on Ångström was relabelled, which was taken back and can be done again.
+format 6 on Ångström was relabelled, which was taken back and can be done again; from
+format 7 on all that is known of items has checksums.
 ``golden/encoder-N.zip`` holds an encoder alone.
 """
 

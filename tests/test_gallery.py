@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import shutil
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -510,3 +512,44 @@ def test_a_delta_is_searched_and_compaction_changes_no_answer(
         assert [path.name for path in (tmp_path / "gallery").glob("*.faiss")] == [
             gallery.info().index
         ]
+
+
+def test_pictures_that_changed_since_they_were_enrolled_are_named(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    root = pictures({"a": 6})
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([root / "a" / f"{number}.png" for number in range(5)], label="a")
+        gallery.enroll([root / "a" / "5.png"], label="a", copy=True)
+        assert list(gallery.changed_pictures(deep=True)) == []
+        paths = [root / "a" / f"{number}.png" for number in range(6)]
+        picture(50).save(paths[0])  # of another size, or later
+        paths[1].unlink()
+        before = paths[2].stat()
+        content = bytearray(paths[2].read_bytes())
+        content[-20] ^= 1
+        paths[2].write_bytes(content)
+        os.utime(paths[2], ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.utime(paths[3], (time.time() + 100,) * 2)  # touched, and the same
+        paths[5].unlink()  # the gallery has a copy
+        found = {Path(one.path).name: one.reason for one in gallery.changed_pictures()}
+        assert found == {
+            "0.png": "item 1: has other content than before",
+            "1.png": "item 2: is gone",
+        }
+        found = {Path(one.path).name: one.reason for one in gallery.changed_pictures(deep=True)}
+        assert found.keys() == {"0.png", "1.png", "2.png"}
+        assert gallery.check(deep=True) == []
+
+
+def test_a_deep_check_finds_embeddings_that_are_not_of_their_pictures(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll(pictures({"a": 3}))
+        catalog = gallery._catalog
+        generation = catalog.state().generation
+        catalog.store(generation, [2], toy.embed([picture(77)]))
+        assert gallery.check() == []
+        (fault,) = gallery.check(deep=True)
+        assert "the embedding of item 2 is not what toy gives" in fault

@@ -14,7 +14,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from conftest import write_toy_encoder
+from conftest import seal, write_toy_encoder
 from PIL import Image
 
 from siamese_search import Encoder, Gallery
@@ -554,6 +554,7 @@ def test_distractors_teach_nothing_and_are_never_named_by_the_metric(
         with sqlite3.connect(folder / "gallery.db") as db:
             db.execute("UPDATE identities SET distractor = 1 WHERE name = 's0-0'")
         db.close()
+        seal(folder)
         gallery.calibrate(0.1)
         assert "195 items of 39 identities" in str(gallery.info().metric)
         assert gallery.identify_embeddings(vectors[:1])[0].identity is None

@@ -17,6 +17,7 @@ from conftest import write_toy_encoder
 from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray
 from siamese_search.gallery import snapshots
+from siamese_search.gallery.verifying import Verification
 from siamese_search.index import FaissEngine, SearchIndex, recipes, sha256
 
 ITEMS = 1200
@@ -29,6 +30,12 @@ def as_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are not read in full to open them, and an index of 1,200 is not exact."""
     monkeypatch.setattr(snapshots, "SMALL_BYTES", 0)
     monkeypatch.setattr(recipes, "EXACT_AT_MOST", 1000)
+
+
+@pytest.fixture
+def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as nobody has found out that a file is damaged."""
+    monkeypatch.setattr(Verification, "_run", lambda self: None)
 
 
 def clustered(dimension: int, count: int = ITEMS) -> tuple[FloatArray, list[str]]:
@@ -101,7 +108,29 @@ def by_loop(vectors: FloatArray, query: FloatArray, k: int) -> list[tuple[int, f
     return [(row + 1, cosines[row]) for row in ranked[:k]]
 
 
+def test_a_large_file_is_verified_while_it_answers_and_then_no_more_if_it_is_damaged(
+    made: tuple[Path, FloatArray, list[str]], toy: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, vectors, _ = made
+    with Gallery.open(folder, toy) as gallery:
+        assert gallery._snapshots.verified()
+        expected = gallery.identify_embeddings(vectors[:50], rule="best")
+    path = index_file(folder)
+    # Somebody else's vectors, as long as they should be: no answer looks impossible.
+    overwrite(path, HEADER, np.roll(vectors[:60], 7, axis=0).astype("<f4").tobytes())
+    with Gallery.open(folder, toy) as gallery:
+        assert not gallery._snapshots.verified()
+        answers = gallery.identify_embeddings(vectors[:50], rule="best")
+        assert [answer.identity for answer in answers] == [answer.identity for answer in expected]
+        assert caplog.text.count(f"{path} is damaged (wrong checksum)") == 1
+        assert gallery.check() == [f"{path} is damaged (wrong checksum)"]
+        gallery.rebuild()
+        assert gallery._snapshots.verified()
+        assert gallery.check() == []
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("unverified")
 @pytest.mark.parametrize("way", ["compact", "enrol and compact", "rebuild"])
 def test_what_a_damaged_file_lost_does_not_stay_lost(
     way: str, made: tuple[Path, FloatArray, list[str]], toy: Encoder
@@ -127,6 +156,7 @@ def test_what_a_damaged_file_lost_does_not_stay_lost(
         assert gallery.search(vectors[lost], 1)[0][:, 0].tolist() == items.tolist()
 
 
+@pytest.mark.usefixtures("unverified")
 @pytest.mark.parametrize("factor", [3.0, 1.01, np.nan, np.inf])
 def test_a_cosine_that_is_none_is_never_given(
     factor: float,
@@ -158,6 +188,7 @@ def test_a_cosine_that_is_none_is_never_given(
         assert gallery.check() == []
 
 
+@pytest.mark.usefixtures("unverified")
 def test_an_identitys_items_are_looked_at_too(
     made: tuple[Path, FloatArray, list[str]], toy: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import io
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -76,8 +78,29 @@ class _Notes(logging.Handler):
         note(self.format(record))
 
 
+def _open_streams() -> None:
+    """Let what was closed lead nowhere: else a file that is opened would be written to as if it
+    were standard error, and printing fail half-way.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the least number, which is this one
+        if getattr(sys, name) is None:
+            stream = open(descriptor, "w" if descriptor else "r", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+def _in_words(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # of whichever file came last
+        return "too many open files: allow more (`ulimit -n 256`)"
+    return f"{error.filename or 'output'}: {error.strerror}"
+
+
 def main() -> None:
     """Run the command line: every expected error is one line and exit code 2."""
+    _open_streams()
     said = logging.getLogger("siasearch")
     if not said.handlers:
         said.addHandler(_Notes(logging.WARNING))
@@ -93,7 +116,7 @@ def main() -> None:
         note(f"error: {error}")
         sys.exit(2)
     except OSError as error:
-        note(f"error: {error.filename or 'output'}: {error.strerror}")
+        note(f"error: {_in_words(error)}")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == CTRL_C:

@@ -131,6 +131,13 @@ def remove(
     identity: Annotated[str | None, typer.Argument(help="The identity to remove.")] = None,
     item: ItemsOption = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
+    forever: Annotated[
+        bool,
+        typer.Option(
+            "--forever",
+            help="Leave no trace in the gallery, as `compact` does: nothing can be taken back.",
+        ),
+    ] = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -146,11 +153,14 @@ def remove(
             owners, goes = sorted({one.identity for one in found}), len(found)
         names = ", ".join(owners[:SHOWN]) + ", ..." * (len(owners) > SHOWN)
         said = f"{names}: {counted(goes, 'item')}"
-        may_undo = _warn_of_many(goes)
-        if goes > 1 and not confirmed(f"Remove {said}?", yes, _unasked(may_undo, "removed")):
+        may_undo = not forever and _warn_of_many(goes)
+        unasked = None if forever else _unasked(may_undo, "removed")
+        if goes > 1 and not confirmed(f"Remove {said}?", yes, unasked):
             note("nothing was removed")
             raise typer.Exit(1)
         removed = target.remove(identity, item or None)
+        if forever:
+            target.compact()
         left = len(target)
     if as_json:
         print_json({"removed": removed, "items": left})
@@ -180,11 +190,15 @@ def relabel(
         there = target.count(new)
         whole = 0 if old is None else target.count(old)
         may_undo = _warn_of_many(whole)
+        never = target.distractors()
+        silences = normalised(new) in never and (old is None or normalised(old) not in never)
         merges = there > 0 and old is not None and normalised(old) != normalised(new) and whole
         question = (
             f"{new!r} exists, with {counted(there, 'item')}: merge"
             f" {counted(whole, 'item')} of {old!r} into it?"
         )
+        if silences:
+            note(f"{new!r} is a distractor: whatever is like its items gets no name")
         if merges and not confirmed(question, yes, _unasked(may_undo, "relabelled")):
             note("nothing was relabelled")
             raise typer.Exit(1)

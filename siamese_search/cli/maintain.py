@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,22 +22,53 @@ from siamese_search.cli.common import (
 from siamese_search.errors import UsageError
 from siamese_search.records import counted
 
+if TYPE_CHECKING:
+    from siamese_search.records import Rejection
 
-def check(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
-    """Compare files, database and index; name every fault. Changes nothing."""
+SHOWN = 20  # changed pictures
+
+
+def check(
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="Also read every enrolled picture, and embed a sample of them again."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare files, database and index; name every fault. Changes nothing.
+
+    Enrolled pictures that are gone or were overwritten since are named, too. That is no fault of
+    the gallery, so the exit code is 0 where there is no other.
+    """
     from siamese_search.errors import GalleryDamaged
 
+    changed: list[Rejection] = []
     try:
         with open_gallery(gallery) as source:
-            faults = source.check()
+            faults = source.check(deep=deep)
+            if not faults:
+                changed = list(source.changed_pictures(deep=deep))
     except GalleryDamaged as error:  # so damaged that it does not even open
         faults = [str(error)]
     if as_json:
-        print_json({"ok": not faults, "faults": faults})
+        pictures = [{"path": one.path, "reason": one.reason} for one in changed]
+        print_json({"ok": not faults, "faults": faults, "changed": pictures})
     else:
         for fault in faults:
             say(fault)
+        for one in changed[:SHOWN]:
+            say(f"{one.path}: {one.reason}")
+        if len(changed) > SHOWN:
+            say(f"and {len(changed) - SHOWN} more: --json names all")
         typer.echo(counted(len(faults), "fault") if faults else "no faults")
+    if changed:
+        note(
+            f"{counted(len(changed), 'picture')} changed since enrolment, and answers are still by"
+            " what was there: remove these items and add the pictures again"
+        )
     if faults:
         raise typer.Exit(1)
 

@@ -1,12 +1,15 @@
 """Compiled graphs, kept in the user's cache folder so that the next process need not compile again.
 
 A cache and never the truth: a file's name is a digest of all that it depends on, and it begins
-with the SHA-256 of its content. What is missing, damaged or cannot be written costs the time to
-compile, never an answer. Knows nothing of encoders and OpenVINO.
+with the SHA-256 of that digest and its content. What is missing, damaged or cannot be written costs
+the time to compile, never an answer. Whoever can write a file there could choose the answers, so
+only this user's files in a folder that nobody else may write to are believed. Knows nothing of
+encoders and OpenVINO.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -18,12 +21,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from siamese_search.files import whole_file
+from siamese_search.files import read_regular, whole_file
 
 log = logging.getLogger("siasearch")
 
 SUFFIX = ".compiled"
 NAME = re.compile(r"[0-9a-f]{64}(-[0-9a-f]{8})?\.compiled")  # nothing else is ever deleted
+BYTES_AT_MOST = 1 << 30
 KEPT = 8  # files, those used last; one of `general-2` takes 18 MB
 DIGEST = hashlib.sha256().digest_size
 
@@ -48,11 +52,14 @@ def load(determinants: Mapping[str, object]) -> bytes | None:
     if path is None:
         return None
     try:
-        with open(path, "rb") as file:
-            digest, content = file.read(DIGEST), file.read()
-    except OSError:
+        _require_own(path.parent)
+        _require_own(path)
+        kept = read_regular(path, BYTES_AT_MOST)
+    except OSError as error:
+        log.debug("the compiled graph is not used: %s", error)
         return None
-    if hashlib.sha256(content).digest() != digest:
+    digest, content = kept[:DIGEST], kept[DIGEST:]
+    if _seal(path, content) != digest:
         return None
     with suppress(OSError):
         os.utime(path)  # those that were not used for longest go first
@@ -68,14 +75,30 @@ def keep(determinants: Mapping[str, object], export: Callable[[], bytes | memory
     temporary = path.with_name(f"{path.stem}-{secrets.token_hex(4)}{SUFFIX}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_own(path.parent)
         # Its digest tells whether it is whole, so that nobody has to wait for the disk.
         with whole_file(path, temporary, sync=False) as file:
+            if hasattr(os, "fchmod"):  # whatever the user lets others do with new files
+                os.fchmod(file.fileno(), 0o600)
             content = export()
-            file.write(hashlib.sha256(content).digest())
+            file.write(_seal(path, content))
             file.write(content)
         _prune(path.parent)
     except OSError as error:
         log.debug("the compiled graph is not kept: %s", error)
+
+
+def _require_own(path: Path) -> None:
+    """Raise OSError for what is another user's, or for others to write to."""
+    status = path.stat()
+    if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+        raise OSError(errno.EPERM, "others may write to it", str(path))
+
+
+def _seal(path: Path, content: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(path.stem.encode())  # so that it passes for nothing else
+    digest.update(content)
+    return digest.digest()
 
 
 def _path(determinants: Mapping[str, object]) -> Path | None:

@@ -33,19 +33,25 @@ from siamese_search.embedding.record import (
 from siamese_search.embedding.runtimes import Runtime, open_runtime
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import ImageError, UsageError, require_between
+from siamese_search.forks import Followed, leave
 from siamese_search.pictures import render
 from siamese_search.pictures.read import is_path, several
 from siamese_search.pictures.regions import Region
 from siamese_search.records import Verification
 
 
-class Encoder:
+class Encoder(Followed):
     """An opened encoder. ``Encoder.open("general-2")`` or ``Encoder.open("path/to/folder")``."""
 
     def __init__(self, folder: Path, record: EncoderRecord, device: str | None = None) -> None:
         self.folder = folder
         self.record = record
         self._device = device
+        self.follow_forks()
+
+    def in_child(self) -> None:
+        """The runtime's threads have not come along: it is opened anew at first use."""
+        leave(self.__dict__.pop("runtime", None))
 
     @classmethod
     def open(cls, name_or_folder: str | os.PathLike[str], device: str | None = None) -> Encoder:
@@ -167,7 +173,7 @@ class Encoder:
         threshold = self.threshold if threshold is None else threshold
         require_between("threshold", threshold, -1, 1, "a cosine from -1 to 1")
         first, second = self.embed([a, b])
-        score = float(first @ second)
+        score = min(1.0, float(first @ second))  # rounding may add a little
         return Verification(score >= threshold, score, self.confidence(score), threshold)
 
     def decode(self, data: bytes) -> PixelArray:

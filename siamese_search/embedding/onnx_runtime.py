@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from siamese_search.embedding.record import GRAPH, verified_graph
+from siamese_search.embedding.record import (
+    GRAPH,
+    require_embeddings,
+    require_fitting,
+    verified_graph,
+)
 from siamese_search.errors import EncoderError
 from siamese_search.machine import cores
 
@@ -53,14 +58,22 @@ class ONNXRuntime:
         options.enable_mem_pattern = False
         options.log_severity_level = FATAL
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        self._path = folder / GRAPH
+        self._path, self._record = folder / GRAPH, record
         try:
             self._session = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
             )
-            self._input = self._session.get_inputs()[0].name
         except Exception as error:  # its errors have no base of their own
-            raise EncoderError(f"{self._path}: ONNX Runtime refuses it: {error}") from error
+            what = str(error).strip().rpartition("\n")[2]
+            raise EncoderError(f"{self._path}: ONNX Runtime refuses it: {what}") from error
+        takes, gives = self._session.get_inputs(), self._session.get_outputs()
+        require_fitting(
+            self._path,
+            record,
+            [_sizes(one) for one in takes if one.type == "tensor(uint8)"],
+            _sizes(gives[0]),
+        )
+        self._input = takes[0].name
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return self.describe(pixels)[0]
@@ -71,6 +84,13 @@ class ONNXRuntime:
         try:
             found = [self._session.run(None, {self._input: image[None]}) for image in pixels]
         except Exception as error:
-            raise EncoderError(f"{self._path}: ONNX Runtime fails: {error}") from error
+            what = str(error).strip().rpartition("\n")[2]
+            raise EncoderError(f"{self._path}: ONNX Runtime fails: {what}") from error
         embeddings, *others = (np.concatenate(each) for each in zip(*found, strict=True))
+        require_embeddings(self._path, self._record, embeddings, len(pixels))
         return embeddings, others[0] if others else None
+
+
+def _sizes(one: Any) -> list[int | None]:
+    """The sizes of an array that a graph takes or gives, None where any will do."""
+    return [size if isinstance(size, int) else None for size in one.shape]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import suppress
 from io import BytesIO
@@ -13,7 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.embedding import compiled
-from siamese_search.embedding.record import GRAPH, verified_graph
+from siamese_search.embedding.record import (
+    GRAPH,
+    require_embeddings,
+    require_fitting,
+    verified_graph,
+)
 from siamese_search.errors import EncoderError, RuntimeUnavailable
 from siamese_search.machine import cores
 
@@ -21,6 +27,9 @@ if TYPE_CHECKING:
     from siamese_search.embedding.record import EncoderRecord
 
 STREAMS = 4
+LOOPS = ("Loop", "TensorIterator", "If")
+VALUES = 1 << 28  # that a step may give for one picture, or a constant may have
+EXTERNAL = b"\x0a\x08location\x12"  # how ONNX names another file for a tensor
 
 
 def import_openvino() -> Any:
@@ -81,11 +90,19 @@ class OpenVINORuntime:
             "processor": [core.get_property("CPU", "FULL_DEVICE_NAME"), *sorted(capabilities)],
             "settings": settings,
         }
-        self._path = folder / GRAPH
+        self._path, self._record = folder / GRAPH, record
         try:
             self._compiled = _compiled_graph(core, content, settings, determinants)
-        except RuntimeError as error:
-            raise EncoderError(f"{self._path}: OpenVINO refuses it: {error}") from error
+            takes, gives = self._compiled.inputs, self._compiled.outputs
+        except (RuntimeError, ValueError) as error:
+            what = str(error).strip().rpartition("\n")[2]
+            raise EncoderError(f"{self._path}: OpenVINO refuses it: {what}") from error
+        require_fitting(
+            self._path,
+            record,
+            [_sizes(one) for one in takes if one.get_element_type() == openvino.Type.u8],
+            _sizes(gives[0]),
+        )
         self._gives_places = len(self._compiled.outputs) > 1
         # An infer request serves one thread at a time.
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -103,13 +120,35 @@ class OpenVINORuntime:
         try:
             request.infer([pixels], share_inputs=True)
         except RuntimeError as error:
-            raise EncoderError(f"{self._path}: OpenVINO fails: {error}") from error
+            what = str(error).strip().rpartition("\n")[2]
+            raise EncoderError(f"{self._path}: OpenVINO fails: {what}") from error
         embeddings = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        require_embeddings(self._path, self._record, embeddings, len(pixels))
         places = None
         if self._gives_places:
             places = np.array(request.get_output_tensor(1).data, dtype=np.float32)
         self._idle.put(request)
         return embeddings, places
+
+
+def _require_bounded(model: Any) -> None:
+    """Raise ValueError for a graph that may not end, or would fill the memory: encoders have no
+    loops, and what each of their steps gives is small.
+    """
+    for step in model.get_ops():
+        if step.get_type_name() in LOOPS:
+            raise ValueError(f"it has a step {step.get_type_name()}, and so might not end")
+        for given in step.outputs():
+            shape = given.get_partial_shape()
+            lengths = list(shape) if shape.rank.is_static else []
+            known = [length.get_length() for length in lengths if length.is_static]
+            if math.prod(known) > VALUES:
+                raise ValueError(f"a step gives {math.prod(known)} values")
+
+
+def _sizes(port: Any) -> list[int | None]:
+    """The sizes of an array that a graph takes or gives, None where any will do."""
+    return [one.get_length() if one.is_static else None for one in port.get_partial_shape()]
 
 
 def _compiled_graph(
@@ -120,7 +159,11 @@ def _compiled_graph(
     if kept is not None:
         with suppress(RuntimeError):
             return core.import_model(kept, "CPU", settings)
-    made = core.compile_model(core.read_model(graph), "CPU", settings)
+    if EXTERNAL in graph:
+        raise ValueError("it names other files for its weights")
+    model = core.read_model(graph)
+    _require_bounded(model)
+    made = core.compile_model(model, "CPU", settings)
 
     def export() -> memoryview:
         stream = BytesIO()

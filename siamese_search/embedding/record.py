@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
 from siamese_search.decision.learning import Prior
 from siamese_search.errors import EncoderError
-from siamese_search.files import write_whole
+from siamese_search.files import read_regular, write_whole
 from siamese_search.pictures.preprocessing import RENDERING, Preprocessing
 from siamese_search.records import surplus_fields
 
@@ -28,6 +31,10 @@ SHIPPED = Path(__file__).parents[1] / "encoders"
 FORMAT = 2
 DESCRIPTION, GRAPH, WEIGHTS = "encoder.json", "encoder.onnx", "weights.safetensors"
 PRIOR = "metric.npy"  # float32 (1 + d, d): the prior's mean, and its covariance
+DESCRIPTION_BYTES = 16 << 20  # at most
+FILE_BYTES = 4 << 30
+SIDE_AT_MOST = 4096  # pixels
+DIMENSION_AT_MOST = 1 << 16
 GRAPHS = {
     "433e79274ca69b92be92a56926c0cf321a0a01abb73328a521291914cff0d221": (
         "9ace401b14e5a7806ed5b1b7b99f8d7b4e37bb5bf0c1048f8f58682bf6a4b488"
@@ -107,7 +114,8 @@ def read_record(folder: Path) -> EncoderRecord:
     """Read ``encoder.json``; EncoderError where it is damaged, newer, or edited by hand."""
     path = folder / DESCRIPTION
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(read_regular(path, DESCRIPTION_BYTES))
+        whole = _is_whole(fields)
         fingerprint = fields.pop("fingerprint")
         newer = fields["format"] > FORMAT or fields["preprocessing"].get("rendering", 0) > RENDERING
         surplus = surplus_fields(EncoderRecord, fields)
@@ -117,11 +125,14 @@ def read_record(folder: Path) -> EncoderRecord:
             raise EncoderError(f"{path} was written by a newer siasearch{what}: upgrade to use it")
         fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
         record = EncoderRecord(**fields)
-        float(record.calibration["slope"]), float(record.calibration["offset"])
+        _require_possible(record)
         own = record.fingerprint
         known_graph = GRAPHS.get(own, record.digests[GRAPH]) == record.digests[GRAPH]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EncoderError(f"{path} is damaged ({error!r}): get the encoder again") from error
+    except OSError as error:
+        raise EncoderError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else repr(error)
+        raise EncoderError(f"{path} is damaged ({what}): get the encoder again") from error
     if own != fingerprint:
         raise EncoderError(
             f"{path} does not carry its own fingerprint, so it was edited or damaged: "
@@ -132,7 +143,53 @@ def read_record(folder: Path) -> EncoderRecord:
             f"{folder / GRAPH} is not the graph of the encoder whose fingerprint {path} has: get"
             " the encoder again, or write one of your own with `siasearch train`"
         )
+    if not whole:
+        raise EncoderError(
+            f"{path} was edited or damaged (wrong checksum): get the encoder again; thresholds are"
+            " chosen by `siasearch calibrate`"
+        )
     return record
+
+
+def _is_whole(fields: dict[str, Any]) -> bool:
+    """Whether what was read is what was written. Takes off the checksum; earlier ones have none."""
+    checksum = fields.pop("checksum", None)
+    return checksum is None or checksum == _checksum(fields)
+
+
+def _checksum(fields: dict[str, Any]) -> int:
+    return crc32(json.dumps(fields).encode())
+
+
+def _require_possible(record: EncoderRecord) -> None:
+    """Raise ValueError or TypeError for what no encoder of ours says."""
+    shown = record.preprocessing
+    places = record.architecture.get("places")
+    for what, value, kind, least, most in (
+        ("threshold", record.threshold, float, -1, 1),
+        ("slope", record.calibration["slope"], float, -math.inf, math.inf),
+        ("offset", record.calibration["offset"], float, -math.inf, math.inf),
+        ("dimension", record.dimension, int, 1, DIMENSION_AT_MOST),
+        ("width", shown.width, int, 1, SIDE_AT_MOST),
+        ("height", shown.height, int, 1, SIDE_AT_MOST),
+        ("crop_fraction", shown.crop_fraction, float, 0.01, 1),
+        ("grid", 1 if places is None else places["grid"], int, 1, SIDE_AT_MOST),
+        ("dimension", 1 if places is None else places["dimension"], int, 1, DIMENSION_AT_MOST),
+    ):
+        number = isinstance(value, kind) or (kind is float and isinstance(value, int))
+        if not number or isinstance(value, bool) or not math.isfinite(value):
+            raise TypeError(f"{what} is {value!r}")
+        if not least <= value <= most:
+            raise ValueError(f"{what} is {value!r}")
+    hints = get_type_hints(Preprocessing)
+    for what in ("channels", "resize", "interpolation"):
+        if getattr(shown, what) not in get_args(hints[what]):
+            raise ValueError(f"{what} is {getattr(shown, what)!r}")
+    if not isinstance(record.name, str) or not isinstance(record.training, dict):
+        raise TypeError("its name or its training is of another kind")
+    for file, digest in record.digests.items():
+        if file not in (GRAPH, WEIGHTS, PRIOR) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"{file!r} with the digest {digest!r} is none of its files")
 
 
 def write_encoder(
@@ -171,6 +228,7 @@ def write_encoder(
         digests={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
     )
     description = {"format": FORMAT, "fingerprint": record.fingerprint, **asdict(record)}
+    description["checksum"] = _checksum(json.loads(json.dumps(description)))
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     (target / DESCRIPTION).unlink(missing_ok=True)
@@ -190,9 +248,14 @@ def _tensors_digest(weights: Mapping[str, npt.NDArray[Any]]) -> str:
 
 def verified_weights(folder: Path, record: EncoderRecord) -> dict[str, npt.NDArray[Any]]:
     """The tensors of the encoder; EncoderError where they are not those of its fingerprint."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    weights = load(verified_bytes(folder, record, WEIGHTS))
+    content = verified_bytes(folder, record, WEIGHTS)
+    try:
+        weights = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise EncoderError(f"{folder / WEIGHTS} cannot be read: {error}") from error
     if _tensors_digest(weights) != record.weights:
         raise EncoderError(
             f"{folder / WEIGHTS} holds other weights than the encoder was made with: get the"
@@ -204,7 +267,7 @@ def verified_weights(folder: Path, record: EncoderRecord) -> dict[str, npt.NDArr
 def verified_bytes(folder: Path, record: EncoderRecord, file: str) -> bytes:
     """A file of the encoder, its SHA-256 checked; EncoderError where it is missing or damaged."""
     try:
-        content = (folder / file).read_bytes()
+        content = read_regular(folder / file, FILE_BYTES)
     except OSError as error:
         raise EncoderError(f"cannot read {folder / file}: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != record.digests.get(file):
@@ -225,6 +288,45 @@ def verified_graph(folder: Path, record: EncoderRecord) -> bytes:
     return content
 
 
+Sizes = Sequence[int | None]
+"""The sizes of an array that a graph takes or gives, None where any will do."""
+
+
+def require_fitting(
+    path: Path, record: EncoderRecord, takes: Sequence[Sizes], gives: Sizes
+) -> None:
+    """Raise EncoderError for a graph that takes (each of ``takes`` is an array of bytes) or gives
+    anything but what its record says.
+    """
+    shown = record.preprocessing
+    pixels = (None, shown.height, shown.width, shown.channels)
+    if (
+        len(takes) != 1
+        or not _may_be(takes[0], pixels)
+        or not _may_be(gives, (None, record.dimension))
+    ):
+        raise EncoderError(
+            f"{path} takes arrays of bytes of the sizes {[[*one] for one in takes]} and gives"
+            f" {[*gives]}, unlike what {DESCRIPTION} says: get the encoder again"
+        )
+
+
+def _may_be(sizes: Sizes, wanted: Sizes) -> bool:
+    pairs = zip(sizes, wanted, strict=False)
+    return len(sizes) == len(wanted) and all(None in pair or pair[0] == pair[1] for pair in pairs)
+
+
+def require_embeddings(
+    path: Path, record: EncoderRecord, embeddings: npt.NDArray[np.float32], images: int
+) -> None:
+    """Raise EncoderError for a graph's embeddings of so many images that are of another shape."""
+    if embeddings.shape != (images, record.dimension):
+        raise EncoderError(
+            f"{path} gives embeddings of shape {embeddings.shape}, not"
+            f" {(images, record.dimension)}: get the encoder again"
+        )
+
+
 def read_prior(folder: Path, record: EncoderRecord) -> Prior | None:
     """The encoder's own metric; None where it has none, as those made before have.
 
@@ -235,7 +337,7 @@ def read_prior(folder: Path, record: EncoderRecord) -> Prior | None:
     content = verified_bytes(folder, record, PRIOR)
     try:
         values = np.load(io.BytesIO(content), allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError, MemoryError, OverflowError) as error:
         raise EncoderError(f"{folder / PRIOR} is damaged: get the encoder again") from error
     if values.shape != (record.dimension + 1, record.dimension) or not np.isfinite(values).all():
         raise EncoderError(f"{folder / PRIOR} does not fit the encoder: get the encoder again")

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.embedding.record import verified_weights
-from siamese_search.errors import RuntimeUnavailable
+from siamese_search.errors import EncoderError, RuntimeUnavailable
 
 if TYPE_CHECKING:
     from siamese_search.embedding.record import EncoderRecord
@@ -82,12 +82,17 @@ class TorchRuntime:
         self.parallel = 2 if device == "cuda" else 1
         self._turn = Lock() if device == "mps" else nullcontext()
         self._torch: Any = torch
-        network = EmbeddingNetwork(record.architecture)
         weights = verified_weights(folder, record)
-        network.load_state_dict(
-            {name: torch.tensor(values, dtype=torch.float32) for name, values in weights.items()}
-        )
-        self._network = network.eval().to(device).to(memory_format=torch.channels_last)
+        try:
+            network = EmbeddingNetwork(record.architecture)
+            tensors = {
+                name: torch.tensor(one, dtype=torch.float32) for name, one in weights.items()
+            }
+            network.load_state_dict(tensors)
+            network = network.eval().to(device)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise EncoderError(f"{folder}: its network cannot be built: {error}") from error
+        self._network = network.to(memory_format=torch.channels_last)
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return self.describe(pixels)[0]

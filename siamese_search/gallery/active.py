@@ -11,6 +11,7 @@ from pathlib import Path
 
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import EncoderError, GalleryMismatch
+from siamese_search.forks import Followed
 from siamese_search.records import Generation
 from siamese_search.storage.catalog import Catalog
 
@@ -23,7 +24,7 @@ class Active:
     generation: Generation
 
 
-class ActiveEncoder:
+class ActiveEncoder(Followed):
     """Follows which encoder is a gallery's, as others may switch it."""
 
     def __init__(
@@ -36,6 +37,11 @@ class ActiveEncoder:
         self._active: Active | None = None
         self._version: tuple[int, int] | None = None
         self._lock = threading.RLock()
+        self.follow_forks()
+
+    def in_child(self) -> None:
+        self._lock = threading.RLock()
+        self._active = None
 
     def now(self) -> Active:
         """What is active now. Raises EncoderError where the encoder cannot be found."""

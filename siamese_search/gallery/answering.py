@@ -31,6 +31,7 @@ class Answering:
     def identify(self, images: Iterable[Any], question: Question) -> list[Identification]:
         """Identify images, see ``Gallery``; ImageError at the first that cannot be read."""
         images = list(several(images))
+        self._identifier.prepare()
         while True:
             encoder = self._active.now().encoder
             with suppress(GalleryMismatch):  # another process has switched encoders just now
@@ -42,6 +43,7 @@ class Answering:
     ) -> Iterator[tuple[Any, Identification | ImageError]]:
         """Stream (image, identification) in the order given, or the error of that image."""
         active = self._active.now()
+        self._identifier.prepare()
         for image, result in describe_turns_each(active.encoder, images, question.turns):
             if isinstance(result, ImageError):
                 yield image, result

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +15,34 @@ import numpy as np
 from siamese_search.embedding.vectors import are_unit
 from siamese_search.errors import EncoderError, GalleryError, SiaSearchError
 from siamese_search.gallery.active import ActiveEncoder
-from siamese_search.gallery.agreement import require_same_graph
+from siamese_search.gallery.agreement import disagreements, require_same_graph
 from siamese_search.gallery.calibrating import Calibrating
 from siamese_search.gallery.compaction import DATABASE_NAME
 from siamese_search.gallery.copies import copies_in, copy_fault
 from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of
-from siamese_search.records import GalleryInfo
+from siamese_search.pictures.read import file_fault
+from siamese_search.records import GalleryInfo, Rejection, printable
 from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.facts import Source
 
+CLOCK = 2.0  # seconds that a file's time may be off
 ROUNDING = 1e-5  # of what is projected
 TRIES = 3  # to look while nobody changes anything
 
 
-def faults(catalog: Catalog, snapshots: Snapshots, active: ActiveEncoder) -> list[str]:
-    """Compare files, database and index; every fault in a line, none where all is well."""
+def faults(
+    catalog: Catalog, snapshots: Snapshots, active: ActiveEncoder, deep: bool = False
+) -> list[str]:
+    """Compare files, database and index; every fault in a line, none where all is well. ``deep``
+    embeds a sample of the pictures again.
+    """
     for _ in range(TRIES):
         version = catalog.version()
         found = list(catalog.faults())
         if not found:
             found = [*index_differences(catalog, snapshots), *_stored_faults(catalog, active)]
+            if deep and not found:
+                found = list(_embedded_otherwise(catalog, active))
         # What others change while it looks can seem a fault.
         if not found or catalog.version() == version:
             break
@@ -47,6 +57,10 @@ def _stored_faults(catalog: Catalog, active: ActiveEncoder) -> Iterator[str]:
     except EncoderError as error:
         yield str(error)
     generation = catalog.state().generation
+    try:
+        catalog.calibration(generation)
+    except GalleryError as error:
+        yield str(error)
     for number in catalog.unembedded(generation, limit=2**62):
         yield f"item {number} has no embedding under the encoder {generation.encoder!r}"
     for items, vectors in catalog.embeddings(generation):
@@ -56,6 +70,38 @@ def _stored_faults(catalog: Catalog, active: ActiveEncoder) -> Iterator[str]:
         fault = copy_fault(catalog.path.parent, copy)
         if fault:
             yield f"the copy of item {copy.item}: {fault}"
+
+
+def _embedded_otherwise(catalog: Catalog, active: ActiveEncoder) -> Iterator[str]:
+    encoder = active.now().encoder
+    for number, cosine in disagreements(catalog, encoder, catalog.path.parent):
+        yield (
+            f"the embedding of item {number} is not what {encoder.name} gives for its picture"
+            f" (cosine {cosine:.3f}): remove it and enrol it again"
+        )
+
+
+def changed_pictures(catalog: Catalog, deep: bool) -> Iterator[Rejection]:
+    """The files that are gone or have other content than when they were enrolled.
+
+    Told by size and time; what was written to since is read, and ``deep`` reads all. A file that is
+    gone matters only where the gallery has no copy.
+    """
+    for source in catalog.sources():
+        fault = _source_fault(source, deep)
+        if fault:
+            yield Rejection(printable(source.path), f"item {source.item}: {fault}")
+
+
+def _source_fault(source: Source, deep: bool) -> str | None:
+    try:
+        status = os.stat(source.path)
+    except (OSError, ValueError):
+        return None if source.copied else "is gone"
+    enrolled = datetime.fromisoformat(source.added).timestamp()
+    if status.st_size == source.size and not deep and status.st_mtime <= enrolled + CLOCK:
+        return None
+    return file_fault(source.path, source.content)
 
 
 def info(catalog: Catalog, active: ActiveEncoder, calibrating: Calibrating) -> GalleryInfo:

@@ -14,12 +14,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from siamese_search.decision.metric import Metric
-from siamese_search.errors import SiaSearchError, StorageError, UsageError
-from siamese_search.files import delete, is_left_behind, sync_folder
+from siamese_search.errors import DiskFull, SiaSearchError, StorageError, UsageError
+from siamese_search.files import delete, is_left_behind, left_alone, sync_folder
 from siamese_search.gallery.copies import sweep_copies, sweep_kept
 from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of, names_index
 from siamese_search.index import Previous, Wanted, Written
@@ -87,6 +87,7 @@ class Compaction:
         """
         with self.maintenance(wait):
             self._catalog.prune()
+            self._sweep()  # what takes the space of the new file
             while not self._make(wanted):  # calibrated meanwhile
                 pass
             self._snapshots.release()  # what it has in memory is no longer of use
@@ -108,14 +109,23 @@ class Compaction:
     def _make(self, wanted: Wanted | None) -> bool:
         """Write a snapshot and switch to it; false where another metric is in use by then."""
         state, metric = self._catalog.state_with_metric()
-        generation = state.generation
         # A name of its own: the file that the database names is never written to.
-        path = self._folder / f"index-{generation.number}-{secrets.token_hex(6)}.faiss"
+        path = self._folder / f"index-{state.generation.number}-{secrets.token_hex(6)}.faiss"
         written = self._write(path, state, metric, wanted)
+        try:
+            return self._switch_to(path, written, state)
+        except BaseException:
+            delete(path)
+            raise
+
+    def _switch_to(self, path: Path, written: Written, state: State) -> bool:
+        """Make a file that was written for a state the one in use; false, and it is deleted, where
+        another metric is in use by now.
+        """
         sync_folder(self._folder)
         status = path.stat()
         snapshot = Snapshot(
-            generation=generation.number,
+            generation=state.generation.number,
             file=path.name,
             sha256=written.sha256,
             size=status.st_size,
@@ -131,6 +141,7 @@ class Compaction:
         try:
             self._catalog.set_snapshot(snapshot)
         except MetricChanged:
+            delete(path)
             return False
         return True
 
@@ -224,8 +235,11 @@ class Compaction:
             pass
         folder = str(self._folder.absolute())
         nowhere = subprocess.DEVNULL
-        # A pipe would break when this process ends.
-        said = tempfile.TemporaryFile()  # noqa: SIM115  closed in the end by ``follow``
+        try:
+            # A pipe would break when this process ends.
+            said = tempfile.TemporaryFile()  # noqa: SIM115  closed in the end by ``follow``
+        except OSError as error:
+            raise StorageError(f"no temporary file can be made: {error.strerror}") from error
         try:
             started = subprocess.Popen(
                 (*_siasearch(), "compact", "--if-due", "-g", folder),
@@ -254,15 +268,38 @@ class Compaction:
 
     # What is left over
 
-    def _sweep(self) -> None:
-        """Delete what the database does not name: replaced files, half-written ones."""
+    @contextmanager
+    def making_room(self) -> Iterator[None]:
+        """Where the disk gets full, delete what a process that is gone has left, and say so."""
+        try:
+            yield
+        except DiskFull as error:
+            left = 0
+            with suppress(StorageError), self.maintenance(wait=False):
+                left = self._sweep()
+            if left:
+                raise DiskFull(f"{error}; left-over files were deleted: try again") from error
+            raise
+
+    def _sweep(self) -> int:
+        """Delete what the database does not name: replaced files, half-written ones. Returns how
+        many there were.
+        """
         known = self._catalog.snapshot_files()
-        for path in self._folder.glob("*index-*.faiss"):
-            if INDEX_NAME.fullmatch(path.name) and path.name not in known:
+        found = [
+            path
+            for path in self._folder.glob("*index-*.faiss")
+            if INDEX_NAME.fullmatch(path.name) and path.name not in known
+        ]
+        with left_alone(self._folder) as alone:
+            found += [
+                path
+                for path in self._folder.glob(".gallery.db.*")
+                if DATABASE_NAME.fullmatch(path.name) and is_left_behind(path, alone)
+            ]
+            for path in found:
                 delete(path)
-        for path in self._folder.glob(".gallery.db.*"):
-            if DATABASE_NAME.fullmatch(path.name) and is_left_behind(path):
-                delete(path)
+        return len(found)
 
 
 def pending_in(state: State) -> int:

@@ -106,7 +106,8 @@ class Contents:
             after_commit=lambda: self._compaction.compact_if_due(underway=True),
             watch=watch,
         )
-        run.run(files)
+        with self._compaction.making_room():
+            run.run(files)
         self._upkeep.after(run.added)
         return run
 
@@ -241,7 +242,8 @@ class Contents:
         Raises UsageError where there is no such thing; then nothing goes. ``undo`` puts them back.
         """
         numbers = editing.numbers_of(self._catalog, identity, item)
-        removed = editing.remove(self._catalog, self.folder, numbers)
+        with self._compaction.making_room():
+            removed = editing.remove(self._catalog, self.folder, numbers)
         self._upkeep.after(removed)
         return removed
 
@@ -252,7 +254,8 @@ class Contents:
         ``undo`` gives them their names again.
         """
         numbers = editing.numbers_of(self._catalog, old, item)
-        return editing.relabel(self._catalog, self.folder, numbers, normalised(new))
+        with self._compaction.making_room():
+            return editing.relabel(self._catalog, self.folder, numbers, normalised(new))
 
     def last_change(self, *, undone: bool = False) -> Change | None:
         """The last change by enrolling, removing, relabelling or dropping, which ``undo`` takes

@@ -11,11 +11,11 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from siamese_search.errors import ImageError, StorageError
-from siamese_search.files import delete, is_left_behind, new_file, sync_folder
+from siamese_search.files import delete, is_left_behind, left_alone, new_file, sync_folder, underway
 from siamese_search.pictures.read import content_hash, file_fault, read_file
 from siamese_search.records import Copy, Item, NewItem, RemovedCopy
 from siamese_search.storage.catalog import Catalog
@@ -173,6 +173,8 @@ class NewCopies:
         self._folder = folder
         self._run = secrets.token_hex(4)
         self._unpublished: set[Path] = set()
+        self._underway = ExitStack()
+        self._underway.enter_context(underway(folder))
 
     def write(self, copy: str, data: bytes) -> None:
         """Write a copy under a name of this run's own; StorageError where it cannot."""
@@ -206,10 +208,11 @@ class NewCopies:
         self._unpublished -= made
 
     def discard(self) -> None:
-        """Delete what was not published."""
+        """Delete what was not published; no more is written."""
         for path in self._unpublished:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
+        self._underway.close()
 
     def _temporary(self, copy: str) -> Path:
         path = self._folder / copy
@@ -217,22 +220,23 @@ class NewCopies:
 
 
 def sweep_copies(folder: Path, catalog: Catalog) -> None:
-    """Delete copies of images that the database does not name, once they are old.
+    """Delete copies of images that the database does not name and nobody is about to commit.
 
-    Another process may be about to commit young ones, and what was removed may be put back.
+    What was removed may be put back.
     """
-    old = [path for path in copies_in(folder) if is_left_behind(path)]
-    if not old:
-        return
-    known = {folder / copy.path for copy in catalog.copies()}
-    known |= {path for copy in catalog.removed_copies() for path in _places(folder, copy)}
-    for path in old:
-        if path not in known:
-            delete(path)
+    with left_alone(folder) as alone:
+        old = [path for path in copies_in(folder) if is_left_behind(path, alone)]
+        if not old:
+            return
+        known = {folder / copy.path for copy in catalog.copies()}
+        known |= {path for copy in catalog.removed_copies() for path in _places(folder, copy)}
+        for path in old:
+            if path not in known:
+                delete(path)
 
 
 def sweep_kept(folder: Path, catalog: Catalog) -> None:
-    """Delete kept pictures that nothing needs any more, once they are old, as copies.
+    """Delete kept pictures that nothing needs any more, once they are old.
 
     They are told by their content, which is in their name: a gallery may have been moved.
     """

@@ -356,9 +356,20 @@ class Gallery(Contents):
             editing.forget(self._catalog, self.folder)
         return self._calibrating.renewed(report, before, generation)
 
-    def check(self) -> list[str]:
-        """Compare files, database and index; every fault in a line, none where all is well."""
-        return checking.faults(self._catalog, self._snapshots, self._active)
+    def check(self, *, deep: bool = False) -> list[str]:
+        """Compare files, database and index; every fault in a line, none where all is well.
+
+        ``deep`` embeds a sample of the pictures again, too.
+        """
+        return checking.faults(self._catalog, self._snapshots, self._active, deep)
+
+    def changed_pictures(self, *, deep: bool = False) -> Iterator[Rejection]:
+        """The files that are gone, and have no copy, or were overwritten since they were enrolled:
+        answers are still by what they were.
+
+        By size and time; ``deep`` reads them all.
+        """
+        return checking.changed_pictures(self._catalog, deep)
 
     def info(self) -> GalleryInfo:
         """What the gallery is: totals, encoder, index and bytes on disk."""

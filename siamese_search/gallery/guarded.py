@@ -74,11 +74,11 @@ class GuardedIndex:
     def search(
         self, queries: FloatArray, k: int, allowed: IntArray | None = None
     ) -> tuple[IntArray, FloatArray]:
-        found = self._index.search(queries, k, allowed)
-        if _are_cosines(*found):
-            return found
-        self._replace()
-        return self._index.search(queries, k, allowed)
+        items, scores = self._index.search(queries, k, allowed)
+        if not _are_cosines(items, scores):
+            self._replace()
+            items, scores = self._index.search(queries, k, allowed)
+        return items, np.minimum(scores, np.float32(1))  # rounding may add a little
 
     def close(self) -> None:
         self._index.close()

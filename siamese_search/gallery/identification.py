@@ -111,6 +111,13 @@ class Identifier:
                 answers += self._answers(view, encoder, block, seen[part], question)
         return answers
 
+    def prepare(self) -> None:
+        """Open the index: what is verified while it is in use is verified while pictures are
+        embedded.
+        """
+        with self._snapshots.searching():
+            pass
+
     def ranked(
         self,
         encoder: Encoder,

@@ -13,6 +13,7 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
+from siamese_search.errors import GalleryDamaged
 from siamese_search.index import Index
 from siamese_search.storage.catalog import Catalog
 
@@ -70,7 +71,13 @@ class MembersOf:
             self._members[identity] = rules.Members(kept, self.index.vectors)
 
     def __getitem__(self, identity: str) -> rules.Members:
-        return self._members[identity]
+        try:
+            return self._members[identity]
+        except KeyError:
+            raise GalleryDamaged(
+                f"{self._catalog.path} says two things of {identity!r}: `siasearch check` says what"
+                " is wrong"
+            ) from None
 
     @cached_property
     def prototypes(self) -> Prototypes:

@@ -127,12 +127,15 @@ class Ranking:
         return self._known[key]
 
     def marked(self, ranked: list[tuple[Match, ...]]) -> list[tuple[Match, ...]]:
-        """The same, with those marked that are never named."""
-        never = self._catalog.distractors({m.identity for found in ranked for m in found})
+        """The same, with those marked that are never named.
+
+        Raises GalleryDamaged, naming an item, where what is known of one is not as it was stored.
+        """
+        never = self._catalog.never_named({m.item for found in ranked for m in found})
         if not never:
             return ranked
         return [
-            tuple(dataclasses.replace(m, distractor=m.identity in never) for m in found)
+            tuple(dataclasses.replace(m, distractor=m.item in never) for m in found)
             for found in ranked
         ]
 
@@ -225,7 +228,7 @@ class Ranking:
         numbers = np.concatenate(owned)
         order = np.argsort(numbers)
         cosines = np.empty(len(numbers), np.float32)
-        cosines[order] = members.index.vectors(numbers[order]) @ query
+        cosines[order] = np.minimum(members.index.vectors(numbers[order]) @ query, np.float32(1))
         ends = np.cumsum([len(own) for own in owned]).tolist()
         places = [end - len(own) for own, end in zip(owned, ends, strict=True)]
         best = [
@@ -248,6 +251,7 @@ def rescored(
         return {}
     best = np.array([match.score for match in matches], np.float32)
     scores = rules.RULES[rule](query, best, [members[match.identity] for match in matches])
+    scores = np.minimum(scores, np.float32(1))  # rounding may add a little
     made = {
         match.identity: Match(match.identity, score, match.item, match.path)
         for match, score in zip(matches, scores.tolist(), strict=True)

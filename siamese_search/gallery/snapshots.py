@@ -22,7 +22,9 @@ import numpy as np
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision.metric import Metric
 from siamese_search.errors import GalleryError
+from siamese_search.forks import Followed
 from siamese_search.gallery.guarded import GuardedIndex, is_unit
+from siamese_search.gallery.verifying import Verification
 from siamese_search.index import Engine, FaissEngine, Index, sha256
 from siamese_search.records import Generation, Snapshot
 from siamese_search.storage.catalog import Catalog
@@ -30,7 +32,8 @@ from siamese_search.storage.generations import State
 
 log = logging.getLogger("siasearch")
 
-# Below this a snapshot is read in full to verify it; above, if its size, time or inode changed.
+# Below this a snapshot is read in full to verify it before it is used; above, while it is, unless
+# its size, time or inode have changed.
 SMALL_BYTES = 64 << 20
 INDEX_NAME = re.compile(r"\.?index-\d+-[0-9a-f]{12}\.faiss")
 TRIES = 5  # to open a snapshot that others replace
@@ -81,7 +84,7 @@ class Loaded:
     version: tuple[int, int]
 
 
-class Snapshots:
+class Snapshots(Followed):
     """The index of one gallery folder, kept in step with its catalog."""
 
     def __init__(self, folder: Path, catalog: Catalog, engine: Engine | None = None) -> None:
@@ -89,7 +92,15 @@ class Snapshots:
         self._folder = folder
         self._catalog = catalog
         self._loaded: Loaded | None = None
+        self._verification: Verification | None = None  # of the file that is loaded
+        self._damaged: set[str] = set()  # files that turned out not to be as they were written
         self._lock = threading.RLock()
+        self.follow_forks()
+
+    def in_child(self) -> None:
+        """Another thread may have been changing the index."""
+        self._lock = threading.RLock()
+        self._loaded = self._verification = None
 
     @contextmanager
     def searching(self) -> Iterator[View]:
@@ -103,12 +114,16 @@ class Snapshots:
     def release(self) -> None:
         """Let go of the index and its file; the next search opens what is there then."""
         with self._lock:
+            if self._verification is not None:
+                self._verification.stop()
+                self._verification = None
             loaded, self._loaded = self._loaded, None
             if loaded is not None:
                 loaded.index.close()  # whoever knows it yet holds nothing any more
 
     def _catch_up(self) -> Loaded:
         """Bring the loaded index to what the catalog says now."""
+        self._distrust()
         version = self._catalog.version()
         loaded = self._loaded
         if loaded is not None and version == loaded.version:
@@ -133,6 +148,20 @@ class Snapshots:
             raise
         self._loaded = Loaded(state, metric, index, version)
         return self._loaded
+
+    def _distrust(self) -> None:
+        """Let go of the file that is loaded if it has turned out to be damaged."""
+        verification, loaded = self._verification, self._loaded
+        if verification is not None and verification.failed:
+            if loaded is not None and loaded.state.snapshot is not None:
+                self._damaged.add(loaded.state.snapshot.file)
+            self.release()
+
+    def verified(self) -> bool:
+        """Whether the index file in use is as it was written; waits until that is known."""
+        with self.searching():
+            verification = self._verification
+        return verification is None or verification.wait()
 
     def projected(
         self, state: State, metric: Metric | None, after: int = 0
@@ -159,10 +188,13 @@ class Snapshots:
             if fault is None:
                 path = self._folder / snapshot.file
                 try:
+                    untouched = self._is_untouched(snapshot)
                     index = self.engine.read(path, dimension_of(state, metric))
+                    if untouched:
+                        self._verification = Verification(path, snapshot.sha256)
                     guarded = GuardedIndex(index, partial(self._without_snapshot, path))
                     return Opened(state, metric, guarded, snapshot.last_item, snapshot.last_removal)
-                except GalleryError as error:
+                except (GalleryError, OSError) as error:
                     fault = str(error)
             now, its_metric = self._catalog.state_with_metric()
             if now.snapshot == snapshot and now.metric == state.metric:
@@ -177,6 +209,8 @@ class Snapshots:
         of the file ``path`` where there is one.
         """
         state, metric = self._catalog.state_with_metric()
+        if self._verification is not None:  # what it would find is found already
+            self._verification.stop()
         index = self.engine.empty(dimension_of(state, metric))
         left_out: list[int] = []
         for items, vectors in self.projected(state, metric):
@@ -203,20 +237,27 @@ class Snapshots:
         if not names_index(snapshot.file):
             return f"{snapshot.file!r} is no name of an index file"
         path = self._folder / snapshot.file
+        if snapshot.file in self._damaged:
+            return f"{path} is damaged (wrong checksum)"
         try:
-            status = path.stat()
-            stamp = status.st_size, status.st_mtime_ns, status.st_ino
-            if stamp == (snapshot.size, snapshot.mtime_ns, snapshot.inode) and (
-                not thorough and snapshot.size > SMALL_BYTES
-            ):
+            if not thorough and self._is_untouched(snapshot):
                 return None
-            if status.st_size != snapshot.size or sha256(path) != snapshot.sha256:
+            if path.stat().st_size != snapshot.size or sha256(path) != snapshot.sha256:
                 return f"{path} is damaged (wrong checksum)"
         except FileNotFoundError:
             return f"{path} is missing"
         except OSError as error:
             return f"{path} cannot be read: {error.strerror}"
         return None
+
+    def _is_untouched(self, snapshot: Snapshot) -> bool:
+        """Whether a file is large, and looks as if nobody had written to it: then it is used at
+        once, and verified meanwhile.
+        """
+        status = (self._folder / snapshot.file).stat()
+        stamp = status.st_size, status.st_mtime_ns, status.st_ino
+        known = snapshot.size, snapshot.mtime_ns, snapshot.inode
+        return snapshot.size > SMALL_BYTES and stamp == known
 
 
 def names_index(file: object) -> bool:

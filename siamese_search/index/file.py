@@ -175,6 +175,8 @@ def open_index(path: Path, dimension: int) -> Base:
         shape = len(parts.items), dimension
         if (index.ntotal, index.d) != shape or parts.vectors.shape != shape:
             raise ValueError("its parts do not fit together")
+        if not (np.diff(parts.items) > 0).all():
+            raise ValueError("its items do not ascend")
         return Base(parts.items, parts.vectors, index, parts.tuning, owner=(parts, reader))
     except UNREADABLE as error:
         raise GalleryError(f"{path} is no index of this format") from error

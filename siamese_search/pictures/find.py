@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -140,7 +141,7 @@ def _list(folder: str) -> Iterator[_Entry | Rejection]:
 def _classify(path: str, *, is_link: bool) -> os.stat_result | Rejection:
     """The status of a regular file or a folder, links followed; anything else is rejected."""
     if not _is_text(path):
-        return Rejection(printable(path), "the name is not valid UTF-8: rename it")
+        return Rejection(printable(path), _unreadable_name())
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -179,3 +180,10 @@ def _is_text(name: str) -> bool:
 
 def _is_no_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in _NO_PICTURE
+
+
+def _unreadable_name() -> str:
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        return "the name is not valid UTF-8: rename it"
+    return f"the name is not valid in this locale ({encoding}): set PYTHONUTF8=1"

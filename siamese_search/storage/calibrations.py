@@ -11,7 +11,8 @@ from typing import Any
 from zlib import crc32
 
 from siamese_search.decision.metric import Metric
-from siamese_search.errors import GalleryDamaged, GalleryFormatError
+from siamese_search.decision.rules import known_rule
+from siamese_search.errors import GalleryDamaged, GalleryFormatError, UsageError
 from siamese_search.records import Calibration, Generation, surplus_fields
 from siamese_search.storage.faults import metric_fault
 from siamese_search.storage.generations import Generations, State
@@ -145,8 +146,14 @@ class Calibrations(Generations):
                     f"{self.path}: the calibration was written by a newer siasearch"
                     f" ({', '.join(newer)}): upgrade, or run `siasearch calibrate`"
                 )
-            return Calibration.of(fields)
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            found = Calibration.of(fields)
+            for one in (found, found.deciding):
+                known_rule(one.rule)
+            return found
+        except (
+            *(TypeError, ValueError, KeyError, AttributeError, OverflowError),
+            *(RecursionError, UsageError),
+        ) as error:
             raise GalleryDamaged(
                 f"{self.path}: the calibration is damaged ({error}): run `siasearch calibrate`"
             ) from error

@@ -15,10 +15,12 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import UsageError
-from siamese_search.records import Copy, Enrolled, Item, KeptProbe, NewItem
+from siamese_search.records import Copy, Enrolled, KeptProbe, NewItem
 from siamese_search.storage.calibrations import Calibrations
 from siamese_search.storage.database import create
+from siamese_search.storage.facts import Facts, Source
 from siamese_search.storage.faults import faults_in
+from siamese_search.storage.generations import CHUNK
 from siamese_search.storage.history import History, new_run
 from siamese_search.storage.listing import Listing
 
@@ -101,10 +103,14 @@ class Catalog(History, Calibrations, Listing):
         identity, kind = self._identity(item.identity, distractor)
         if kind != distractor:
             return None
+        facts = Facts(
+            item.identity, distractor, content, item.source, item.copy, item.size, added, None,
+            item.metadata,
+        )  # fmt: skip
         number = self._db.execute(
-            "INSERT INTO items (identity, content, source, copy, size, added)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (identity, content, item.source, item.copy, item.size, added),
+            "INSERT INTO items (identity, content, source, copy, size, added, checksum)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (identity, content, item.source, item.copy, item.size, added, facts.checksum),
         ).lastrowid
         self._db.executemany(
             "INSERT INTO metadata (item, key, value) VALUES (?, ?, ?)",
@@ -122,11 +128,13 @@ class Catalog(History, Calibrations, Listing):
 
         Metadata are part of the change of a ``run``.
         """
+        numbers = sources.keys() | metadata.keys()
         with self.writing():
+            # Reading them raises: what is damaged must not be sealed.
             described = [
                 item.number
-                for item in self.items(metadata)
-                if {**item.metadata, **metadata[item.number]} != item.metadata
+                for item in self.items(numbers)
+                if {**item.metadata, **metadata.get(item.number, {})} != item.metadata
             ]
             if described:
                 changing = self._changing(run or new_run(), "annotate", len(described))
@@ -145,16 +153,20 @@ class Catalog(History, Calibrations, Listing):
                     for key, value in pairs.items()
                 ],
             )
+            self._seal(numbers)
 
-    def remove(self, numbers: Sequence[int]) -> list[Item]:
-        """Remove items, and identities left without any. Returns what was removed."""
+    def remove(self, numbers: Sequence[int]) -> list[int]:
+        """Remove items, damaged ones as well, and identities left without any. Returns the numbers
+        of those that were there.
+        """
         with self.writing():
-            removed = list(self.items(numbers))
-            if removed:
-                changing = self._changing(new_run(), "remove", len(removed), _only(removed))
+            there = self.owners(numbers)
+            if there:
+                names = {identity for identity, _ in there.values()}
+                changing = self._changing(new_run(), "remove", len(there), _only(names))
                 with changing as change:
-                    self._take_out(change, [item.number for item in removed])
-        return removed
+                    self._take_out(change, list(there))
+        return list(there)
 
     def relabel(self, numbers: Sequence[int], new: str) -> int:
         """Give items another identity, merging with it where it exists. Returns how many had
@@ -166,15 +178,16 @@ class Catalog(History, Calibrations, Listing):
             relabelled = [item for item in self.items(numbers) if item.identity != new]
             if not relabelled:
                 return 0
-            facts = "relabel", len(relabelled), _only(relabelled), new
+            old = {item.identity for item in relabelled}
+            facts = "relabel", len(relabelled), _only(old), new
             with self._changing(new_run(), *facts) as change:
                 self._keep(change, [item.number for item in relabelled])
-                old = {item.identity for item in relabelled}
                 identity, _ = self._identity(new, distractor=self.distractors(old) == old)
                 self._db.executemany(
                     "UPDATE items SET was = nullif(coalesce(was, ?), ?), identity = ? WHERE id = ?",
                     [(item.identity, new, identity, item.number) for item in relabelled],
                 )
+                self._seal(item.number for item in relabelled)
                 self._drop_empty(old)
         return len(relabelled)
 
@@ -302,25 +315,6 @@ class Catalog(History, Calibrations, Listing):
         found = np.array(rows, np.int64).reshape(-1, 2)
         return found[:, 0].copy(), found[:, 1].copy()
 
-    def items(self, numbers: Iterable[int]) -> list[Item]:
-        """Whole items by number; removed ones are left out."""
-        with self._guard():
-            return [
-                Item(number, name, source, content.hex(), added, size, copy, json.loads(metadata))
-                for number, name, source, content, added, size, copy, metadata in self._by_numbers(
-                    "SELECT items.id, name, source, content, added, size, copy,"
-                    " (SELECT json_group_object(key, value) FROM metadata WHERE item = items.id)"
-                    " FROM items JOIN identities ON identities.id = items.identity"
-                    " WHERE items.id IN",
-                    numbers,
-                )
-            ]
-
-    def _by_numbers(self, sql: str, numbers: Iterable[int]) -> Iterator[tuple]:  # type: ignore[type-arg]
-        # As one JSON parameter: SQLite bounds the number of parameters.
-        wanted = json.dumps([int(number) for number in numbers])
-        return self._db.execute(f"{sql} (SELECT value FROM json_each(?)) ORDER BY 1", (wanted,))
-
     def members(self, identities: Iterable[str]) -> dict[str, IntArray]:
         """The numbers of the items of identities, by name, ascending."""
         wanted = json.dumps(list(identities))
@@ -397,6 +391,22 @@ class Catalog(History, Calibrations, Listing):
                 one for one in contents if one in needed or self._value(item, (bytes.fromhex(one),))
             }
 
+    def sources(self) -> Iterator[Source]:
+        """The files that items were enrolled from, in short reads of their own."""
+        last = 0
+        while True:
+            with self._guard():
+                rows = self._db.execute(
+                    "SELECT id, source, content, size, added, copy IS NOT NULL FROM items"
+                    " WHERE id > ? AND source IS NOT NULL ORDER BY id LIMIT ?",
+                    (last, CHUNK),
+                ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            for number, path, content, size, added, copied in rows:
+                yield Source(number, path, content.hex(), size, added, bool(copied))
+
     def faults(self) -> Iterator[str]:
         """What is wrong inside the database, one line each."""
         try:
@@ -406,7 +416,6 @@ class Catalog(History, Calibrations, Listing):
             yield f"{self.path}: {error}"
 
 
-def _only(items: Sequence[Item]) -> str | None:
-    """The identity of items, None where they are of several."""
-    names = {item.identity for item in items}
-    return names.pop() if len(names) == 1 else None
+def _only(names: set[str]) -> str | None:
+    """The identity of items that have these, None where they are several."""
+    return next(iter(names)) if len(names) == 1 else None

@@ -12,13 +12,14 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from siamese_search.errors import GalleryDamaged, GalleryFormatError, StorageError
-from siamese_search.files import sync_folder
+from siamese_search.errors import DiskFull, GalleryDamaged, GalleryFormatError, StorageError
+from siamese_search.files import sync_folder, underway
+from siamese_search.forks import Followed, leave
 
-FORMAT = 6
+FORMAT = 7
 APPLICATION_ID = 0x53494153  # "SIAS": `file gallery.db` tells whose it is
 PAGE_BYTES = 16384  # a 512-d float32 vector is 2 KiB; a 4 KiB page would hold just one
 BUSY_SECONDS = 60.0
@@ -29,15 +30,25 @@ NEW_STAMP = (
 )
 
 
-class Database:
-    """An open database. Threads may share it; other processes may have it open too."""
+class Database(Followed):
+    """An open database. Threads may share it; other processes may have it open too. A forked
+    process opens it anew.
+    """
 
     def __init__(self, path: Path, spill: bool = True) -> None:
         """Without ``spill``, what a transaction writes stays in memory until it is committed, and
         others can read as long.
         """
         self.path = path
+        self._spill = spill
         self._lock = threading.RLock()
+        self._open()
+        self.follow_forks()
+
+    def _open(self) -> None:
+        self._process = os.getpid()
+        self._closed = False
+        path = self.path
         self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
         with _mapped(path):
             self._db = _connect(path, "rw" if self.writable else "ro")
@@ -45,7 +56,7 @@ class Database:
                 self._check_owner()
                 if self.writable:
                     _make_durable(self._db)
-                if not spill:
+                if not self._spill:
                     self._db.execute("PRAGMA cache_spill = OFF")
                 self._check_format()
             except BaseException:
@@ -84,13 +95,29 @@ class Database:
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
 
     def close(self) -> None:
-        self._db.close()
+        self._closed = True
+        if self._process == os.getpid():
+            self._db.close()
+
+    # Forks: SQLite allows no connection to be used, nor closed, by a forked process
+
+    def before_fork(self) -> None:
+        self._lock.acquire()  # so that no thread is in a transaction
+
+    def after_fork(self) -> None:
+        self._lock.release()
+
+    def in_child(self) -> None:
+        leave(self._db)
+        self._lock = threading.RLock()
 
     # Transactions
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
         with self._lock, _mapped(self.path):
+            if self._process != os.getpid() and not self._closed:
+                self._open()
             yield
 
     @contextmanager
@@ -158,8 +185,9 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     from siamese_search.storage.schema import migrate
 
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with _mapped(path):
+    with _mapped(path), ExitStack() as making:
         path.parent.mkdir(parents=True, exist_ok=True)
+        making.enter_context(underway(path.parent))
         try:
             db = _connect(temporary, "rwc")
             try:
@@ -188,6 +216,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False
     )
     db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA temp_store = MEMORY")  # there may be no folder for temporary files
     return db
 
 
@@ -213,12 +242,15 @@ def _mapped(path: Path) -> Iterator[None]:
             raise _damaged(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StorageError(f"{path} is held by another process: try again") from error
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise StorageError(
+                f"{path}: a change was interrupted, and must be taken back first: run `siasearch"
+                " info` once where the gallery can be written to"
+            ) from error
         if code == sqlite3.SQLITE_CANTOPEN:
             raise StorageError(f"{path} cannot be opened: check its permissions") from error
         if code == sqlite3.SQLITE_FULL:
-            raise StorageError(
-                f"{path}: the disk is full; nothing of this step was kept"
-            ) from error
+            raise DiskFull(f"{path}: the disk is full; nothing of this step was kept") from error
         if isinstance(error, sqlite3.OperationalError):
             raise StorageError(f"{path}: {error}; nothing of this step was kept") from error
         raise

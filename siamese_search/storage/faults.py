@@ -9,6 +9,7 @@ from zlib import crc32
 from siamese_search.decision import closer
 from siamese_search.decision.metric import Metric
 from siamese_search.errors import GalleryError
+from siamese_search.storage.facts import ROWS, fault_in
 
 TEXTS = {
     "identities": ("id", ("name",)),
@@ -35,7 +36,11 @@ def faults_in(db: sqlite3.Connection) -> Iterator[str]:
     yield from _damaged_embeddings(db)
     yield from _damaged_places(db)
     yield from _damaged_metrics(db)
-    yield from _damaged_texts(db)
+    texts = list(_damaged_texts(db))
+    yield from texts
+    if not texts:  # else they cannot be read
+        yield from filter(None, map(fault_in, db.execute(ROWS)))
+    yield from _skipped_numbers(db)
 
 
 def _damaged_embeddings(db: sqlite3.Connection) -> Iterator[str]:
@@ -84,6 +89,20 @@ def metric_fault(content: object, checksum: object, dimension: int) -> str | Non
     if len(found.mean) != dimension:
         return f"is of {len(found.mean)} dimensions, the embeddings of {dimension}"
     return None
+
+
+def _skipped_numbers(db: sqlite3.Connection) -> Iterator[str]:
+    """Numbers that were given out, though the database says that they were not: a search would not
+    look for these items.
+    """
+    for table in ("items", "removals"):
+        last, given = db.execute(
+            f"SELECT coalesce(max(id), 0), (SELECT seq FROM sqlite_sequence WHERE name = ?)"
+            f" FROM {table}",
+            (table,),
+        ).fetchone()
+        if (not isinstance(given, int) and (last or given is not None)) or last > (given or 0):
+            yield f"{table} go up to {last}, but sqlite_sequence says {given}"
 
 
 def _damaged_texts(db: sqlite3.Connection) -> Iterator[str]:

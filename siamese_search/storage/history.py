@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from siamese_search.errors import UsageError
+from siamese_search.errors import GalleryDamaged, UsageError
 from siamese_search.records import UNDOABLE, Change, RemovedCopy
-from siamese_search.storage.generations import Generations
+from siamese_search.storage.facts import facts_before
+from siamese_search.storage.seals import Seals
 
 STEPS = 10  # changes that can be taken back, one after the other
 MARK = 8  # characters of a change's run that mark the copies of what it removed
 # An item as it is, but for what its table of the same change has beside.
 BEFORE = (
     "json_object('identity', name, 'distractor', distractor, 'was', was, 'source', source,"
-    " 'size', size, 'added', added, 'metadata',"
+    " 'size', size, 'added', added, 'checksum', checksum, 'metadata',"
     " json((SELECT json_group_object(key, value) FROM metadata WHERE item = items.id)))"
 )
 
@@ -33,7 +34,7 @@ def new_run() -> str:
     return secrets.token_hex(16)
 
 
-class History(Generations):
+class History(Seals):
     """The last changes in an open ``gallery.db``."""
 
     _dropped: tuple[RemovedCopy, ...] = ()
@@ -291,7 +292,10 @@ class History(Generations):
         for item, removed, content, copy, kept, there in rows:
             if bool(there) is bool(removed):  # a change of that run has come between
                 continue
-            before = json.loads(kept)
+            before = facts_before(content, copy, kept)
+            if before is None:
+                what = f"what was kept of item {item} is damaged: it cannot be taken back"
+                raise GalleryDamaged(f"{self.path}: {what}")
             identity, _ = self._identity(before["identity"], bool(before["distractor"]))
             number = there
             if removed:
@@ -311,6 +315,7 @@ class History(Generations):
                 "INSERT INTO metadata (item, key, value) VALUES (?, ?, ?)",
                 [(number, key, value) for key, value in before["metadata"].items()],
             )
+            self._seal([number])
         self._note_added(inverse, made)
         self._drop_empty(left)
         return copies

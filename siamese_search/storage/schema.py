@@ -9,6 +9,8 @@ import sqlite3
 
 from sqlite_utils import Database, Migrations
 
+from siamese_search.storage.facts import ROWS, Facts
+
 migrations = Migrations("siasearch")
 
 
@@ -189,6 +191,18 @@ def v006_last_changes(db: Database) -> None:
         "CREATE INDEX undo_added_by_change ON undo_added(change)",
     ):
         db.execute(statement)
+
+
+@migrations()
+def v007_seals(db: Database) -> None:
+    # What is there is taken as it is: from now on damage shows.
+    db.execute("ALTER TABLE items ADD COLUMN checksum INTEGER")
+    last = 0
+    while rows := db.execute(f"{ROWS} WHERE items.id > {last} ORDER BY 1 LIMIT 1024").fetchall():
+        for row in rows:
+            checksum = Facts.of(row).checksum
+            db.execute("UPDATE items SET checksum = ? WHERE id = ?", [checksum, row[0]])
+        last = rows[-1][0]
 
 
 def migrate(connection: sqlite3.Connection) -> None:

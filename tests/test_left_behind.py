@@ -1,0 +1,91 @@
+"""What a failed or killed process leaves on the disk does not stay there, nor in the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import picture
+
+from siamese_search import Encoder, Gallery
+from siamese_search.errors import DiskFull, StorageError
+from siamese_search.files import underway
+from siamese_search.index import FaissEngine
+from siamese_search.storage.catalog import Catalog
+
+STRAY = ".index-1-0123456789ab.faiss"  # as of a process that was killed while it wrote
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, toy: Encoder) -> Gallery:
+    gallery = Gallery.open(tmp_path / "gallery", toy)
+    gallery.enroll([picture(1), picture(2)], label="some")
+    gallery.compact()
+    return gallery
+
+
+def names(gallery: Gallery) -> set[str]:
+    return {path.name for path in gallery.folder.iterdir()}
+
+
+def test_an_index_that_could_not_be_switched_to_is_deleted(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = names(gallery)
+
+    def full(*_: object) -> None:
+        raise DiskFull("no space")
+
+    monkeypatch.setattr(Catalog, "set_snapshot", full)
+    with pytest.raises(StorageError):
+        gallery.compact()
+    assert names(gallery) == before
+    assert gallery.check() == []
+
+
+def test_what_is_left_behind_goes_before_a_new_index_is_written(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gallery.folder / STRAY).write_bytes(b"half")
+
+    def full(*_: object) -> None:
+        assert STRAY not in names(gallery)
+        raise StorageError("no space")
+
+    monkeypatch.setattr(FaissEngine, "write", full)
+    with pytest.raises(StorageError):
+        gallery.compact()
+
+
+@pytest.mark.parametrize("what", ["add", "remove", "relabel"])
+def test_a_full_disk_is_cleared_of_what_was_left_behind(
+    what: str, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise DiskFull("gallery.db: the disk is full")
+
+    def change() -> object:
+        if what == "add":
+            return gallery.enroll([picture(3)], label="more")
+        return gallery.remove("some") if what == "remove" else gallery.relabel("some", "others")
+
+    (gallery.folder / STRAY).write_bytes(b"half")
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, what, full)
+        with pytest.raises(DiskFull, match="left-over files were deleted: try again"):
+            change()
+        assert STRAY not in names(gallery)
+        with pytest.raises(DiskFull, match=r"full$"):
+            change()
+    change()
+    assert gallery.check() == []
+
+
+def test_half_a_new_gallery_is_swept_unless_somebody_is_making_it(gallery: Gallery) -> None:
+    half = gallery.folder / ".gallery.db.0123abcd"
+    half.write_bytes(b"half")
+    with underway(gallery.folder):
+        gallery.compact()
+        assert half.exists()
+    gallery.compact()
+    assert not half.exists()
