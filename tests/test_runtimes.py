@@ -150,7 +150,8 @@ def test_a_graph_that_is_none_is_refused(chosen: str, tmp_path: Path) -> None:
         Encoder.open(folder, "cpu").embed([picture(1)])
 
 
-def test_a_graph_for_other_pictures_is_named(chosen: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("chosen")
+def test_a_graph_for_other_pictures_is_named(tmp_path: Path) -> None:
     folder = write_toy_encoder(tmp_path / "e", onnx=toy_graph(32, 8))
     with pytest.raises(
         EncoderError, match=r"encoder\.onnx takes .*, unlike what encoder\.json says"
