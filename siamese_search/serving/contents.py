@@ -27,6 +27,7 @@ from siamese_search.serving.requests import (
 )
 
 SIDE, SIDES = 160, 1024  # pixels of a thumbnail: unless asked for, and at most
+DOUBTED = 500  # items of an identity that are searched without themselves
 WHOLE = 1600  # pixels of a picture that is shown whole
 
 
@@ -73,6 +74,33 @@ async def identity(request: Request) -> Response:
             raise Problem(404, f"there is no identity {name!r}")
         items = [_shown(item) for item in one.gallery.items(name)]
         return {"name": name, "distractor": name in one.gallery.distractors(), "items": items}
+
+    return JSONResponse(await one.call(found))
+
+
+async def doubts(request: Request) -> Response:
+    """By how much another identity fits an identity's items better than their own, each searched
+    without itself; below nought where none does. Of the first 500 items, the most doubtful first.
+    """
+    one, name = hosted_of(request), request.query_params.get("name", "")
+
+    def found() -> dict[str, Any]:
+        gallery = one.gallery
+        if not gallery.count(name):
+            raise Problem(404, f"there is no identity {name!r}")
+        items = [item.number for item in gallery.items(name)]
+        searched = [one for one in gallery.left_out(items=items[:DOUBTED]) if one.own is not None]
+        rows = [
+            {
+                "item": one.item,
+                "doubt": one.doubt,
+                "other": one.others[0].identity,
+                "other_item": one.others[0].item,
+            }
+            for one in sorted(searched, key=lambda one: -one.doubt)
+            if one.others
+        ]
+        return {"doubts": rows, "of": len(items)}
 
     return JSONResponse(await one.call(found))
 

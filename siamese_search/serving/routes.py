@@ -87,6 +87,14 @@ ROUTES = (
     Operation("POST", "/galleries/{g}/identify", asking.identify, _ASKED, ("image",)),
     Operation("POST", "/galleries/{g}/verify", asking.verify, (), ("a", "b")),
     Operation(
+        "POST",
+        "/galleries/{g}/verify/explain",
+        asking.explain_verification,
+        (),
+        ("a", "b"),
+        gives="image/png",
+    ),
+    Operation(
         "POST", "/galleries/{g}/explain", asking.explain, ("item",), ("image",), gives="image/png"
     ),
     Operation(
@@ -101,6 +109,7 @@ ROUTES = (
         "GET", "/galleries/{g}/identities", contents.identities, ("search", "after", "limit")
     ),
     Operation("GET", "/galleries/{g}/identity", contents.identity, ("name",)),
+    Operation("GET", "/galleries/{g}/doubts", contents.doubts, ("name",)),
     Operation("POST", "/galleries/{g}/rename", contents.rename, body=("old", "new", "merge")),
     Operation("POST", "/galleries/{g}/move", contents.move, body=("items", "to")),
     Operation("POST", "/galleries/{g}/remove", contents.remove, body=("items", "identity")),
