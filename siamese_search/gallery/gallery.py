@@ -8,7 +8,7 @@ pixels, SQL and FAISS.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +274,7 @@ class Gallery(Contents):
         limit: int | None = None,
         rule: str | None = None,
         *,
-        items: Iterable[int] | None = None,
+        items: Sequence[int] | None = None,
     ) -> Iterator[LeftOut]:
         """The gallery's own items, each searched without itself: about ``limit`` of them, or those
         of certain numbers, ascending.
@@ -284,7 +284,7 @@ class Gallery(Contents):
         rule = self._calibrating.rule(rule)
         if items is None:
             return self._self_test.left_out(rule, limit)
-        return self._self_test.asked(np.unique(np.array([*items], np.int64)), rule)
+        return self._self_test.asked(np.unique(np.asarray(items, np.int64)), rule)
 
     def sample(self, limit: int, seed: int = 0) -> tuple[list[Item], FloatArray]:
         """Items drawn at random, or all where there are no more than ``limit``, by number.

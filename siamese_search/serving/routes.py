@@ -109,7 +109,6 @@ ROUTES = (
         "GET", "/galleries/{g}/identities", contents.identities, ("search", "after", "limit")
     ),
     Operation("GET", "/galleries/{g}/identity", contents.identity, ("name",)),
-    Operation("GET", "/galleries/{g}/doubts", contents.doubts, ("name",)),
     Operation("POST", "/galleries/{g}/rename", contents.rename, body=("old", "new", "merge")),
     Operation("POST", "/galleries/{g}/move", contents.move, body=("items", "to")),
     Operation("POST", "/galleries/{g}/remove", contents.remove, body=("items", "identity")),
@@ -138,6 +137,7 @@ ROUTES = (
         contents.enroll_unknowns,
         body=("label", "without"),
     ),
+    Operation("GET", "/galleries/{g}/doubts", contents.doubts, ("name",)),
     Operation("GET", "/galleries/{g}/scores", scores),
     Operation("POST", "/galleries/{g}/jobs", start_job, body=("kind", "arguments")),
     Operation("GET", "/jobs", jobs),
