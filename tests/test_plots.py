@@ -85,6 +85,8 @@ def test_own_scores_are_those_of_every_item_searched_without_itself(gallery: Gal
     found = own_scores.own_scores(gallery, list(gallery.left_out()))
     assert not found.calibrated
     assert found.threshold == gallery.encoder.threshold
+    assert found.thresholds.keys() == {0.2, 0.3}  # 24 strangers tell no lower rate
+    assert found.fpir_at(found.thresholds[0.2]) == 4 / 24
     assert found.genuine == pytest.approx(np.array(own), abs=1e-5)
     assert found.right.tolist() == right
     assert 0 < sum(right) < 24

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from siamese_search.arrays import BoolArray, DoubleArray
 from siamese_search.decision.calibration import self_test, threshold_at
-from siamese_search.decision.evidence import evidence
+from siamese_search.decision.evidence import RATES, evidence
 from siamese_search.errors import UsageError
 from siamese_search.evaluation import metrics
 from siamese_search.evaluation.results import IdentityResult
@@ -51,7 +51,8 @@ class OwnScores:
     ``genuine`` (m,) is that of each item's own identity, where it has other items: of those that
     were ``asked`` (m,). ``right`` (m,) tells whether no other identity was better; ``impostor``
     (n,) is that of the best other identity, -inf where that is never named. ``standard`` says where
-    the threshold comes from.
+    the threshold comes from; ``thresholds`` are those by FPIR: the calibration's or, without one,
+    what these scores show.
     """
 
     genuine: DoubleArray
@@ -60,6 +61,7 @@ class OwnScores:
     calibrated: bool
     threshold: float
     standard: str
+    thresholds: Mapping[float, float]
     asked: tuple[LeftOut, ...]
 
     @property
@@ -70,12 +72,20 @@ class OwnScores:
     @property
     def fpir(self) -> float:
         """The share of items that get a name once their own identity is left out."""
-        return float((self.impostor >= self.threshold).mean())
+        return self.fpir_at(self.threshold)
 
     @property
     def fnir(self) -> float | None:
         """The share of items that do not get their own name, None where that cannot be told."""
-        return float((self.found < self.threshold).mean()) if len(self.genuine) else None
+        return self.fnir_at(self.threshold)
+
+    def fpir_at(self, threshold: float) -> float:
+        """As ``fpir``, at another threshold."""
+        return float((self.impostor >= threshold).mean())
+
+    def fnir_at(self, threshold: float) -> float | None:
+        """As ``fnir``, at another threshold."""
+        return float((self.found < threshold).mean()) if len(self.genuine) else None
 
     @property
     def eer(self) -> float | None:
@@ -148,13 +158,21 @@ def own_scores(gallery: Gallery, left_out: Sequence[LeftOut]) -> OwnScores:
         impostor = np.where(np.isfinite(seen.strangers), best, -np.inf)
     else:
         genuine = evidence(genuine, best_other)
+    thresholds: Mapping[float, float]
     if calibration is None:
         threshold, standard = gallery.encoder.threshold, "the encoder's"
+        thresholds = {
+            rate: max(-1.0, metrics.reached_by(impostor, rate))
+            for rate in RATES
+            if metrics.tells(rate, len(impostor))
+        }
     else:
         threshold = threshold_at(calibration.fpir, calibration.thresholds)
         standard = f"FPIR {calibration.fpir:.3g} asked"
+        thresholds = calibration.thresholds
+    calibrated = calibration is not None
     return OwnScores(
-        genuine, right, impostor, calibration is not None, threshold, standard, tuple(own)
+        genuine, right, impostor, calibrated, threshold, standard, thresholds, tuple(own)
     )
 
 

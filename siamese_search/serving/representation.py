@@ -14,7 +14,6 @@ from siamese_search.gallery.gallery import Gallery
 from siamese_search.records import Identification, UnknownGroup
 from siamese_search.serving.jobs import without_evidence
 
-POINTS = 60  # thresholds for which it is told what they cost
 CURVE = 200  # points of the DET curve
 CONFUSED, PAIRS = 200, 3  # identities taken for others, and examples of each
 
@@ -57,22 +56,19 @@ def of_group(group: UnknownGroup) -> dict[str, Any]:
 
 
 def of_scores(scores: OwnScores) -> dict[str, Any]:
-    """What decides for the gallery's own items: what thresholds would cost, what the one in use
-    costs, and which identities it concerns.
+    """What decides for the gallery's own items: what the threshold in use costs, what others would
+    (``points``, by the rate that they are meant for), and which identities it concerns.
 
-    ``named`` is the share of the own that get their name. ``genuine`` and ``right`` are of the same
-    items, in the order of ``items``.
+    ``genuine`` and ``right`` are of the same items, in the order of ``items``.
     """
-    finite = scores.impostor[np.isfinite(scores.impostor)]
-    every = np.concatenate([finite, scores.genuine])
-    thresholds = np.linspace(every.min(), every.max(), POINTS) if len(every) else np.empty(0)
     points = [
         {
-            "fpir": float((scores.impostor >= threshold).mean()),
-            "threshold": float(threshold),
-            "named": float((scores.found >= threshold).mean()) if len(scores.found) else None,
+            "rate": rate,
+            "threshold": threshold,
+            "fpir": scores.fpir_at(threshold),
+            "fnir": scores.fnir_at(threshold),
         }
-        for threshold in thresholds
+        for rate, threshold in sorted(scores.thresholds.items())
     ]
     return {
         "items": [one.item for one in scores.asked],
