@@ -9,10 +9,11 @@ import * as identity from "./identity.js";
 import * as jobs from "./jobs.js";
 import * as quality from "./quality.js";
 import * as unknowns from "./unknowns.js";
+import * as verify from "./verify.js";
 
 // In the order of the navigation; an identity is reached from elsewhere.
-const VIEWS = { identify, gallery, unknowns, audit, quality, jobs, identity };
-const SHOWN = ["identify", "gallery", "unknowns", "audit", "quality", "jobs"];
+const VIEWS = { identify, verify, gallery, unknowns, audit, quality, jobs, identity };
+const SHOWN = ["identify", "verify", "gallery", "unknowns", "audit", "quality", "jobs"];
 
 let galleries = [];
 let leave = null; // aborts what the view shown has started

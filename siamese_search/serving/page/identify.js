@@ -47,19 +47,19 @@ export function render(context, body) {
   catchPictures(context.signal, zone, take);
 }
 
-/** Take what is dropped anywhere on the page, or pasted, while the view is shown. */
+/** Take what is dropped anywhere on the page, or pasted, while the view is shown: files, and where. */
 export function catchPictures(signal, zone, take) {
   let inside = 0;
   const over = (on) => zone.classList.toggle("over", on);
   addEventListener("dragenter", () => over(++inside > 0), { signal });
   addEventListener("dragleave", () => over(--inside > 0), { signal });
-  addEventListener("drop", ({ dataTransfer }) => {
+  addEventListener("drop", ({ dataTransfer, target }) => {
     over((inside = 0) > 0);
     const items = [...dataTransfer.items];
     if (items.some((item) => item.webkitGetAsEntry?.()?.isDirectory)) {
       say("Folders are for `siasearch add` and `siasearch query`; drop the pictures in it here.");
     } else if (dataTransfer.files.length) {
-      take(dataTransfer.files);
+      take(dataTransfer.files, target);
     }
   }, { signal });
   addEventListener("paste", ({ clipboardData }) => {
@@ -134,17 +134,29 @@ export function headline(answer) {
   return like?.distractor ? `Unknown, like ${like.identity}, which is never named` : "Unknown";
 }
 
+/** What a file shows, as far as the browser can tell. */
+export function preview(file) {
+  const seen = pictureOf(file, "");
+  seen.addEventListener("error", () => seen.replaceWith(h("span", { class: "none" }, "no preview")));
+  return seen;
+}
+
+function pictureOf(blob, alt) {
+  const address = URL.createObjectURL(blob);
+  const seen = h("img", { src: address, alt });
+  for (const event of ["load", "error"]) {
+    seen.addEventListener(event, () => URL.revokeObjectURL(address));
+  }
+  return seen;
+}
+
 /** A picture and its answer, which comes later. */
 function card(file) {
-  const address = URL.createObjectURL(file);
-  const seen = h("img", { src: address, alt: "" });
-  seen.addEventListener("load", () => URL.revokeObjectURL(address));
-  seen.addEventListener("error", () => seen.replaceWith(h("span", { class: "none" }, "no preview")));
   const heading = fresh("answer");
   const content = h("div", { class: "content" },
     h("h2", { id: heading, class: "muted" }, "Looking…"));
   const node = h("li", { class: "answer", "aria-labelledby": heading },
-    h("figure", {}, h("span", { class: "frame probe" }, seen),
+    h("figure", {}, h("span", { class: "frame probe" }, preview(file)),
       h("figcaption", { class: "muted" }, file.name || "picture")),
     content);
   const fail = (text) => content.replaceChildren(
@@ -230,12 +242,13 @@ async function explain(context, file, match) {
   const drawn = await context.api.call("explain", {
     method: "POST", body, query: { item: match.item }, blob: true, signal: context.signal,
   });
-  const address = URL.createObjectURL(drawn);
-  const seen = h("img", {
-    src: address, alt: `Which parts of the picture and of ${match.identity}'s are alike`,
-  });
-  seen.addEventListener("load", () => URL.revokeObjectURL(address));
-  show(`What matched: ${match.identity}`, h("div", { class: "drawing" }, seen));
+  showDrawing(`What matched: ${match.identity}`, drawn,
+    `Which parts of the picture and of ${match.identity}'s are alike`);
+}
+
+/** Show a drawing of the server's until it is closed. */
+export function showDrawing(heading, drawn, alt) {
+  show(heading, h("div", { class: "drawing" }, pictureOf(drawn, alt)));
 }
 
 function enrolAs(context, file, enrolled) {

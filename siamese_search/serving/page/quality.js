@@ -8,7 +8,7 @@ import { runJob } from "./jobs.js";
 
 export const title = () => "Quality";
 
-const PAGE = 25; // identities, or pairs of them, at a time
+const PAGE = 15; // identities, or pairs of them, at a time
 
 export async function render(context, body) {
   const { info } = context;
@@ -108,7 +108,7 @@ function drawn(context, scores, run) {
     h("div", { class: "beside-each-other" },
       det && h("section", {}, h("h2", {}, "Trade-off"),
         h("p", { class: "key" }, h("span", { class: "used" }, "threshold in use"),
-          h("span", { class: "equal" }, `both ${percent(scores.eer)}`),
+          h("span", { class: "equal" }, `both errors ${percent(scores.eer)}`),
           h("span", { class: "moved" }, "threshold dragged to")), det.node),
       rates(context, scores, wanted)),
     perIdentity(context, scores),
@@ -131,7 +131,7 @@ function rates(context, { points }, wanted) {
   if (!points.length) return null;
   const unseen = context.info.calibration?.named_at ?? {}; // by rate, where it is known
   const known = Object.keys(unseen).length > 0;
-  const head = ["Meant to name", "Threshold", "Strangers named", "Own named",
+  const head = ["Rate asked", "Threshold", "Strangers named", "Own named",
     ...(known ? ["Own, unseen before"] : [])];
   const row = (point) => h("tr", {},
     h("th", { scope: "row" }, percent(point.rate)), h("td", {}, score(point.threshold)),

@@ -5,8 +5,8 @@ import { h } from "./dom.js";
 const BEYOND = 3; // rows drawn above and below what is seen
 
 /**
- * Cells in rows, as a list. `cell(index)` makes one, `reach(index)` is told how far is looked,
- * `least` and `height` are a cell's pixels. `size(total)` sets how many there are.
+ * Cells in rows, as a list. `cell(index)` makes one, `reach(first, last)` is told what is
+ * looked at, `least` and `height` are a cell's pixels. `size(total)` sets how many there are.
  */
 export class VirtualGrid {
   constructor({ least, height, gap, label, cell, reach, signal }) {
@@ -65,7 +65,7 @@ export class VirtualGrid {
       }
     }
     for (let index = first; index < last; index++) if (!this.cells.has(index)) this.add(index);
-    if (last > first) this.reach(last - 1);
+    if (last > first) this.reach(first, last - 1);
   }
 
   /** Draw one again, or for the first time; it stays in the order of the list. */
