@@ -35,25 +35,23 @@ function address() {
 
 /** What a view needs: the gallery it is about, and the signal that ends it. */
 function contextOf(name, view, argument, signal) {
-  const api = galleryApi(name);
-  const context = {
+  return {
     gallery: name,
     argument,
     signal,
-    api,
+    api: galleryApi(name),
     info: null,
     writable: false,
     href: (to, about = null) => href(name, to, about),
     go: (to, about = null) => {
       location.hash = href(name, to, about);
     },
-    redraw: () => draw(false),
+    redraw: () => draw(false), // after a change, or once one was taken back: its number is given
     async refresh() {
-      context.info = await api.call("", { signal });
-      context.writable = !context.info.read_only;
+      this.info = await this.api.call("", { signal: this.signal });
+      this.writable = !this.info.read_only;
     },
   };
-  return context;
 }
 
 async function draw(moved = true) {

@@ -14,19 +14,27 @@ export const title = () => "Identify";
 const PART = 8; // pictures in a request after the first, which is answered alone, at once
 const SHOWN = 200; // answers that stay on the page
 
+const kept = new Map(); // by gallery, while other views are looked at: a context and the answers
+
 /** Ask who is shown. Returns an answer for each file, in their order. */
-export async function ask(context, files, asked) {
+export async function ask(context, files, asked, signal) {
   const body = new FormData();
   for (const file of files) body.append("image", file, file.name || "picture");
   const { answers } = await context.api.call("identify", {
-    method: "POST", body, query: asked, signal: context.signal,
+    method: "POST", body, query: asked, signal,
   });
   return answers;
 }
 
-export function render(context, body) {
+export function render(shown, body) {
+  if (!kept.has(shown.gallery)) {
+    kept.set(shown.gallery, [{}, h("ol", { class: "answers", "aria-label": "Answers" })]);
+  }
+  const [context, answers] = kept.get(shown.gallery);
+  Object.assign(context, shown);
+  // What was taken back is not said to be enrolled any more; the answers stay.
+  context.redraw = (undone) => answers.querySelector(`[data-change="${undone}"]`)?.remove();
   const options = optionsOf(context);
-  const answers = h("ol", { class: "answers", "aria-label": "Answers" });
   const take = (files) => answerAll(context, [...files], options.values(), answers);
   const input = h("input", {
     type: "file", multiple: true, accept: "image/*,.heic,.heif", hidden: true,
@@ -43,7 +51,8 @@ export function render(context, body) {
       button("Choose pictures", () => input.click(), { class: "primary" }),
       button("Use the camera", () => openCamera(context, camera, options.values, take))),
     input, options.node);
-  body.append(zone, camera, answers);
+  body.append(zone, camera, answers, h("p", { class: "buttons centre" },
+    button("Clear the answers", () => answers.replaceChildren(), { class: "plain" })));
   catchPictures(context.signal, zone, take);
 }
 
@@ -111,7 +120,6 @@ async function answerAll(context, files, asked, list) {
           named.push(spoken(one.file, answers[index]));
         });
       } catch (error) {
-        if (error.name === "AbortError") return;
         for (const one of part) one.card.fail(error.message);
         named.push(error.message);
       }
@@ -181,11 +189,11 @@ function filled(context, file, answer, heading) {
   if (!answer.matches.length) {
     parts.push(h("p", {}, "There is nothing to compare it with."));
   } else {
+    const done = h("p", { class: "facts" });
     const list = h("ol", { class: "candidates", "aria-label": "Candidates, best first" });
-    const done = h("p", { class: "facts", hidden: true });
     const enrolled = (name) => {
-      done.textContent = `Enrolled as ${name}.`;
-      done.hidden = false;
+      done.replaceChildren(h("span", { data: { change: context.info.change?.number } },
+        `Enrolled as ${name}.`));
     };
     for (const match of answer.matches) {
       list.append(candidate(context, file, answer, match, enrolled));
@@ -240,7 +248,7 @@ async function explain(context, file, match) {
   const body = new FormData();
   body.append("image", file, file.name || "picture");
   const drawn = await context.api.call("explain", {
-    method: "POST", body, query: { item: match.item }, blob: true, signal: context.signal,
+    method: "POST", body, query: { item: match.item }, blob: true,
   });
   showDrawing(`What matched: ${match.identity}`, drawn,
     `Which parts of the picture and of ${match.identity}'s are alike`);

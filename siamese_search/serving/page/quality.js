@@ -141,7 +141,7 @@ function rates(context, { points }, wanted) {
     context.writable && h("td", {}, button("Use", () => wanted(point),
       { class: "small", "aria-label": `Calibrate to ${percent(point.rate)}` })));
   return h("section", {}, h("h2", {}, "What each rate costs"),
-    h("div", { class: "wide-table" }, h("table", {},
+    h("div", { class: "wide-table" }, h("table", { class: "rates" },
       h("thead", {}, h("tr", {}, ...head.map((text) => h("th", { scope: "col" }, text)),
         context.writable && h("td", {}))),
       h("tbody", {}, ...points.map(row)))));

@@ -77,6 +77,7 @@ export class VirtualGrid {
     this.cells.set(index, node);
     if (old) {
       old.replaceWith(node);
+      if (index === this.sought && this.focused() !== null) this.focus(index); // still in the list
       return;
     }
     let before = null; // readers and the tab key follow the order of the elements
@@ -111,7 +112,9 @@ export class VirtualGrid {
     if (y < 80) scrollBy(0, y - 80);
     else if (y + pitch > innerHeight - 90) scrollBy(0, y + pitch - innerHeight + 90);
     this.draw();
-    this.cells.get(index)?.querySelector("a")?.focus({ preventScroll: true });
+    const link = this.cells.get(index)?.querySelector("a");
+    this.sought = link ? null : index; // it is not known yet: once it is
+    link?.focus({ preventScroll: true });
   }
 
   /** Arrow keys, Home and End go from cell to cell. */
