@@ -209,8 +209,8 @@ function filled(context, file, answer, heading) {
 function candidate(context, file, answer, match, enrolled) {
   const name = h("a", { class: "name", href: context.href("identity", match.identity) },
     match.identity);
-  const closer = match.closer == null ? "" : ` ${match.closer < 0 ? "−" : "+"}${
-    Math.abs(match.closer).toFixed(3)}`;
+  const looked = Math.abs(match.closer ?? 0); // what the closer look has added
+  const closer = looked < 0.0005 ? "" : ` ${match.closer < 0 ? "−" : "+"}${looked.toFixed(3)}`;
   const known = Object.entries(match.metadata ?? {}).map(([key, value]) => `${key}: ${value}`);
   let note = match.score < answer.threshold ? "below the threshold" : null;
   if (match.distractor) note = "never named";
