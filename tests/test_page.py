@@ -274,6 +274,23 @@ def test_pictures_are_moved_and_removed(open_page: Open, fake: Fake) -> None:
     expect(page.locator(".items > li")).to_have_count(1)
     assert fake.galleries["shop"][3] == "jug"
     assert 4 not in fake.galleries["shop"]
+    button(page, "Undo").click()
+    expect(page.locator(".items > li")).to_have_count(2)
+    assert fake.galleries["shop"][4] == "cup"
+
+
+def test_a_change_is_taken_back_from_another_view(open_page: Open) -> None:
+    page = open_page()
+    give(page, "drop", "mine.jpg")
+    button(page, "Right, add this picture: cup").click()
+    expect(said(page)).to_contain_text("1 picture added to cup")
+    page.get_by_role("link", name="Gallery").click()
+    expect(page.get_by_text("4 identities, 8 pictures")).to_be_visible()
+    button(page, "Undo").click()
+    expect(page.get_by_text("4 identities, 7 pictures")).to_be_visible()
+    page.go_back()
+    expect(page.locator(".answer h2")).to_have_text("bowl")
+    expect(page.get_by_text("Enrolled as cup.")).to_have_count(0)
 
 
 def test_a_hundred_thousand_identities_scroll(open_page: Open, fake: Fake) -> None:

@@ -47,8 +47,9 @@ function contextOf(name, view, argument, signal) {
       location.hash = href(name, to, about);
     },
     redraw: () => draw(false), // after a change, or once one was taken back: its number is given
+    // Not ended with the view: what was changed in it can be taken back from another one.
     async refresh() {
-      this.info = await this.api.call("", { signal: this.signal });
+      this.info = await this.api.call("");
       this.writable = !this.info.read_only;
     },
   };
@@ -70,6 +71,7 @@ async function draw(moved = true) {
     drawFrame(name, view);
     const context = contextOf(name, view, argument, signal);
     await context.refresh();
+    if (signal.aborted) return;
     const place = scrollY;
     const within = main.contains(document.activeElement);
     const heading = h("h1", { tabindex: "-1" }, VIEWS[view].title(context));

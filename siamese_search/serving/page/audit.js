@@ -38,7 +38,7 @@ export async function render(context, body) {
   const pairs = duplicates.filter(([a, b]) => !kept.has(`pair ${a} ${b}`));
   found.append(
     h("p", { class: "facts" }, `${counted(job.result.items, "picture")} audited, ${
-      new Date(job.ended).toLocaleString("en-GB")}. What was changed since is left out.`),
+      new Date(job.ended).toLocaleString("en-GB")}. What was changed since is left out: audit again to see it.`),
     section("Likely wrong labels", doubtful, "No picture looks more like another identity.",
       (one) => suspect(context, one, kept)),
     section("Nearly the same picture", pairs, "No two pictures are nearly the same.",

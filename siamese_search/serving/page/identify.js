@@ -33,7 +33,10 @@ export function render(shown, body) {
   const [context, answers] = kept.get(shown.gallery);
   Object.assign(context, shown);
   // What was taken back is not said to be enrolled any more; the answers stay.
-  context.redraw = (undone) => answers.querySelector(`[data-change="${undone}"]`)?.remove();
+  context.redraw = (undone) => {
+    answers.querySelector(`[data-change="${undone}"]`)?.remove();
+    if (context.signal.aborted) shown.redraw(); // another view, which may show it, too
+  };
   const options = optionsOf(context);
   const take = (files) => answerAll(context, [...files], options.values(), answers);
   const input = h("input", {
