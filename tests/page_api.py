@@ -165,6 +165,7 @@ def application(fake: Fake) -> Starlette:
                 members.setdefault(name, []).append(number)
         names = sorted(members)
         left = [name for name in names if name > asked.get("after", "")]
+        left = left[int(asked.get("offset", 0)) :]
         page = left[: int(asked.get("limit", 100))]
         return JSONResponse(
             {
@@ -189,7 +190,6 @@ def application(fake: Fake) -> Starlette:
             "source": f"photos/{name}/{number}.jpg",
             "added": "2026-01-01T12:00:00",
             "metadata": {"shelf": "3"},
-            "doubt": 0.1 if number % 2 else -0.2,
         }
 
     async def identity(request: Request) -> Response:
@@ -198,6 +198,17 @@ def application(fake: Fake) -> Starlette:
         if not found:
             return problem(404, f"no identity {name!r} in the gallery")
         return JSONResponse({"name": name, "distractor": False, "items": found})
+
+    async def doubts(request: Request) -> Response:
+        name = request.query_params["name"]
+        own = [number for number, one in items(request).items() if one == name]
+        other, nearest = next(
+            ((one, number) for number, one in items(request).items() if one != name), (name, 1)
+        )
+        found = [
+            {"item": n, "doubt": n / 10 - 0.45, "other": other, "other_item": nearest} for n in own
+        ]
+        return JSONResponse({"doubts": found[::-1], "of": len(own)})
 
     async def rename(request: Request) -> Response:
         asked = await request.json()
@@ -231,8 +242,24 @@ def application(fake: Fake) -> Starlette:
     async def explain(request: Request) -> Response:
         return drawn(int(request.query_params["item"]))
 
+    async def verify(request: Request) -> Response:
+        async with request.form() as form:
+            a, b = form["a"], form["b"]
+        assert not isinstance(a, str)
+        assert not isinstance(b, str)
+        if "notes" in f"{a.filename} {b.filename}":
+            return problem(422, "b: not an image")
+        same = a.filename == b.filename
+        score, sure = (0.97, 0.99) if same else (0.31, 0.02)
+        return JSONResponse({"same": same, "score": score, "confidence": sure, "threshold": 0.7995})
+
+    async def explain_verification(_: Request) -> Response:
+        return drawn(7)
+
     async def one_item(request: Request) -> Response:
         number = int(request.path_params["n"])
+        if number not in items(request):
+            return problem(404, f"there is no item {number}")
         return JSONResponse(item(number, items(request)[number]))
 
     async def unknowns(request: Request) -> Response:
@@ -255,19 +282,41 @@ def application(fake: Fake) -> Starlette:
     async def drop_group(request: Request) -> Response:
         return JSONResponse({"dropped": len(fake.unknowns.pop(int(request.path_params["n"])))})
 
-    async def scores(_: Request) -> Response:
+    async def scores(request: Request) -> Response:
         if not any(job["kind"] == "scores" for job in fake.jobs):
             return problem(409, "no scores yet: start a job `scores`")
-        points = [
-            {"fpir": rate, "threshold": 0.8 - rate, "named": 0.8 + rate} for rate in (0.01, 0.1)
+        numbers, names = list(items(request)), list(dict.fromkeys(items(request).values()))
+        genuine = [0.5 + 0.4 * (i / 60) ** 0.5 for i in range(60)]
+        impostor = [0.1 + 0.5 * (i / 60) ** 2 for i in range(58)] + [None, None]
+        right = [i != 5 for i in range(60)]  # one looks more like another
+
+        def rates(threshold: float) -> dict[str, float]:
+            named = [one for one, hit in zip(genuine, right, strict=True) if hit]
+            return {
+                "threshold": threshold,
+                "fpir": sum(one is not None and one >= threshold for one in impostor) / 60,
+                "fnir": 1 - sum(one >= threshold for one in named) / 60,
+            }
+
+        per_identity = [
+            {"name": name, "probes": 3, "best": min(3, 1 + rank), "named": min(3, rank)}
+            for rank, name in enumerate(names)
         ]
+        taken = {"own": names[0], "other": names[-1], "times": 2}
         return JSONResponse(
             {
-                "genuine": [0.5 + 0.4 * (i / 60) ** 0.5 for i in range(60)],
-                "impostor": [0.1 + 0.5 * (i / 60) ** 2 for i in range(58)] + [None, None],
-                "threshold": 0.55,
+                "items": [1] * 60,
+                "genuine": genuine,
+                "right": right,
+                "impostor": impostor,
+                "calibrated": True,
                 "standard": "FPIR 0.01 asked",
-                "points": points,
+                **rates(0.55),
+                "eer": 0.03,
+                "points": [{"rate": rate, **rates(0.8 - rate)} for rate in (0.01, 0.1)],
+                "det": [rates(0.1 + step / 50) for step in range(41)],
+                "per_identity": per_identity,
+                "confusions": [taken | {"pairs": [[numbers[0], numbers[-1]]]}],
             }
         )
 
@@ -288,7 +337,6 @@ def application(fake: Fake) -> Starlette:
             "error": None,
             "started": "2026-01-01T12:00:00Z",
             "ended": None,
-            "looks": 0,
         }
         if asked["kind"] == "audit":
             suspect = {"item": one, "identity": names[one], "own": 0.4, "other": names[three]}
@@ -296,6 +344,7 @@ def application(fake: Fake) -> Starlette:
                 "suspects": [suspect | {"other_item": three, "doubt": 0.2}],
                 "duplicates": [[one, two, 0.998]],
                 "confusable": [[names[one], names[three], 2, 5]],
+                "items": len(names),
             }
         fake.jobs.append(job)
         return JSONResponse(job, 202)
@@ -308,18 +357,20 @@ def application(fake: Fake) -> Starlette:
         if request.method == "DELETE":
             job["state"] = "cancelled"
         elif job["kind"] != "rebuild" and job["state"] == "running":  # which goes on
-            job["state"] = "done"
+            job |= {"state": "done", "ended": "2026-01-01T12:00:01Z"}
         return JSONResponse(job)
 
     async def index(_: Request) -> Response:
         return FileResponse(PAGE / "index.html")
+
+    asking = (identify, verify, explain, explain_verification)
 
     def route(path: str, handler: Handler, *methods: str) -> Route:
         async def guarded(request: Request) -> Response:
             given = request.headers.get("authorization")
             if fake.token is not None and given != f"Bearer {fake.token}":
                 return problem(401, "a token is needed")
-            changes = request.method != "GET" and handler not in (identify, explain)
+            changes = request.method != "GET" and handler not in asking
             if changes and request.path_params.get("g") in fake.read_only:
                 return problem(403, "this gallery is read-only")
             return await handler(request)
@@ -341,10 +392,13 @@ def application(fake: Fake) -> Starlette:
             route("/jobs/{id}", one_job, "GET", "DELETE"),
             route("/galleries/{g}", info),
             route("/galleries/{g}/identify", identify, "POST"),
+            route("/galleries/{g}/verify", verify, "POST"),
+            route("/galleries/{g}/verify/explain", explain_verification, "POST"),
             route("/galleries/{g}/explain", explain, "POST"),
             route("/galleries/{g}/enroll", enroll, "POST"),
             route("/galleries/{g}/identities", identities),
             route("/galleries/{g}/identity", identity),
+            route("/galleries/{g}/doubts", doubts),
             route("/galleries/{g}/rename", rename, "POST"),
             route("/galleries/{g}/move", move, "POST"),
             route("/galleries/{g}/remove", remove, "POST"),

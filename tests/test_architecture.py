@@ -126,6 +126,7 @@ def test_each_library_has_its_modules(library: str) -> None:
             "import siamese_search; siamese_search.Gallery",
             ["torch", "onnxruntime", "openvino", "sqlite_utils"],
         ),
+        ("import siamese_search.serving.app", ["torch", "matplotlib", "sklearn"]),
     ],
 )
 def test_heavy_libraries_load_only_when_needed(statement: str, absent: list[str]) -> None:

@@ -16,7 +16,7 @@ from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray
 from siamese_search.cli import main
 from siamese_search.errors import ImageError, UsageError
-from siamese_search.evaluation import grids, likeness, own_scores, plots, portrait
+from siamese_search.evaluation import grids, likeness, own_scores, plots, portrait, score_plots
 from siamese_search.records import Progress
 
 Pictures = Callable[..., Path]
@@ -85,6 +85,8 @@ def test_own_scores_are_those_of_every_item_searched_without_itself(gallery: Gal
     found = own_scores.own_scores(gallery, list(gallery.left_out()))
     assert not found.calibrated
     assert found.threshold == gallery.encoder.threshold
+    assert found.thresholds.keys() == {0.2, 0.3}  # 24 strangers tell no lower rate
+    assert found.fpir_at(found.thresholds[0.2]) == 4 / 24
     assert found.genuine == pytest.approx(np.array(own), abs=1e-5)
     assert found.right.tolist() == right
     assert 0 < sum(right) < 24
@@ -103,6 +105,20 @@ def test_own_scores_are_those_of_every_item_searched_without_itself(gallery: Gal
         for mine, hit, (first, _) in zip(own, right, others, strict=True)
     ]
     assert found.fnir == pytest.approx(1 - sum(hits) / 24)
+
+    per_identity = found.per_identity()
+    assert [one.best for one in per_identity] == sorted(one.best for one in per_identity)
+    for name, probes, best, named in per_identity:
+        own_ones = slice(3 * int(name[2:]), 3 * int(name[2:]) + 3)
+        assert (probes, best, named) == (3, sum(right[own_ones]), sum(hits[own_ones]))
+    confusions = found.confusions()
+    assert sum(one.times for one in confusions) == right.count(False)
+    owner = {item.number: item.identity for item in gallery.items_by_number(range(1, 25))}
+    for one in confusions:
+        assert {(owner[a], owner[b]) for a, b in one.pairs} == {(one.own, one.other)}
+    for threshold, fpir, fnir in found.det(100):
+        assert fpir == pytest.approx((found.impostor >= threshold).mean())
+        assert fnir == pytest.approx((found.found < threshold).mean())
 
 
 def test_a_sample_is_of_what_is_enrolled_and_always_the_same(gallery: Gallery) -> None:
@@ -133,19 +149,19 @@ def test_scores_and_error_rates_are_drawn(
 ) -> None:
     own, right, others = slow_scores(clustered(8, 3, 2.5))
     watched: list[Progress] = []
-    drawn = own_scores.draw_scores(gallery, watched.append)
+    drawn = score_plots.draw_scores(gallery, watched.append)
     assert size_of(drawn.content) == (8 * plots.DPI, 4.5 * plots.DPI)
     assert (watched[-1].done, watched[-1].total) == (24, 24)
     limit = gallery.encoder.threshold
     assert drawn.facts.fpir == sum(first >= limit for first, _ in others) / 24
     hits = [hit and mine >= limit for mine, hit in zip(own, right, strict=True)]
     assert drawn.facts.fnir == pytest.approx(1 - sum(hits) / 24)
-    again = own_scores.draw_trade_off(gallery)
+    again = score_plots.draw_trade_off(gallery)
     assert again.facts == drawn.facts
     assert f"EER {drawn.facts.eer:.1%}" in again.said
     assert size_of(again.content) == (6.5 * plots.DPI, 6.5 * plots.DPI)
-    monkeypatch.setattr(portrait, "SEARCHED", 8)
-    assert own_scores.draw_scores(gallery).said.startswith("8 of 24 items, 8 identities: ")
+    monkeypatch.setattr(own_scores, "SEARCHED", 8)
+    assert score_plots.draw_scores(gallery).said.startswith("8 of 24 items, 8 identities: ")
 
 
 def test_confused_identities_come_first_then_those_alike(pictured: Gallery) -> None:
@@ -290,13 +306,13 @@ def test_too_little_to_draw_is_an_error_that_says_what_to_do(tmp_path: Path, toy
         with pytest.raises(UsageError, match="nothing is enrolled"):
             likeness.draw_neighbours(gallery, tmp_path / "a.png")
         gallery.enroll_embeddings(vectors[:1], ["one"])
-        for draw in (own_scores.draw_scores, own_scores.draw_trade_off, likeness.draw_confusions):
+        for draw in (score_plots.draw_scores, score_plots.draw_trade_off, likeness.draw_confusions):
             with pytest.raises(UsageError, match="fewer than two identities"):
                 draw(gallery)
         gallery.enroll_embeddings(vectors[1:], ["two", "three", "four"])
         with pytest.raises(UsageError, match=r"no identity in .* has two items"):
-            own_scores.draw_trade_off(gallery)
-        drawn = own_scores.draw_scores(gallery)
+            score_plots.draw_trade_off(gallery)
+        drawn = score_plots.draw_scores(gallery)
         assert (drawn.facts.genuine, drawn.facts.impostor) == (0, 4)
         assert drawn.facts.eer is drawn.facts.fnir is None
         portrait.draw_map(gallery)
@@ -308,7 +324,7 @@ def test_names_are_drawn_whatever_characters_they_have(tmp_path: Path, toy: Enco
         warnings.simplefilter("error")
         gallery.enroll_embeddings(clustered(7, 2, 0.3), [names[n // 2] for n in range(14)])
         for draw in (
-            portrait.draw_map, own_scores.draw_scores, own_scores.draw_trade_off,
+            portrait.draw_map, score_plots.draw_scores, score_plots.draw_trade_off,
             likeness.draw_confusions,
         ):  # fmt: skip
             size_of(draw(gallery).content)

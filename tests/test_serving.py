@@ -113,6 +113,12 @@ def test_two_pictures_are_compared_and_explained(client: TestClient) -> None:
         client.post(f"{API}/galleries/shop/explain?item=999", files=parts(file(0))).status_code
         == 404
     )
+    pair = client.post(f"{API}/galleries/shop/verify/explain", files=files)
+    assert Image.open(io.BytesIO(pair.content)).size[0] > 800
+    nothing = parts(file(0), name="a") + parts(b"nothing", name="b")
+    refused = client.post(f"{API}/galleries/shop/verify/explain", files=nothing)
+    assert refused.status_code == 422
+    assert refused.json()["detail"].startswith("the second picture: ")
 
 
 def test_galleries_say_what_they_are(client: TestClient) -> None:
@@ -197,6 +203,28 @@ def test_names_are_listed_changed_and_taken_back(client: TestClient) -> None:
     assert client.get(at).json()["items"] == 16
 
 
+def test_doubtful_items_of_an_identity_come_first(client: TestClient, folder: Path) -> None:
+    at = f"{API}/galleries/shop"
+    client.post(f"{at}/move", json={"items": [3], "to": "p0"})
+    found = client.get(f"{at}/doubts", params={"name": "p0"}).json()
+    assert found["of"] == 3
+    with Gallery.open(folder) as gallery:
+        expected = [one for one in gallery.left_out() if one.identity == "p0"]
+    expected.sort(key=lambda one: -one.doubt)
+    assert expected[0].doubt > 0
+    assert found["doubts"] == [
+        {
+            "item": one.item,
+            "doubt": pytest.approx(one.doubt, abs=1e-5),
+            "other": one.others[0].identity,
+            "other_item": one.others[0].item,
+        }
+        for one in expected
+    ]
+    assert client.get(f"{at}/doubts", params={"name": "p1"}).json() == {"doubts": [], "of": 1}
+    assert client.get(f"{at}/doubts", params={"name": "nobody"}).status_code == 404
+
+
 def test_what_nobody_fits_is_kept_named_and_dropped(client: TestClient) -> None:
     at = f"{API}/galleries/shop"
     probes = parts(file(70), file(70, noise=8), file(80))
@@ -238,7 +266,20 @@ def test_jobs_calibrate_audit_and_score(client: TestClient) -> None:
     )
     scores = client.get(f"{at}/scores").json()
     assert len(scores["impostor"]) == 16
-    assert scores["points"][0]["fpir"] >= scores["points"][-1]["fpir"]
+    assert {point["rate"] for point in scores["points"]} >= {0.2}
+    for point in scores["points"]:
+        shares = [value is not None and value >= point["threshold"] for value in scores["impostor"]]
+        assert point["fpir"] == pytest.approx(sum(shares) / 16)
+    assert scores["calibrated"]
+    assert len(scores["items"]) == len(scores["genuine"]) == len(scores["right"]) == 16
+    pairs = zip(scores["genuine"], scores["right"], strict=True)
+    hits = [score >= scores["threshold"] and right for score, right in pairs]
+    assert scores["fnir"] == pytest.approx(1 - sum(hits) / 16)
+    assert {one["name"]: one["named"] for one in scores["per_identity"]} == {
+        f"p{n}": sum(hits[2 * n : 2 * n + 2]) for n in range(8)
+    }
+    assert sum(one["times"] for one in scores["confusions"]) == scores["right"].count(False)
+    assert scores["det"][0]["fpir"] >= scores["det"][-1]["fpir"]
     failed = waited(
         client,
         client.post(f"{at}/jobs", json={"kind": "calibrate", "arguments": {"fpir": 7}}).json(),

@@ -79,7 +79,7 @@ def plot(
     _require_plots()
     # Threads that spin while they wait slow a shared machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from siamese_search.evaluation import likeness, own_scores
+    from siamese_search.evaluation import likeness, score_plots
     from siamese_search.evaluation.portrait import Facts, Portrait, draw_map, draw_map_page
     from siamese_search.files import write_whole
 
@@ -92,9 +92,9 @@ def plot(
         elif kind == "map":
             drawn = draw_map_page(source, watch) if as_page else draw_map(source)
         elif kind == "scores":
-            drawn = own_scores.draw_scores(source, watch)
+            drawn = score_plots.draw_scores(source, watch)
         elif kind == "det":
-            drawn = own_scores.draw_trade_off(source, watch)
+            drawn = score_plots.draw_trade_off(source, watch)
         else:
             drawn = likeness.draw_confusions(source, k, watch)
     write_whole(place, drawn.content)

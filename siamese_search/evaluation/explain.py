@@ -11,6 +11,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ from siamese_search.errors import ImageError
 from siamese_search.evaluation import plots
 from siamese_search.evaluation.maps import shortened
 from siamese_search.files import write_whole
-from siamese_search.pictures.read import read_file
+from siamese_search.pictures.render import load
 from siamese_search.records import printable
 
 STEPS = 12  # places of the window along each side
@@ -75,21 +76,24 @@ class Explanation:
         return f"score {self.score:.3f}: {verdict} by {threshold}"
 
 
-def explain(encoder: Encoder, a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Explanation:
-    """Explain the similarity of two image files. Raises ImageError, naming the file."""
+def explain(encoder: Encoder, a: Any, b: Any, names: tuple[str, str] | None = None) -> Explanation:
+    """Explain the similarity of two images, each as ``Encoder.embed`` takes them.
+
+    ``names`` are needed where they are no paths. Raises ImageError with the name.
+    """
     pictures = []
-    for path in (a, b):
+    for image, name in zip((a, b), names or (os.fspath(a), os.fspath(b)), strict=True):
         try:
-            pictures.append(encoder.decode(read_file(os.fspath(path))))
+            pictures.append(load(image, encoder.record.preprocessing))
         except ImageError as error:
-            raise ImageError(f"{os.fspath(path)}: {error}") from error
+            raise ImageError(f"{name}: {error}") from error
     (first, second), places = encoder.runtime.describe(np.stack(pictures))
     score = float(first @ second)
     regions = (
         _regions(encoder, pictures[0], second, score),
         _regions(encoder, pictures[1], first, score),
     )
-    names = printable(a), printable(b)
+    names = names or (printable(a), printable(b))
     both = pictures[0], pictures[1]
     made = Explanation(names, encoder.name, encoder.threshold, both, score, regions)
     if places is None:
@@ -123,16 +127,21 @@ def _regions(encoder: Encoder, picture: PixelArray, other: FloatArray, score: fl
 
 
 def draw(explanation: Explanation, path: Path) -> None:
-    """Write both pictures beside each other, in grey: what speaks for the resemblance in red, what
-    speaks against it in blue, with a key to the colours, and the same numbers where places of both
-    are alike. Raises StorageError.
+    """Write the drawing to a file. Raises StorageError."""
+    write_whole(path, png_of(explanation))
+
+
+def png_of(explanation: Explanation) -> bytes:
+    """Both pictures beside each other, in grey: what speaks for the resemblance in red, what speaks
+    against it in blue, with a key to the colours, and the same numbers where places of both are
+    alike.
     """
     with plots.style(explanation.names):
-        write_whole(path, plots.png(figure(explanation)))
+        return plots.png(figure(explanation))
 
 
 def figure(explanation: Explanation) -> Figure:
-    """What ``draw`` writes, to be made within ``plots.style``."""
+    """The drawing, to be made within ``plots.style``."""
     drawn = plots.figure(WIDTH, HEIGHT)
     drawn.suptitle(f"{TITLE}\n{explanation.said}", fontsize="large")
     row = drawn.subplots(1, 2)

@@ -18,6 +18,7 @@ from siamese_search.arrays import PixelArray
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import grids, plots, portrait
 from siamese_search.evaluation.derivation import Derivation, derived
+from siamese_search.evaluation.own_scores import left_out_of
 from siamese_search.evaluation.portrait import Extent, Facts, Portrait
 from siamese_search.evaluation.verdict import verdict
 from siamese_search.gallery.gallery import Gallery
@@ -102,7 +103,7 @@ def draw_confusions(
     A pair is shown by the item that scores best for the other identity, beside its nearest there.
     Raises UsageError for fewer than two identities.
     """
-    left_out = portrait.left_out(gallery, watch)
+    left_out = left_out_of(gallery, watch)
     closest: dict[_Names, _Alike] = {}
     for one in left_out:
         for other in one.others[:1]:

@@ -153,6 +153,18 @@ def error_rates(genuine: npt.ArrayLike, impostor: npt.ArrayLike) -> ErrorRates:
     return ErrorRates(thresholds, fmr, fnmr)
 
 
+def spread(across: npt.ArrayLike, up: npt.ArrayLike, most: int) -> IntArray:
+    """The numbers, ascending, of at most so many points of a curve (n,), evenly along its way on
+    logarithmic scales, where nought lies at half of the least share that is not.
+    """
+    rates = [np.asarray(values, np.float64) for values in (across, up)]
+    shown = [np.maximum(values, values[values > 0].min(initial=1.0) / 2) for values in rates]
+    turns = [np.abs(np.diff(np.log(v), prepend=np.log(v[:1]))) for v in shown]
+    way = np.sum(turns, axis=0).cumsum()
+    places: IntArray = np.searchsorted(way, np.linspace(0, way[-1], most)).astype(np.int64)
+    return np.unique(places)
+
+
 def equal_error_rate(genuine: npt.ArrayLike, impostor: npt.ArrayLike) -> float:
     """The EER: where as many genuine pairs are refused as impostors pass, the mean of the two at
     the threshold where they differ least.

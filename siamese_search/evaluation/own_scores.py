@@ -1,50 +1,58 @@
-"""How a gallery's own items score, each searched without itself: distributions and error rates.
+"""How a gallery's own items score, each searched without itself, and what that says of error rates.
 
-Knows nothing of labelled probes: see ``evaluate.py`` for these.
+Knows nothing of plots (see ``score_plots.py``) and of labelled probes (see ``evaluate.py``).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from siamese_search.arrays import BoolArray, DoubleArray
 from siamese_search.decision.calibration import self_test, threshold_at
-from siamese_search.decision.evidence import evidence
+from siamese_search.decision.evidence import RATES, evidence
 from siamese_search.errors import UsageError
-from siamese_search.evaluation import metrics, plots, portrait
-from siamese_search.evaluation.portrait import Extent, Portrait
+from siamese_search.evaluation import metrics
+from siamese_search.evaluation.results import IdentityResult
 from siamese_search.gallery.gallery import Gallery
-from siamese_search.records import LeftOut, Watcher
+from siamese_search.records import LeftOut, Progress, Watcher
+
+SEARCHED = 4000  # items that are searched without themselves, about
 
 
-@dataclass(frozen=True)
-class ScoreFacts(Extent):
-    """How the items looked at score; ``decides`` says what is compared with the threshold: score or
-    evidence. None where no identity has two items.
+class WorkingPoint(NamedTuple):
+    """Of the DET curve of identification, at a threshold."""
+
+    threshold: float
+    fpir: float
+    fnir: float
+
+
+class Taken(NamedTuple):
+    """An identity whose items look more like another one: how often, and the ``pairs`` of items,
+    each with the nearest of the other identity, the most alike first.
     """
 
-    decides: str
-    threshold: float
-    genuine: int
-    impostor: int
-    fpir: float
-    fnir: float | None
-    eer: float | None
+    own: str
+    other: str
+    times: int
+    pairs: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class OwnScores:
     """What decides, for a gallery's own items: scores, or evidence where it is calibrated.
 
-    ``genuine`` (m,) is that of each item's own identity, where it has other items; ``right`` (m,)
-    tells whether no other identity was better; ``impostor`` (n,) is that of the best other
-    identity, -inf where that is never named. ``standard`` says where the threshold comes from.
+    ``genuine`` (m,) is that of each item's own identity, where it has other items: of those that
+    were ``asked`` (m,). ``right`` (m,) tells whether no other identity was better; ``impostor``
+    (n,) is that of the best other identity, -inf where that is never named. ``standard`` says where
+    the threshold comes from; ``thresholds`` are those by FPIR: the calibration's or, without one,
+    what these scores show.
     """
 
     genuine: DoubleArray
@@ -53,6 +61,8 @@ class OwnScores:
     calibrated: bool
     threshold: float
     standard: str
+    thresholds: Mapping[float, float]
+    asked: tuple[LeftOut, ...]
 
     @property
     def found(self) -> DoubleArray:
@@ -62,17 +72,76 @@ class OwnScores:
     @property
     def fpir(self) -> float:
         """The share of items that get a name once their own identity is left out."""
-        return float((self.impostor >= self.threshold).mean())
+        return self.fpir_at(self.threshold)
 
     @property
     def fnir(self) -> float | None:
         """The share of items that do not get their own name, None where that cannot be told."""
-        return float((self.found < self.threshold).mean()) if len(self.genuine) else None
+        return self.fnir_at(self.threshold)
+
+    def fpir_at(self, threshold: float) -> float:
+        """As ``fpir``, at another threshold."""
+        return float((self.impostor >= threshold).mean())
+
+    def fnir_at(self, threshold: float) -> float | None:
+        """As ``fnir``, at another threshold."""
+        return float((self.found < threshold).mean()) if len(self.genuine) else None
 
     @property
     def eer(self) -> float | None:
         """Where FPIR and FNIR are the same, None where that cannot be told."""
         return metrics.equal_error_rate(self.found, self.impostor) if len(self.genuine) else None
+
+    def det(self, most: int) -> list[WorkingPoint]:
+        """At most so many points of the DET curve, no two of them close on logarithmic scales.
+        There are none where the FNIR cannot be told.
+        """
+        if not len(self.genuine):
+            return []
+        rates = metrics.error_rates(self.found, self.impostor)
+        kept = metrics.spread(rates.fmr, rates.fnmr, most)
+        kept = kept[np.isfinite(rates.thresholds[kept])]
+        return [WorkingPoint(*(float(values[n]) for values in rates)) for n in kept]
+
+    def per_identity(self) -> list[IdentityResult]:
+        """How many items of each identity find it best, and get its name; the worst first."""
+        total, best, named = Counter[str](), Counter[str](), Counter[str]()
+        for one, value in zip(self.asked, self.found, strict=True):
+            total[one.identity] += 1
+            best[one.identity] += bool(value > -math.inf)
+            named[one.identity] += bool(value >= self.threshold)
+        every = [IdentityResult(name, n, best[name], named[name]) for name, n in total.items()]
+        return sorted(every, key=lambda one: (one.best / one.probes, one.named / one.probes, one))
+
+    def confusions(self) -> list[Taken]:
+        """Which identities are taken for which others, most often first."""
+        wrong: dict[tuple[str, str], list[LeftOut]] = defaultdict(list)
+        for one, right in zip(self.asked, self.right, strict=True):
+            if not right and one.others:
+                wrong[one.identity, one.others[0].identity].append(one)
+        found = []
+        for (own, other), items in wrong.items():
+            items.sort(key=lambda one: -one.others[0].score)
+            pairs = tuple((one.item, one.others[0].item) for one in items)
+            found.append(Taken(own, other, len(items), pairs))
+        return sorted(found, key=lambda one: (-one.times, one.own, one.other))
+
+
+def left_out_of(gallery: Gallery, watch: Watcher) -> list[LeftOut]:
+    """The items, each searched without itself; UsageError for fewer than two identities."""
+    if len(gallery.identities()) < 2:
+        raise UsageError(
+            f"{gallery.folder} has fewer than two identities: enrol more, to compare them"
+        )
+    found, total = [], min(SEARCHED, len(gallery))
+    for one in gallery.left_out(SEARCHED):
+        found.append(one)
+        watch(Progress("searching", len(found), total))
+    if not any(one.others for one in found):  # they have no embeddings
+        raise UsageError(
+            f"fewer than two identities of {gallery.folder} can be found: run `siasearch rebuild`"
+        )
+    return found
 
 
 def own_scores(gallery: Gallery, left_out: Sequence[LeftOut]) -> OwnScores:
@@ -89,89 +158,24 @@ def own_scores(gallery: Gallery, left_out: Sequence[LeftOut]) -> OwnScores:
         impostor = np.where(np.isfinite(seen.strangers), best, -np.inf)
     else:
         genuine = evidence(genuine, best_other)
+    thresholds: Mapping[float, float]
     if calibration is None:
         threshold, standard = gallery.encoder.threshold, "the encoder's"
+        thresholds = {
+            rate: max(-1.0, metrics.reached_by(impostor, rate))
+            for rate in RATES
+            if metrics.tells(rate, len(impostor))
+        }
     else:
         threshold = threshold_at(calibration.fpir, calibration.thresholds)
         standard = f"FPIR {calibration.fpir:.3g} asked"
+        thresholds = calibration.thresholds
+    calibrated = calibration is not None
     return OwnScores(
-        genuine,
-        right,
-        impostor,
-        calibration is not None,
-        threshold,
-        standard,
+        genuine, right, impostor, calibrated, threshold, standard, thresholds, tuple(own)
     )
 
 
 def _best(one: LeftOut) -> float:
     """The score of the best other identity, nought where there is none."""
     return one.others[0].score if one.others else 0.0
-
-
-def draw_scores(gallery: Gallery, watch: Watcher = lambda progress: None) -> Portrait[ScoreFacts]:
-    """Histograms of what decides, for own and for other identities, with the threshold.
-
-    Raises UsageError for fewer than two identities.
-    """
-    left_out = portrait.left_out(gallery, watch)
-    scores = own_scores(gallery, left_out)
-    shown = scores.impostor[np.isfinite(scores.impostor)]
-    with plots.style():
-        figure = plots.figure(8, 4.5)
-        axes = figure.subplots()
-        groups = {
-            f"genuine: own identity ({len(scores.genuine)} items)": scores.genuine,
-            f"impostor: best other identity ({len(scores.impostor)} items)": shown,
-        }
-        label = f"threshold {scores.threshold:.3f} ({scores.standard})"
-        plots.histogram(axes, groups, (scores.threshold, label))
-        axes.set_title(f"{portrait.searched(gallery, left_out)}, each item searched without itself")
-        meaning = "evidence (score less half of the runner-up's)" if scores.calibrated else "score"
-        axes.set_xlabel(meaning)
-        return _scored(gallery, figure, left_out, scores)
-
-
-def draw_trade_off(
-    gallery: Gallery, watch: Watcher = lambda progress: None
-) -> Portrait[ScoreFacts]:
-    """The DET curve of the same scores, with the EER and the threshold's working point.
-
-    Raises UsageError for fewer than two identities, and where none has two items.
-    """
-    left_out = portrait.left_out(gallery, watch)
-    scores = own_scores(gallery, left_out)
-    if scores.fnir is None:
-        raise UsageError(
-            f"no identity in {gallery.folder} has two items, to see whether one finds the other:"
-            " enrol more pictures of some"
-        )
-    _, fpir, fnir = metrics.error_rates(scores.found, scores.impostor)
-    with plots.style():
-        figure = plots.figure(6.5, 6.5)
-        axes = figure.subplots()
-        working = scores.fpir, scores.fnir, f"threshold {scores.threshold:.3f}"
-        plots.trade_off(axes, fpir, fnir, scores.eer, working, ("FPIR", "FNIR"))
-        axes.set(xlabel="FPIR: strangers that get a name, %", ylabel="FNIR: not found as itself, %")
-        axes.set_title(f"{portrait.searched(gallery, left_out)}, each item searched without itself")
-        return _scored(gallery, figure, left_out, scores)
-
-
-def _scored(
-    gallery: Gallery, figure: Figure, left_out: Sequence[LeftOut], scores: OwnScores
-) -> Portrait[ScoreFacts]:
-    said = f"{portrait.searched(gallery, left_out)}: FPIR {scores.fpir:.1%}"
-    if scores.fnir is not None and scores.eer is not None:
-        said += f", FNIR {scores.fnir:.1%}, EER {scores.eer:.1%}"
-    extent = portrait.extent(gallery, [one.identity for one in left_out])
-    facts = ScoreFacts(
-        **dataclasses.asdict(extent),
-        decides="evidence" if scores.calibrated else "score",
-        threshold=scores.threshold,
-        genuine=len(scores.genuine),
-        impostor=len(scores.impostor),
-        fpir=scores.fpir,
-        fnir=scores.fnir,
-        eer=scores.eer,
-    )
-    return Portrait(plots.png(figure), said, facts)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from siamese_search.arrays import DoubleArray
-from siamese_search.evaluation import fonts
+from siamese_search.evaluation import fonts, metrics
 
 DPI = 120
 FEWEST_BINS, BINS = 15, 60
@@ -108,9 +108,9 @@ def trade_off(
         ]
 
     across, up = place(*rates)
-    turns = [np.abs(np.diff(np.log(v), prepend=np.log(v[:1]))) for v in (across, up)]
-    way = np.sum(turns, axis=0).cumsum()  # points are left out where they would lie close
-    drawn = np.unique(np.searchsorted(way, np.linspace(0, way[-1], CURVE)))
+    drawn = metrics.spread(
+        rates[0], rates[1], CURVE
+    )  # points are left out where they would lie close
     axes.plot(across[drawn], up[drawn], clip_on=False)
     if equal is not None:
         label = f"EER {100 * equal:.1f} %"

@@ -1,7 +1,7 @@
 """Plots of a gallery as it is, as files with what they show: how all of them begin, and the map of
 where its items lie, to look at or to zoom into.
 
-Knows nothing of how scores are distributed and which pictures are alike: see ``own_scores.py`` and
+Knows nothing of how scores are distributed and which pictures are alike: see ``score_plots.py`` and
 ``likeness.py``.
 """
 
@@ -21,7 +21,6 @@ from siamese_search.records import Item, LeftOut, Progress, Watcher, counted, un
 
 SIDE = 10  # inches of a map
 MAPPED, MAPPED_ON_PAGE = 2000, 10_000  # items on a map, at most
-SEARCHED = 4000  # items that are searched without themselves, about
 FEWEST_MAPPED = 3
 
 
@@ -101,23 +100,6 @@ def _mapped(gallery: Gallery, most: int) -> tuple[list[Item], maps.Layout]:
 def _file(item: Item) -> str:
     number = f"item {item.number}"
     return number if item.source is None else f"{Path(item.source).name}, {number}"
-
-
-def left_out(gallery: Gallery, watch: Watcher) -> list[LeftOut]:
-    """The items, each searched without itself; UsageError for fewer than two identities."""
-    if len(gallery.identities()) < 2:
-        raise UsageError(
-            f"{gallery.folder} has fewer than two identities: enrol more, to compare them"
-        )
-    found, total = [], min(SEARCHED, len(gallery))
-    for one in gallery.left_out(SEARCHED):
-        found.append(one)
-        watch(Progress("searching", len(found), total))
-    if not any(one.others for one in found):  # they have no embeddings
-        raise UsageError(
-            f"fewer than two identities of {gallery.folder} can be found: run `siasearch rebuild`"
-        )
-    return found
 
 
 def searched(gallery: Gallery, left_out: Sequence[LeftOut]) -> str:

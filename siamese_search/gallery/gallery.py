@@ -294,12 +294,22 @@ class Gallery(Contents):
         """
         return self._self_test.audit(duplicate, rule, watch)
 
-    def left_out(self, limit: int | None = None, rule: str | None = None) -> Iterator[LeftOut]:
-        """The gallery's own items, each searched without itself; about ``limit`` of them.
+    def left_out(
+        self,
+        limit: int | None = None,
+        rule: str | None = None,
+        *,
+        items: Sequence[int] | None = None,
+    ) -> Iterator[LeftOut]:
+        """The gallery's own items, each searched without itself: about ``limit`` of them, or those
+        of certain numbers, ascending.
 
         ``rule`` is one of ``rules.RULES``, by default that of the calibration.
         """
-        return self._self_test.left_out(self._calibrating.rule(rule), limit)
+        rule = self._calibrating.rule(rule)
+        if items is None:
+            return self._self_test.left_out(rule, limit)
+        return self._self_test.asked(np.unique(np.asarray(items, np.int64)), rule)
 
     def sample(self, limit: int, seed: int = 0) -> tuple[list[Item], FloatArray]:
         """Items drawn at random, or all where there are no more than ``limit``, by number.

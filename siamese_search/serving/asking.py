@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from siamese_search.errors import ImageError
 from siamese_search.files import write_whole
 from siamese_search.gallery.copies import KEPT
 from siamese_search.gallery.gallery import Gallery
@@ -118,24 +115,29 @@ async def explain(request: Request) -> Response:
         data = await picture(form)
 
     def drawn() -> bytes:
-        try:
-            from siamese_search.evaluation import explain as explaining
-        except ImportError:
-            raise Problem(501, "drawing needs: pip install 'siamese-search[plot]'") from None
         item = item_of(one.gallery, number)
-        with tempfile.TemporaryDirectory() as folder:
-            asked, enrolled = Path(folder, "asked"), Path(folder, f"item {number}")
-            asked.write_bytes(data)
-            enrolled.write_bytes(one.gallery.image(item))
-            try:
-                found = explaining.explain(one.gallery.encoder, asked, enrolled)
-            except ImageError as error:
-                raise ImageError(str(error).replace(f"{folder}/", "")) from error
-            names = "the picture", f"item {number} ({item.identity})"
-            explaining.draw(dataclasses.replace(found, names=names), Path(folder, "drawn.png"))
-            return Path(folder, "drawn.png").read_bytes()
+        names = "the picture", f"item {number} ({item.identity})"
+        return _explained(one.gallery, (data, one.gallery.image(item)), names)
 
     return Response(await one.call(drawn), media_type="image/png")
+
+
+async def explain_verification(request: Request) -> Response:
+    """A drawing of which regions make two pictures similar, as PNG."""
+    one = hosted_of(request)
+    async with form_of(request) as form:
+        a, b = await picture(form, "a"), await picture(form, "b")
+    names = "the first picture", "the second picture"
+    drawn = await one.call(lambda: _explained(one.gallery, (a, b), names))
+    return Response(drawn, media_type="image/png")
+
+
+def _explained(gallery: Gallery, images: tuple[bytes, bytes], names: tuple[str, str]) -> bytes:
+    try:
+        from siamese_search.evaluation import explain as explaining
+    except ImportError:
+        raise Problem(501, "drawing needs: pip install 'siamese-search[plot]'") from None
+    return explaining.png_of(explaining.explain(gallery.encoder, *images, names))
 
 
 async def enroll(request: Request) -> Response:

@@ -29,6 +29,7 @@ from siamese_search.serving.requests import (
     whole,
 )
 
+DOUBTED = 500  # items of an identity that are searched without themselves
 WHOLE = 1600  # pixels of a picture that is shown whole
 
 
@@ -97,6 +98,34 @@ async def tagged(request: Request, one: Hosted, found: Callable[[], object]) -> 
         return JSONResponse(found(), headers=headers)
 
     return await one.call(answered)
+
+
+async def doubts(request: Request) -> Response:
+    """By how much another identity fits an identity's items better than their own, each searched
+    without itself; below nought where none does. Of the first 500 items, the most doubtful first.
+    """
+    one, name = hosted_of(request), request.query_params.get("name", "")
+
+    def found() -> dict[str, Any]:
+        gallery = one.gallery
+        total = gallery.count(name)
+        if not total:
+            raise Problem(404, f"there is no identity {name!r}")
+        items = [item.number for item in gallery.items(name, limit=DOUBTED)]
+        searched = [one for one in gallery.left_out(items=items) if one.own is not None]
+        rows = [
+            {
+                "item": one.item,
+                "doubt": one.doubt,
+                "other": one.others[0].identity,
+                "other_item": one.others[0].item,
+            }
+            for one in sorted(searched, key=lambda one: -one.doubt)
+            if one.others
+        ]
+        return {"doubts": rows, "of": total}
+
+    return await tagged(request, one, found)
 
 
 async def rename(request: Request) -> Response:

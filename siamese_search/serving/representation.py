@@ -14,7 +14,8 @@ from siamese_search.gallery.gallery import Gallery
 from siamese_search.records import Identification, UnknownGroup
 from siamese_search.serving.jobs import without_evidence
 
-POINTS = 60  # thresholds for which it is told what they cost
+CURVE = 200  # points of the DET curve
+CONFUSED, PAIRS = 200, 3  # identities taken for others, and examples of each
 
 
 def of_answer(
@@ -53,24 +54,35 @@ def of_group(group: UnknownGroup) -> dict[str, Any]:
 
 
 def of_scores(scores: OwnScores) -> dict[str, Any]:
-    """What decides for the gallery's own items, and what each threshold would cost: the share of
-    strangers that it names, and of the own that it names rightly.
+    """What decides for the gallery's own items: what the threshold in use costs, what others would
+    (``points``, by the rate that they are meant for), and which identities it concerns.
+
+    ``genuine`` and ``right`` are of the same items, in the order of ``items``.
     """
-    finite = scores.impostor[np.isfinite(scores.impostor)]
-    every = np.concatenate([finite, scores.genuine])
-    thresholds = np.linspace(every.min(), every.max(), POINTS) if len(every) else np.empty(0)
     points = [
         {
-            "fpir": float((scores.impostor >= threshold).mean()),
-            "threshold": float(threshold),
-            "named": float((scores.found >= threshold).mean()) if len(scores.found) else None,
+            "rate": rate,
+            "threshold": threshold,
+            "fpir": scores.fpir_at(threshold),
+            "fnir": scores.fnir_at(threshold),
         }
-        for threshold in thresholds
+        for rate, threshold in sorted(scores.thresholds.items())
     ]
     return {
+        "items": [one.item for one in scores.asked],
         "genuine": scores.genuine.tolist(),
+        "right": scores.right.tolist(),
         "impostor": [value if np.isfinite(value) else None for value in scores.impostor.tolist()],
+        "calibrated": scores.calibrated,
         "threshold": scores.threshold,
         "standard": scores.standard,
+        "fpir": scores.fpir,
+        "fnir": scores.fnir,
+        "eer": scores.eer,
         "points": points,
+        "det": [point._asdict() for point in scores.det(CURVE)],
+        "per_identity": [one._asdict() for one in scores.per_identity()],
+        "confusions": [
+            {**one._asdict(), "pairs": one.pairs[:PAIRS]} for one in scores.confusions()[:CONFUSED]
+        ],
     }

@@ -115,6 +115,14 @@ ROUTES = (
     _tagged(_G, asking.about, shapes.GALLERY),
     Operation("POST", f"{_G}/identify", asking.identify, _ASKED, ("image",), answer=shapes.ANSWERS),
     Operation("POST", f"{_G}/verify", asking.verify, (), ("a", "b"), answer=shapes.VERIFIED),
+    Operation(
+        "POST",
+        f"{_G}/verify/explain",
+        asking.explain_verification,
+        (),
+        ("a", "b"),
+        gives="image/png",
+    ),
     Operation("POST", f"{_G}/explain", asking.explain, ("item",), ("image",), gives="image/png"),
     Operation(
         "POST",
@@ -170,6 +178,7 @@ ROUTES = (
         needs=("label",),
         status=201,
     ),
+    _tagged(f"{_G}/doubts", contents.doubts, shapes.DOUBTS, "name"),
     _get(f"{_G}/scores", scores, shapes.SCORES),
     Operation(
         "POST",

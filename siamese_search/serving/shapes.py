@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 from siamese_search.decision.evidence import RATES
 from siamese_search.decision.rules import RULES
+from siamese_search.evaluation.own_scores import Taken, WorkingPoint
+from siamese_search.evaluation.results import IdentityResult
 from siamese_search.records import (
     Calibration,
     Change,
@@ -152,12 +154,25 @@ UNKNOWNS = {
     "next": int | None,
 }
 DROPPED = {"dropped": int}
+DOUBTS = {
+    "doubts": [{"item": int, "doubt": float, "other": str, "other_item": int}],
+    "of": int,
+}
 SCORES = {
+    "items": list[int],
     "genuine": list[float],
+    "right": list[bool],
     "impostor": list[float | None],
+    "calibrated": bool,
     "threshold": float,
     "standard": str,
-    "points": [{"fpir": float, "threshold": float, "named": float | None}],
+    "fpir": float,
+    "fnir": float | None,
+    "eer": float | None,
+    "points": [{"rate": float, "threshold": float, "fpir": float, "fnir": float | None}],
+    "det": [get_type_hints(WorkingPoint)],
+    "per_identity": [get_type_hints(IdentityResult)],
+    "confusions": [get_type_hints(Taken)],
 }
 JOB = fields_of(Job) | {"state": one_of(STATES)}
 PROBLEM = {"type": str, "title": str, "status": int, "detail": str}

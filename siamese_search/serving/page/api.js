@@ -133,7 +133,7 @@ function pictureUrl(path) {
   }
   const found = new Promise((done, failed) => waiting.push({ path, done, failed }));
   urls.set(path, found);
-  found.catch(() => urls.delete(path));
+  found.catch((error) => error.status === 404 || urls.delete(path)); // else it may be there later
   if (urls.size > KEPT) {
     const [oldest, url] = urls.entries().next().value;
     urls.delete(oldest);

@@ -9,10 +9,11 @@ import * as identity from "./identity.js";
 import * as jobs from "./jobs.js";
 import * as quality from "./quality.js";
 import * as unknowns from "./unknowns.js";
+import * as verify from "./verify.js";
 
 // In the order of the navigation; an identity is reached from elsewhere.
-const VIEWS = { identify, gallery, unknowns, audit, quality, jobs, identity };
-const SHOWN = ["identify", "gallery", "unknowns", "audit", "quality", "jobs"];
+const VIEWS = { identify, verify, gallery, unknowns, audit, quality, jobs, identity };
+const SHOWN = ["identify", "verify", "gallery", "unknowns", "audit", "quality", "jobs"];
 
 let galleries = [];
 let leave = null; // aborts what the view shown has started
@@ -34,25 +35,24 @@ function address() {
 
 /** What a view needs: the gallery it is about, and the signal that ends it. */
 function contextOf(name, view, argument, signal) {
-  const api = galleryApi(name);
-  const context = {
+  return {
     gallery: name,
     argument,
     signal,
-    api,
+    api: galleryApi(name),
     info: null,
     writable: false,
     href: (to, about = null) => href(name, to, about),
     go: (to, about = null) => {
       location.hash = href(name, to, about);
     },
-    redraw: () => draw(false),
+    redraw: () => draw(false), // after a change, or once one was taken back: its number is given
+    // Not ended with the view: what was changed in it can be taken back from another one.
     async refresh() {
-      context.info = await api.call("", { signal });
-      context.writable = !context.info.read_only;
+      this.info = await this.api.call("");
+      this.writable = !this.info.read_only;
     },
   };
-  return context;
 }
 
 async function draw(moved = true) {
@@ -71,6 +71,7 @@ async function draw(moved = true) {
     drawFrame(name, view);
     const context = contextOf(name, view, argument, signal);
     await context.refresh();
+    if (signal.aborted) return;
     const place = scrollY;
     const within = main.contains(document.activeElement);
     const heading = h("h1", { tabindex: "-1" }, VIEWS[view].title(context));

@@ -2,8 +2,9 @@
 
 import { picture } from "./api.js";
 import { merge, move, remove } from "./changes.js";
-import { button, counted, h, score, speak } from "./dom.js";
+import { button, counted, h, sayError, score, speak } from "./dom.js";
 import { follow, latestJob } from "./jobs.js";
+import { askName } from "./names.js";
 
 export const title = () => "Audit";
 
@@ -20,9 +21,9 @@ export async function render(context, body) {
   };
   body.append(
     h("div", { class: "row spread tools" },
-      h("p", { class: "muted" }, "Every picture is searched without itself. Nothing is changed"
+      h("p", { class: "muted grow" }, "Every picture is searched without itself. Nothing is changed"
         + " unless you change it."),
-      context.writable && button("Audit now", run)),
+      button("Audit now", run)),
     place, found);
   let job = await latestJob(context, "audit");
   if (!job) {
@@ -36,12 +37,14 @@ export async function render(context, body) {
   const doubtful = suspects.filter((one) => one.doubt > 0 && !kept.has(`item ${one.item}`));
   const pairs = duplicates.filter(([a, b]) => !kept.has(`pair ${a} ${b}`));
   found.append(
+    h("p", { class: "facts" }, `${counted(job.result.items, "picture")} audited, ${
+      new Date(job.ended).toLocaleString("en-GB")}. What was changed since is left out: audit again to see it.`),
     section("Likely wrong labels", doubtful, "No picture looks more like another identity.",
       (one) => suspect(context, one, kept)),
     section("Nearly the same picture", pairs, "No two pictures are nearly the same.",
       (pair) => twins(context, pair, kept)),
     section("Taken for each other", confusable, "No two identities are taken for each other.",
-      (pair) => confused(context, pair)));
+      (pair) => confused(context, pair, suspects)));
 }
 
 /** What was decided to stay, so that it is not shown again. */
@@ -89,24 +92,44 @@ function row(...children) {
   return { node, settle };
 }
 
+/** Take a row away if its items are not what the audit found any more. */
+async function dropIfChanged(context, node, labels) {
+  try {
+    for (const [number, identity] of labels) {
+      const item = await context.api.call(`items/${number}`, { signal: context.signal });
+      if (item.identity !== identity) node.remove();
+    }
+  } catch (error) {
+    if (error.status === 404) node.remove();
+    else sayError(error);
+  }
+}
+
 function side(context, number, identity, text) {
   return h("figure", {},
     picture(context.api.picture(`items/${number}/thumbnail?side=320`), `Picture of ${identity}`),
-    h("figcaption", {},
-      h("a", { class: "name", href: context.href("identity", identity) }, identity),
-      h("span", { class: "facts" }, text)));
+    h("figcaption", {}, link(context, identity), h("span", { class: "facts" }, text)));
+}
+
+function link(context, identity) {
+  return h("a", { class: "name", href: context.href("identity", identity) }, identity);
 }
 
 function suspect(context, one, kept) {
   const { node, settle } = row(h("div", { class: "two" },
-    side(context, one.item, one.identity, `labelled so; its others score ${score(one.own)}`),
-    side(context, one.other_item, one.other, `looks more like this: ${score(one.doubt + one.own)}`)));
+    side(context, one.item, one.identity, `its label, which fits by ${score(one.own)}`),
+    side(context, one.other_item, one.other, `fits better, by ${score(one.doubt + one.own)}`)));
+  dropIfChanged(context, node, [[one.item, one.identity], [one.other_item, one.other]]);
   const about = (text) => ({ "aria-label": `${text}: item ${one.item}` });
   if (context.writable) {
     node.append(h("div", { class: "buttons" },
       button("Keep", () => settle(() => kept.add(`item ${one.item}`)), about("Keep")),
       button(`Move to ${one.other}`, () => settle(() => move(context, [one.item], one.other)),
         { class: "primary" }),
+      button("Move to…", async () => {
+        const to = await askName(context, "Move 1 picture", "To which identity", "Move");
+        if (to !== null) await settle(() => move(context, [one.item], to));
+      }, about("Move to another")),
       button("Remove", () => settle(() => remove(context, [one.item])),
         { class: "danger", ...about("Remove") })));
   }
@@ -140,10 +163,19 @@ function twins(context, [a, b, cosine], kept) {
   return node;
 }
 
-function confused(context, [a, b, count, total]) {
-  const link = (name) => h("a", { class: "name", href: context.href("identity", name) }, name);
-  const { node, settle } = row(h("p", {}, link(a), " and ", link(b), h("span", { class: "facts" },
-    ` ${count} of ${counted(total, "picture")} fit the other better`)));
+function confused(context, [a, b, count, total], suspects) {
+  // One that is taken for the other, either way round, beside what it is taken for.
+  const seen = suspects.find((one) => one.doubt > 0
+    && ((one.identity === a && one.other === b) || (one.identity === b && one.other === a)));
+  const { node, settle } = row(
+    seen ? h("div", { class: "two" }, side(context, seen.item, seen.identity, ""),
+      side(context, seen.other_item, seen.other, ""))
+      : h("p", {}, link(context, a), " and ", link(context, b)),
+    h("p", { class: "facts" }, `${count} of ${counted(total, "picture")} ${
+      count === 1 ? "fits" : "fit"} the other better`));
+  if (seen) {
+    dropIfChanged(context, node, [[seen.item, seen.identity], [seen.other_item, seen.other]]);
+  }
   if (context.writable) {
     node.append(h("div", { class: "buttons" }, button("Merge", async () => {
       if (await merge(context, [a, b])) await settle();

@@ -1,5 +1,6 @@
 // The camera with its live answer: a frame is asked about as soon as the last one is answered.
 
+import { picture } from "./api.js";
 import { button, h, sayError, score, speak } from "./dom.js";
 import { ask, certainty, headline } from "./identify.js";
 
@@ -25,6 +26,7 @@ export async function openCamera(context, place, asked, take) {
   video.srcObject = stream;
   const name = h("p", { class: "live-name" }, "Looking…");
   const facts = h("p", { class: "facts" });
+  const best = h("div", { class: "best" });
   const ended = new AbortController();
   const close = () => {
     ended.abort();
@@ -33,27 +35,35 @@ export async function openCamera(context, place, asked, take) {
   };
   context.signal.addEventListener("abort", close);
   place.append(h("section", { class: "camera", "aria-label": "Camera" }, video,
-    h("div", { class: "beside" }, name, facts,
+    h("div", { class: "beside" }, name, facts, best,
       h("div", { class: "buttons" },
         button("Take this picture", async () => take([await frameOf(video)]),
           { class: "primary" }),
         button("Close the camera", close)))));
   await video.play();
-  follow({ ...context, signal: ended.signal }, video, asked, name, facts);
+  follow({ ...context, signal: ended.signal }, video, asked, { name, facts, best });
 }
 
-async function follow(context, video, asked, name, facts) {
-  let last = null;
+async function follow(context, video, asked, { name, facts, best }) {
+  let [last, shown] = [null, null];
   while (!context.signal.aborted) {
     try {
       if (!document.hidden) {
         const query = { ...asked(), k: 1, keep_unknown: false };
-        const [answer] = await ask(context, [await frameOf(video)], query);
+        const [answer] = await ask(context, [await frameOf(video)], query,
+          context.signal);
         const told = answer.error ?? headline(answer);
         name.textContent = told;
         facts.textContent = answer.score == null ? ""
           : `${certainty(answer)} · score ${score(answer.score)} · threshold ${
             score(answer.threshold)}`;
+        const nearest = answer.matches?.[0];
+        if (nearest?.item !== shown) {
+          shown = nearest?.item;
+          best.replaceChildren(...(nearest ? [picture(
+            context.api.picture(`items/${shown}/thumbnail?side=240`),
+            `Nearest: enrolled picture of ${nearest.identity}`)] : []));
+        }
         if (told !== last) speak(told); // the same again is not read out again
         last = told;
       }

@@ -31,7 +31,7 @@ export async function undo(context, number) {
   await context.api.post("undo", {});
   await context.refresh();
   say(`Taken back: ${what}`);
-  context.redraw();
+  context.redraw(number);
 }
 
 /** Enrol files under a name. Returns whether the name has them now. */

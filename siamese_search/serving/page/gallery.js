@@ -8,7 +8,8 @@ import { VirtualGrid } from "./virtual.js";
 
 export const title = () => "Gallery";
 
-const PAGE = 1000; // identities asked for at a time
+const PAGE = 200; // identities asked for at a time
+const MOST = 1000; // that are selected at once
 const PAUSE = 150; // milliseconds without a key before the search begins
 
 export async function render(context, body) {
@@ -21,7 +22,7 @@ export async function render(context, body) {
   const grid = new VirtualGrid({
     least: 150, height: 214, gap: 14, label: "Identities", signal: context.signal,
     cell: (index) => cell(context, list.rows[index], selected, chosen),
-    reach: (index) => list.reach(index),
+    reach: (first, last) => list.reach(first, last),
   });
   list.arrived = (from, to) => {
     if (grid.total !== list.total) grid.size(list.total);
@@ -29,6 +30,8 @@ export async function render(context, body) {
   };
   const seek = async () => {
     await list.search(search.value.trim());
+    if (context.signal.aborted) return;
+    history.replaceState(null, "", context.href("gallery", list.words || null)); // to come back to
     grid.renew();
     grid.size(list.total);
     count.textContent = list.words
@@ -53,6 +56,13 @@ export async function render(context, body) {
       names.length > 1 && button("Merge", async () => settle(await merge(context, names))),
       button("Remove", async () => settle((await removeIdentities(context, names), true)),
         { class: "danger" }),
+      list.total > names.length && list.total <= MOST
+        && button(`Select all ${list.total}`, async () => {
+          for (const name of await list.names()) selected.add(name);
+          chosen();
+          grid.renew();
+          speak(`${selected.size} selected`);
+        }, { class: "plain" }),
       button("Clear", () => {
         selected.clear();
         chosen();
@@ -110,42 +120,71 @@ function cell(context, row, selected, chosen) {
   return card;
 }
 
-/** The gallery's identities by name, fetched as far as they are looked at. */
+/** The gallery's identities by name, fetched where they are looked at, a page at a time. */
 class Identities {
   constructor(context) {
-    Object.assign(this, { context, words: "", rows: [], total: 0, next: null });
-    this.wanted = -1;
-    this.fetching = null;
+    this.context = context;
     this.turn = 0; // of searches: what an older one brings is not wanted any more
+    this.clear("");
+  }
+
+  clear(words) {
+    Object.assign(this, { words, rows: [], total: 0, wanted: [0, 0], fetching: false });
   }
 
   async search(words) {
-    Object.assign(this, { words, rows: [], total: 0, next: null, wanted: -1, fetching: null });
-    await this.fetch(++this.turn);
+    this.clear(words);
+    await this.fetch(0, ++this.turn);
   }
 
-  reach(index) {
-    this.wanted = index;
-    if (this.rows.length > index || this.next === null || this.fetching) return;
-    this.fetching = this.fill(this.turn).catch(sayError);
+  /** Fetch what lies from one index to another. */
+  reach(first, last) {
+    this.wanted = [first, last];
+    if (!this.fetching) this.fill(this.turn).catch(sayError);
   }
 
   async fill(turn) {
-    while (turn === this.turn && this.rows.length <= this.wanted && this.next !== null) {
-      await this.fetch(turn);
+    this.fetching = true;
+    try {
+      // One after the other: what was scrolled past meanwhile is never asked for.
+      for (let page; turn === this.turn && (page = this.missing()) !== null;) {
+        await this.fetch(page, turn);
+      }
+    } finally {
+      if (turn === this.turn) this.fetching = false;
     }
-    if (turn === this.turn) this.fetching = null;
   }
 
-  async fetch(turn) {
-    const from = this.rows.length;
-    const page = await this.context.api.call("identities", {
-      query: { search: this.words, after: this.next, limit: PAGE }, signal: this.context.signal,
-    });
+  /** The first page of those wanted that is not there, or null. */
+  missing() {
+    const [first, last] = this.wanted;
+    for (let page = Math.floor(first / PAGE); page * PAGE <= Math.min(last, this.total - 1); page++) {
+      if (!this.rows[page * PAGE]) return page;
+    }
+    return null;
+  }
+
+  async fetch(page, turn) {
+    const from = page * PAGE;
+    const { identities, total } = await this.ask({ offset: from || null, limit: PAGE });
     if (turn !== this.turn) return;
-    this.rows.push(...page.identities);
-    [this.total, this.next] = [page.total, page.next];
-    this.arrived(from, this.rows.length);
+    identities.forEach((row, index) => {
+      this.rows[from + index] = row;
+    });
+    this.total = total;
+    this.arrived(from, from + identities.length);
+  }
+
+  ask(query) {
+    return this.context.api.call("identities", {
+      query: { search: this.words, ...query }, signal: this.context.signal,
+    });
+  }
+
+  /** The names of all that were found. */
+  async names() {
+    const { identities } = await this.ask({ limit: MOST });
+    return identities.map((row) => row.name);
   }
 }
 

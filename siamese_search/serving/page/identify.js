@@ -14,19 +14,30 @@ export const title = () => "Identify";
 const PART = 8; // pictures in a request after the first, which is answered alone, at once
 const SHOWN = 200; // answers that stay on the page
 
+const kept = new Map(); // by gallery, while other views are looked at: a context and the answers
+
 /** Ask who is shown. Returns an answer for each file, in their order. */
-export async function ask(context, files, asked) {
+export async function ask(context, files, asked, signal) {
   const body = new FormData();
   for (const file of files) body.append("image", file, file.name || "picture");
   const { answers } = await context.api.call("identify", {
-    method: "POST", body, query: asked, signal: context.signal,
+    method: "POST", body, query: asked, signal,
   });
   return answers;
 }
 
-export function render(context, body) {
+export function render(shown, body) {
+  if (!kept.has(shown.gallery)) {
+    kept.set(shown.gallery, [{}, h("ol", { class: "answers", "aria-label": "Answers" })]);
+  }
+  const [context, answers] = kept.get(shown.gallery);
+  Object.assign(context, shown);
+  // What was taken back is not said to be enrolled any more; the answers stay.
+  context.redraw = (undone) => {
+    answers.querySelector(`[data-change="${undone}"]`)?.remove();
+    if (context.signal.aborted) shown.redraw(); // another view, which may show it, too
+  };
   const options = optionsOf(context);
-  const answers = h("ol", { class: "answers", "aria-label": "Answers" });
   const take = (files) => answerAll(context, [...files], options.values(), answers);
   const input = h("input", {
     type: "file", multiple: true, accept: "image/*,.heic,.heif", hidden: true,
@@ -43,23 +54,24 @@ export function render(context, body) {
       button("Choose pictures", () => input.click(), { class: "primary" }),
       button("Use the camera", () => openCamera(context, camera, options.values, take))),
     input, options.node);
-  body.append(zone, camera, answers);
+  body.append(zone, camera, answers, h("p", { class: "buttons centre" },
+    button("Clear the answers", () => answers.replaceChildren(), { class: "plain" })));
   catchPictures(context.signal, zone, take);
 }
 
-/** Take what is dropped anywhere on the page, or pasted, while the view is shown. */
+/** Take what is dropped anywhere on the page, or pasted, while the view is shown: files, and where. */
 export function catchPictures(signal, zone, take) {
   let inside = 0;
   const over = (on) => zone.classList.toggle("over", on);
   addEventListener("dragenter", () => over(++inside > 0), { signal });
   addEventListener("dragleave", () => over(--inside > 0), { signal });
-  addEventListener("drop", ({ dataTransfer }) => {
+  addEventListener("drop", ({ dataTransfer, target }) => {
     over((inside = 0) > 0);
     const items = [...dataTransfer.items];
     if (items.some((item) => item.webkitGetAsEntry?.()?.isDirectory)) {
       say("Folders are for `siasearch add` and `siasearch query`; drop the pictures in it here.");
     } else if (dataTransfer.files.length) {
-      take(dataTransfer.files);
+      take(dataTransfer.files, target);
     }
   }, { signal });
   addEventListener("paste", ({ clipboardData }) => {
@@ -111,7 +123,6 @@ async function answerAll(context, files, asked, list) {
           named.push(spoken(one.file, answers[index]));
         });
       } catch (error) {
-        if (error.name === "AbortError") return;
         for (const one of part) one.card.fail(error.message);
         named.push(error.message);
       }
@@ -141,17 +152,29 @@ export function certainty(answer) {
   return answer.identity !== null || !nearest ? sure : `nearest: ${nearest.identity}, ${sure}`;
 }
 
+/** What a file shows, as far as the browser can tell. */
+export function preview(file) {
+  const seen = pictureOf(file, "");
+  seen.addEventListener("error", () => seen.replaceWith(h("span", { class: "none" }, "no preview")));
+  return seen;
+}
+
+function pictureOf(blob, alt) {
+  const address = URL.createObjectURL(blob);
+  const seen = h("img", { src: address, alt });
+  for (const event of ["load", "error"]) {
+    seen.addEventListener(event, () => URL.revokeObjectURL(address));
+  }
+  return seen;
+}
+
 /** A picture and its answer, which comes later. */
 function card(file) {
-  const address = URL.createObjectURL(file);
-  const seen = h("img", { src: address, alt: "" });
-  seen.addEventListener("load", () => URL.revokeObjectURL(address));
-  seen.addEventListener("error", () => seen.replaceWith(h("span", { class: "none" }, "no preview")));
   const heading = fresh("answer");
   const content = h("div", { class: "content" },
     h("h2", { id: heading, class: "muted" }, "Looking…"));
   const node = h("li", { class: "answer", "aria-labelledby": heading },
-    h("figure", {}, h("span", { class: "frame probe" }, seen),
+    h("figure", {}, h("span", { class: "frame probe" }, preview(file)),
       h("figcaption", { class: "muted" }, file.name || "picture")),
     content);
   const fail = (text) => content.replaceChildren(
@@ -176,11 +199,11 @@ function filled(context, file, answer, heading) {
   if (!answer.matches.length) {
     parts.push(h("p", {}, "There is nothing to compare it with."));
   } else {
+    const done = h("p", { class: "facts" });
     const list = h("ol", { class: "candidates", "aria-label": "Candidates, best first" });
-    const done = h("p", { class: "facts", hidden: true });
     const enrolled = (name) => {
-      done.textContent = `Enrolled as ${name}.`;
-      done.hidden = false;
+      done.replaceChildren(h("span", { data: { change: context.info.change?.number } },
+        `Enrolled as ${name}.`));
     };
     for (const match of answer.matches) {
       list.append(candidate(context, file, answer, match, enrolled));
@@ -196,8 +219,8 @@ function filled(context, file, answer, heading) {
 function candidate(context, file, answer, match, enrolled) {
   const name = h("a", { class: "name", href: context.href("identity", match.identity) },
     match.identity);
-  const closer = match.closer == null ? "" : ` ${match.closer < 0 ? "−" : "+"}${
-    Math.abs(match.closer).toFixed(3)}`;
+  const looked = Math.abs(match.closer ?? 0); // what the closer look has added
+  const closer = looked < 0.0005 ? "" : ` ${match.closer < 0 ? "−" : "+"}${looked.toFixed(3)}`;
   const known = Object.entries(match.metadata ?? {}).map(([key, value]) => `${key}: ${value}`);
   let note = match.score < answer.threshold ? "below the threshold" : null;
   if (match.distractor) note = "never named";
@@ -235,14 +258,15 @@ async function explain(context, file, match) {
   const body = new FormData();
   body.append("image", file, file.name || "picture");
   const drawn = await context.api.call("explain", {
-    method: "POST", body, query: { item: match.item }, blob: true, signal: context.signal,
+    method: "POST", body, query: { item: match.item }, blob: true,
   });
-  const address = URL.createObjectURL(drawn);
-  const seen = h("img", {
-    src: address, alt: `Which parts of the picture and of ${match.identity}'s are alike`,
-  });
-  seen.addEventListener("load", () => URL.revokeObjectURL(address));
-  show(`What matched: ${match.identity}`, h("div", { class: "drawing" }, seen));
+  showDrawing(`What matched: ${match.identity}`, drawn,
+    `Which parts of the picture and of ${match.identity}'s are alike`);
+}
+
+/** Show a drawing of the server's until it is closed. */
+export function showDrawing(heading, drawn, alt) {
+  show(heading, h("div", { class: "drawing" }, pictureOf(drawn, alt)));
 }
 
 function enrolAs(context, file, enrolled) {

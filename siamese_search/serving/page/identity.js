@@ -2,16 +2,20 @@
 
 import { picture } from "./api.js";
 import { enroll, move, remove, removeIdentities, rename } from "./changes.js";
-import { button, counted, h, lastPart, score, show } from "./dom.js";
+import { button, counted, h, lastPart, sayError, score, show } from "./dom.js";
 import { catchPictures } from "./identify.js";
 import { askName } from "./names.js";
 
 export const title = (context) => context.argument ?? "Identity";
 
+const PAGE = 60; // pictures at a time
+
 export async function render(context, body) {
   const name = context.argument;
-  const whole = await context.api.call("identity", { query: { name }, signal: context.signal });
-  const items = whole.items.toSorted((a, b) => (b.doubt ?? -Infinity) - (a.doubt ?? -Infinity));
+  const ask = (path) => context.api.call(path, { query: { name }, signal: context.signal });
+  const [whole, doubts] = await Promise.all([ask("identity"), doubtsOf(ask)]);
+  const doubt = (item) => doubts.get(item.number)?.doubt ?? -Infinity;
+  const items = whole.items.toSorted((a, b) => doubt(b) - doubt(a));
   const selected = new Set();
   const bar = h("div", { class: "selection", hidden: true, role: "region",
     "aria-label": "What is selected" });
@@ -39,7 +43,7 @@ export async function render(context, body) {
     h("div", { class: "row spread tools" },
       h("p", { class: "muted" }, counted(items.length, "picture")
         + (whole.distractor ? " · never named: what looks like it is called unknown" : "")
-        + (items.some((item) => item.doubt > 0)
+        + (items.some((item) => doubt(item) > 0)
           ? " · those that look more like another come first" : "")),
       tools));
   if (context.writable) {
@@ -64,17 +68,37 @@ export async function render(context, body) {
     body.append(zone);
     catchPictures(context.signal, zone, add);
   }
-  body.append(h("ul", { class: "items", "aria-label": `Pictures of ${name}` },
-    ...items.map((item) => h("li", {}, card(context, item, selected, chosen)))), bar);
+  const list = h("ul", { class: "items", "aria-label": `Pictures of ${name}` });
+  const more = button("Show more", () => {
+    const shown = list.children.length;
+    list.append(...items.slice(shown, shown + PAGE).map((item) =>
+      h("li", {}, card(context, item, doubts.get(item.number), selected, chosen))));
+    more.hidden = list.children.length >= items.length;
+  });
+  more.click();
+  body.append(list, h("p", { class: "buttons centre" }, more), bar);
 }
 
-function card(context, item, selected, chosen) {
+/** How much another identity fits better, by item; nothing where that cannot be told. */
+async function doubtsOf(ask) {
+  try {
+    const { doubts } = await ask("doubts");
+    return new Map(doubts.map((one) => [one.item, one]));
+  } catch (error) {
+    if (error.status !== 404) sayError(error); // the pictures are shown all the same
+    return new Map();
+  }
+}
+
+function card(context, item, doubtful, selected, chosen) {
   const called = lastPart(item.source) || `item ${item.number}`;
   const node = h("div", { class: "card" },
     button("", () => look(context, item, called), { class: "bare", "aria-label": `Look at ${called}` }),
     h("span", { class: "name" }, called),
     h("span", { class: "facts" }, item.added.slice(0, 10)),
-    item.doubt > 0 && h("span", { class: "note" }, `another fits better by ${score(item.doubt)}`));
+    doubtful?.doubt > 0 && h("span", { class: "note" }, "more like ",
+      h("a", { href: context.href("identity", doubtful.other) }, doubtful.other),
+      ` by ${score(doubtful.doubt)}`));
   node.querySelector("button").append(
     picture(context.api.picture(`items/${item.number}/thumbnail?side=320`)));
   if (context.writable) {

@@ -106,7 +106,7 @@ function drawJob(row, job, context = null) {
     new Date(typeof time === "number" ? 1000 * time : time).toLocaleTimeString("en-GB"));
   const bar = h("progress", { "aria-label": `${NAMES[job.kind] ?? job.kind}, progress` });
   if (job.total) [bar.max, bar.value] = [job.total, job.done];
-  const facts = [STATES[job.state] ?? job.state, job.stage, times.join(" – ")];
+  const facts = [STATES[job.state] ?? job.state, active(job) && job.stage, times.join(" – ")];
   if (job.total && active(job)) facts.splice(2, 0, `${job.done} of ${job.total}`);
   const keep = row.contains(document.activeElement);
   row.replaceChildren(

@@ -23,5 +23,5 @@ export function scoreLine(answer) {
     class: "score-line", role: "img",
     "aria-label": `Threshold ${score(threshold)}. Scores: ${told}`,
   }, h("div", { class: "axis" }, needed, ...marks),
-  h("div", { class: "ends" }, h("span", {}, score(low)), label, h("span", {}, "1")));
+  h("div", { class: "ends" }, h("span", {}, low === 0 ? "0" : score(low)), label, h("span", {}, "1")));
 }

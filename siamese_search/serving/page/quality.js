@@ -1,12 +1,14 @@
-// Quality: how a gallery's own pictures and strangers score, and what a threshold costs.
+// Quality: how a gallery's own pictures and strangers score, what a threshold costs, and whom.
 
-import { busy, button, counted, form, h, percent, s, say, score } from "./dom.js";
+import { picture } from "./api.js";
+import { Det } from "./det.js";
+import { busy, button, counted, form, h, percent, say, score, speak } from "./dom.js";
+import { Histogram } from "./histogram.js";
 import { runJob } from "./jobs.js";
 
 export const title = () => "Quality";
 
-const BINS = 48;
-const [WIDTH, HEIGHT] = [BINS * 20, 220]; // of the drawing, which is stretched to its place
+const PAGE = 15; // identities, or pairs of them, at a time
 
 export async function render(context, body) {
   const { info } = context;
@@ -18,15 +20,15 @@ export async function render(context, body) {
   };
   const measure = run("scores", () => ({}), "Measured");
   body.append(
-    h("div", { class: "row spread tools" }, h("p", {}, described(info)),
-      context.writable && button("Measure scores", measure)),
+    h("div", { class: "row spread tools" }, h("p", { class: "grow" }, described(info)),
+      button("Measure scores", measure)),
     place);
   const shown = h("div");
   body.append(shown);
   if (context.writable) body.append(calibrating(context, run));
   try {
     const scores = await context.api.call("scores", { signal: context.signal });
-    shown.append(...drawn(context, scores, run));
+    shown.append(...drawn(context, scores, run).filter(Boolean));
   } catch (error) {
     if (error.status !== 404 && error.status !== 409) throw error;
     shown.append(h("p", { class: "empty" }, "The scores have not been measured yet."));
@@ -35,50 +37,51 @@ export async function render(context, body) {
 
 function described({ calibration, threshold }) {
   if (!calibration) return `Not calibrated: the encoder's threshold ${score(threshold)} decides.`;
-  if (typeof calibration === "string") return calibration;
-  const { fpir, strangers, named, extrapolated } = calibration;
+  const { fpir, strangers, named, extrapolated, metric } = calibration;
+  const unseen = metric == null ? "its own pictures" : "its own pictures, each unseen before,";
   return [
     `Calibrated to name ${percent(fpir)} of strangers, from ${counted(strangers, "picture")} of them`,
     extrapolated ? " (extrapolated: there were too few for this rate)" : "",
-    named == null ? "." : `; ${percent(named)} of its own pictures would get their name.`,
+    named == null ? "." : `; ${percent(named)} of ${unseen} would get their name.`,
   ].join("");
 }
 
 function calibrating(context, run) {
-  const rate = h("input", { type: "number", min: 0.01, max: 50, step: "any", required: true,
-    value: 100 * (context.info.calibration?.fpir ?? 0.01) });
+  const rate = h("input", { type: "number", min: 0.1, max: 30, step: "any", required: true,
+    value: Number((100 * (context.info.calibration?.fpir ?? 0.01)).toPrecision(3)) });
   const start = run("calibrate", () => ({ fpir: Number(rate.value) / 100 }), "Calibrated");
   return h("section", {}, h("h2", {}, "Calibrate"),
     h("p", { class: "muted" }, "The threshold is chosen so that about this share of strangers gets"
-      + " a name."),
+      + " a name. Measure the scores again afterwards."),
     form(start, { class: "inline" },
       h("label", {}, "Strangers that may get a name, %", rate),
       h("button", { type: "submit", class: "primary" }, "Calibrate")));
 }
 
 function drawn(context, scores, run) {
-  const known = (values) => values.filter((value) => Number.isFinite(value)).sort((a, b) => a - b);
-  const [genuine, impostor] = [known(scores.genuine), known(scores.impostor)];
-  const every = [...genuine, ...impostor, scores.threshold];
+  const found = scores.genuine.filter((_, index) => scores.right[index]).sort((a, b) => a - b);
+  const impostor = scores.impostor.filter((value) => value !== null).sort((a, b) => a - b);
+  const [own, strangers] = [scores.genuine.length, scores.impostor.length];
+  const every = [...scores.genuine, ...impostor, scores.threshold];
   const low = every.reduce((a, b) => Math.min(a, b), Infinity);
   const high = Math.max(every.reduce((a, b) => Math.max(a, b), -Infinity), low + 0.01);
-  // Without a calibration the encoder's threshold decides, by scores.
-  const axis = scores.standard === "the encoder's" ? "score"
-    : "evidence: the score less half of the runner-up's";
   const slider = h("input", { type: "range", min: low, max: high, step: "any",
     "aria-label": "Threshold" });
-  const figure = new Histogram(genuine, impostor, low, high, slider);
+  const histogram = new Histogram(scores.genuine, impostor, low, high, slider);
+  const det = scores.det.length > 1 ? new Det(scores) : null;
   const cost = h("p", { class: "cost" });
   const draw = () => {
-    const at = Number(slider.value);
-    const reach = (values) => values.length - firstAtLeast(values, at);
+    // The range rounds, and the threshold in use must count as the server counts it.
+    const moved = Math.abs(Number(slider.value) - scores.threshold) > 1e-9;
+    const at = moved ? Number(slider.value) : scores.threshold;
+    const [named, wrongly] = [found, impostor].map((values) =>
+      values.length - firstAtLeast(values, at));
     cost.replaceChildren("At ", h("b", {}, score(at)), ": ",
-      h("b", { class: "genuine" }, `${reach(genuine)} of ${scores.genuine.length}`),
-      " own pictures reach it, and ",
-      h("b", { class: "impostor" }, `${reach(impostor)} of ${scores.impostor.length}`),
-      " strangers would get a name.");
+      h("b", { class: "genuine" }, `${named} of ${own}`), " own pictures get their name, and ",
+      h("b", { class: "impostor" }, `${wrongly} of ${strangers}`), " strangers would get one.");
     slider.setAttribute("aria-valuetext", score(at));
-    figure.at(at);
+    histogram.at(at);
+    det?.at(wrongly / strangers, 1 - named / own);
   };
   slider.addEventListener("input", draw);
   const reset = button("Back to the gallery's threshold", () => {
@@ -87,16 +90,29 @@ function drawn(context, scores, run) {
   }, { class: "small" });
   slider.value = scores.threshold;
   draw();
-  const wanted = (point) => busy(reset, run("calibrate", () => ({ fpir: point.fpir }), "Calibrated"));
+  const wanted = (point) => busy(reset, run("calibrate", () => ({ fpir: point.rate }), "Calibrated"));
+  const lost = own - found.length;
   return [
     h("section", {}, h("h2", {}, "Own pictures and strangers"),
       h("p", { class: "key" }, h("span", { class: "genuine" }, "own identity"), " ",
         h("span", { class: "impostor" }, "best other identity, as for a stranger"), " ",
-        h("span", { class: "plain muted" }, axis)),
-      figure.node, cost,
+        h("span", { class: "plain muted" }, scores.calibrated
+          ? "evidence: the score less half of the runner-up's" : "score")),
+      histogram.node, cost,
       h("p", { class: "row" }, h("span", { class: "facts" },
-        `threshold in use ${score(scores.threshold)} (${scores.standard})`), reset)),
-    rates(context, scores, wanted),
+        `threshold in use ${score(scores.threshold)} (${scores.standard})`), reset),
+      h("p", { class: "facts" }, counted(own, "picture"), " searched without themselves",
+        lost ? `; ${lost} of them look more like another identity, whatever the threshold` : "",
+        context.info.calibration?.metric == null ? "." : ". The gallery has learned from them how"
+          + " to compare, so pictures that it has never seen score less.")),
+    h("div", { class: "beside-each-other" },
+      det && h("section", {}, h("h2", {}, "Trade-off"),
+        h("p", { class: "key" }, h("span", { class: "used" }, "threshold in use"),
+          h("span", { class: "equal" }, `both errors ${percent(scores.eer)}`),
+          h("span", { class: "moved" }, "threshold dragged to")), det.node),
+      rates(context, scores, wanted)),
+    perIdentity(context, scores),
+    confusions(context, scores),
   ];
 }
 
@@ -112,64 +128,98 @@ function firstAtLeast(values, least) {
 }
 
 function rates(context, { points }, wanted) {
-  if (!points?.length) return null;
-  const head = ["Strangers named", "Threshold", "Own pictures named"];
+  if (!points.length) return null;
+  const unseen = context.info.calibration?.named_at ?? {}; // by rate, where it is known
+  const known = Object.keys(unseen).length > 0;
+  const head = ["Rate asked", "Threshold", "Strangers named", "Own named",
+    ...(known ? ["Own, unseen before"] : [])];
   const row = (point) => h("tr", {},
-    h("th", { scope: "row" }, percent(point.fpir)), h("td", {}, score(point.threshold)),
-    h("td", {}, percent(point.named)),
-    context.writable && h("td", {}, button("Use this", () => wanted(point),
-      { class: "small", "aria-label": `Calibrate to ${percent(point.fpir)}` })));
+    h("th", { scope: "row" }, percent(point.rate)), h("td", {}, score(point.threshold)),
+    h("td", {}, percent(point.fpir)),
+    h("td", {}, point.fnir === null ? "–" : percent(1 - point.fnir)),
+    known && h("td", {}, percent(unseen[point.rate])),
+    context.writable && h("td", {}, button("Use", () => wanted(point),
+      { class: "small", "aria-label": `Calibrate to ${percent(point.rate)}` })));
   return h("section", {}, h("h2", {}, "What each rate costs"),
-    h("table", {},
+    h("div", { class: "wide-table" }, h("table", { class: "rates" },
       h("thead", {}, h("tr", {}, ...head.map((text) => h("th", { scope: "col" }, text)),
         context.writable && h("td", {}))),
-      h("tbody", {}, ...points.map(row))));
+      h("tbody", {}, ...points.map(row)))));
 }
 
-/** Two histograms of shares on one axis, with a threshold to drag. */
-class Histogram {
-  constructor(genuine, impostor, low, high, slider) {
-    Object.assign(this, { low, high });
-    const heights = [genuine, impostor].map((values) => shares(values, low, high));
-    const top = Math.max(...heights.flat(), 1e-9);
-    const bars = heights.map((all, kind) => s("path", {
-      class: kind ? "impostor" : "genuine",
-      d: all.map((share, bin) => {
-        const tall = (share / top) * (HEIGHT - 6);
-        return share ? `M${(bin * WIDTH) / BINS} ${HEIGHT}v${-tall}h${WIDTH / BINS - 1.5}v${tall}z` : "";
-      }).join(""),
-    }));
-    this.line = s("line", { class: "threshold", y1: 0, y2: HEIGHT });
-    const drawing = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none",
-      role: "img", "aria-label": `How ${counted(genuine.length, "own picture")} and ${
-        counted(impostor.length, "stranger")} score` }, ...bars, this.line);
-    const ticks = [0, 0.25, 0.5, 0.75, 1].map((part) => h("span", {}, score(low + part * (high - low))));
-    this.node = h("div", { class: "histogram panel" }, drawing, slider,
-      h("div", { class: "ticks", "aria-hidden": "true" }, ...ticks));
-    const drag = (event) => {
-      if (!event.buttons) return;
-      const box = drawing.getBoundingClientRect();
-      slider.value = low + ((event.clientX - box.left) / box.width) * (high - low);
-      slider.dispatchEvent(new Event("input"));
-    };
-    drawing.addEventListener("pointerdown", (event) => {
-      drawing.setPointerCapture(event.pointerId);
-      drag(event);
-    });
-    drawing.addEventListener("pointermove", drag);
-  }
+// Of each identity: what it is called in the table, what it is sorted by, what is shown.
+const COLUMNS = [
+  ["Identity", (one) => one.name, null],
+  ["Pictures", (one) => one.probes, (one) => one.probes],
+  ["Most like itself", (one) => one.best / one.probes, (one) => share(one.best, one.probes)],
+  ["Gets its name", (one) => one.named / one.probes, (one) => share(one.named, one.probes)],
+];
+const share = (part, whole) => `${percent(part / whole)} (${part})`;
 
-  at(threshold) {
-    const x = ((threshold - this.low) / (this.high - this.low)) * WIDTH;
-    this.line.setAttribute("x1", x);
-    this.line.setAttribute("x2", x);
-  }
+/** A table that is sorted by its heads; the worst come first. */
+function perIdentity(context, { per_identity: given }) {
+  if (!given.length) return null;
+  let [rows, shown, sorted, down] = [given, 0, null, false];
+  const body = h("tbody");
+  const more = button("Show more", () => {
+    body.append(...rows.slice(shown, (shown += PAGE)).map(row));
+    more.hidden = shown >= rows.length;
+  });
+  const row = (one) => h("tr", {},
+    h("th", { scope: "row" }, h("a", { href: context.href("identity", one.name) }, one.name)),
+    ...COLUMNS.slice(1).map(([, , text]) => h("td", {}, text(one))));
+  const heads = COLUMNS.map(([text, key]) => h("th", { scope: "col" }, button(text, () => {
+    down = sorted === text ? !down : false;
+    sorted = text;
+    rows = given.toSorted((a, b) => (down ? -1 : 1)
+      * (typeof key(a) === "string" ? key(a).localeCompare(key(b)) : key(a) - key(b)));
+    for (const head of heads) head.removeAttribute("aria-sort");
+    heads[COLUMNS.findIndex(([one]) => one === text)].setAttribute("aria-sort",
+      down ? "descending" : "ascending");
+    speak(`Sorted by ${text}, ${down ? "highest" : "lowest"} first`);
+    shown = 0;
+    body.replaceChildren();
+    more.click();
+  }, { class: "sort" })));
+  heads[2].setAttribute("aria-sort", "ascending");
+  sorted = COLUMNS[2][0];
+  more.click();
+  return h("section", {}, h("h2", {}, "Each identity, the worst first",
+    h("span", { class: "muted" }, ` ${given.length.toLocaleString("en")}`)),
+  h("p", { class: "muted" }, "Of its pictures with others of the same identity beside them, at the"
+    + " threshold in use."),
+  h("div", { class: "wide-table" }, h("table", { class: "identities" },
+    h("thead", {}, h("tr", {}, ...heads)), body)),
+  more);
 }
 
-function shares(values, low, high) {
-  const bins = new Array(BINS).fill(0);
-  for (const value of values) {
-    bins[Math.min(BINS - 1, Math.floor(((value - low) / (high - low)) * BINS))] += 1;
+/** Who looks more like whom, with the pictures. */
+function confusions(context, { confusions: given }) {
+  const node = h("section", {}, h("h2", {}, "Taken for another",
+    h("span", { class: "muted" }, ` ${given.length.toLocaleString("en")}`)));
+  if (!given.length) {
+    node.append(h("p", { class: "muted" }, "No picture looks more like another identity."));
+    return node;
   }
-  return bins.map((count) => count / Math.max(1, values.length));
+  const list = h("ol", { class: "pairs" });
+  let shown = 0;
+  const more = button("Show more", () => {
+    list.append(...given.slice(shown, (shown += PAGE)).map((one) => confused(context, one)));
+    more.hidden = shown >= given.length;
+  });
+  node.append(list, more);
+  more.click();
+  return node;
+}
+
+function confused(context, { own, other, times, pairs }) {
+  const [[item, nearest]] = pairs;
+  const side = (number, name, text) => h("figure", {},
+    picture(context.api.picture(`items/${number}/thumbnail?side=320`), `Picture of ${name}`),
+    h("figcaption", {},
+      h("a", { class: "name", href: context.href("identity", name) }, name),
+      h("span", { class: "facts" }, text)));
+  return h("li", { class: "panel" }, h("div", { class: "two" },
+    side(item, own, `${counted(times, "picture")} of it`),
+    side(nearest, other, times === 1 ? "looks more like this" : "look more like this")));
 }

@@ -5,8 +5,8 @@ import { h } from "./dom.js";
 const BEYOND = 3; // rows drawn above and below what is seen
 
 /**
- * Cells in rows, as a list. `cell(index)` makes one, `reach(index)` is told how far is looked,
- * `least` and `height` are a cell's pixels. `size(total)` sets how many there are.
+ * Cells in rows, as a list. `cell(index)` makes one, `reach(first, last)` is told what is
+ * looked at, `least` and `height` are a cell's pixels. `size(total)` sets how many there are.
  */
 export class VirtualGrid {
   constructor({ least, height, gap, label, cell, reach, signal }) {
@@ -65,7 +65,7 @@ export class VirtualGrid {
       }
     }
     for (let index = first; index < last; index++) if (!this.cells.has(index)) this.add(index);
-    if (last > first) this.reach(last - 1);
+    if (last > first) this.reach(first, last - 1);
   }
 
   /** Draw one again, or for the first time; it stays in the order of the list. */
@@ -77,6 +77,7 @@ export class VirtualGrid {
     this.cells.set(index, node);
     if (old) {
       old.replaceWith(node);
+      if (index === this.sought && this.focused() !== null) this.focus(index); // still in the list
       return;
     }
     let before = null; // readers and the tab key follow the order of the elements
@@ -111,7 +112,9 @@ export class VirtualGrid {
     if (y < 80) scrollBy(0, y - 80);
     else if (y + pitch > innerHeight - 90) scrollBy(0, y + pitch - innerHeight + 90);
     this.draw();
-    this.cells.get(index)?.querySelector("a")?.focus({ preventScroll: true });
+    const link = this.cells.get(index)?.querySelector("a");
+    this.sought = link ? null : index; // it is not known yet: once it is
+    link?.focus({ preventScroll: true });
   }
 
   /** Arrow keys, Home and End go from cell to cell. */
