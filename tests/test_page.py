@@ -384,7 +384,8 @@ def test_quality_tells_what_a_threshold_costs(open_page: Open, fake: Fake) -> No
     assert place(moved)[1] < place(used)[1]
     button(page, "Calibrate to 10 %").click()
     expect(said(page)).to_contain_text("Calibrated")
-    assert fake.jobs[-1]["arguments"] == {"fpir": 0.1}
+    asked = [(job["kind"], job["arguments"]) for job in fake.jobs]
+    assert asked[1:] == [("calibrate", {"fpir": 0.1}), ("scores", {})]
 
 
 def test_quality_tells_which_identities_it_concerns(open_page: Open) -> None:
@@ -491,6 +492,10 @@ def test_no_view_breaks_a_rule_of_accessibility(
         if view == "identify":
             give(page, "drop", "mine.jpg")
             expect(page.locator(".candidate img").first).to_be_visible()
+        if view == "verify":
+            for name in ("one.jpg", "two.jpg"):
+                give(page, "drop", name)
+            expect(page.locator(".verdict h2")).to_have_text("Not the same")
         if view == "gallery":
             page.get_by_label("Select cup").check()
         if view in ("audit", "quality"):

@@ -2,7 +2,7 @@
 
 import { picture } from "./api.js";
 import { Det } from "./det.js";
-import { busy, button, counted, form, h, percent, say, score, speak } from "./dom.js";
+import { button, counted, form, h, percent, say, score, speak } from "./dom.js";
 import { Histogram } from "./histogram.js";
 import { runJob } from "./jobs.js";
 
@@ -13,22 +13,27 @@ const PAGE = 15; // identities, or pairs of them, at a time
 export async function render(context, body) {
   const { info } = context;
   const place = h("div", { "aria-live": "polite" });
-  const run = (kind, given, done) => async () => {
-    const job = await runJob(context, kind, given(), place);
-    if (job.state === "done") say(done);
+  const measure = async () => {
+    const job = await runJob(context, "scores", {}, place);
+    if (job.state === "done") say("Measured");
     context.redraw();
   };
-  const measure = run("scores", () => ({}), "Measured");
+  const calibrate = async (fpir) => {
+    const job = await runJob(context, "calibrate", { fpir }, place);
+    if (job.state === "done") await runJob(context, "scores", {}, place);
+    if (job.state === "done") say("Calibrated, and measured again");
+    context.redraw();
+  };
   body.append(
     h("div", { class: "row spread tools" }, h("p", { class: "grow" }, described(info)),
       button("Measure scores", measure)),
     place);
   const shown = h("div");
   body.append(shown);
-  if (context.writable) body.append(calibrating(context, run));
+  if (context.writable) body.append(calibrating(context, calibrate));
   try {
     const scores = await context.api.call("scores", { signal: context.signal });
-    shown.append(...drawn(context, scores, run).filter(Boolean));
+    shown.append(...drawn(context, scores, calibrate).filter(Boolean));
   } catch (error) {
     if (error.status !== 404 && error.status !== 409) throw error;
     shown.append(h("p", { class: "empty" }, "The scores have not been measured yet."));
@@ -46,19 +51,19 @@ function described({ calibration, threshold }) {
   ].join("");
 }
 
-function calibrating(context, run) {
+function calibrating(context, calibrate) {
   const rate = h("input", { type: "number", min: 0.1, max: 30, step: "any", required: true,
     value: Number((100 * (context.info.calibration?.fpir ?? 0.01)).toPrecision(3)) });
-  const start = run("calibrate", () => ({ fpir: Number(rate.value) / 100 }), "Calibrated");
+  const start = () => calibrate(Number(rate.value) / 100);
   return h("section", {}, h("h2", {}, "Calibrate"),
     h("p", { class: "muted" }, "The threshold is chosen so that about this share of strangers gets"
-      + " a name. Measure the scores again afterwards."),
+      + " a name."),
     form(start, { class: "inline" },
       h("label", {}, "Strangers that may get a name, %", rate),
       h("button", { type: "submit", class: "primary" }, "Calibrate")));
 }
 
-function drawn(context, scores, run) {
+function drawn(context, scores, calibrate) {
   const found = scores.genuine.filter((_, index) => scores.right[index]).sort((a, b) => a - b);
   const impostor = scores.impostor.filter((value) => value !== null).sort((a, b) => a - b);
   const [own, strangers] = [scores.genuine.length, scores.impostor.length];
@@ -90,7 +95,6 @@ function drawn(context, scores, run) {
   }, { class: "small" });
   slider.value = scores.threshold;
   draw();
-  const wanted = (point) => busy(reset, run("calibrate", () => ({ fpir: point.rate }), "Calibrated"));
   const lost = own - found.length;
   return [
     h("section", {}, h("h2", {}, "Own pictures and strangers"),
@@ -110,7 +114,7 @@ function drawn(context, scores, run) {
         h("p", { class: "key" }, h("span", { class: "used" }, "threshold in use"),
           h("span", { class: "equal" }, `both errors ${percent(scores.eer)}`),
           h("span", { class: "moved" }, "threshold dragged to")), det.node),
-      rates(context, scores, wanted)),
+      rates(context, scores, calibrate)),
     perIdentity(context, scores),
     confusions(context, scores),
   ];
@@ -127,7 +131,7 @@ function firstAtLeast(values, least) {
   return low;
 }
 
-function rates(context, { points }, wanted) {
+function rates(context, { points }, calibrate) {
   if (!points.length) return null;
   const unseen = context.info.calibration?.named_at ?? {}; // by rate, where it is known
   const known = Object.keys(unseen).length > 0;
@@ -138,7 +142,7 @@ function rates(context, { points }, wanted) {
     h("td", {}, percent(point.fpir)),
     h("td", {}, point.fnir === null ? "–" : percent(1 - point.fnir)),
     known && h("td", {}, percent(unseen[point.rate])),
-    context.writable && h("td", {}, button("Use", () => wanted(point),
+    context.writable && h("td", {}, button("Use", () => calibrate(point.rate),
       { class: "small", "aria-label": `Calibrate to ${percent(point.rate)}` })));
   return h("section", {}, h("h2", {}, "What each rate costs"),
     h("div", { class: "wide-table" }, h("table", { class: "rates" },
