@@ -14,6 +14,7 @@ from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.onnx_runtime import ONNXRuntime
 from siamese_search.embedding.record import read_record
 from siamese_search.errors import EncoderError
+from siamese_search.pictures.preprocessing import Preprocessing
 
 torch = pytest.importorskip("torch", reason="needs siasearch[train]")
 pytest.importorskip("timm", reason="needs siasearch[train]")
@@ -83,7 +84,12 @@ def test_places_are_projected_means_of_cells_row_by_row() -> None:
 
 def test_the_exported_graph_gives_both(tmp_path: Path) -> None:
     made = network()
-    folder = write_toy_encoder(tmp_path / "made", onnx=export_onnx(made, 96, 96))
+    folder = write_toy_encoder(
+        tmp_path / "made",
+        onnx=export_onnx(made, 96, 96),
+        preprocessing=Preprocessing(96, 96),
+        dimension=32,
+    )
     pixels = np.random.default_rng(0).integers(0, 255, (3, 96, 96, 3), np.uint8)
     embeddings, found = ONNXRuntime(folder, read_record(folder)).describe(pixels)
     with torch.inference_mode():

@@ -57,10 +57,10 @@ def test_an_identity_called_unknown_is_told_from_the_answer(
         gallery.enroll([picture(1)], "unknown")
         gallery.enroll([picture(2)], "junk", distractor=True)
     done = shell("$S query one.png -g gallery", tmp_path)
-    assert done.stdout.startswith("one.png: 'unknown' (score 1.000")
+    assert done.stdout.startswith("one.png: 'unknown' (98% sure; score 1.000")
     done = shell("$S relabel unknown junk -g gallery", tmp_path)
     assert "'junk' is a distractor: whatever is like its items gets no name" in done.stderr
-    assert "`siasearch undo` parts them" in done.stdout
+    assert "undo -g gallery` parts them" in done.stdout
     assert shell("$S undo -g gallery", tmp_path).returncode == 0
     done = shell("$S query one.png -g gallery", tmp_path)
-    assert done.stdout.startswith("one.png: 'unknown' (score 1.000")
+    assert done.stdout.startswith("one.png: 'unknown' (98% sure; score 1.000")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from siamese_search.embedding.record import (
     verified_graph,
 )
 from siamese_search.errors import EncoderError
-from siamese_search.machine import cores
+from siamese_search.machine import cores, memory
 
 if TYPE_CHECKING:
     from siamese_search.embedding.record import EncoderRecord
@@ -35,6 +37,18 @@ def import_onnxruntime() -> Any:
 
     onnxruntime.disable_telemetry_events()  # what the variable does not reach: Windows' own events
     return onnxruntime
+
+
+@cache
+def _bound_memory(onnxruntime: Any) -> None:
+    """Let graphs take half of the machine's memory at most, so that none can fill it."""
+    memory_info = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    # It grows by what is asked for, not by doubling.
+    bound = onnxruntime.OrtArenaCfg({"max_mem": memory() // 2, "arena_extend_strategy": 1})
+    with suppress(RuntimeError):  # somebody in this process has set one already
+        onnxruntime.create_and_register_allocator(memory_info, bound)
 
 
 class ONNXRuntime:
@@ -58,6 +72,8 @@ class ONNXRuntime:
         options.enable_mem_pattern = False
         options.log_severity_level = FATAL
         options.add_session_config_entry("session.load_model_format", "ONNX")
+        _bound_memory(onnxruntime)
+        options.add_session_config_entry("session.use_env_allocators", "1")
         self._path, self._record = folder / GRAPH, record
         try:
             self._session = onnxruntime.InferenceSession(

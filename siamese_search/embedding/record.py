@@ -35,6 +35,8 @@ DESCRIPTION_BYTES = 16 << 20  # at most
 FILE_BYTES = 4 << 30
 SIDE_AT_MOST = 4096  # pixels
 DIMENSION_AT_MOST = 1 << 16
+# A node's type is its field 4: its tag, the length in one byte or, padded, in several, the text.
+LOOP = re.compile(rb"\x22(?:\x04|\x84\x80*\x00)(Loop|Scan)")
 GRAPHS = {
     "433e79274ca69b92be92a56926c0cf321a0a01abb73328a521291914cff0d221": (
         "9ace401b14e5a7806ed5b1b7b99f8d7b4e37bb5bf0c1048f8f58682bf6a4b488"
@@ -276,7 +278,9 @@ def verified_bytes(folder: Path, record: EncoderRecord, file: str) -> bytes:
 
 
 def verified_graph(folder: Path, record: EncoderRecord) -> bytes:
-    """The ONNX graph; EncoderError where it is missing or damaged, or keeps weights elsewhere."""
+    """The ONNX graph; EncoderError where it is missing or damaged, keeps weights elsewhere, or has
+    a loop, which might not end.
+    """
     content = verified_bytes(folder, record, GRAPH)
     # A tensor that lies in another file names it under the key `location`. Before a string comes
     # its length, 8, in one byte or, padded, in several of which the last is 0.
@@ -284,6 +288,12 @@ def verified_graph(folder: Path, record: EncoderRecord) -> bytes:
         raise EncoderError(
             f"{folder / GRAPH} keeps weights in another file, which no checksum covers: save the"
             " graph with its weights inside"
+        )
+    loop = LOOP.search(content)
+    if loop:
+        raise EncoderError(
+            f"{folder / GRAPH} has a step {loop[1].decode()}, and so might not end: encoders have"
+            " no loops"
         )
     return content
 

@@ -24,8 +24,10 @@ def verdict(answer: Identification) -> str:
     """
     best = answer.matches[0]
     score = f"score {best.score:.3f}"
-    if answer.identity is not None:
-        return f"{answer.identity} ({sure(answer.confidence)}; {score})"
+    if answer.identity is not None:  # somebody may be called unknown
+        name = answer.identity
+        name = repr(name) if name.startswith("unknown") else name
+        return f"{name} ({sure(answer.confidence)}; {score})"
     nearest = f"nearest: {best.identity}, {sure(answer.confidence)}"
     if best.distractor:
         return f"unknown, like a distractor ({nearest}; {score})"
