@@ -315,7 +315,7 @@ def test_what_is_found_is_selected_together_and_found_again(open_page: Open, fak
     expect(page.get_by_text("19 identities found")).to_be_visible()
     page.get_by_label("Select thing 0077").check()
     button(page, "Select all 19").click()
-    expect(page.get_by_text("19 selected")).to_be_visible()
+    expect(page.locator(".selection").get_by_text("19 selected")).to_be_visible()
     page.locator(".selection").get_by_role("button", name="Remove").click()
     expect(page.get_by_text("0 identities found")).to_be_visible()
     assert len(fake.galleries["shop"]) == 981
