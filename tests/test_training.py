@@ -379,28 +379,35 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path
     """Kill -9 at any moment loses the epoch at most: a resumed run ends with the same weights."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\n"
+        "import os, signal, sys, time, traceback\n"
         "from pathlib import Path\n"
         "import torch\n"
         "from siamese_search.training.run import train\n"
         "from siamese_search.training.settings import Settings\n"
-        "torch.set_num_threads(1)\n"
-        "out = Path(sys.argv[2])\n"
         "settings = Settings(start='scratch', augmentation='glyph', size=16, steps=12,"
         " epoch_steps=2, classes=4, images=2, dimension=16, patience=10)\n"
-        "resume = (out / 'checkpoint.safetensors').exists()\n"
-        "train([sys.argv[1]], out, settings, name='same', resume=resume)\n"
+        "def run(name, lines=None):\n"  # a process of its own, killed once so many are written
+        "    out = Path(sys.argv[2]) / name\n"
+        "    process = os.fork()\n"
+        "    if not process:\n"
+        "        torch.set_num_threads(1)\n"
+        "        resume = (out / 'checkpoint.safetensors').exists()\n"
+        "        try:\n"
+        "            train([sys.argv[1]], out, settings, name='same', resume=resume)\n"
+        "        except Exception:\n"
+        "            traceback.print_exc()\n"
+        "        os._exit(0)\n"
+        "    metrics = out / 'metrics.jsonl'\n"
+        "    while os.waitpid(process, os.WNOHANG) == (0, 0):\n"
+        "        if lines and metrics.exists() and metrics.read_bytes().count(b'\\n') >= lines:\n"
+        "            os.kill(process, signal.SIGKILL)\n"
+        "        time.sleep(0.002)\n"
+        "run('whole')\n"
+        "for lines in (1, 3, 4, None):\n"
+        "    run('killed', lines)\n"
     )
-    command = [sys.executable, str(script), str(folder)]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    subprocess.run([sys.executable, str(script), str(folder), str(tmp_path)], check=True)
     metrics = tmp_path / "killed" / "metrics.jsonl"
-    for lines in (1, 3, 4):
-        process = subprocess.Popen([*command, str(tmp_path / "killed")])
-        while process.poll() is None:
-            if metrics.exists() and metrics.read_bytes().count(b"\n") >= lines:
-                process.kill()
-            time.sleep(0.002)
-    subprocess.run([*command, str(tmp_path / "killed")], check=True)
     ends = [Encoder.open(tmp_path / run).fingerprint for run in ("whole", "killed")]
     assert ends[0] == ends[1]
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
