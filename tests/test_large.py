@@ -234,7 +234,7 @@ def test_the_command_line_allows_a_process_in_the_background(tmp_path: Path, toy
 def test_embeddings_that_come_in_blocks_are_written_a_few_times(
     background: bool, tmp_path: Path, toy: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vectors, names = clustered(toy.dimension, 4800)
+    vectors, names = clustered(toy.dimension, 2700)
     monkeypatch.setattr("siamese_search.gallery.compaction.MANY_ITEMS", 500)
     monkeypatch.setattr("siamese_search.gallery.compaction.FEW_CHANGES", 50)
     monkeypatch.setattr("siamese_search.gallery.compaction.PENDING_AT_LEAST", 10)
@@ -251,12 +251,12 @@ def test_embeddings_that_come_in_blocks_are_written_a_few_times(
 
     monkeypatch.setattr(FaissEngine, "write", counting)
     with Gallery.open(tmp_path / "gallery", toy, background=background) as gallery:
-        for start in range(0, 4800, 60):
+        for start in range(0, 2700, 60):
             block = slice(start, start + 60)
             gallery.enroll_embeddings(vectors[block], names[block])
             pending = len(gallery) - gallery.info().indexed
             assert pending <= max(60, len(gallery) // 4)
-        assert sum(written) <= 6 * 4800  # after every block it would be 40 times
+        assert sum(written) <= 6 * 2700  # after every block it would be 22 times
         assert bool(elsewhere) == background
         assert gallery.check() == []
 
