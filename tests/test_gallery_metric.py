@@ -146,11 +146,45 @@ def test_scores_searches_and_self_tests_are_of_the_metric_and_samples_as_embedde
         best = [slow_best(stored(gallery), vectors, names, probe) for probe in probes[:3]]
         assert table.max(axis=1) == pytest.approx(np.array(best), abs=1e-5)
         assert len(called) == IDENTITIES
-        one = next(iter(gallery.left_out(rule="best")))
-        others = np.array([name != names[0] for name in names])
-        assert one.others[0].score == pytest.approx((moved[others] @ moved[0]).max(), abs=1e-5)
         drawn, embeddings = gallery.sample(10)
         assert embeddings.tolist() == vectors[[item.number - 1 for item in drawn]].tolist()
+
+
+def test_items_searched_without_themselves_score_as_what_was_never_seen(
+    folder: Path, split: Split, toy: Encoder
+) -> None:
+    vectors, names, probes, shown = split
+    with Gallery.open(folder, toy) as gallery:
+        assert not gallery.has_learned
+        gallery.calibrate(0.1)
+        assert gallery.has_learned
+        left_out = list(gallery.left_out(rule="best"))
+        assert sorted(one.item for one in left_out) == list(range(1, len(names) + 1))
+        own = np.mean([one.own for one in left_out if one.own is not None])
+        known = stored(gallery).apply(vectors) @ stored(gallery).apply(vectors).T
+        np.fill_diagonal(known, -1)
+        same = np.array(names)[:, None] == np.array(names)
+        asked = stored(gallery).apply(probes) @ stored(gallery).apply(vectors).T
+        theirs = np.array(shown)[:, None] == np.array(names)
+        unseen = np.where(theirs, asked, -1).max(axis=1).mean()
+        learned = np.where(same, known, -1).max(axis=1).mean()
+        assert abs(own - unseen) < 0.006 < learned - unseen
+
+
+def test_an_audit_finds_wrong_labels_that_the_gallery_has_learned_from(
+    tmp_path: Path, split: Split, toy: Encoder
+) -> None:
+    vectors, names = split[0], list(split[1])
+    wrong = list(range(0, 100, 10))
+    for item in wrong:
+        names[item] = names[(item + 3 * EACH) % len(names)]
+    with Gallery.open(tmp_path / "wrong", toy) as gallery:
+        gallery.enroll_embeddings(vectors, names)
+        before = {one.item - 1 for one in gallery.audit().suspects if one.doubt > 0}
+        gallery.calibrate(0.1)
+        assert gallery.has_learned
+        found = [one.item - 1 for one in gallery.audit().suspects if one.doubt > 0]
+        assert len(before & {*wrong}) == len({*found} & {*wrong}) == len(wrong)
 
 
 def test_answers_do_not_depend_on_the_index_file(folder: Path, split: Split, toy: Encoder) -> None:

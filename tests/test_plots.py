@@ -17,7 +17,7 @@ from siamese_search.arrays import FloatArray
 from siamese_search.cli import main
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import grids, likeness, own_scores, plots, portrait, score_plots
-from siamese_search.records import Progress
+from siamese_search.records import Progress, unwatched
 
 Pictures = Callable[..., Path]
 
@@ -82,7 +82,7 @@ def slow_scores(vectors: FloatArray) -> tuple[list[float], list[bool], list[tupl
 
 def test_own_scores_are_those_of_every_item_searched_without_itself(gallery: Gallery) -> None:
     own, right, others = slow_scores(clustered(8, 3, 2.5))
-    found = own_scores.own_scores(gallery, list(gallery.left_out()))
+    found = own_scores.own_scores(gallery, *own_scores.both_ways(gallery, unwatched))
     assert not found.calibrated
     assert found.threshold == gallery.encoder.threshold
     assert found.thresholds.keys() == {0.2, 0.3}  # 24 strangers tell no lower rate
@@ -93,7 +93,7 @@ def test_own_scores_are_those_of_every_item_searched_without_itself(gallery: Gal
     assert found.impostor == pytest.approx(np.array([first for first, _ in others]), abs=1e-5)
 
     calibration = gallery.calibrate(0.1, metric="none")
-    found = own_scores.own_scores(gallery, list(gallery.left_out()))
+    found = own_scores.own_scores(gallery, *own_scores.both_ways(gallery, unwatched))
     assert found.calibrated
     limit = calibration.thresholds[0.1]
     assert found.threshold == pytest.approx(limit)

@@ -127,14 +127,16 @@ class OwnScores:
         return sorted(found, key=lambda one: (-one.times, one.own, one.other))
 
 
-def left_out_of(gallery: Gallery, watch: Watcher) -> list[LeftOut]:
-    """The items, each searched without itself; UsageError for fewer than two identities."""
+def left_out_of(gallery: Gallery, watch: Watcher, strange: bool = False) -> list[LeftOut]:
+    """The items, each searched without itself, see ``Gallery.left_out``; UsageError for fewer than
+    two identities.
+    """
     if len(gallery.identities()) < 2:
         raise UsageError(
             f"{gallery.folder} has fewer than two identities: enrol more, to compare them"
         )
     found, total = [], min(SEARCHED, len(gallery))
-    for one in gallery.left_out(SEARCHED):
+    for one in gallery.left_out(SEARCHED, strange=strange):
         found.append(one)
         watch(Progress("searching", len(found), total))
     if not any(one.others for one in found):  # they have no embeddings
@@ -144,17 +146,27 @@ def left_out_of(gallery: Gallery, watch: Watcher) -> list[LeftOut]:
     return found
 
 
-def own_scores(gallery: Gallery, left_out: Sequence[LeftOut]) -> OwnScores:
-    """What decides, of items that were each searched without themselves."""
+def both_ways(gallery: Gallery, watch: Watcher) -> tuple[list[LeftOut], list[LeftOut]]:
+    """The items, each searched without itself, and as a stranger: of a gallery that has learned
+    nothing from them, these are the same. Raises UsageError for fewer than two identities.
+    """
+    left_out = left_out_of(gallery, watch)
+    return left_out, left_out_of(gallery, watch, strange=True) if gallery.has_learned else left_out
+
+
+def own_scores(
+    gallery: Gallery, left_out: Sequence[LeftOut], strange: Sequence[LeftOut]
+) -> OwnScores:
+    """What decides, of items that were searched ``both_ways``."""
     calibration, never = gallery.calibration, gallery.distractors()
-    seen = self_test(left_out, never)
+    seen = self_test(strange, never)
     own = [one for one in left_out if one.own is not None and one.identity not in never]
     genuine = np.array([one.own for one in own], np.float64)
     best_other = np.array([_best(one) for one in own], np.float64)
     right = genuine >= best_other
     impostor = seen.strangers
     if calibration is None:  # the score decides, but what is never named has none
-        best = np.array([_best(one) for one in left_out])
+        best = np.array([_best(one) for one in strange])
         impostor = np.where(np.isfinite(seen.strangers), best, -np.inf)
     else:
         genuine = evidence(genuine, best_other)

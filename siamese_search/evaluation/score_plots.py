@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from siamese_search.errors import UsageError
 from siamese_search.evaluation import metrics, plots, portrait
-from siamese_search.evaluation.own_scores import OwnScores, left_out_of, own_scores
+from siamese_search.evaluation.own_scores import OwnScores, both_ways, own_scores
 from siamese_search.evaluation.portrait import Extent, Portrait
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.records import LeftOut, Watcher
@@ -40,8 +40,8 @@ def draw_scores(gallery: Gallery, watch: Watcher = lambda progress: None) -> Por
 
     Raises UsageError for fewer than two identities.
     """
-    left_out = left_out_of(gallery, watch)
-    scores = own_scores(gallery, left_out)
+    left_out, strange = both_ways(gallery, watch)
+    scores = own_scores(gallery, left_out, strange)
     shown = scores.impostor[np.isfinite(scores.impostor)]
     with plots.style():
         figure = plots.figure(8, 4.5)
@@ -65,8 +65,8 @@ def draw_trade_off(
 
     Raises UsageError for fewer than two identities, and where none has two items.
     """
-    left_out = left_out_of(gallery, watch)
-    scores = own_scores(gallery, left_out)
+    left_out, strange = both_ways(gallery, watch)
+    scores = own_scores(gallery, left_out, strange)
     if scores.fnir is None:
         raise UsageError(
             f"no identity in {gallery.folder} has two items, to see whether one finds the other:"

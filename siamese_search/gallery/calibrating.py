@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
-from siamese_search.arrays import DoubleArray
+from siamese_search.arrays import DoubleArray, IntArray
 from siamese_search.decision import calibration, rules
 from siamese_search.decision.calibration import Evidence
 from siamese_search.decision.evidence import evidence_of, most_evident
@@ -38,6 +38,7 @@ from siamese_search.gallery.learning import (
     known_choice,
 )
 from siamese_search.gallery.ranking import Ranking
+from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.staleness import is_stale
 from siamese_search.pictures.read import content_hash, read_file
@@ -47,6 +48,7 @@ from siamese_search.records import (
     Calibration,
     Generation,
     ImageFile,
+    LeftOut,
     RebuildReport,
     Rejection,
     printable,
@@ -260,6 +262,16 @@ class Calibrating:
             found = self.now()
             return found.rule if found else rules.DEFAULT_RULE
         return rules.known_rule(rule)
+
+    def left_out(
+        self, test: SelfTest, items: IntArray, rule: str, strange: bool
+    ) -> Iterator[LeftOut]:
+        """See ``Gallery.left_out``."""
+        found = None
+        if self.learning.learned:
+            prior = self._active.now().encoder.prior
+            found = self.learning.left_out(prior, items, rule, strange)
+        return test.asked(items, rule) if found is None else found
 
     def in_words(self) -> str | None:
         """The rate, the rule and what evidence must reach, and whether that is stale; None where it

@@ -31,7 +31,7 @@ from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.opening import exists, opened_catalog, opened_encoder
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.rebuilding import rebuild
-from siamese_search.gallery.self_test import SelfTest
+from siamese_search.gallery.self_test import SelfTest, audited
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.gallery.upkeep import Upkeep
@@ -44,6 +44,7 @@ from siamese_search.records import (
     Identification,
     Item,
     LeftOut,
+    Progress,
     RebuildReport,
     Rejection,
     Verification,
@@ -292,7 +293,11 @@ class Gallery(Contents):
 
         ``duplicate`` is the cosine from which on two items count as the same picture.
         """
-        return self._self_test.audit(duplicate, rule, watch)
+        found: list[LeftOut] = []
+        for one in self.left_out(rule=rule):
+            found.append(one)
+            watch(Progress("auditing", len(found), len(self)))
+        return audited(found, self._self_test.alike(duplicate))
 
     def left_out(
         self,
@@ -300,16 +305,25 @@ class Gallery(Contents):
         rule: str | None = None,
         *,
         items: Sequence[int] | None = None,
+        strange: bool = False,
     ) -> Iterator[LeftOut]:
-        """The gallery's own items, each searched without itself: about ``limit`` of them, or those
-        of certain numbers, ascending.
+        """The gallery's own items in any order, each searched without itself: about ``limit`` of
+        them, or those of certain numbers.
 
-        ``rule`` is one of ``rules.RULES``, by default that of the calibration.
+        ``rule`` is one of ``rules.RULES``, by default that of the calibration. A metric that the
+        gallery has learned is learned again for it without a part of the items at a time, of which
+        these are asked: it would know them too well. For ``strange`` ones, who are asked for what
+        the others score, it is learned without all items of their identities.
         """
         rule = self._calibrating.rule(rule)
-        if items is None:
-            return self._self_test.left_out(rule, limit)
-        return self._self_test.asked(np.unique(np.asarray(items, np.int64)), rule)
+        test = self._self_test
+        asked = test.probes(limit) if items is None else np.unique(np.asarray(items, np.int64))
+        return self._calibrating.left_out(test, asked, rule, strange)
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether scores are those of a metric that the gallery has learned from its items."""
+        return self._calibrating.learning.learned
 
     def sample(self, limit: int, seed: int = 0) -> tuple[list[Item], FloatArray]:
         """Items drawn at random, or all where there are no more than ``limit``, by number.

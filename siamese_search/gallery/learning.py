@@ -190,10 +190,17 @@ class Trials:
         """Probes, ascending, each searched without itself under a metric that is fitted ``like``
         another, but without its identity if it is asked as a stranger, else without it alone.
         """
-        folds = self._folds(like, probes, by_item=not strange)
         if weight:
+            folds = self._folds(like, probes, by_item=not strange)
             return [one for test, a in folds for one in test.looked(a, rule, weight, strange)]
-        return [one for test, asked in folds for one in test.asked(asked, rule)]
+        return list(self.each_left_out(like, probes, rule, strange))
+
+    def each_left_out(
+        self, like: Metric | None, probes: IntArray, rule: str, strange: bool
+    ) -> Iterator[LeftOut]:
+        """The same one by one, by scores alone."""
+        for test, asked in self._folds(like, probes, by_item=not strange):
+            yield from test.asked(asked, rule)
 
     def looks(self, like: Metric | None, probes: IntArray, rule: str) -> list[Look]:
         """As ``left_out`` without the probe alone, each looked at closely."""
@@ -250,6 +257,30 @@ class Learning:
         if metric is None and state.metric is None:
             return Candidate(None, self._snapshots)
         return self._on_disk(state, metric)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the metric in use was fitted on the gallery's items.
+
+        Raises GalleryDamaged where it is not as it was stored.
+        """
+        _, metric = self._catalog.state_with_metric()
+        return metric is not None and metric.kind != "plain"
+
+    def left_out(
+        self, prior: Prior | None, probes: IntArray, rule: str, strange: bool
+    ) -> Iterator[LeftOut] | None:
+        """Probes, in any order, each searched without itself under a metric that is fitted like the
+        one in use, but without it, or as a stranger without its identity. None for more items than
+        are held in memory: there one item hardly matters.
+        """
+        state, metric = self._catalog.state_with_metric()
+        items, owners = self._catalog.identity_numbers()
+        if len(items) > HELD:
+            return None
+        held = self._held(state.generation, items, owners)
+        trials = Trials(self._catalog, self._snapshots.engine, state.generation, held, prior)
+        return trials.each_left_out(metric, probes, rule, strange)
 
     def _held(self, generation: Generation, items: IntArray, owners: IntArray) -> Held:
         numbers, vectors = self._catalog.vectors(generation, items)

@@ -24,8 +24,6 @@ from siamese_search.records import (
     Item,
     LeftOut,
     Match,
-    Progress,
-    Watcher,
 )
 from siamese_search.storage.catalog import Catalog
 
@@ -191,14 +189,6 @@ class SelfTest:
         second = np.searchsorted(numbers, np.where(others < 0, items, others))
         cosines = np.einsum("ij,ij->i", vectors[first], vectors[second])
         return np.where(others < 0, np.float32(-np.inf), cosines)
-
-    def audit(self, duplicate: float, rule: str, watch: Watcher) -> Audit:
-        """See ``Gallery.audit``."""
-        found, total = [], self._catalog.totals()[1]
-        for one in self.left_out(rule):
-            found.append(one)
-            watch(Progress("auditing", len(found), total))
-        return audited(found, self.alike(duplicate))
 
     def sample(self, limit: int, seed: int = 0) -> tuple[list[Item], FloatArray]:
         """Items drawn at random, or all where there are no more than ``limit``, by number.

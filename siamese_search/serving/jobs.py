@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from siamese_search.errors import SiaSearchError, UsageError
-from siamese_search.evaluation.own_scores import OwnScores, left_out_of, own_scores
+from siamese_search.evaluation.own_scores import OwnScores, both_ways, own_scores
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.records import Calibration, Progress, Watcher
 
@@ -184,7 +184,7 @@ def _audit(_: Jobs, __: Job, gallery: Gallery, watch: Watcher) -> Any:
 
 
 def _scores(jobs: Jobs, job: Job, gallery: Gallery, watch: Watcher) -> Any:
-    jobs.scores[job.gallery] = own_scores(gallery, left_out_of(gallery, watch))
+    jobs.scores[job.gallery] = own_scores(gallery, *both_ways(gallery, watch))
     return {"items": len(jobs.scores[job.gallery].impostor)}
 
 

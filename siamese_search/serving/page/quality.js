@@ -107,8 +107,7 @@ function drawn(context, scores, calibrate) {
         `threshold in use ${score(scores.threshold)} (${scores.standard})`), reset),
       h("p", { class: "facts" }, counted(own, "picture"), " searched without themselves",
         lost ? `; ${lost} of them look more like another identity, whatever the threshold` : "",
-        context.info.calibration?.metric == null ? "." : ". The gallery has learned from them how"
-          + " to compare, so pictures that it has never seen score less.")),
+        ".")),
     h("div", { class: "beside-each-other" },
       det && h("section", {}, h("h2", {}, "Trade-off"),
         h("p", { class: "key" }, h("span", { class: "used" }, "threshold in use"),
