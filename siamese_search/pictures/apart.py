@@ -44,7 +44,10 @@ DECODING: Final = "SIASEARCH_DECODING"
 WAYS: Final = ("here", "apart")
 
 BYTES_A_PIXEL: Final = 12
-"""What decoders may hold for each pixel of the cap; twice a file comes on top."""
+"""What decoders may hold for each pixel of the cap; the file, twice, comes on top."""
+
+WHOLE_BYTES_A_PIXEL: Final = 28
+"""The same where all of a picture is wanted: it is held in several modes."""
 
 _STARTING: Final = 60.0  # seconds for a worker to get ready
 _COMMAND: Final = (sys.executable, "-P", "-m", "siamese_search.pictures.worker")
@@ -65,9 +68,9 @@ def is_apart() -> bool:
     return asked == "apart"
 
 
-def memory_for(cap: int | None) -> int | None:
+def memory_for(cap: int | None, each: int = BYTES_A_PIXEL) -> int | None:
     """The bytes that decoding may take under a cap on pixels; None where there is no cap."""
-    return None if cap is None else BYTES_A_PIXEL * cap + 2 * MAX_FILE_BYTES
+    return None if cap is None else each * cap + 2 * MAX_FILE_BYTES
 
 
 def send(connection: socket.socket, head: Mapping[str, Any], body: bytes = b"") -> None:
@@ -117,18 +120,23 @@ class _Worker:
         threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # there are many workers
         try:
             self._socket, theirs = socket.socketpair()
-            with theirs:
-                self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                    command,
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,  # until it is ready
-                    cwd=PACKAGE,
-                    env=os.environ | settings | threads,
-                    process_group=0,  # Ctrl-C is not meant for it
-                )
         except OSError as error:
             raise _unavailable(error.strerror or str(error)) from error
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,  # until it is ready
+                cwd=PACKAGE,
+                env=os.environ | settings | threads,
+                process_group=0,  # Ctrl-C is not meant for it
+            )
+        except OSError as error:
+            self._socket.close()
+            raise _unavailable(error.strerror or str(error)) from error
+        finally:
+            theirs.close()
         self._ready = False
 
     @property
@@ -183,8 +191,10 @@ class _Worker:
             return np.frombuffer(body, np.uint8).reshape(answer["shape"])
         except TimeoutError as error:
             raise _too_slow(limits) from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except OSError as error:
             raise self._death(limits) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise _DiedSuddenly("its decoder gives an answer that is none") from error
         finally:
             if held:
                 large.release()
@@ -295,7 +305,8 @@ class Decoders(Followed):
     def _pixels(self, how: Mapping[str, Any], data: bytes, most: int) -> Pixels:
         """The pixels that a worker makes of a file, ``most`` bytes of them at most."""
         cap = most_pixels()
-        size = self._limits.memory or memory_for(cap)
+        each = BYTES_A_PIXEL if how else WHOLE_BYTES_A_PIXEL
+        size = self._limits.memory or memory_for(cap, each)
         request = {**how, "cap": cap, "memory": size, "seconds": self._limits.seconds}
         with self._slot():
             try:
