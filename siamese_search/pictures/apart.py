@@ -7,20 +7,19 @@ worker and refuses a picture; the process that asked goes on. Knows nothing of f
 from __future__ import annotations
 
 import atexit
-import json
 import math
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
-from typing import IO, TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from PIL import Image
@@ -29,6 +28,7 @@ from siamese_search.errors import ImageError, RuntimeUnavailable, UsageError
 from siamese_search.forks import Followed
 from siamese_search.machine import PACKAGE, cores, import_path, memory
 from siamese_search.pictures.limits import PIXELS, most_pixels
+from siamese_search.pictures.messages import Connection
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.read import MAX_FILE_BYTES
 from siamese_search.pictures.regions import Box
@@ -51,8 +51,6 @@ WHOLE_BYTES_A_PIXEL: Final = 28
 
 _STARTING: Final = 60.0  # seconds for a worker to get ready
 _COMMAND: Final = (sys.executable, "-P", "-m", "siamese_search.pictures.worker")
-_SIZES: Final = struct.Struct("!IQ")  # of a message's head, which is JSON, and of its body
-_MOST_HEAD: Final = 1 << 16
 
 
 def is_apart() -> bool:
@@ -71,23 +69,6 @@ def is_apart() -> bool:
 def memory_for(cap: int | None, each: int = BYTES_A_PIXEL) -> int | None:
     """The bytes that decoding may take under a cap on pixels; None where there is no cap."""
     return None if cap is None else each * cap + 2 * MAX_FILE_BYTES
-
-
-def send(connection: socket.socket, head: Mapping[str, Any], body: bytes = b"") -> None:
-    """Send a message: some facts, and bytes."""
-    text = json.dumps(head).encode()
-    connection.sendall(_SIZES.pack(len(text), len(body)) + text)
-    connection.sendall(body)
-
-
-def receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
-    """The next message; None where nobody sends any more."""
-    sizes = stream.read(_SIZES.size)
-    if len(sizes) < _SIZES.size:
-        return None
-    length, size = _SIZES.unpack(sizes)
-    text, body = stream.read(length), stream.read(size)
-    return (json.loads(text), body) if len(body) == size else None
 
 
 @dataclass(frozen=True)
@@ -114,12 +95,12 @@ class _DiedSuddenly(_Died):
 class _Worker:
     """A process that decodes one picture at a time, until it is left alone."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], limits: Limits) -> None:
         """Starts it, and does not wait. Raises RuntimeUnavailable where there can be none."""
         settings = {"PYTHONPATH": import_path(), DECODING: "here", PIXELS: ""}
         threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # there are many workers
         try:
-            self._socket, theirs = socket.socketpair()
+            ours, theirs = socket.socketpair()
         except OSError as error:
             raise _unavailable(error.strerror or str(error)) from error
         try:
@@ -133,10 +114,12 @@ class _Worker:
                 process_group=0,  # Ctrl-C is not meant for it
             )
         except OSError as error:
-            self._socket.close()
+            ours.close()
             raise _unavailable(error.strerror or str(error)) from error
         finally:
             theirs.close()
+        self._limits = limits
+        self._connection = Connection(ours, limits.in_all)
         self._ready = False
 
     @property
@@ -153,7 +136,7 @@ class _Worker:
         assert self._process.stderr is not None
         with self._process.stderr as said:
             try:
-                self._receive(time.monotonic() + _STARTING, 0)
+                self._connection.receive(0, time.monotonic() + _STARTING)
             except (OSError, ValueError) as error:
                 self._process.kill()
                 last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -161,12 +144,7 @@ class _Worker:
         self._ready = True
 
     def ask(
-        self,
-        request: Mapping[str, Any],
-        data: bytes,
-        limits: Limits,
-        most: int,
-        large: threading.Lock,
+        self, request: Mapping[str, Any], data: bytes, most: int, large: threading.Lock
     ) -> Pixels | str:
         """The pixels of a file, ``most`` bytes of them at most; or why it is refused.
 
@@ -174,56 +152,37 @@ class _Worker:
         """
         held = False
         try:
-            self._socket.settimeout(limits.in_all)
-            until = time.monotonic() + limits.in_all
-            send(self._socket, request, data)
-            answer, body = self._receive(until, most)
+            until = time.monotonic() + self._limits.in_all
+            self._connection.send(request, data, until)
+            answer, content = self._connection.receive(most, until)
             if "large" in answer:
                 held = large.acquire()
-                until = time.monotonic() + limits.in_all
-                send(self._socket, {})
-                answer, body = self._receive(until, most)
+                until = time.monotonic() + self._limits.in_all
+                self._connection.send({}, until=until)
+                answer, content = self._connection.receive(most, until)
             if "memory" in answer:
                 size = request["memory"] or memory()
                 raise _Died(f"its decoder needs more than {size / 1e9:.1f} GB of memory")
             if "refused" in answer:
                 return str(answer["refused"])
-            return np.frombuffer(body, np.uint8).reshape(answer["shape"])
+            return np.frombuffer(content, np.uint8).reshape(answer["shape"])
         except TimeoutError as error:
-            raise _too_slow(limits) from error
+            raise _too_slow(self._limits) from error
         except OSError as error:
-            raise self._death(limits) from error
+            raise self._death() from error
         except (ValueError, TypeError, KeyError) as error:
             raise _DiedSuddenly("its decoder gives an answer that is none") from error
         finally:
             if held:
                 large.release()
 
-    def _receive(self, until: float, most: int) -> tuple[dict[str, Any], bytearray]:
-        """The next message. Raises OSError, TimeoutError, or ValueError for what is none."""
-        length, size = _SIZES.unpack(self._read(_SIZES.size, until))
-        if length > _MOST_HEAD or size > most:
-            raise ValueError("it sends too much")
-        return dict(json.loads(self._read(length, until))), self._read(size, until)
-
-    def _read(self, size: int, until: float) -> bytearray:
-        data = bytearray(size)
-        left = memoryview(data)
-        while left:
-            self._socket.settimeout(max(0.001, until - time.monotonic()))
-            count = self._socket.recv_into(left)
-            if not count:
-                raise ConnectionError("it ended")
-            left = left[count:]
-        return data
-
-    def _death(self, limits: Limits) -> _Died:
+    def _death(self) -> _Died:
         """What it has died of."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         code = self._process.poll()
         if code == -signal.SIGPROF:
-            return _too_slow(limits)
+            return _too_slow(self._limits)
         how = f" ({signal.Signals(-code).name})" if code and code < 0 else ""
         return _DiedSuddenly(f"its decoder crashed{how}")
 
@@ -239,7 +198,7 @@ class _Worker:
         self._process.returncode = 0  # never to be waited for
 
     def _close(self) -> None:
-        self._socket.close()
+        self._connection.close()
         if self._process.stderr is not None:
             self._process.stderr.close()
 
@@ -263,7 +222,7 @@ class Decoders(Followed):
     def _renew(self) -> None:
         self._lock = threading.Lock()
         self._large = threading.Lock()
-        self._slots: threading.Semaphore | None = None
+        self._slots: SimpleQueue[None] | None = None
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
 
@@ -276,7 +235,7 @@ class Decoders(Followed):
     def decode(self, data: bytes, preprocessing: Preprocessing, box: Box | None = None) -> Pixels:
         """As ``render.decode``; ImageError also where the decoder died, or took too much."""
         shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
-        how = {"preprocessing": asdict(preprocessing), "box": box}
+        how = {"preprocessing": vars(preprocessing), "box": box}
         pixels = self._pixels(how, data, math.prod(shape))
         if pixels.shape != shape:
             raise ImageError("its decoder gives other pixels than it should")
@@ -320,7 +279,7 @@ class Decoders(Followed):
     def _asked(self, worker: _Worker, request: Mapping[str, Any], data: bytes, most: int) -> Pixels:
         try:
             worker.wait_until_ready()
-            answer = worker.ask(request, data, self._limits, most, self._large)
+            answer = worker.ask(request, data, most, self._large)
         except BaseException:  # also Ctrl-C: half of an answer may be underway
             self._end(worker)
             raise
@@ -329,12 +288,21 @@ class Decoders(Followed):
             raise ImageError(answer)
         return answer
 
-    def _slot(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        """While one of the workers may be asked."""
         with self._lock:
             if self._slots is None:
-                self._slots = threading.Semaphore(self._most or cores())
+                self._slots = SimpleQueue()
+                for _ in range(self._most or cores()):
+                    self._slots.put(None)
                 atexit.register(self.close)
-            return self._slots
+            slots = self._slots
+        slots.get()
+        try:
+            yield
+        finally:
+            slots.put(None)
 
     def _taken(self) -> _Worker:
         """A worker that is idle, the one that was busy last; or a new one."""
@@ -348,7 +316,7 @@ class Decoders(Followed):
             self._end(worker)
 
     def _started(self) -> _Worker:
-        worker = _Worker(self._command)
+        worker = _Worker(self._command, self._limits)
         self._workers.add(worker)
         return worker
 

@@ -9,13 +9,13 @@ import os
 import signal
 import socket
 from contextlib import suppress
-from typing import IO, Any
+from typing import Any
 
 from PIL import Image
 
 from siamese_search.errors import ImageError
 from siamese_search.pictures import render
-from siamese_search.pictures.apart import receive, send
+from siamese_search.pictures.messages import Connection
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.regions import Box
 
@@ -28,16 +28,14 @@ except ImportError:  # not on every system
 class _Turn:
     """Held for a large picture: the other process says when it may be decoded."""
 
-    def __init__(self, connection: socket.socket, stream: IO[bytes]) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stream = stream
         self.has_come = False
 
     def __enter__(self) -> None:
         if not self.has_come:
-            send(self._connection, {"large": True})
-            if receive(self._stream) is None:
-                os._exit(0)
+            self._connection.send({"large": True})
+            self._connection.receive()
             self.has_come = True
 
     def __exit__(self, *exception: object) -> None:
@@ -49,19 +47,21 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if resource is not None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    connection = socket.socket(fileno=os.dup(0))
-    stream = connection.makefile("rb")
-    turn = _Turn(connection, stream)
+    connection = Connection(socket.socket(fileno=os.dup(0)))
+    turn = _Turn(connection)
     render.large = turn
     # From here on nobody reads what libraries have to say.
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 2)
-    send(connection, {})
-    with suppress(OSError):  # the other process is gone
-        while asked := receive(stream):
+    with suppress(ConnectionError):  # the other process is gone
+        connection.send({})
+        while True:
+            request, content = connection.receive()
+            data = bytes(content)
+            del content  # a file may be large
             turn.has_come = False
-            send(connection, *_answer(*asked))
+            connection.send(*_answer(request, data))
     os._exit(0)  # at once: there is nothing to tidy up
 
 
