@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 from bad_pictures import HARM, harmed, photo, pictures
 from conftest import picture
+from loading import Server, drawn
 from PIL import Image
 
 from siamese_search import Encoder, Gallery
@@ -336,6 +338,24 @@ def test_every_picture_of_an_enrolment_is_accounted_for_once(toy: Encoder, tmp_p
         embedded = gallery.encoder.embed([folder / "good-3.png"])
     os.environ[DECODING] = "here"
     assert np.array_equal(embedded, toy.embed([folder / "good-3.png"]))
+
+
+def test_a_server_decodes_apart_and_its_workers_end_with_it(toy: Encoder, tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn")
+    with Gallery.open(tmp_path / "shop", toy) as gallery:
+        gallery.enroll([picture(1)], label="one")
+    server = Server(tmp_path / "shop")
+    try:
+        workers = psutil.Process(server.process.pid).children()
+        assert "siamese_search.pictures.worker" in workers[0].cmdline()
+        os.kill(workers[0].pid, signal.SIGKILL)
+        with server.client() as client:
+            _, found = client.send("/identify", [drawn(1), b"no picture"])
+        assert [answer.get("identity") for answer in found["answers"]] == ["one", None]
+        workers = psutil.Process(server.process.pid).children()
+    finally:
+        server.kill()
+    assert all(is_gone(worker.pid) for worker in workers)
 
 
 def test_a_place_to_decode_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
