@@ -216,6 +216,7 @@ class Decoders(Followed):
         self._limits = limits or Limits()
         self._most = most
         self._command = command
+        self._closes = False  # at the end of this process
         self._renew()
         self.follow_forks()
 
@@ -296,7 +297,6 @@ class Decoders(Followed):
                 self._slots = SimpleQueue()
                 for _ in range(self._most or cores()):
                     self._slots.put(None)
-                atexit.register(self.close)
             slots = self._slots
         slots.get()
         try:
@@ -317,6 +317,9 @@ class Decoders(Followed):
 
     def _started(self) -> _Worker:
         worker = _Worker(self._command, self._limits)
+        if not self._closes:
+            self._closes = True
+            atexit.register(self.close)
         self._workers.add(worker)
         return worker
 
