@@ -1,6 +1,6 @@
 """How fast does the server answer, against the same pictures asked without it?
 
-    python benchmarks/serving.py [--clients 64] [--seconds 20]
+    python benchmarks/serving.py [--clients 64] [--seconds 20] [--decoding]
 
 A gallery of grocery photos is served on this machine; clients ask about other photos, one each a
 request, over connections of their own. *Offline* is ``Gallery.identify_each`` over the same photos
@@ -8,12 +8,17 @@ in the same run, in turns with the others. *Beyond the encoder*: a single client
 that decoding and embedding one photo takes here. *At half the rate*: requests arrive at random
 (Poisson) at half the rate that all clients together have reached, whether or not earlier ones are
 answered, and their times count from when they were due.
+
+The server decodes in processes of their own, as by default. With ``--decoding`` something else is
+measured: what that costs, against decoding in the server's process, in turns; also for enrolment.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
+import os
 import random
 import socket
 import statistics
@@ -27,9 +32,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import uvicorn
-from common import grocery_split, parser, table, write_results
+from common import grocery_split, interleaved, parser, seconds, table, write_results
 
 from siamese_search import Encoder, Gallery
+from siamese_search.pictures.apart import DECODING, WAYS
 from siamese_search.records import ImageFile
 from siamese_search.serving.app import application
 
@@ -147,13 +153,65 @@ def percentile(taken: list[float], share: float) -> float:
     return 1000 * sorted(taken)[min(len(taken) - 1, int(share * len(taken)))]
 
 
+def compare_decoding(encoder: Encoder, options: argparse.Namespace) -> None:
+    """Print and note what decoding apart costs."""
+    photos = [ImageFile(p.path, p.fine) for p in grocery_split("train")[: options.photos]]
+    bodies = [body_of(Path(p.path).read_bytes()) for p in grocery_split("test")[:800]]
+    each: float = options.seconds / options.repeats
+
+    def enroll(decoding: str) -> float:
+        os.environ[DECODING] = decoding
+        with tempfile.TemporaryDirectory() as place, Gallery.open(place, encoder) as gallery:
+            return len(photos) / seconds(lambda: gallery.enroll_found(photos))
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place, "shop")
+        with Gallery.open(folder, encoder) as gallery:
+            gallery.enroll_found(photos)
+        with served(folder) as port:
+
+            def ask(decoding: str, clients: int) -> list[float]:
+                os.environ[DECODING] = decoding
+                return load(port, "shop", bodies, clients, each)
+
+            def throughput(decoding: str) -> float:
+                return len(ask(decoding, options.clients)) / each
+
+            def latency(decoding: str) -> float:
+                return percentile(ask(decoding, 1), 0.5)
+
+            whats = {"enrolled": enroll, "all clients": throughput, "one client": latency}
+            tasks: dict[str, Callable[[], float]] = {
+                f"{what} {way}": partial(task, way) for what, task in whats.items() for way in WAYS
+            }
+            raw = interleaved(tasks, options.repeats, warmups=1)
+    rows = []
+    for what, unit in (
+        ("enrolled", "photos a second"),
+        ("all clients", "photos a second"),
+        ("one client", "ms, median"),
+    ):
+        here, there = (raw[f"{what} {way}"] for way in WAYS)
+        pairs = [b / a for a, b in zip(here, there, strict=True)]
+        middle = [f"{statistics.median(series):.1f}" for series in (here, there, pairs)]
+        middle[2] = f"{statistics.median(pairs):.3f} ({min(pairs):.2f} to {max(pairs):.2f})"
+        rows.append((f"{what}, {unit}", *middle))
+    table("Decoding apart", ("what", "here", "apart", "apart / here"), rows)
+    write_results("serving_decoding", options.encoder, {"clients": options.clients, "raw": raw})
+
+
 def main() -> None:
     arguments = parser(__doc__, repeats=4)
     arguments.add_argument("--clients", type=int, default=64)
     arguments.add_argument("--seconds", type=float, default=20.0, help="of load, in all")
     arguments.add_argument("--seed", type=int, default=1, help="of the arrivals")
+    arguments.add_argument("--decoding", action="store_true", help="what decoding apart costs")
+    arguments.add_argument("--photos", type=int, default=600, help="that are enrolled for that")
     options = arguments.parse_args()
     encoder = Encoder.open(options.encoder)
+    if options.decoding:
+        compare_decoding(encoder, options)
+        return
     enrolled = [ImageFile(p.path, p.fine) for p in grocery_split("train")]
     asked = [Path(photo.path).read_bytes() for photo in grocery_split("test")[:800]]
     bodies = [body_of(data) for data in asked]
@@ -172,6 +230,7 @@ def main() -> None:
                 load(port, "shop", bodies, 4, 2)  # warms up
                 # In turns, since a busy spell of the machine should hit all of them.
                 for turn in range(options.repeats + 1):
+                    os.environ[DECODING] = "here"
                     begun = time.perf_counter()
                     for _ in gallery.identify_each(asked):
                         pass
@@ -182,6 +241,7 @@ def main() -> None:
                         begun = time.perf_counter()
                         encoder.describe([data])
                         alone.append(time.perf_counter() - begun)
+                    os.environ[DECODING] = "apart"
                     single += load(port, "shop", bodies, 1, each)
                     answered = load(port, "shop", bodies, clients, each)
                     many += answered

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
+PACKAGE = Path(__file__).parents[1]  # the folder that siamese_search lies in
 
 
 def cores() -> int:
@@ -63,6 +64,14 @@ def _groups() -> Iterator[Path]:
     for folder in own.parents:
         if folder == GROUPS or GROUPS in folder.parents:
             yield folder
+
+
+def import_path() -> str:
+    """For processes that are started: this package, and of ``PYTHONPATH`` what does not depend on
+    the current folder.
+    """
+    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([str(PACKAGE), *filter(os.path.isabs, places)])
 
 
 def give_back_memory() -> None:

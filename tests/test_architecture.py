@@ -127,6 +127,10 @@ def test_each_library_has_its_modules(library: str) -> None:
             ["torch", "onnxruntime", "openvino", "sqlite_utils"],
         ),
         ("import siamese_search.serving.app", ["torch", "matplotlib", "sklearn"]),
+        (
+            "import siamese_search.pictures.worker",
+            ["torch", "faiss", "onnxruntime", "openvino", "sqlite3", "typer"],
+        ),
     ],
 )
 def test_heavy_libraries_load_only_when_needed(statement: str, absent: list[str]) -> None:

@@ -32,6 +32,13 @@ def cosine(option: typer.CallbackParam, value: float | None) -> float | None:
     return value
 
 
+def way_to_decode(option: typer.CallbackParam, value: str | None) -> str | None:
+    """The value of an option that says where pictures are decoded. Raises UsageError for others."""
+    if value not in (None, "here", "apart"):
+        raise UsageError(f"--{option.name} is {value!r}: choose here or apart")
+    return value
+
+
 GalleryOption = Annotated[
     Path,
     typer.Option(
@@ -49,6 +56,17 @@ DeviceOption = Annotated[
         envvar="SIASEARCH_DEVICE",
         metavar="auto|cpu|cuda|mps",
         help="What runs the encoder; auto takes a GPU that torch sees.",
+    ),
+]
+DecodingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--decoding",
+        envvar="SIASEARCH_DECODING",
+        metavar="here|apart",
+        callback=way_to_decode,
+        help="Where pictures are decoded: here, or apart, in processes of their own. Then a file"
+        " that crashes or blocks its decoder is refused, and the others go on.",
     ),
 ]
 JsonOption = Annotated[
@@ -88,6 +106,12 @@ LINE_SECONDS = 10.0  # between two lines of progress
 _STEERING = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]"
 )
+
+
+def decode_as(decoding: str | None) -> None:
+    """Have this process decode pictures here or apart from now on; None leaves it as it is."""
+    if decoding is not None:
+        os.environ["SIASEARCH_DECODING"] = decoding
 
 
 def open_gallery(folder: Path, encoder: str | None = None, device: str | None = None) -> Gallery:

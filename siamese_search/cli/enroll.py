@@ -14,11 +14,13 @@ import typer
 from siamese_search.cli.common import (
     DEFAULT_ENCODER,
     DEFAULT_GALLERY,
+    DecodingOption,
     DeviceOption,
     EncoderOption,
     GalleryOption,
     JsonOption,
     YesOption,
+    decode_as,
     name_rejections,
     note,
     print_json,
@@ -77,6 +79,7 @@ def add(
     ] = False,
     yes: YesOption = False,
     device: DeviceOption = None,
+    decoding: DecodingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Enrol images; makes the gallery if there is none.
@@ -89,6 +92,7 @@ def add(
     """
     from siamese_search.gallery.gallery import Gallery
 
+    decode_as(decoding)
     if from_query is not None and (paths or manifest is not None):
         raise UsageError("--from-query names the images itself: enrol others by another `add`")
     if from_query is not None and label is None:

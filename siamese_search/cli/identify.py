@@ -22,6 +22,7 @@ from siamese_search.cli.asking import (
 )
 from siamese_search.cli.common import (
     DEFAULT_GALLERY,
+    DecodingOption,
     DeviceOption,
     EncoderOption,
     GalleryOption,
@@ -31,6 +32,7 @@ from siamese_search.cli.common import (
     ThresholdOption,
     conditions,
     cosine,
+    decode_as,
     encoder_for,
     name_rejections,
     near,
@@ -111,6 +113,7 @@ def query(
     ] = False,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
+    decoding: DecodingOption = None,
     paths_from: Annotated[
         bool,
         typer.Option(
@@ -143,6 +146,7 @@ def query(
     from siamese_search.errors import ImageError
     from siamese_search.records import Rejection, printable
 
+    decode_as(decoding)
     wanted = conditions(where) if where else None
     rejected: list[Rejection] = []
     kept = 0

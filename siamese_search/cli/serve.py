@@ -9,7 +9,13 @@ from typing import Annotated
 
 import typer
 
-from siamese_search.cli.common import DEFAULT_GALLERY, DeviceOption, note
+from siamese_search.cli.common import (
+    DEFAULT_GALLERY,
+    DecodingOption,
+    DeviceOption,
+    decode_as,
+    note,
+)
 from siamese_search.errors import RuntimeUnavailable, UsageError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -53,6 +59,7 @@ def serve(
         bool, typer.Option("--read-only", help="Answer, but let nobody change anything.")
     ] = False,
     device: DeviceOption = None,
+    decoding: DecodingOption = "apart",
 ) -> None:
     """Serve galleries over HTTP, with a page to identify, enrol and tidy up by looking.
 
@@ -68,8 +75,10 @@ def serve(
             f"{host} can be reached from elsewhere, so a token is needed: write one of {FEWEST}"
             " characters or more to a file that only you can read, and name it by --token-file"
         )
+    decode_as(decoding)
     import uvicorn
 
+    from siamese_search.pictures import apart
     from siamese_search.serving import connections
     from siamese_search.serving.app import application
 
@@ -77,6 +86,8 @@ def serve(
     folders = gallery or [Path(os.environ.get("SIASEARCH_GALLERY") or DEFAULT_GALLERY)]
     app = application(folders, names, token, read_only, device=device, cors=cors or ())
     connections.make_room()
+    if apart.is_apart():
+        apart.DECODERS.start()
     address = f"[{host}]" if ":" in host else host
     config = uvicorn.Config(app, host=host, port=port, **connections.SETTINGS)
     server = uvicorn.Server(config)

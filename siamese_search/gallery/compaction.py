@@ -23,6 +23,7 @@ from siamese_search.files import delete, is_left_behind, left_alone, sync_folder
 from siamese_search.gallery.copies import sweep_copies, sweep_kept
 from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of, names_index
 from siamese_search.index import Previous, Wanted, Written
+from siamese_search.machine import PACKAGE, import_path
 from siamese_search.records import Snapshot
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.database import LOCK_NAME
@@ -30,7 +31,6 @@ from siamese_search.storage.generations import MetricChanged, State
 
 log = logging.getLogger("siasearch")
 
-PACKAGE = Path(__file__).parents[2]
 
 # Changes to fold in before compaction pays: an eighth of the base keeps its cost per item constant,
 # but what is pending must be read on opening, and is searched in full.
@@ -247,7 +247,7 @@ class Compaction:
                 stdout=nowhere,
                 stderr=said,
                 cwd=PACKAGE,
-                env=os.environ | {"PYTHONPATH": _import_path()},
+                env=os.environ | {"PYTHONPATH": import_path()},
                 start_new_session=True,
             )
         except OSError as error:
@@ -317,9 +317,3 @@ def _indexed(state: State) -> int:
 def _siasearch() -> tuple[str, ...]:
     """This siasearch as a command; ``-P``: what lies in the current folder is not imported."""
     return sys.executable, "-P", "-m", "siamese_search"
-
-
-def _import_path() -> str:
-    """This package, and of ``PYTHONPATH`` what does not depend on the current folder."""
-    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return os.pathsep.join([str(PACKAGE), *filter(os.path.isabs, places)])

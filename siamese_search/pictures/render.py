@@ -10,7 +10,7 @@ import math
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.machine import give_back_memory
-from siamese_search.pictures import colour
+from siamese_search.pictures import apart, colour
 from siamese_search.pictures.containers import open_image, pixels_at_once, recognise
 from siamese_search.pictures.directory import orientation_of
 from siamese_search.pictures.jpeg import Jpeg
@@ -46,8 +46,10 @@ TRIM_LEAST: Final = 0.25
 TRIM_RESERVE: Final = 8
 """How many times the target's long side a picture that is trimmed keeps before."""
 
+large: AbstractContextManager[object] = threading.RLock()
+"""Held while a large picture is decoded; a process that decodes for another has its own."""
+
 _REDUCING_GAP: Final = 3.0
-_LARGE = threading.RLock()
 _SHARED = threading.Lock()
 _RESAMPLING: Final = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -90,9 +92,12 @@ def decode(
 
     Raises ImageError if the contents are no image of a supported format, are damaged or cut
     short, or claim more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, which is read at each call; and
-    where the box does not lie within the upright picture.
+    where the box does not lie within the upright picture. Where ``SIASEARCH_DECODING`` is
+    ``apart``, another process decodes, see :class:`~siamese_search.pictures.apart.Decoders`.
     """
     kind = recognise(data)
+    if apart.is_apart():
+        return apart.DECODERS.decode(data, preprocessing, box)
     with _as_image_error(f"damaged {kind} file"), _alone(pixels_at_once(kind, data)):
         image, orientation = open_image(kind, data)
         pixels = _render(image, preprocessing, orientation, box, ours=True)
@@ -128,6 +133,8 @@ def upright(image: Any) -> Image.Image:
     data = file_bytes(image)
     if data is not None:
         kind = recognise(data)
+        if apart.is_apart():
+            return apart.DECODERS.upright(data)
         with _as_image_error(f"damaged {kind} file"), _alone(pixels_at_once(kind, data)):
             opened, orientation = open_image(kind, data)
             return _whole(opened, orientation)
@@ -196,7 +203,7 @@ def _alone(pixels: int) -> Iterator[None]:
     if pixels <= LARGE_PIXELS:
         yield
         return
-    with _LARGE:
+    with large:
         try:
             yield
         finally:
