@@ -12,9 +12,21 @@ from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
 
+_shares = [1]  # that the cores are divided into, of which this process takes one
+
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process should keep busy: its share of all that it may use."""
+    return max(1, all_cores() // _shares[0])
+
+
+def take_share(of: int) -> None:
+    """Have this process take one of so many equal shares of the cores, from now on."""
+    _shares[0] = of
+
+
+def all_cores() -> int:
+    """How many cores this process may use, with those that it shares them with."""
     count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))

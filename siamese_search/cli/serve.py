@@ -52,6 +52,13 @@ def serve(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Answer, but let nobody change anything.")
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Have so many processes identify, at most one a core. Default: the server does.",
+        ),
+    ] = 0,
     device: DeviceOption = None,
 ) -> None:
     """Serve galleries over HTTP, with a page to identify, enrol and tidy up by looking.
@@ -75,7 +82,9 @@ def serve(
 
     names = [*LOOPBACK, host, *(allow or [])]
     folders = gallery or [Path(os.environ.get("SIASEARCH_GALLERY") or DEFAULT_GALLERY)]
-    app = application(folders, names, token, read_only, device=device, cors=cors or ())
+    app = application(
+        folders, names, token, read_only, device=device, cors=cors or (), workers=workers
+    )
     connections.make_room()
     address = f"[{host}]" if ":" in host else host
     config = uvicorn.Config(app, host=host, port=port, **connections.SETTINGS)
