@@ -172,7 +172,7 @@ def test_without_a_worker_the_server_is_not_ready(
         refused = client.post(f"{AT}/identify", files=parts(drawn(0)))
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
         assert client.get(AT).is_success
-        assert becomes(lambda: "a worker cannot be started: it ended as it started" in caplog.text)
+        assert becomes(lambda: "a worker has ended before it was ready" in caplog.text)
     assert becomes(lambda: client.get("/ready").is_success)
     assert client.post(f"{AT}/identify", files=parts(drawn(0))).is_success
 

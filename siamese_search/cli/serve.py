@@ -56,7 +56,7 @@ def serve(
         int,
         typer.Option(
             metavar="N",
-            help="Have so many processes identify, at most one a core. Default: the server does.",
+            help="Have so many processes identify, 64 at most. They share the cores. 0: none.",
         ),
     ] = 0,
     device: DeviceOption = None,

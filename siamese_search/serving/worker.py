@@ -33,8 +33,8 @@ def work(connection: Connection[Any, Any]) -> None:
     take_share(shares)
     try:
         host = Host(folders, read_only=True, device=device)
-    except SiaSearchError as error:
-        connection.send(error)
+    except Exception as error:
+        connection.send(error if isinstance(error, SiaSearchError) else SiaSearchError(repr(error)))
         return
     for hosted in host.galleries.values():
         with suppress(SiaSearchError):  # whoever asks is told
@@ -62,9 +62,14 @@ def main() -> None:
     """Work for the server that has started this process."""
     logging.config.dictConfig(logs.CONFIG)
     give_back_large_blocks()
-    with suppress(EOFError, OSError):
+    try:
         work(Connection(0))
-    os._exit(0)  # nobody waits for what it is doing, and it has nothing to lose
+    except (EOFError, OSError):  # the server has ended
+        pass
+    except BaseException:
+        log.exception("a worker fails")
+    finally:
+        os._exit(0)  # nobody waits for what it is doing, and it has nothing to lose
 
 
 if __name__ == "__main__":

@@ -170,14 +170,15 @@ class _Worker:
         while not self._closed:
             failed = self._live()
             if not self.opened.done():
-                self.opened.set_exception(failed or SiaSearchError("a worker ended as it started"))
+                assert failed is not None
+                self.opened.set_exception(failed)
                 return
             with self._changed:
                 if self._closed:
                     return
                 self.restarts += 1
                 if failed is not None:
-                    log.error("a worker cannot be started: %s", failed)
+                    log.error("a worker cannot be started again: %s", failed)
                     self._changed.wait_for(lambda: self._closed, PAUSE)
 
     def _live(self) -> SiaSearchError | None:
@@ -190,7 +191,7 @@ class _Worker:
             self._process = process
             if self._closed:
                 process.kill()
-        failed: SiaSearchError | None = SiaSearchError("it ended as it started")
+        failed: SiaSearchError | None = SiaSearchError("a worker has ended before it was ready")
         try:
             failed = process.open(self._opening)
             if failed is None:
@@ -200,8 +201,10 @@ class _Worker:
                 if not self.opened.done():
                     self.opened.set_result(None)
                 process.listen()
-        except (EOFError, OSError):
+        except (EOFError, OSError):  # it has ended
             pass
+        except Exception:  # too little memory for an answer, say
+            log.exception("a worker cannot be understood")
         with self._changed:
             self.is_ready, self._process = False, None
             # Among suspects, nothing else was underway.
