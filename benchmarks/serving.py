@@ -1,6 +1,6 @@
 """How fast does the server answer, against the same pictures asked without it?
 
-    python benchmarks/serving.py [--clients 64] [--seconds 20] [--decoding]
+    python benchmarks/serving.py [--clients 64] [--seconds 20] [--decoding | --workers 1 2]
 
 A gallery of grocery photos is served on this machine; clients ask about other photos, one each a
 request, over connections of their own. *Offline* is ``Gallery.identify_each`` over the same photos
@@ -11,6 +11,10 @@ answered, and their times count from when they were due.
 
 The server decodes in processes of their own, as by default. With ``--decoding`` something else is
 measured: what that costs, against decoding in the server's process, in turns; also for enrolment.
+
+With ``--workers``, servers with so many workers, and one without any, answer in turns instead, each
+on its own. The memory of a worker is what it has to itself, and its part of what it shares with
+others (PSS).
 """
 
 from __future__ import annotations
@@ -22,11 +26,13 @@ import os
 import random
 import socket
 import statistics
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,13 +45,17 @@ from siamese_search.pictures.apart import DECODING, WAYS
 from siamese_search.records import ImageFile
 from siamese_search.serving.app import application
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from loading import workers_of
+
 BOUNDARY = "a-boundary-that-no-photo-has"
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[int]:
-    """The port at which a gallery is served by a thread."""
-    app = application([folder], ["127.0.0.1"])
+def served(folder: Path, workers: int = 0) -> Iterator[int]:
+    """The port at which a gallery is served by a thread, and by workers."""
+    app = application([folder], ["127.0.0.1"], workers=workers)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -200,6 +210,63 @@ def compare_decoding(encoder: Encoder, options: argparse.Namespace) -> None:
     write_results("serving_decoding", options.encoder, {"clients": options.clients, "raw": raw})
 
 
+def memory_of(process: int) -> float:
+    """MB that a process has to itself, and its part of what it shares with others."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
+
+
+@dataclass
+class Seen:
+    """What clients got of a server with so many workers, in all turns."""
+
+    rates: list[float] = field(default_factory=list)  # photos a second with many clients
+    many: list[float] = field(default_factory=list)  # seconds
+    single: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)  # MB of each worker
+
+
+def compared(
+    folder: Path, bodies: list[bytes], clients: int, seconds: float, turns: int, counts: list[int]
+) -> dict[int, Seen]:
+    """What clients get with each number of workers, in turns of so many seconds."""
+    found = {count: Seen() for count in counts}
+    for turn in range(turns):
+        # Not always in the same order: what runs first may find the machine cooler.
+        for count in counts if turn % 2 == 0 else reversed(counts):
+            seen = found[count]
+            with served(folder, count) as port:
+                load(port, folder.name, bodies, 4, 1)  # warms up
+                seen.single += load(port, folder.name, bodies, 1, seconds)
+                answered = load(port, folder.name, bodies, clients, seconds)
+                seen.rates.append(len(answered) / seconds)
+                seen.many += answered
+                seen.memory += map(memory_of, workers_of(os.getpid()))
+    return found
+
+
+def compare(options: argparse.Namespace, folder: Path, bodies: list[bytes]) -> None:
+    """Print and write what workers change."""
+    counts = [0, *options.workers]
+    each = options.seconds / options.repeats / len(counts)
+    seen = compared(folder, bodies, options.clients, each, options.repeats, counts)
+    alone = seen[0].rates
+    results = {
+        str(count): {
+            "photos a second": statistics.fmean(one.rates),
+            "against none": statistics.fmean(a / b for a, b in zip(one.rates, alone, strict=True)),
+            "one client, ms, median": percentile(one.single, 0.5),
+            "one client, ms, 99 %": percentile(one.single, 0.99),
+            f"{options.clients} clients, ms, 99 %": percentile(one.many, 0.99),
+            "a worker, MB": statistics.fmean(one.memory) if one.memory else 0.0,
+        }
+        for count, one in seen.items()
+    }
+    rows = [[key, *(f"{value:.2f}" for value in row.values())] for key, row in results.items()]
+    table("Workers", ("workers", *results["0"]), rows)
+    write_results("serving_workers", options.encoder, {"workers": results})
+
+
 def main() -> None:
     arguments = parser(__doc__, repeats=4)
     arguments.add_argument("--clients", type=int, default=64)
@@ -207,6 +274,7 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=1, help="of the arrivals")
     arguments.add_argument("--decoding", action="store_true", help="what decoding apart costs")
     arguments.add_argument("--photos", type=int, default=600, help="that are enrolled for that")
+    arguments.add_argument("--workers", type=int, nargs="+", help="compare servers with so many")
     options = arguments.parse_args()
     encoder = Encoder.open(options.encoder)
     if options.decoding:
@@ -226,6 +294,9 @@ def main() -> None:
         with Gallery.open(folder, encoder) as gallery:
             gallery.enroll_found(enrolled)
             gallery.compact()
+            if options.workers:
+                compare(options, folder, bodies)
+                return
             with served(folder) as port:
                 load(port, "shop", bodies, 4, 2)  # warms up
                 # In turns, since a busy spell of the machine should hit all of them.

@@ -11,11 +11,22 @@ from functools import cache
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
-PACKAGE = Path(__file__).parents[1]  # the folder that siamese_search lies in
+
+_shares = [1]  # that the cores are divided into, of which this process takes one
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process should keep busy: its share of all that it may use."""
+    return max(1, all_cores() // _shares[0])
+
+
+def take_share(of: int) -> None:
+    """Have this process take one of so many equal shares of the cores, from now on."""
+    _shares[0] = of
+
+
+def all_cores() -> int:
+    """How many cores this process may use, with those that it shares them with."""
     count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
@@ -64,14 +75,6 @@ def _groups() -> Iterator[Path]:
     for folder in own.parents:
         if folder == GROUPS or GROUPS in folder.parents:
             yield folder
-
-
-def import_path() -> str:
-    """For processes that are started: this package, and of ``PYTHONPATH`` what does not depend on
-    the current folder.
-    """
-    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return os.pathsep.join([str(PACKAGE), *filter(os.path.isabs, places)])
 
 
 def give_back_memory() -> None:

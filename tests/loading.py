@@ -1,6 +1,6 @@
 """A server in a process of its own, and clients that ask it while it is killed, stopped or changed.
 
-Shared by ``test_serving_load.py``, ``benchmarks/serving_kills.py`` and
+Shared by ``test_serving_load.py``, ``test_serving_workers.py``, ``benchmarks/serving_kills.py`` and
 ``benchmarks/serving_switches.py``.
 """
 
@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -121,6 +121,17 @@ class Client:
             time.sleep(0.05)
             _, job = self.ask("GET", f"/api/v1/jobs/{job['id']}")
         return str(job["error"] or job["state"])
+
+
+def workers_of(server: int) -> list[int]:
+    """The processes of a server's workers, by the server's."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == server and b"serving.worker" in (place / "cmdline").read_bytes():
+                found.append(int(place.name))
+    return found
 
 
 def drawn(seed: int) -> bytes:
@@ -260,9 +271,11 @@ def switched(
     clients: int = 4,
     within: float = 1e-5,
     tell: Callable[[str], None] = lambda what: None,
+    options: Sequence[str] = (),
 ) -> Watched:
     """Change a served gallery so many times while clients identify; every answer must be that of
     one of its states, up to rounding ``within``. It is calibrated, under the first encoder.
+    ``options`` are those of the server.
     """
     allowed = states(gallery, encoders, probes, scratch)
     with Gallery.open(gallery) as opened:
@@ -291,7 +304,7 @@ def switched(
         return "done" if ended.returncode == 0 else ended.stderr
 
     with (
-        serving(gallery) as server,
+        serving(gallery, *options) as server,
         ThreadPoolExecutor(clients) as pool,
         ExitStack() as stack,
     ):

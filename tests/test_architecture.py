@@ -31,6 +31,7 @@ FLOORS = {
     "errors": 0,
     "arrays": 0,
     "machine": 0,
+    "processes": 0,
 }
 # The only rooms or files that may import a library, whatever its use.
 OWNERS = {

@@ -113,7 +113,7 @@ def test_cores_share_the_lists_of_a_query(
     write_index(tmp_path / "i", 24, [(np.arange(3000), vectors)], Wanted(recipe, 0.95))
     found = []
     for count in (1, 3):
-        monkeypatch.setattr("siamese_search.index.segments.cores", lambda count=count: count)
+        monkeypatch.setattr("siamese_search.index.segments.all_cores", lambda count=count: count)
         index = SearchIndex.read(tmp_path / "i", 24)
         found.append(np.concatenate([index.search(query[None], 9)[0] for query in vectors[::90]]))
     assert np.mean(found[0] == found[1]) > 0.97

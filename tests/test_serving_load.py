@@ -28,15 +28,20 @@ def test_nothing_that_was_acknowledged_is_lost_by_kills(tmp_path: Path, toy_fold
         assert gallery.check() == []
 
 
+@pytest.mark.parametrize("options", [[], ["--workers", "2"]], ids=["alone", "workers"])
 def test_answers_are_of_one_generation_while_it_is_switched(
-    tmp_path: Path, pictures: Callable[..., Path], toy_folder: Path, coarse_folder: Path
+    tmp_path: Path,
+    pictures: Callable[..., Path],
+    toy_folder: Path,
+    coarse_folder: Path,
+    options: list[str],
 ) -> None:
     folder = tmp_path / "shop"
     with Gallery.open(folder, toy_folder) as gallery:
         gallery.enroll([pictures({f"p{n}": 2 for n in range(24)})])
     probes = [drawn(seed) for seed in range(0, 60, 4)]
     encoders = [str(toy_folder), str(coarse_folder)]
-    found = switched(folder, encoders, probes, tmp_path, times=5)
+    found = switched(folder, encoders, probes, tmp_path, times=5, options=options)
     assert (found.errors, found.mixed) == ([], [])
     assert found.answers > 50
     assert len(found.versions) > 5

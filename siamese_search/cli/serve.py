@@ -58,6 +58,13 @@ def serve(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Answer, but let nobody change anything.")
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Have so many processes identify, 64 at most. They share the cores. 0: none.",
+        ),
+    ] = 0,
     device: DeviceOption = None,
     decoding: DecodingOption = "apart",
 ) -> None:
@@ -84,7 +91,9 @@ def serve(
 
     names = [*LOOPBACK, host, *(allow or [])]
     folders = gallery or [Path(os.environ.get("SIASEARCH_GALLERY") or DEFAULT_GALLERY)]
-    app = application(folders, names, token, read_only, device=device, cors=cors or ())
+    app = application(
+        folders, names, token, read_only, device=device, cors=cors or (), workers=workers
+    )
     connections.make_room()
     if apart.is_apart():
         apart.DECODERS.start()

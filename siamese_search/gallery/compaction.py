@@ -6,7 +6,6 @@ Knows nothing of how items are searched and of what stands in an index file.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import secrets
 import subprocess
@@ -23,14 +22,13 @@ from siamese_search.files import delete, is_left_behind, left_alone, sync_folder
 from siamese_search.gallery.copies import sweep_copies, sweep_kept
 from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of, names_index
 from siamese_search.index import Previous, Wanted, Written
-from siamese_search.machine import PACKAGE, import_path
+from siamese_search.processes import PLACE, command, environment
 from siamese_search.records import Snapshot
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.database import LOCK_NAME
 from siamese_search.storage.generations import MetricChanged, State
 
 log = logging.getLogger("siasearch")
-
 
 # Changes to fold in before compaction pays: an eighth of the base keeps its cost per item constant,
 # but what is pending must be read on opening, and is searched in full.
@@ -242,12 +240,12 @@ class Compaction:
             raise StorageError(f"no temporary file can be made: {error.strerror}") from error
         try:
             started = subprocess.Popen(
-                (*_siasearch(), "compact", "--if-due", "-g", folder),
+                (*command(), "compact", "--if-due", "-g", folder),
                 stdin=nowhere,
                 stdout=nowhere,
                 stderr=said,
-                cwd=PACKAGE,
-                env=os.environ | {"PYTHONPATH": import_path()},
+                cwd=PLACE,
+                env=environment(),
                 start_new_session=True,
             )
         except OSError as error:
@@ -312,8 +310,3 @@ def pending_in(state: State) -> int:
 def _indexed(state: State) -> int:
     """How many items the snapshot holds."""
     return state.snapshot.items if state.snapshot else 0
-
-
-def _siasearch() -> tuple[str, ...]:
-    """This siasearch as a command; ``-P``: what lies in the current folder is not imported."""
-    return sys.executable, "-P", "-m", "siamese_search"

@@ -134,9 +134,9 @@ def restricted_to(
 
 @contextmanager
 def faiss_threads(count: int | None) -> Iterator[None]:
-    """FAISS's threads in this thread's calls, where a count is given."""
+    """FAISS's threads in this thread's calls: so many, else this process's share of the cores."""
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(count or before)
+    faiss.omp_set_num_threads(count or min(before, cores()))
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.index.kernels import best_of, in_parallel
-from siamese_search.machine import cores
+from siamese_search.machine import all_cores
 
 
 class Lists:
@@ -39,7 +39,8 @@ class Lists:
             query = projection.apply(query)
         inverted = self._inverted
         distances, lists = self._nearest(query)
-        parts = min(cores(), inverted.nprobe)
+        # Coarse scores depend on it a little: processes that share the cores should answer alike.
+        parts = min(all_cores(), inverted.nprobe)
 
         def part(core: int) -> tuple[FloatArray, IntArray]:
             # Interleaved, so that near lists, which have more to keep, are shared out evenly.

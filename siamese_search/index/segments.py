@@ -23,7 +23,7 @@ from siamese_search.index.kernels import (
     scan,
 )
 from siamese_search.index.lists import Lists, set_effort
-from siamese_search.machine import cores
+from siamese_search.machine import all_cores, cores
 
 SPARE = 16  # candidates beyond those asked for, so that one search nearly always settles
 MANY = 16  # queries from which on multiplying matrices is faster than scanning for each
@@ -198,7 +198,7 @@ class Base(Segment):
         self._owner = index, owner
         if tuning.effort is not None:
             set_effort(self.index, tuning.effort)
-        self._lists = Lists.of(self.index) if cores() > 1 else None
+        self._lists = Lists.of(self.index) if all_cores() > 1 else None
 
     def candidates(
         self, queries: FloatArray, wanted: int, selected: BoolArray | None, exact: bool = True

@@ -26,12 +26,13 @@ from PIL import Image
 
 from siamese_search.errors import ImageError, RuntimeUnavailable, UsageError
 from siamese_search.forks import Followed
-from siamese_search.machine import PACKAGE, cores, import_path, memory
+from siamese_search.machine import cores, memory
 from siamese_search.pictures.limits import PIXELS, most_pixels
 from siamese_search.pictures.messages import Connection
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.read import MAX_FILE_BYTES
 from siamese_search.pictures.regions import Box
+from siamese_search.processes import PLACE, command, environment
 
 if TYPE_CHECKING:  # numpy.typing takes time to load
     import numpy.typing as npt
@@ -50,7 +51,7 @@ WHOLE_BYTES_A_PIXEL: Final = 28
 """The same where all of a picture is wanted: it is held in several modes."""
 
 _STARTING: Final = 60.0  # seconds for a worker to get ready
-_COMMAND: Final = (sys.executable, "-P", "-m", "siamese_search.pictures.worker")
+_COMMAND: Final = command("siamese_search.pictures.worker")
 
 
 def is_apart() -> bool:
@@ -97,7 +98,7 @@ class _Worker:
 
     def __init__(self, command: Sequence[str], limits: Limits) -> None:
         """Starts it, and does not wait. Raises RuntimeUnavailable where there can be none."""
-        settings = {"PYTHONPATH": import_path(), DECODING: "here", PIXELS: ""}
+        settings = {DECODING: "here", PIXELS: ""}
         threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # there are many workers
         try:
             ours, theirs = socket.socketpair()
@@ -109,8 +110,8 @@ class _Worker:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,  # until it is ready
-                cwd=PACKAGE,
-                env=os.environ | settings | threads,
+                cwd=PLACE,
+                env=environment() | settings | threads,
                 process_group=0,  # Ctrl-C is not meant for it
             )
         except OSError as error:

@@ -25,6 +25,7 @@ from siamese_search.serving.memory import give_back_large_blocks
 from siamese_search.serving.openapi import openapi
 from siamese_search.serving.origins import Origins
 from siamese_search.serving.routes import ROUTES, Operation
+from siamese_search.serving.workers import Workers
 
 PAGE = Path(__file__).with_name("page")
 PREFIX = "/api/v1"
@@ -47,7 +48,7 @@ class Measured:
         kept[-2] += 1
         kept[-1] += seconds
 
-    def text(self, host: Host) -> str:
+    def text(self, host: Host, workers: Workers) -> str:
         """In the text format of Prometheus."""
         lines = ["# TYPE siasearch_requests_total counter"]
         for (method, path, status), count in sorted(self._counts.items()):
@@ -61,6 +62,9 @@ class Measured:
                 )
             lines.append(f'siasearch_request_seconds_count{{path="{path}"}} {kept[-2]:g}')
             lines.append(f'siasearch_request_seconds_sum{{path="{path}"}} {kept[-1]:.6f}')
+        lines += ["# TYPE siasearch_workers gauge", f"siasearch_workers {workers.ready}"]
+        lines.append("# TYPE siasearch_worker_restarts_total counter")
+        lines.append(f"siasearch_worker_restarts_total {workers.restarts}")
         lines.append("# TYPE siasearch_items gauge")
         for name, one in host.galleries.items():
             quoted = name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
@@ -76,14 +80,23 @@ def application(
     limits: Limits | None = None,
     device: str | None = None,
     cors: Sequence[str] = (),
+    workers: int = 0,
 ) -> Starlette:
     """The server's application for galleries in folders.
 
     ``hosts`` are the names by which it may be addressed, ``cors`` the origins of other sites whose
-    pages may ask. Raises UsageError for an origin that is none, and what opening a gallery raises.
+    pages may ask. With ``workers``, so many processes identify in place of this one; they end with
+    the application's lifespan, at the latest with this process. Raises UsageError for an origin
+    that is none and for too many workers, and what opening a gallery raises.
     """
-    origins = Origins(hosts, cors)
-    host, measured = Host(folders, read_only, device), Measured()
+    origins, measured, folders = Origins(hosts, cors), Measured(), list(folders)
+    others = Workers(folders, device, workers)
+    host = Host(folders, read_only, device, others if workers else None)
+    try:
+        others.start()
+    except BaseException:
+        host.close()
+        raise
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -94,6 +107,7 @@ def application(
         finally:
             app.state.jobs.close()
             host.close()
+            others.close()
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -101,10 +115,12 @@ def application(
     async def ready(_: Request) -> Response:
         for one in host.galleries.values():
             await one.call(one.gallery.info)
+        if workers and not others.ready:
+            raise problems.Problem(503, "no worker is ready: try again")
         return JSONResponse({"status": "ready"})
 
     async def metrics(_: Request) -> Response:
-        return PlainTextResponse(await host.call(lambda: measured.text(host)))
+        return PlainTextResponse(await host.call(lambda: measured.text(host, others)))
 
     async def document(_: Request) -> Response:
         return JSONResponse(openapi())

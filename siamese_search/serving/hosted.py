@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,16 @@ class Answered(NamedTuple):
     answers: list[Identification | ImageError]
     metadata: Mapping[int, Mapping[str, str]]
     version: str
+
+
+class Elsewhere(Protocol):
+    """Processes that identify in place of this one."""
+
+    count: int
+
+    def identify(self, name: str, images: Sequence[bytes], question: Question) -> Answered:
+        """As ``Hosted.identify`` of the gallery of a name."""
+        ...
 
 
 class Hosted:
@@ -74,6 +84,8 @@ class Hosted:
         What was embedded by an encoder is never searched under another: where others have switched
         meanwhile, it is embedded again.
         """
+        if self._host.elsewhere is not None:
+            return self._host.elsewhere.identify(self.name, images, question)
         for _ in range(TRIES):
             encoder, batcher = self._asking()
             looks = self._looks(encoder, batcher, images, question.turns)
@@ -134,10 +146,18 @@ class Hosted:
 class Host:
     """The galleries of a server, and the threads that work for them."""
 
-    def __init__(self, folders: Iterable[Path], read_only: bool, device: str | None = None) -> None:
+    def __init__(
+        self,
+        folders: Iterable[Path],
+        read_only: bool,
+        device: str | None = None,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         """Raises UsageError where two folders have one name, and what opening a gallery raises."""
+        self.elsewhere = elsewhere
+        processes = 1 if elsewhere is None else elsewhere.count
         # So many that batches fill while others are decoded and searched.
-        threads = (ALIKE + 1) * min(cores(), MOST_CORES)
+        threads = (ALIKE + 1) * min(cores(), MOST_CORES * processes)
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="serving")
         self.describing = ThreadPoolExecutor(threads, thread_name_prefix="describing")
         self.galleries: dict[str, Hosted] = {}

@@ -28,6 +28,7 @@ STATUSES: tuple[tuple[type[SiaSearchError], int], ...] = (
     (StorageError, 503),
     (SiaSearchError, 500),
 )
+FAILED = "the server failed: its log says why"
 BUSY_SECONDS = 1  # after which a client may try again
 
 
@@ -38,6 +39,9 @@ class Problem(Exception):
         super().__init__(detail)
         self.status = status
         self.detail = detail
+
+    def __reduce__(self) -> tuple[type[Problem], tuple[int, str]]:  # as workers send it
+        return Problem, (self.status, self.detail)
 
 
 def answer(status: int, detail: str, also: Mapping[str, str] | None = None) -> Response:
@@ -64,7 +68,7 @@ def response_to(error: Exception, told: Callable[[str], str] = str) -> Response:
         return answer(error.status_code, error.detail, error.headers)
     status = next((code for kind, code in STATUSES if isinstance(error, kind)), None)
     if status is None:
-        return answer(500, "the server failed: its log says why")
+        return answer(500, FAILED)
     return answer(status, told(str(error)))
 
 
