@@ -770,3 +770,26 @@ def test_a_number_out_of_range_is_named_with_its_range(shell: Shell, pictures: P
         (f"fpir is {share}", ("benchmark", folder, "--fpir", "7")),
     ):
         assert said in shell(*arguments, code=2).stderr
+
+
+def test_check_says_what_to_do_of_pictures_that_were_moved_or_overwritten(
+    shell: Shell, pictures: Pictures
+) -> None:
+    folder = pictures({"a": 2, "b": 1})
+    shell("add", folder, "--encoder", shell.encoder)
+    shell("relabel", "a", "c")
+    folder.rename(shell.folder / "moved")
+    said = shell("check").stderr
+    assert "3 pictures are not where they were" in said
+    assert "`siasearch add FOLDER`" in said
+    assert "remove" not in said
+    picture(9).save(shell.folder / "moved" / "b" / "0.png")
+    result = shell("add", "moved", "--copy")
+    assert result.stdout.startswith("1 added, 2 skipped (enrolled already; copies made of 2), 0 ")
+    names = shell.json("list", "b")
+    shell("remove", "--item", str(names[0]["item"]))
+    assert shell("check").stderr == ""
+    picture(10).save(shell.folder / "moved" / "b" / "0.png")
+    said = shell("check").stderr
+    assert "1 picture changed since enrolment" in said
+    assert "not where" not in said

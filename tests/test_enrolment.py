@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from inspect import getattr_static
@@ -162,6 +163,38 @@ def test_a_copy_that_cannot_be_written_is_a_clear_error(
         with pytest.raises(StorageError, match="images"):
             gallery.enroll([folder], copy=True)
         assert len(gallery) == 0
+
+
+def test_a_copy_is_made_of_what_was_enrolled_without_one(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "COPIED", 2)  # committed together
+    folder = pictures({"a": 3, "b": 2})
+    (folder / "a" / "twin.png").write_bytes((folder / "a" / "0.png").read_bytes())
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([folder / "a"], label="a")
+        gallery.relabel("a", "c")
+        assert gallery.info().copies == 0
+        report = gallery.enroll([folder], copy=True)
+        assert (report.added, report.skipped, report.copied) == (2, 4, 3)
+        assert gallery.info().copies == 5
+        assert gallery.enroll([folder], copy=True).copied == 0
+        shutil.rmtree(folder)  # the copies are enough
+        assert all(gallery.image(item) for item in gallery.items("c"))
+        assert gallery.check() == []
+        assert list(gallery.changed_pictures()) == []
+        gallery.undo()  # adding b; what was copied stays
+        assert gallery.info().copies == 3
+        assert not list((tmp_path / "gallery" / "images").rglob(".*.png.[!0]*"))
+
+
+def test_a_rejected_picture_is_not_copied(tmp_path: Path, pictures: Pictures, toy: Encoder) -> None:
+    folder = pictures({"a": 1})
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([folder])
+        report = gallery.enroll([folder], label="b", copy=True)
+        assert (len(report.rejected), report.copied, gallery.info().copies) == (1, 0, 0)
+        assert not list((tmp_path / "gallery").glob("images/*"))
 
 
 def test_what_stops_in_the_middle_leaves_no_copies_without_items(

@@ -346,8 +346,10 @@ def test_commands_say_what_goes_and_take_it_back(shell: Shell) -> None:
         str(shell.json("list", "c")[0]["item"]),
     )
     assert "removed b, c: 2 items, 3 left" in shell("remove", "--item", *numbers).stdout
-    shell("compact")
-    assert "nothing to take back" in shell("undo", code=2).stderr
+    shell("remove", "--forever", "c")
+    said = shell("undo", code=2).stderr
+    assert "nothing to take back" in said
+    assert "`remove --forever`" in said
 
 
 def test_what_is_too_much_to_be_taken_back_is_said_before(
@@ -367,6 +369,7 @@ def test_a_terminal_is_asked_before_much_changes(shell: Shell) -> None:
         (("remove", "a"), "Remove a: 3 items? [y/N]"),
         (("relabel", "a", "b"), "'b' exists, with 2 items: merge 3 items of 'a' into it? [y/N]"),
         (("undo",), "Take back: added 5 items, "),
+        (("remove", "a", "--forever"), "a: 3 items, for good? No change before can be taken back"),
     ):
         code, printed, shown = answered("n", shell.folder, *command)
         assert (code, printed) == (1, "")

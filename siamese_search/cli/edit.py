@@ -135,7 +135,8 @@ def remove(
         bool,
         typer.Option(
             "--forever",
-            help="Leave no trace in the gallery, as `compact` does: nothing can be taken back.",
+            help="For good, without a trace in the gallery: `undo` can take back neither this nor"
+            " any change before it.",
         ),
     ] = False,
     yes: YesOption = False,
@@ -143,7 +144,7 @@ def remove(
 ) -> None:
     """Remove an identity with all its items, or single items; `undo` puts them back.
 
-    The image files stay. On a terminal it asks before it removes more than one item.
+    The image files stay. On a terminal it asks before it removes more than one item, or --forever.
     """
     with open_gallery(gallery) as target:
         if identity is not None:
@@ -155,7 +156,10 @@ def remove(
         said = f"{names}: {counted(goes, 'item')}"
         may_undo = not forever and _warn_of_many(goes)
         unasked = None if forever else _unasked(may_undo, "removed")
-        if goes > 1 and not confirmed(f"Remove {said}?", yes, unasked):
+        question = f"Remove {said}?"
+        if forever:
+            question = f"Remove {said}, for good? No change before can be taken back then, either."
+        if (goes > 1 or forever) and not confirmed(question, yes, unasked):
             note("nothing was removed")
             raise typer.Exit(1)
         removed = target.remove(identity, item or None)
@@ -228,7 +232,7 @@ def undo(
 
     Changes are what `add`, `remove`, `relabel` and `unknowns` do. What was removed is there again,
     with new item numbers. Ten changes are kept, of up to 10,000 items removed or renamed together,
-    until `compact` or `rebuild`. `redo` does again what was taken back.
+    until `compact`, `rebuild` or `remove --forever`. `redo` does again what was taken back.
     """
     _turn(gallery, yes, as_json, again=False)
 

@@ -61,7 +61,11 @@ def add(
     ] = None,
     encoder: EncoderOption = None,
     copy: Annotated[
-        bool, typer.Option("--copy", help="Keep a copy of every image in the gallery.")
+        bool,
+        typer.Option(
+            "--copy",
+            help="Keep a copy of every image in the gallery, also of those enrolled already.",
+        ),
     ] = False,
     distractor: Annotated[
         bool,
@@ -196,10 +200,12 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
                 "identities": report.identities,
                 "items": report.items,
             }
+            | ({"copied": report.copied} if report.copied else {})
         )
     else:
+        copied = f"; copies made of {report.copied}" if report.copied else ""
         typer.echo(
-            f"{report.added} added, {report.skipped} skipped (enrolled already),"
+            f"{report.added} added, {report.skipped} skipped (enrolled already{copied}),"
             f" {len(report.rejected)} rejected\n"
             f"{gallery} has {counted(report.identities, 'identity', 'identities')},"
             f" {counted(report.items, 'item')}"

@@ -19,7 +19,9 @@ from siamese_search.cli.common import (
     progress_bar,
     say,
 )
+from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
+from siamese_search.pictures.read import OTHER_CONTENT
 from siamese_search.records import counted
 
 if TYPE_CHECKING:
@@ -64,10 +66,19 @@ def check(
         if len(changed) > SHOWN:
             say(f"and {len(changed) - SHOWN} more: --json names all")
         typer.echo(counted(len(faults), "fault") if faults else "no faults")
-    if changed:
+    altered = [one for one in changed if one.reason.endswith(OTHER_CONTENT)]
+    if altered:
         note(
-            f"{counted(len(changed), 'picture')} changed since enrolment, and answers are still by"
-            " what was there: remove these items and add the pictures again"
+            f"{counted(len(altered), 'picture')} changed since enrolment, and answers are still by"
+            " what was there: remove these items (`siasearch remove --item N`) and add the pictures"
+            " again"
+        )
+    if len(changed) > len(altered):
+        lost = counted(len(changed) - len(altered), "picture is", "pictures are")
+        again = command("add FOLDER", gallery, DEFAULT_GALLERY)
+        note(
+            f"{lost} not where they were; answers do not need them. If they were moved, `{again}`"
+            " finds them by their content, and all names stay"
         )
     if faults:
         raise typer.Exit(1)

@@ -28,7 +28,6 @@ from siamese_search.pictures.memory import contents, suffix_of
 from siamese_search.pictures.read import content_hash
 from siamese_search.pictures.sources import Files, normalised, texts_of
 from siamese_search.records import (
-    Enrolled,
     EnrollmentReport,
     ImageFile,
     NewItem,
@@ -38,10 +37,12 @@ from siamese_search.records import (
     printable,
 )
 from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.facts import Enrolled
 from siamese_search.storage.history import new_run
 
 COMMIT_SECONDS = 1.0
 MANY = 1000  # items that are written by a connection of their own
+COPIED = 256  # copies of items enrolled before that are committed together
 
 
 def embedded_items(
@@ -114,6 +115,9 @@ class Enrolment:
         # What to note of items that were enrolled before: where they lie now, new metadata.
         self._moved: dict[int, str] = {}
         self._described: dict[int, dict[str, str]] = {}
+        # Copies of them that were written, but not yet named.
+        self._written: dict[int, str] = {}
+        self.copied = 0
 
     def run(self, files: Files) -> None:
         """Enrol files. An exception, also Ctrl-C, leaves what was committed before it."""
@@ -128,7 +132,9 @@ class Enrolment:
         """What was done, with the gallery's totals as of now."""
         totals = self._catalog.totals()
         relabelled = tuple((*names, count) for names, count in self._relabelled.items())
-        return EnrollmentReport(self.added, self.skipped, tuple(self.rejected), *totals, relabelled)
+        return EnrollmentReport(
+            self.added, self.skipped, tuple(self.rejected), *totals, relabelled, self.copied
+        )
 
     def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []
@@ -202,14 +208,15 @@ class Enrolment:
                 continue
             known = self._catalog.known([task.content]).get(task.content)
             if known:
-                self._already(task.file, known)
+                if self._already(task.file, known):
+                    self._copy(task, known)
                 self._report()
             else:
                 self._underway[task.content] = task.file, []
                 yield task
 
-    def _already(self, file: ImageFile, known: Enrolled) -> None:
-        """Account for a file whose content is enrolled."""
+    def _already(self, file: ImageFile, known: Enrolled) -> bool:
+        """Account for a file whose content is enrolled; whether it is skipped, not rejected."""
         if known.identity != file.identity and known.was == file.identity:
             self._relabelled[known.was, known.identity] += 1  # a correction stays
         elif known.identity != file.identity:
@@ -218,7 +225,7 @@ class Enrolment:
                 f"the same image is enrolled as {known.identity!r}: relabel or remove that one"
                 " first",
             )
-            return
+            return False
         self.skipped += 1
         if file.source is not None and file.source != known.source and (
             known.source is None or not os.path.exists(known.source)
@@ -228,6 +235,26 @@ class Enrolment:
             (item,) = self._catalog.items([known.number]) or (None,)
             if item and item.metadata | file.metadata != item.metadata:
                 self._described[known.number] = file.metadata
+        return True
+
+    def _copy(self, task: _Read, known: Enrolled) -> None:
+        """Keep a copy of what was enrolled without one."""
+        if self._copies is None or known.copied or known.number in self._written:
+            return
+        self._copies.write(task.copy, task.data)
+        self._written[known.number] = task.copy
+        if len(self._written) >= COPIED:
+            self._commit_copies()
+
+    def _commit_copies(self) -> None:
+        if self._copies is None or not self._written:
+            return
+        written, publish = self._written, self._copies.publish
+        self.copied += self._catalog.note_copies(
+            written,
+            lambda without: publish({copy: n in without for n, copy in written.items()}),
+        )
+        self._written = {}
 
     def _item(self, task: _Read) -> NewItem:
         file, copy = task.file, None
@@ -277,13 +304,17 @@ class Enrolment:
             self._catalog.annotate(self._moved, self._described, self.change)
             self._moved.clear()
             self._described.clear()
+        self._commit_copies()
         settle_copies(self._catalog, self._catalog.path.parent)
         self._report()
         self._after_commit()
 
     def _publish(self, items: Sequence[NewItem], numbers: Sequence[int | None]) -> None:
         if self._copies is not None:
-            self._copies.publish(items, numbers)
+            copies = [item.copy for item in items if item.copy is not None]
+            self._copies.publish(
+                {copy: number is not None for copy, number in zip(copies, numbers, strict=True)}
+            )
 
     def _reject(self, path: str, reason: str) -> None:
         self.rejected.append(Rejection(printable(path), reason))

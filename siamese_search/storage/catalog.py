@@ -15,10 +15,10 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import UsageError
-from siamese_search.records import Copy, Enrolled, KeptProbe, NewItem
+from siamese_search.records import Copy, KeptProbe, NewItem
 from siamese_search.storage.calibrations import Calibrations
 from siamese_search.storage.database import create
-from siamese_search.storage.facts import Facts, Source
+from siamese_search.storage.facts import Enrolled, Facts, Source
 from siamese_search.storage.faults import faults_in
 from siamese_search.storage.generations import CHUNK
 from siamese_search.storage.history import History, new_run
@@ -155,6 +155,24 @@ class Catalog(History, Calibrations, Listing):
             )
             self._seal(numbers)
 
+    def note_copies(
+        self, copies: Mapping[int, str], before_commit: Callable[[set[int]], object]
+    ) -> int:
+        """Note the paths of copies, by item number, of items that have none; returns how many.
+
+        ``before_commit`` gets the numbers of these items while no other process can write.
+        """
+        with self.writing():
+            # Reading them raises: what is damaged must not be sealed.
+            without = {item.number for item in self.items(copies) if item.copy is None}
+            self._db.executemany(
+                "UPDATE items SET copy = ? WHERE id = ?",
+                [(copies[number], number) for number in without],
+            )
+            self._seal(without)
+            before_commit(without)
+        return len(without)
+
     def remove(self, numbers: Sequence[int]) -> list[int]:
         """Remove items, damaged ones as well, and identities left without any. Returns the numbers
         of those that were there.
@@ -284,7 +302,7 @@ class Catalog(History, Calibrations, Listing):
     def known(self, contents: Iterable[str]) -> dict[str, Enrolled]:
         """For content that is enrolled: whose item it is, by its hash."""
         sql = (
-            "SELECT items.id, name, source, was FROM items JOIN identities"
+            "SELECT items.id, name, source, was, copy IS NOT NULL FROM items JOIN identities"
             " ON identities.id = items.identity WHERE content = ?"
         )
         with self._guard():
@@ -368,6 +386,11 @@ class Catalog(History, Calibrations, Listing):
         with self._guard():
             rows = self._db.execute("SELECT id, copy, content FROM items WHERE copy IS NOT NULL")
             return [Copy(number, path, content.hex()) for number, path, content in rows]
+
+    def count_copies(self) -> int:
+        """Of how many items there is a copy of the image."""
+        with self._guard():
+            return self._value("SELECT count(copy) FROM items")
 
     def copies_of(self, contents: Iterable[str]) -> set[str]:
         """The paths of the copies that are kept of images, by their hashes."""

@@ -118,8 +118,8 @@ class History(Seals):
         if self.last_change(undone=True):
             return f"nothing more to take back in {place}; `redo` does the last one again"
         return (
-            f"nothing to take back in {place}: changes are kept until `compact` or `rebuild`,"
-            f" the last {STEPS} of them"
+            f"nothing to take back in {place}: the last {STEPS} changes are kept, until `compact`,"
+            " `rebuild` or `remove --forever`"
         )
 
     # Inside the transaction of a change
