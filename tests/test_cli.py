@@ -425,7 +425,7 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     assert found["rejected"] == []
     said = shell("calibrate").stdout
     assert "asked: about 10% of strangers, things that are not enrolled, may get a name" in said
-    assert "(--fpir 0.1; the default is 0.01, 1%)" in said
+    assert "(--fpir 0.1; as chosen before)" in said
     assert f"your own: {found['named']:.0%} of {found['genuine']} pictures would get" in said
     assert "different strangers to get a name, told by your 8 identities, each a stranger" in said
     assert "points" not in said
@@ -793,3 +793,36 @@ def test_check_says_what_to_do_of_pictures_that_were_moved_or_overwritten(
     said = shell("check").stderr
     assert "1 picture changed since enrolment" in said
     assert "not where" not in said
+
+
+def test_a_gallery_can_be_uncalibrated(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({f"id{number}": 2 for number in range(8)})
+    shell("add", folder, "--encoder", shell.encoder)
+    probe = folder / "id0" / "0.png"
+    (before,), (facts,) = shell.json("query", probe), shell.json("info")
+    assert "closer" in facts
+    said = shell("calibrate", "--fpir", "0.1").stderr
+    assert "this replaced the encoder's threshold; `siasearch calibrate --off` goes back" in said
+    said = shell("calibrate", "--fpir", "0.05").stderr
+    assert "for 10% of strangers; `siasearch calibrate --fpir 0.1` goes back to that" in said
+    assert "(of `verify`; queries: see calibration)" in shell("info").stdout
+    shell("remove", "id7")
+    assert "calibrating is no such change, and is not taken back" in shell("undo").stderr
+    assert "leave out what to" in shell("calibrate", "--off", "--fpir", "0.1", code=2).stderr
+    assert (
+        "not calibrated any more: the encoder's threshold, 0.900,"
+        in shell("calibrate", "--off").stdout
+    )
+    assert shell.json("calibrate", "--off") == [{"forgotten": False, "threshold": 0.9}]
+    (after,), (now,) = shell.json("query", probe), shell.json("info")
+    assert (after["score"], after["threshold"]) == (before["score"], before["threshold"])
+    assert (now["calibration"], now["metric"]) == (None, None)
+    assert shell("check").stdout == "no faults\n"
+
+
+def test_strangers_that_are_enrolled_are_counted(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({f"id{number}": 2 for number in range(8)})
+    shell("add", folder, "--encoder", shell.encoder)
+    said = shell("calibrate", "--strangers", folder, code=2).stderr
+    assert said.count("left out") == 1
+    assert "16 pictures are enrolled, and so no strangers: left out (" in said

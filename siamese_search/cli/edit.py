@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +25,7 @@ from siamese_search.cli.common import (
     say,
 )
 from siamese_search.cli.program import command
-from siamese_search.errors import UsageError
+from siamese_search.errors import GalleryError, UsageError
 from siamese_search.pictures.sources import normalised
 from siamese_search.records import UNDOABLE, counted
 
@@ -123,6 +124,11 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
         print_json(facts)
     else:
         facts["bytes"] = f"{facts['bytes']:,}"
+        calibrated = facts["calibration"] is not None
+        if calibrated and facts["threshold"] is not None:
+            facts["threshold"] = f"{facts['threshold']} (of `verify`; queries: see calibration)"
+        if facts["closer"] is None and facts["places"]:
+            facts["closer"] = "none: no help here" if calibrated else "none before `calibrate`"
         for key, value in facts.items():
             say(f"{key:<12} {ABSENT.get(key, '-') if value is None else value}")
 
@@ -232,7 +238,8 @@ def undo(
 
     Changes are what `add`, `remove`, `relabel` and `unknowns` do. What was removed is there again,
     with new item numbers. Ten changes are kept, of up to 10,000 items removed or renamed together,
-    until `compact`, `rebuild` or `remove --forever`. `redo` does again what was taken back.
+    until `compact`, `rebuild` or `remove --forever`. `redo` does again what was taken back. A
+    calibration is not taken back: see `calibrate --off`.
     """
     _turn(gallery, yes, as_json, again=False)
 
@@ -267,6 +274,9 @@ def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
         else:
             change = turn()  # raises, with the reason
         left = len(target)
+        calibrated = False
+        with suppress(GalleryError):  # damaged
+            calibrated = target.calibration is not None
     if as_json:
         key = "redone" if again else "undone"
         print_json({key: change.what, "changed": change.items, "items": left})
@@ -274,6 +284,8 @@ def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
         say(f"{done}: {_in_words(change)}; {counted(left, 'item')} now")
         if change.what == "add" and not again and change.items <= UNDOABLE:
             note(f"note: `{command('redo', gallery, DEFAULT_GALLERY)}` enrols them again")
+    if calibrated:
+        note("note: calibrating is no such change, and is not taken back")
 
 
 def _warn_of_many(items: int) -> bool:
