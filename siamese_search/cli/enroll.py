@@ -25,8 +25,9 @@ from siamese_search.cli.common import (
     progress_bar,
     say,
 )
-from siamese_search.cli.naming import settle_names, single_pictures
+from siamese_search.cli.naming import settle_label, settle_names, single_pictures
 from siamese_search.errors import UsageError
+from siamese_search.pictures.drawings import SUFFIX
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
 from siamese_search.records import ImageFile, Rejection, counted
 
@@ -117,6 +118,8 @@ def add(
 
     files = not_empty(found(pass_over), [*(paths or ()), *([str(manifest)] if manifest else ())])
     told = label is None and settle_names(paths or (), gallery, yes or dry_run)
+    if label is not None:
+        settle_label(paths or (), label, yes or dry_run)
     if dry_run:
         _print_plan(files, as_json)
         return
@@ -135,6 +138,9 @@ def add(
             note(f"interrupted: {kept} enrolled so far; run the same command again to go on")
             raise typer.Exit(1) from None
         single = single_pictures(target, names) if report.added and not distractor else None
+    drawn = passed.pop(SUFFIX, 0)
+    if drawn:
+        note(f"{counted(drawn, 'drawing')} of siasearch passed over")
     if passed:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed.items()))
         note(f"{counted(passed.total(), 'file')} passed over, no pictures by their names: {kinds}")

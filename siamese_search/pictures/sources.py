@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any
 
 from siamese_search.errors import UsageError
+from siamese_search.pictures.drawings import is_drawing
 from siamese_search.pictures.find import find_images
 from siamese_search.pictures.naming import require_own_names
 from siamese_search.pictures.read import is_path, several
@@ -43,19 +44,27 @@ def find(
 ) -> Iterator[ImageFile | Rejection]:
     """The images of files and folders, labelled by their place, or all by ``label``.
 
-    What is no picture by its name, and was not named itself, goes to ``passed``. Raises
-    UsageError, before anything is found, for a path that does not exist.
+    What is no picture by its name, or a drawing of siasearch, and was not named itself, goes to
+    ``passed``. Raises UsageError, before anything is found, for a path that does not exist.
     """
     roots = [os.fspath(path) for path in paths]
     for root in roots:
         if not os.path.lexists(root):
             raise UsageError(f"{printable(root) or repr(root)}: no such file or folder")
     name = None if label is None else normalised(label)
-    return (
-        found if name is None or isinstance(found, Rejection) else replace(found, identity=name)
-        for root in roots
-        for found in find_images(root, passed)
-    )
+
+    def each() -> Iterator[ImageFile | Rejection]:
+        for root in roots:
+            named = os.path.abspath(root)
+            for found in find_images(root, passed):
+                if isinstance(found, Rejection):
+                    yield found
+                elif found.path != named and is_drawing(found.path):
+                    passed(found.path)
+                else:
+                    yield found if name is None else replace(found, identity=name)
+
+    return each()
 
 
 def given(
