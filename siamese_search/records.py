@@ -162,7 +162,8 @@ class EnrollmentReport:
     """What an enrolment did. ``identities`` and ``items`` are the gallery's totals after it.
 
     ``relabelled`` tells how many of those skipped were enrolled as one identity and have another
-    since: (was, is, how many); ``copied`` of how many of those skipped a copy was made.
+    since: (was, is, how many); ``copied`` of how many of those skipped a copy was made;
+    ``replaced`` the items (number, file) from whose files others were added now.
     """
 
     added: int
@@ -172,6 +173,7 @@ class EnrollmentReport:
     items: int
     relabelled: tuple[tuple[str, str, int], ...] = ()
     copied: int = 0
+    replaced: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -786,8 +786,12 @@ def test_check_says_what_to_do_of_pictures_that_were_moved_or_overwritten(
     picture(9).save(shell.folder / "moved" / "b" / "0.png")
     result = shell("add", "moved", "--copy")
     assert result.stdout.startswith("1 added, 2 skipped (enrolled already; copies made of 2), 0 ")
+    picture(8).save(shell.folder / "moved" / "b" / "0.png")
+    said = shell("add", "moved").stderr
+    assert "(moved/b/0.png) was enrolled from a file that holds another picture now" in said
+    assert "`siasearch remove --item 4`" in said
     names = shell.json("list", "b")
-    shell("remove", "--item", str(names[0]["item"]))
+    shell("remove", "--item", str(names[0]["item"]), "--item", str(names[1]["item"]))
     assert shell("check").stderr == ""
     picture(10).save(shell.folder / "moved" / "b" / "0.png")
     said = shell("check").stderr

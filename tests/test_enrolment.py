@@ -188,6 +188,18 @@ def test_a_copy_is_made_of_what_was_enrolled_without_one(
         assert not list((tmp_path / "gallery" / "images").rglob(".*.png.[!0]*"))
 
 
+def test_a_file_that_was_overwritten_is_told(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    folder = pictures({"a": 2, "b": 1})
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        assert gallery.enroll([folder]).replaced == ()
+        picture(50).save(folder / "a" / "1.png")
+        report = gallery.enroll([folder])
+        assert (report.added, report.replaced) == (1, ((2, str(folder / "a" / "1.png")),))
+        assert gallery.enroll([folder]).replaced == ()
+
+
 def test_a_rejected_picture_is_not_copied(tmp_path: Path, pictures: Pictures, toy: Encoder) -> None:
     folder = pictures({"a": 1})
     with Gallery.open(tmp_path / "gallery", toy) as gallery:

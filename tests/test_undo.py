@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -362,6 +363,41 @@ def test_what_is_too_much_to_be_taken_back_is_said_before(
     assert "3 items are more than `undo` keeps (2): this cannot be taken back" in result.stderr
     assert "undo" not in result.stdout
     assert "cannot be taken back" in shell("undo", code=2).stderr
+
+
+def test_steps_are_listed_with_what_they_were(shell: Shell) -> None:
+    shell("remove", "a")
+    shell("relabel", "b", "c")
+    shell("undo", "--yes")
+    listed = shell("undo", "--list").stdout.splitlines()
+    assert [line.split("  ", 1)[1] for line in listed] == ["removed 3 items of a", "added 5 items"]
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d  ", line) for line in listed)
+    assert shell("redo", "--list").stdout.endswith("  relabelled 2 items of b as c\n")
+    (found,) = shell.json("redo", "--list")
+    assert [change["what"] for change in found["changes"]] == ["relabel"]
+    shell("remove", "--item", "4")
+    assert shell("redo", "--list").stdout == "nothing to do again\n"
+    said = "note: what was changed before cannot be taken back any more\n"
+    assert shell("compact").stderr == said
+    assert shell("compact").stderr == ""
+    assert shell("undo", "--list").stdout == "nothing to take back\n"
+
+
+def test_what_was_added_is_named(
+    gallery: Gallery, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "COMMIT_SECONDS", 0.0)  # several transactions are one change
+    for names, identity in (({"d": 40}, "d"), ({"e": 40, "f": 40}, None)):
+        gallery.enroll([pictures(names, f"{names}", first_seed=100 + 100 * len(names))])
+        for undone in (False, True):
+            change = gallery.last_change(undone=undone)
+            assert change is not None
+            assert (change.what, change.identity, change.items) == (
+                "add", identity, sum(names.values())
+            )  # fmt: skip
+            if not undone:
+                gallery.undo()
+        gallery.redo()
 
 
 def test_a_terminal_is_asked_before_much_changes(shell: Shell) -> None:

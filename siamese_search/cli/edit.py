@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import suppress
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +49,10 @@ ABSENT = {  # what it means for people that a fact of `info` is None
 ItemsOption = Annotated[
     list[int] | None,
     typer.Option("--item", metavar="N", help="One item, by its number; repeatable."),
+]
+
+ListOption = Annotated[
+    bool, typer.Option("--list", help="Only list the changes, the last one first.")
 ]
 
 
@@ -230,6 +235,7 @@ def relabel(
 
 
 def undo(
+    listed: ListOption = False,
     gallery: GalleryOption = DEFAULT_GALLERY,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -241,10 +247,14 @@ def undo(
     until `compact`, `rebuild` or `remove --forever`. `redo` does again what was taken back. A
     calibration is not taken back: see `calibrate --off`.
     """
-    _turn(gallery, yes, as_json, again=False)
+    if listed:
+        _print_changes(gallery, as_json, undone=False)
+    else:
+        _turn(gallery, yes, as_json, again=False)
 
 
 def redo(
+    listed: ListOption = False,
     gallery: GalleryOption = DEFAULT_GALLERY,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -253,7 +263,22 @@ def redo(
 
     The next change of the gallery forgets what was taken back.
     """
-    _turn(gallery, yes, as_json, again=True)
+    if listed:
+        _print_changes(gallery, as_json, undone=True)
+    else:
+        _turn(gallery, yes, as_json, again=True)
+
+
+def _print_changes(gallery: Path, as_json: bool, *, undone: bool) -> None:
+    with open_gallery(gallery) as source:
+        changes = source.changes(undone=undone)
+    if as_json:
+        print_json({"changes": [dataclasses.asdict(change) for change in changes]})
+        return
+    for change in changes:
+        say(f"{_when(change)}  {_in_words(change)}" + "  (too much)" * (not change.undoable))
+    if not changes:
+        say("nothing to do again" if undone else "nothing to take back")
 
 
 def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
@@ -263,7 +288,9 @@ def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
         turn = target.redo if again else target.undo
         change = target.last_change(undone=again)
         if change is not None and change.undoable:
-            question = f"{'Do again' if again else 'Take back'}: {_in_words(change)}, {change.at}?"
+            question = (
+                f"{'Do again' if again else 'Take back'}: {_in_words(change)}, {_when(change)}?"
+            )
             for_good = change.what == "add" and not again and change.items > UNDOABLE
             if for_good:
                 note(f"{change.items} items are more than `redo` can do again ({UNDOABLE})")
@@ -298,6 +325,11 @@ def _warn_of_many(items: int) -> bool:
 def _unasked(may_undo: bool, done: str) -> str | None:
     """Why nothing is ``done`` where nobody can be asked; None where it can be taken back."""
     return None if may_undo else f"nothing was {done}: say --yes to do what cannot be taken back"
+
+
+def _when(change: Change) -> str:
+    """When it was made, by the clock here."""
+    return datetime.fromisoformat(change.at).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _in_words(change: Change) -> str:

@@ -20,12 +20,14 @@ from siamese_search.cli.common import (
     JsonOption,
     YesOption,
     name_rejections,
+    near,
     note,
     print_json,
     progress_bar,
     say,
 )
 from siamese_search.cli.naming import settle_label, settle_names, single_pictures
+from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.pictures.drawings import SUFFIX
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
@@ -196,6 +198,14 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
     """Print what an enrolment did; exit code 1 where something was rejected."""
     for was, now, count in report.relabelled:
         note(f"{counted(count, 'image')} of {was!r} skipped: relabelled {now!r} since")
+    if report.replaced:
+        first, path = report.replaced[0]
+        more = f" and {len(report.replaced) - 1} more" if len(report.replaced) > 1 else ""
+        remove = command(f"remove --item {first}", gallery, DEFAULT_GALLERY)
+        note(
+            f"note: item {first} ({near(path)}){more} was enrolled from a file that holds another"
+            f" picture now, and stays: `{remove}` if it should go"
+        )
     name_rejections(report.rejected)
     if as_json:
         print_json(
@@ -207,6 +217,7 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
                 "items": report.items,
             }
             | ({"copied": report.copied} if report.copied else {})
+            | ({"replaced": [n for n, _ in report.replaced]} if report.replaced else {})
         )
     else:
         copied = f"; copies made of {report.copied}" if report.copied else ""

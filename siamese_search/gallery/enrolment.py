@@ -105,6 +105,7 @@ class Enrolment:
         self._distractor = distractor
         self._kinds: dict[str, bool] = {}  # whether an identity is a distractor
         self._watch = watch
+        self._last_before = catalog.state().last_item
         self.change = new_run()  # what its transactions have in common
         self.added = 0
         self.skipped = 0
@@ -132,9 +133,11 @@ class Enrolment:
         """What was done, with the gallery's totals as of now."""
         totals = self._catalog.totals()
         relabelled = tuple((*names, count) for names, count in self._relabelled.items())
+        replaced = tuple(self._catalog.replaced(self._last_before)) if self.added else ()
         return EnrollmentReport(
-            self.added, self.skipped, tuple(self.rejected), *totals, relabelled, self.copied
-        )
+            self.added, self.skipped, tuple(self.rejected), *totals, relabelled, self.copied,
+            replaced,
+        )  # fmt: skip
 
     def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []

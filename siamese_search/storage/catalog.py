@@ -91,8 +91,13 @@ class Catalog(History, Calibrations, Listing):
             )
             made = [number for number in numbers if number is not None]
             if made:
-                with self._changing(run or new_run(), "add", len(made)) as change:
+                names = {
+                    item.identity for item, n in zip(items, numbers, strict=True) if n is not None
+                }
+                changing = self._changing(run or new_run(), "add", len(made), _only(names))
+                with changing as change:
                     self._note_added(change, made)
+                    self._drop_probes(change, self._kept_probes(made))
             before_commit(numbers)
         return numbers
 
@@ -240,7 +245,8 @@ class Catalog(History, Calibrations, Listing):
     # Unknowns
 
     def keep_unknown(self, content: str, source: str, fingerprint: str, vector: FloatArray) -> None:
-        """Keep a probe that nobody fitted; its place and embedding are brought up to date.
+        """Keep a probe that nobody fitted, unless it is enrolled; its place and embedding are
+        brought up to date.
 
         Raises GalleryMismatch where the encoder that embedded it, by its fingerprint, is not the
         active one.
@@ -251,10 +257,12 @@ class Catalog(History, Calibrations, Listing):
             generation = self._require_active(fingerprint)
             self._db.execute(
                 "INSERT INTO unknowns (content, source, added, generation, vector)"
-                " VALUES (?, ?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET"
+                " SELECT ?, ?, ?, ?, ?"
+                " WHERE NOT EXISTS (SELECT 1 FROM items WHERE content = ?)"
+                " ON CONFLICT (content) DO UPDATE SET"
                 " source = excluded.source, generation = excluded.generation,"
                 " vector = excluded.vector",
-                (bytes.fromhex(content), source, added, generation, stored),
+                (bytes.fromhex(content), source, added, generation, stored, bytes.fromhex(content)),
             )
 
     def unknowns(self, latest: int = -1) -> list[KeptProbe]:
@@ -386,11 +394,6 @@ class Catalog(History, Calibrations, Listing):
         with self._guard():
             rows = self._db.execute("SELECT id, copy, content FROM items WHERE copy IS NOT NULL")
             return [Copy(number, path, content.hex()) for number, path, content in rows]
-
-    def count_copies(self) -> int:
-        """Of how many items there is a copy of the image."""
-        with self._guard():
-            return self._value("SELECT count(copy) FROM items")
 
     def copies_of(self, contents: Iterable[str]) -> set[str]:
         """The paths of the copies that are kept of images, by their hashes."""
