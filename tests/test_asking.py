@@ -56,6 +56,15 @@ def test_a_list_of_paths_and_folders(shell: Shell, end: str) -> None:
     assert "rejected: nowhere.png: there is no such file" in said
 
 
+def test_what_does_not_exist_keeps_others_from_no_answer(shell: Shell) -> None:
+    image = "pictures/Milk/1.png"
+    result = shell("query", "nowhere.png", image, "--json", code=1)
+    assert json.loads(result.stdout)["image"] == image
+    assert result.stderr == "rejected: nowhere.png: there is no such file\n"
+    said = shell("query", "nowhere.png", "gone.png", code=2).stderr
+    assert said == "error: nowhere.png: no such file or folder\n"
+
+
 def test_what_is_no_list_is_refused(shell: Shell) -> None:
     (shell.folder / "empty").touch()
     image = "pictures/Milk/0.png"

@@ -437,7 +437,7 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     shell("calibrate", "--fpir", "0.1")
     assert "FPIR 0.1," in shell("info").stdout  # as before
     (strict,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "0.001")
-    (lax,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "0.3")
+    (lax,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "30%")
     assert strict["threshold"] > lax["threshold"]
     assert strict["p_value"] == pytest.approx(1 / 17)
     both = ("--fpir", "0.1", "--threshold", "0.5")
@@ -526,6 +526,17 @@ def test_wildcards_list_the_identities_that_they_fit(shell: Shell, pictures: Pic
     assert "no identity fits 'Beer*'" in shell("list", "Beer*", code=2).stderr
 
 
+def test_a_list_is_printed_as_a_table(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"a": 2, "b": 1})
+    (folder / "list.csv").write_text("path;label;shop\na/0.png;a, b;north\nb/0.png;c;\n")
+    shell("add", "--manifest", folder / "list.csv", "--encoder", shell.encoder)
+    assert shell("list", "--csv").stdout == 'identity,items,distractor\n"a, b",1,False\nc,1,False\n'
+    first = f'1,"a, b",{folder / "a" / "0.png"},north\n'
+    assert shell("list", "a, b", "--csv").stdout == f"item,identity,path,shop\n{first}"
+    assert shell("list", "--where", "shop=north", "--csv").stdout.endswith(first)
+    assert "choose one" in shell("list", "--csv", "--json", code=2).stderr
+
+
 def test_one_is_not_several(shell: Shell, pictures: Pictures) -> None:
     printed = shell("add", pictures({"a": 1}), "--encoder", shell.encoder).stdout
     assert printed.splitlines()[1] == "indexes/default has 1 identity, 1 item"
@@ -577,7 +588,10 @@ def test_a_bar_says_how_many_and_never_of_how_many_it_does_not_know(
         ("delete", "try `siasearch remove`"),
         ("search", "try `siasearch query`"),
         ("identify", "try `siasearch query`"),
-        ("export", "try `siasearch list --json`"),
+        ("export", "try `siasearch list --csv`"),
+        ("move", "try `siasearch relabel`"),
+        ("version", "try `siasearch --version`"),
+        ("remov", "`siasearch --help` lists them"),  # nothing is removed because of a slip
         ("quey", "did you mean `siasearch query`?"),
         ("seach", "did you mean `siasearch query`?"),
         ("Identfy", "did you mean `siasearch query`?"),
@@ -594,7 +608,8 @@ def test_a_command_by_another_name_says_what_to_type(
 
 def test_what_is_suggested_exists() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert {name.split()[0] for name in INSTEAD.values()} <= set(commands)
+    options = {"--version", "--help"}
+    assert {name.split()[0] for name in INSTEAD.values()} <= set(commands) | options
     assert not INSTEAD.keys() & set(commands)
 
 
@@ -608,6 +623,7 @@ def test_help_is_written_as_people_write(shell: Shell) -> None:
     assert shell("query", "--help").stdout.startswith("Usage: siasearch query [OPTIONS] IMAGE...\n")
     assert shell("list", "--help").stdout.startswith("Usage: siasearch list [OPTIONS] [IDENTITY]\n")
     asked = shell("query", "--help").stdout
+    assert shell("query", "-h").stdout == asked
     assert "JSON Lines" in asked
     assert "  IMAGE...  Images to identify" in asked
     assert "-k, --k N " in asked
@@ -767,7 +783,12 @@ def test_a_number_out_of_range_is_named_with_its_range(shell: Shell, pictures: P
         (f"--duplicate is {cosine}", ("audit", "--duplicate", "7")),
         (f"fpir is {share}", ("query", image, "--fpir", "7")),
         (f"fpir is {share}", ("calibrate", "--fpir", "7")),
-        (f"fpir is {share}", ("benchmark", folder, "--fpir", "7")),
+        (f"fpir is {share}", ("benchmark", folder, "--fpir", "700%")),
+        ("it must be at least 1", ("query", image, "--k", "0")),
+        ("it must be a whole number", ("query", image, "--k", "many")),
+        ("it must be a number", ("query", image, "--threshold", "80%")),
+        ("it must be a share, as 0.05 or 5%", ("calibrate", "--fpir", "few")),
+        ("not calibrated: run `siasearch calibrate` first", ("query", image, "--fpir", "5%")),
     ):
         assert said in shell(*arguments, code=2).stderr
 

@@ -36,6 +36,14 @@ def test_a_manifest_gives_paths_labels_and_metadata(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("by", [";", "\t"])
+def test_a_manifest_may_be_parted_otherwise(tmp_path: Path, by: str) -> None:
+    text = f"\ufeffpath{by}label{by}shop\nx, 1.jpg{by}a, b{by}north\n"
+    assert manifest(tmp_path / "m.csv", text) == [
+        ImageFile(str(tmp_path / "x, 1.jpg"), "a, b", {"shop": "north"})
+    ]
+
+
 def test_a_manifest_row_without_path_or_label_is_rejected_with_its_line(tmp_path: Path) -> None:
     rows = manifest(tmp_path / "m.csv", "path,label\n,a\nx.jpg,\ny.jpg\nz.jpg,b,surplus\n")
     assert [type(row) for row in rows] == [Rejection, Rejection, Rejection, ImageFile]

@@ -58,10 +58,17 @@ def listed(places: Iterable[str], reject: Callable[[Rejection], object]) -> list
 def asked(images: Sequence[str], reject: Callable[[Rejection], object]) -> Iterator[str | bytes]:
     """The images to ask about, named as they were typed; the one on standard input as its bytes.
 
-    What is no picture by its name is passed over. Raises UsageError where there is no image.
+    What is no picture by its name is passed over, and what does not exist rejected. Raises
+    UsageError where there is no image.
     """
-    files = [image for image in images if image != STANDARD_INPUT]
-    if len(files) < len(images):
+    named = [image for image in images if image != STANDARD_INPUT]
+    files = [image for image in named if os.path.lexists(image)]
+    if not files and len(named) == len(images):
+        files = named[:1]  # which raises
+    for image in named:
+        if image not in files:
+            reject(Rejection(printable(image), "there is no such file"))
+    if len(named) < len(images):
         yield sys.stdin.buffer.read()
     if not files:
         return

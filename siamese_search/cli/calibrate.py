@@ -21,6 +21,7 @@ from siamese_search.cli.common import (
     note,
     open_gallery,
     print_json,
+    share,
 )
 from siamese_search.errors import GalleryDamaged, GalleryFormatError, UsageError
 
@@ -33,8 +34,10 @@ def calibrate(
     fpir: Annotated[
         float | None,
         typer.Option(
+            parser=share,
+            metavar="SHARE",
             help="The share of strangers that may get a name, from 0.001 to 0.3; default: what was"
-            " chosen before, else 0.01, 1 in 100."
+            " chosen before, else 0.01, 1 in 100.",
         ),
     ] = None,
     rule: RuleOption = None,

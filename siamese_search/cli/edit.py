@@ -23,6 +23,7 @@ from siamese_search.cli.common import (
     note,
     open_gallery,
     print_json,
+    print_row,
     say,
 )
 from siamese_search.cli.program import command
@@ -31,7 +32,7 @@ from siamese_search.pictures.sources import normalised
 from siamese_search.records import UNDOABLE, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from siamese_search.records import Change, Item
 
@@ -72,8 +73,13 @@ def list_(
     ] = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
     as_json: JsonLinesOption = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print a table; of items with a column for each metadata.")
+    ] = False,
 ) -> None:
     """List the identities, or the items of one, or those with some metadata."""
+    if as_json and as_csv:
+        raise UsageError("--json and --csv: choose one")
     with open_gallery(gallery) as source:
         every = source.identities() if identity is None or WILDCARDS & set(identity) else []
         # A name may have such signs itself.
@@ -85,25 +91,38 @@ def list_(
         if where:
             names = {name for name, _ in fitting} if several else {fits}
             items = [one for one in source.items_where(conditions(where)) if one.identity in names]
-            _print_items(items, gallery, as_json, owners=True)
+            _print_items(items, gallery, as_json, as_csv, owners=True)
             if not items:
                 note(f"no item has {' and '.join(where)}")
         elif several:
             if not fitting:
                 note(f"nothing is enrolled in {gallery}")
             never = source.distractors()
+            if as_csv:
+                print_row(("identity", "items", "distractor"))
             for name, count in fitting:
-                if as_json:
+                if as_csv:
+                    print_row((name, count, name in never))
+                elif as_json:
                     print_json({"identity": name, "items": count, "distractor": name in never})
                 else:
                     mark = "  (distractor)" if name in never else ""
                     say(f"{count:>8}  {name}{mark}")
         elif identity is not None:
-            _print_items(source.items(identity), gallery, as_json)
+            _print_items(source.items(identity), gallery, as_json, as_csv)
 
 
-def _print_items(items: Iterable[Item], gallery: Path, as_json: bool, owners: bool = False) -> None:
+def _print_items(
+    items: Sequence[Item], gallery: Path, as_json: bool, as_csv: bool, owners: bool = False
+) -> None:
     """Print items, with their ``owners`` where these may be several."""
+    if as_csv:
+        keys = sorted(set().union(*(item.metadata for item in items)))
+        print_row(("item", "identity", "path", *keys))
+        for item in items:
+            described = (item.metadata.get(key, "") for key in keys)
+            print_row((item.number, item.identity, item.source or "", *described))
+        return
     for item in items:
         if as_json:
             fields = dataclasses.asdict(item)

@@ -39,6 +39,7 @@ from siamese_search.cli.common import (
     print_json,
     print_row,
     say,
+    share,
     shown,
 )
 from siamese_search.cli.program import command
@@ -75,7 +76,11 @@ def query(
     rule: RuleOption = None,
     fpir: Annotated[
         float | None,
-        typer.Option(help="Name about this share of strangers; needs a calibrated gallery."),
+        typer.Option(
+            parser=share,
+            metavar="SHARE",
+            help="Name about this share of strangers; needs a calibrated gallery.",
+        ),
     ] = None,
     crop: Annotated[
         list[str] | None,

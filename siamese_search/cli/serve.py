@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from siamese_search.cli.common import DEFAULT_GALLERY, DeviceOption, note
+from siamese_search.cli.listening import EVERYWHERE, others_can_read, own_address, require_free
 from siamese_search.errors import RuntimeUnavailable, UsageError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -68,6 +69,15 @@ def serve(
             f"{host} can be reached from elsewhere, so a token is needed: write one of {FEWEST}"
             " characters or more to a file that only you can read, and name it by --token-file"
         )
+    require_free(host, port)
+    if token_file is not None and others_can_read(token_file):
+        note(f"warning: others can read {token_file}: `chmod 600 {token_file}`")
+    shown = host
+    if host in EVERYWHERE:
+        own = own_address(host)
+        shown = next(iter(allow or ()), LOOPBACK[0])
+        if own is not None and own not in (allow or ()):
+            note(f"note: to answer to {own}, its own address, it needs `--allow {own}`")
     import uvicorn
 
     from siamese_search.serving import connections
@@ -77,7 +87,7 @@ def serve(
     folders = gallery or [Path(os.environ.get("SIASEARCH_GALLERY") or DEFAULT_GALLERY)]
     app = application(folders, names, token, read_only, device=device, cors=cors or ())
     connections.make_room()
-    address = f"[{host}]" if ":" in host else host
+    address = f"[{shown}]" if ":" in shown else shown
     config = uvicorn.Config(app, host=host, port=port, **connections.SETTINGS)
     server = uvicorn.Server(config)
     startup = server.startup

@@ -22,6 +22,7 @@ from siamese_search.pictures.read import is_path, several
 from siamese_search.records import ImageFile, Rejection, printable
 
 Files = Iterable[ImageFile | Rejection]
+SEPARATORS = ",;\t"  # of a manifest's columns; spreadsheets write the one that is usual there
 
 
 def normalised(label: str) -> str:
@@ -125,7 +126,8 @@ def not_empty(files: Files, places: Iterable[str]) -> Files:
 
 
 def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
-    """The images that a CSV with the columns ``path`` and ``label`` lists.
+    """The images that a CSV with the columns ``path`` and ``label`` lists; semicolons or tabs may
+    part them, too.
 
     Relative paths are relative to the CSV's folder; further columns become metadata. Raises
     UsageError for a file that is no such CSV.
@@ -133,7 +135,9 @@ def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
     folder = os.path.dirname(os.path.abspath(path))
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
+            first = file.readline()  # once: it may be a pipe
+            by = max(SEPARATORS, key=lambda by: _names_columns(first, by))
+            rows = csv.DictReader(chain([first], file), delimiter=by)
             columns = rows.fieldnames or []
             if not {"path", "label"} <= set(columns):
                 raise UsageError(
@@ -146,6 +150,11 @@ def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
         raise UsageError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} is not a CSV file in UTF-8: {error}") from error
+
+
+def _names_columns(line: str, separator: str) -> bool:
+    """Whether a first line names the columns that a manifest has."""
+    return {"path", "label"} <= set(next(csv.reader([line], delimiter=separator), ()))
 
 
 def _manifest_entry(row: dict[str, str], folder: str, place: str) -> ImageFile | Rejection:
