@@ -44,6 +44,11 @@ def counted(number: int, one: str, several: str | None = None) -> str:
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 
+def same_picture(identity: str) -> str:
+    """Why a picture is rejected that is enrolled as another identity."""
+    return f"the same image is enrolled as {identity!r}: relabel or remove that one first"
+
+
 @dataclass(frozen=True)
 class Rejection:
     """A file that was not enrolled, and why. ``path`` is printable, whatever the name's bytes."""
@@ -163,7 +168,9 @@ class EnrollmentReport:
 
     ``relabelled`` tells how many of those skipped were enrolled as one identity and have another
     since: (was, is, how many); ``copied`` of how many of those skipped a copy was made;
-    ``replaced`` the items (number, file) from whose files others were added now.
+    ``replaced`` the items (number, file) from whose files others were added now; ``renamed`` the
+    identities whose pictures were all rejected since they came under another name: (was, is, how
+    many).
     """
 
     added: int
@@ -174,6 +181,7 @@ class EnrollmentReport:
     relabelled: tuple[tuple[str, str, int], ...] = ()
     copied: int = 0
     replaced: tuple[tuple[int, str], ...] = ()
+    renamed: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass(frozen=True)

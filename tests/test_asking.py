@@ -56,6 +56,17 @@ def test_a_list_of_paths_and_folders(shell: Shell, end: str) -> None:
     assert "rejected: nowhere.png: there is no such file" in said
 
 
+def test_images_are_called_as_they_were_typed(shell: Shell) -> None:
+    def asked(*paths: str) -> list[str]:
+        return [one["image"] for one in shell.json("query", *paths)]
+
+    assert asked("pictures/Tea", "pictures/Milk/0.png") == [
+        "pictures/Tea/green/0.png", "pictures/Milk/0.png"
+    ]  # fmt: skip
+    (name,) = asked(str(shell.folder / "pictures" / "Tea"))
+    assert name == str(shell.folder / "pictures" / "Tea" / "green" / "0.png")
+
+
 def test_what_does_not_exist_keeps_others_from_no_answer(shell: Shell) -> None:
     image = "pictures/Milk/1.png"
     result = shell("query", "nowhere.png", image, "--json", code=1)

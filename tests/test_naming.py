@@ -148,6 +148,29 @@ def test_a_gallery_in_the_folder_of_its_pictures_is_passed_over(shell: Shell, sh
         assert ".db" not in result.stderr
 
 
+def test_a_renamed_folder_is_one_line(shell: Shell, shop: Path) -> None:
+    shell("add", "shop", "--encoder", shell.encoder)
+    (shop / "Milk").rename(shop / "Fresh Milk")
+    result = shell("add", "shop", code=1)
+    assert result.stdout.startswith("0 added, 3 skipped (enrolled already), 3 rejected\n")
+    assert result.stderr == (
+        "rejected: 3 images, all of 'Milk', under another name, 'Fresh Milk': if the folder was"
+        " renamed, `siasearch relabel Milk 'Fresh Milk'`\n"
+    )
+    shell("relabel", "Milk", "Fresh Milk")
+    assert shell("add", "shop").stderr == ""
+    (shop / "Tea" / "0.png").rename(shop / "Rice" / "1.png")  # not all of them
+    assert "the same image is enrolled as 'Tea'" in shell("add", "shop", code=1).stderr
+
+
+@pytest.mark.usefixtures("shop")
+def test_an_identity_called_as_no_answer_is_pointed_out(shell: Shell) -> None:
+    said = shell("add", "shop/Milk", "--label", "Unknown", "--encoder", shell.encoder).stderr
+    assert said == "note: an identity called 'Unknown' is easily taken for no answer: rename it\n"
+    assert "called 'unknown'" in shell("relabel", "Unknown", "unknown").stderr
+    assert shell("add", "shop/Milk", "--label", "unknown").stderr == ""
+
+
 def test_python_refuses_to_mix_folders_too(tmp_path: Path, toy: Encoder, shop: Path) -> None:
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         with pytest.raises(UsageError, match=r"would both be the identity '0'.*give a label"):

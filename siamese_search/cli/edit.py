@@ -26,6 +26,7 @@ from siamese_search.cli.common import (
     print_row,
     say,
 )
+from siamese_search.cli.naming import warn_of_unknown
 from siamese_search.cli.program import command
 from siamese_search.errors import GalleryError, UsageError
 from siamese_search.pictures.sources import normalised
@@ -237,6 +238,7 @@ def relabel(
             note("nothing was relabelled")
             raise typer.Exit(1)
         relabelled = target.relabel(old, new, item or None)
+        warn_of_unknown([new])
         total = target.count(new)
     if as_json:
         print_json({"relabelled": relabelled})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from itertools import chain
@@ -26,12 +27,12 @@ from siamese_search.cli.common import (
     progress_bar,
     say,
 )
-from siamese_search.cli.naming import settle_label, settle_names, single_pictures
+from siamese_search.cli.naming import settle_label, settle_names, single_pictures, warn_of_unknown
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.pictures.drawings import SUFFIX
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
-from siamese_search.records import ImageFile, Rejection, counted
+from siamese_search.records import ImageFile, Rejection, counted, same_picture
 
 if TYPE_CHECKING:
     from siamese_search.records import EnrollmentReport
@@ -140,6 +141,8 @@ def add(
             note(f"interrupted: {kept} enrolled so far; run the same command again to go on")
             raise typer.Exit(1) from None
         single = single_pictures(target, names) if report.added and not distractor else None
+    if report.added:
+        warn_of_unknown(names)
     drawn = passed.pop(SUFFIX, 0)
     if drawn:
         note(f"{counted(drawn, 'drawing')} of siasearch passed over")
@@ -175,7 +178,7 @@ def _print_plan(files: Files, as_json: bool) -> None:
     for identity, images in sorted(plan.items())[:PLANNED]:
         say(f"{images:>8}  {identity}")
     if len(plan) > PLANNED:
-        typer.echo(f"          and {len(plan) - PLANNED} more identities")
+        typer.echo(f"          and {len(plan) - PLANNED} more identities: --json lists all")
     identities = counted(len(plan), "identity", "identities")
     typer.echo(f"{counted(plan.total(), 'image')} of {identities}; nothing was enrolled")
 
@@ -206,7 +209,16 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
             f"note: item {first} ({near(path)}){more} was enrolled from a file that holds another"
             f" picture now, and stays: `{remove}` if it should go"
         )
-    name_rejections(report.rejected)
+    told = {same_picture(was) for was, _, _ in report.renamed}
+    name_rejections(one for one in report.rejected if one.reason not in told)
+    for was, now, count in report.renamed:
+        relabel = command(
+            f"relabel {shlex.quote(was)} {shlex.quote(now)}", gallery, DEFAULT_GALLERY
+        )
+        note(
+            f"rejected: {counted(count, 'image')}, all of {was!r}, under another name, {now!r}: if"
+            f" the folder was renamed, `{relabel}`"
+        )
     if as_json:
         print_json(
             {

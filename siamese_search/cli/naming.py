@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from siamese_search.gallery.gallery import Gallery
 
 SHOWN = 3  # names, or commands
+UNKNOWN = "unknown"  # what answers say where there is no identity
 
 
 def settle_names(paths: Sequence[str], gallery: Path, yes: bool) -> bool:
@@ -96,6 +97,13 @@ def settle_label(paths: Sequence[str], label: str, yes: bool) -> None:
     if not confirmed("Go on?", yes):
         note("nothing was enrolled")
         raise typer.Exit(1)
+
+
+def warn_of_unknown(identities: Iterable[str]) -> None:
+    """Say where an identity is called as what gets no name."""
+    for name in identities:
+        if name.strip().casefold() == UNKNOWN:
+            note(f"note: an identity called {name!r} is easily taken for no answer: rename it")
 
 
 def single_pictures(gallery: Gallery, identities: Iterable[str]) -> str | None:

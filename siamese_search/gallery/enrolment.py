@@ -35,6 +35,7 @@ from siamese_search.records import (
     Rejection,
     Watcher,
     printable,
+    same_picture,
 )
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.facts import Enrolled
@@ -111,6 +112,7 @@ class Enrolment:
         self.skipped = 0
         self.rejected: list[Rejection] = []
         self._relabelled: Counter[tuple[str, str]] = Counter()
+        self._misnamed: Counter[tuple[str, str]] = Counter()  # rejected: enrolled as, found as
         # Content seen in this run but not yet settled: its file, and later files with it.
         self._underway: dict[str, tuple[ImageFile, list[ImageFile]]] = {}
         # What to note of items that were enrolled before: where they lie now, new metadata.
@@ -136,8 +138,16 @@ class Enrolment:
         replaced = tuple(self._catalog.replaced(self._last_before)) if self.added else ()
         return EnrollmentReport(
             self.added, self.skipped, tuple(self.rejected), *totals, relabelled, self.copied,
-            replaced,
+            replaced, self._renamed(),
         )  # fmt: skip
+
+    def _renamed(self) -> tuple[tuple[str, str, int], ...]:
+        """The identities, of several pictures, that have come whole under one other name."""
+        return tuple(
+            (was, now, count)
+            for (was, now), count in self._misnamed.items()
+            if 1 < count == self._catalog.count_items(was)
+        )
 
     def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []
@@ -223,11 +233,8 @@ class Enrolment:
         if known.identity != file.identity and known.was == file.identity:
             self._relabelled[known.was, known.identity] += 1  # a correction stays
         elif known.identity != file.identity:
-            self._reject(
-                file.path,
-                f"the same image is enrolled as {known.identity!r}: relabel or remove that one"
-                " first",
-            )
+            self._reject(file.path, same_picture(known.identity))
+            self._misnamed[known.identity, file.identity] += 1
             return False
         self.skipped += 1
         if file.source is not None and file.source != known.source and (
