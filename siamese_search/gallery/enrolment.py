@@ -143,10 +143,11 @@ class Enrolment:
 
     def _renamed(self) -> tuple[tuple[str, str, int], ...]:
         """The identities, of several pictures, that have come whole under one other name."""
+        names = Counter(was for was, _ in self._misnamed)
         return tuple(
             (was, now, count)
             for (was, now), count in self._misnamed.items()
-            if 1 < count == self._catalog.count_items(was)
+            if names[was] == 1 < count == self._catalog.count_items(was)
         )
 
     def _run_through(self, files: Files) -> None:
