@@ -41,7 +41,7 @@ def test_an_image_on_standard_input(shell: Shell) -> None:
     ]  # fmt: skip
     assert "rejected: -: empty file" in piped(shell, b"", "query", "-", code=1)[1]
     _, said = piped(shell, image, "query", "-", "--threshold", "1", "--keep-unknown")
-    assert "no image was kept" in said  # there is no file to enrol later
+    assert "no image is kept" in said  # there is no file to enrol later
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
@@ -65,6 +65,12 @@ def test_images_are_called_as_they_were_typed(shell: Shell) -> None:
     ]  # fmt: skip
     (name,) = asked(str(shell.folder / "pictures" / "Tea"))
     assert name == str(shell.folder / "pictures" / "Tea" / "green" / "0.png")
+
+
+def test_what_is_enrolled_is_not_kept_as_unknown(shell: Shell) -> None:
+    said = shell("query", "pictures", "--threshold", "1", "--keep-unknown").stderr
+    assert said.startswith("no image is kept: ")
+    assert "nothing is kept" in shell("unknowns").stdout
 
 
 def test_what_does_not_exist_keeps_others_from_no_answer(shell: Shell) -> None:

@@ -120,10 +120,9 @@ def calibrate(
             now = target.info()
     finally:
         name_rejections(rejected)
-    advice = warning(found)
-    if advice is not None:
-        note(advice)
-    note(f"note: {replaced(before, gallery)}")
+    for said in (warning(found), replaced(before, found, gallery)):
+        if said is not None:
+            note(said)
     if as_json:
         named = {"rejected": [{"path": r.path, "reason": r.reason} for r in rejected]}
         facts = dataclasses.asdict(found)

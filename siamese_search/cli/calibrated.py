@@ -13,6 +13,7 @@ from siamese_search.records import counted
 if TYPE_CHECKING:
     from siamese_search.records import Calibration, GalleryInfo
 
+CHOSEN = ("fpir", "rule", "source", "turns")  # what a calibration was asked for
 MOST = 0.5  # of one's own pictures: below this there is advice how to name more
 
 
@@ -53,13 +54,15 @@ def warning(made: Calibration) -> str | None:
     return f"warning: only {found.named:.0%} of your own pictures would get their name: {ways}"
 
 
-def replaced(before: Calibration | None, gallery: Path) -> str:
-    """What a new calibration has replaced, and what goes back to it."""
+def replaced(before: Calibration | None, found: Calibration, gallery: Path) -> str | None:
+    """What a new calibration has replaced, and what goes back to it; None where that was alike."""
     from siamese_search.decision.rules import DEFAULT_RULE
     from siamese_search.evaluation.words import percent
 
     if before is None:
         was, words = "the encoder's threshold", "calibrate --off"
+    elif all(getattr(before, one) == getattr(found, one) for one in CHOSEN):
+        return None
     else:
         was = f"the calibration for {percent(before.fpir)} of strangers"
         words = f"calibrate --fpir {before.fpir:g}"
@@ -69,7 +72,9 @@ def replaced(before: Calibration | None, gallery: Path) -> str:
             words += " --strangers FOLDER"
         if before.turns > 1:
             words += f" --turns {before.turns}"
-    return f"this replaced {was}; `{command(words, gallery, DEFAULT_GALLERY)}` goes back to that"
+    return (
+        f"note: this replaced {was}; `{command(words, gallery, DEFAULT_GALLERY)}` goes back to that"
+    )
 
 
 def _asked(found: Calibration, kept: bool) -> str:
