@@ -44,6 +44,11 @@ def counted(number: int, one: str, several: str | None = None) -> str:
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 
+def same_picture(identity: str) -> str:
+    """Why a picture is rejected that is enrolled as another identity."""
+    return f"the same image is enrolled as {identity!r}: relabel or remove that one first"
+
+
 @dataclass(frozen=True)
 class Rejection:
     """A file that was not enrolled, and why. ``path`` is printable, whatever the name's bytes."""
@@ -120,18 +125,6 @@ class NewItem:
 
 
 @dataclass(frozen=True)
-class Enrolled:
-    """Whose item some content is. ``source`` is None where it was enrolled without a file; ``was``
-    is the identity that it was enrolled as, where it was relabelled since.
-    """
-
-    number: int
-    identity: str
-    source: str | None
-    was: str | None = None
-
-
-@dataclass(frozen=True)
 class Copy:
     """The image that a gallery keeps of an item: its path in the gallery, as the database says."""
 
@@ -174,7 +167,10 @@ class EnrollmentReport:
     """What an enrolment did. ``identities`` and ``items`` are the gallery's totals after it.
 
     ``relabelled`` tells how many of those skipped were enrolled as one identity and have another
-    since: (was, is, how many).
+    since: (was, is, how many); ``copied`` of how many of those skipped a copy was made;
+    ``replaced`` the items (number, file) from whose files others were added now; ``renamed`` the
+    identities whose pictures were all rejected since they came under another name: (was, is, how
+    many).
     """
 
     added: int
@@ -183,6 +179,9 @@ class EnrollmentReport:
     identities: int
     items: int
     relabelled: tuple[tuple[str, str, int], ...] = ()
+    copied: int = 0
+    replaced: tuple[tuple[int, str], ...] = ()
+    renamed: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -407,7 +406,7 @@ class GalleryInfo:
     file ``index``; ``recall`` is None where its recipe is exact. ``metric`` says in words what the
     gallery's own metric was learned from, None where plain cosines are compared; ``closer`` what
     the closer look at candidates gains, None where none is taken. ``places`` items have what that
-    needs.
+    needs, ``copies`` items a copy of their image.
     """
 
     gallery: str
@@ -427,6 +426,7 @@ class GalleryInfo:
     metric: str | None = None
     closer: str | None = None
     places: int = 0
+    copies: int = 0
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def test_an_image_on_standard_input(shell: Shell) -> None:
     ]  # fmt: skip
     assert "rejected: -: empty file" in piped(shell, b"", "query", "-", code=1)[1]
     _, said = piped(shell, image, "query", "-", "--threshold", "1", "--keep-unknown")
-    assert "no image was kept" in said  # there is no file to enrol later
+    assert "no image is kept" in said  # there is no file to enrol later
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
@@ -54,6 +54,32 @@ def test_a_list_of_paths_and_folders(shell: Shell, end: str) -> None:
     assert [one["matches"][0]["identity"] for one in answers] == ["Milk", "Tea/green"]
     assert answers[0]["image"] == "pictures/Milk/1.png"
     assert "rejected: nowhere.png: there is no such file" in said
+
+
+def test_images_are_called_as_they_were_typed(shell: Shell) -> None:
+    def asked(*paths: str) -> list[str]:
+        return [one["image"] for one in shell.json("query", *paths)]
+
+    assert asked("pictures/Tea", "pictures/Milk/0.png") == [
+        "pictures/Tea/green/0.png", "pictures/Milk/0.png"
+    ]  # fmt: skip
+    (name,) = asked(str(shell.folder / "pictures" / "Tea"))
+    assert name == str(shell.folder / "pictures" / "Tea" / "green" / "0.png")
+
+
+def test_what_is_enrolled_is_not_kept_as_unknown(shell: Shell) -> None:
+    said = shell("query", "pictures", "--threshold", "1", "--keep-unknown").stderr
+    assert said.startswith("no image is kept: ")
+    assert "nothing is kept" in shell("unknowns").stdout
+
+
+def test_what_does_not_exist_keeps_others_from_no_answer(shell: Shell) -> None:
+    image = "pictures/Milk/1.png"
+    result = shell("query", "nowhere.png", image, "--json", code=1)
+    assert json.loads(result.stdout)["image"] == image
+    assert result.stderr == "rejected: nowhere.png: there is no such file\n"
+    said = shell("query", "nowhere.png", "gone.png", code=2).stderr
+    assert said == "error: nowhere.png: no such file or folder\n"
 
 
 def test_what_is_no_list_is_refused(shell: Shell) -> None:

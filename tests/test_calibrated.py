@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from siamese_search.cli.calibrated import described
+from siamese_search.cli.calibrated import described, replaced, warning
+from siamese_search.cli.common import DEFAULT_GALLERY
 from siamese_search.decision.calibration import Evidence, fit
 from siamese_search.decision.reference import Reference
 from siamese_search.decision.rules import DEFAULT_RULE
@@ -66,18 +68,35 @@ def test_a_rate_that_names_few_of_the_own_comes_with_advice() -> None:
     shares = found.named_at
     assert list(shares.values()) == sorted(shares.values())
     enough = min(rate for rate, share in shares.items() if share >= 0.5)
-    advice = f"to name more: --fpir {enough:g} would name {shares[enough]:.0%}, and "
-    assert advice in said(found)
-    assert "more pictures of each identity" in said(found)
-    assert "--strangers FOLDER" in said(found)
-    assert "--strangers FOLDER" not in said(replace(found, source="strangers"))
-    assert "to name more" not in said(calibrated(0.1))
+    advice = warning(found) or ""
+    assert f"only {found.named:.0%} of your own pictures would get their name" in advice
+    assert f": --fpir {enough:g} would name {shares[enough]:.0%}, and " in advice
+    assert "more pictures of each identity" in advice
+    assert "`siasearch audit`" in advice
+    assert "--strangers FOLDER" in advice
+    assert "--strangers FOLDER" not in (warning(replace(found, source="strangers")) or "")
+    assert warning(calibrated(0.1)) is None
     never = replace(found, named=0.0, named_at=dict.fromkeys(found.named_at, 0.0))
-    assert "to name more: more pictures of each identity help" in said(never)
+    assert "get their name: more pictures of each identity help" in (warning(never) or "")
     some = replace(found, named_at={0.001: found.named, 0.3: 0.45})
-    assert "--fpir 0.3 would name only 45%" in said(some)
+    assert "--fpir 0.3 would name only 45%" in (warning(some) or "")
     nobody = replace(found, genuine=0, named=None, named_at={})
     assert "no identity has two pictures" in said(nobody)
+    assert warning(nobody) is None
+
+
+def test_it_says_what_it_replaced_and_how_to_go_back() -> None:
+    assert " calibrate --off -g shop`" in (replaced(None, calibrated(0.1), Path("shop")) or "")
+    before = replace(calibrated(0.05, "strangers"), rule="best", turns=8)
+    assert replaced(before, before, DEFAULT_GALLERY) is None
+    said = replaced(before, calibrated(0.05), DEFAULT_GALLERY) or ""
+    assert "the calibration for 5% of strangers" in said
+    assert " calibrate --fpir 0.05 --rule best --strangers FOLDER --turns 8`" in said
+
+
+def test_a_rate_that_was_not_typed_is_that_of_before() -> None:
+    first = "\n".join(described(calibrated(0.1), NOW, kept=True)).splitlines()[0]
+    assert first.endswith("(--fpir 0.1; as chosen before)")
 
 
 def test_pictures_of_one_thing_widen_what_is_to_be_expected() -> None:

@@ -122,6 +122,7 @@ class CatalogModel(RuleBasedStateMachine):
                 self.catalog.add(new, vectors, encoder, distractor=distractor)
             return
         before, last = self.now(), max(self.numbers, default=0)
+        gone = set[str]()  # kept probes that are enrolled now
         expected: list[int | None] = []
         for name, content in pairs:
             if content in self.items or self.distractor.get(name, distractor) != distractor:
@@ -132,7 +133,10 @@ class CatalogModel(RuleBasedStateMachine):
             self.items[content] = Known(name, f"/{content}", {"by": name})
             self.numbers[last] = content
             expected.append(last)
+            gone |= {content} & self.probes.keys()
         assert self.catalog.add(new, vectors, encoder, distractor=distractor) == expected
+        self.dropped |= {content: self.probes.pop(content) for content in gone}
+        before.brings |= gone
         if any(expected):
             self.changed(before)
 
@@ -178,10 +182,12 @@ class CatalogModel(RuleBasedStateMachine):
     def keep(self, content: str) -> None:
         vector = embedding(content, self.active)
         self.catalog.keep_unknown(digest(content), f"/{content}", self.active, vector)
-        (number,) = (
+        numbers = [
             probe.number for probe in self.catalog.unknowns() if probe.content == digest(content)
-        )
-        assert self.probes.setdefault(content, number) == number
+        ]
+        if content not in self.items:
+            (self.probes[content],) = {*numbers, self.probes.get(content, *numbers)}
+        assert numbers == [number for c, number in self.probes.items() if c == content]
 
     @rule(chosen=chosen_contents)
     def drop(self, chosen: list[str]) -> None:

@@ -425,7 +425,7 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     assert found["rejected"] == []
     said = shell("calibrate").stdout
     assert "asked: about 10% of strangers, things that are not enrolled, may get a name" in said
-    assert "(--fpir 0.1; the default is 0.01, 1%)" in said
+    assert "(--fpir 0.1; as chosen before)" in said
     assert f"your own: {found['named']:.0%} of {found['genuine']} pictures would get" in said
     assert "different strangers to get a name, told by your 8 identities, each a stranger" in said
     assert "points" not in said
@@ -437,7 +437,7 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     shell("calibrate", "--fpir", "0.1")
     assert "FPIR 0.1," in shell("info").stdout  # as before
     (strict,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "0.001")
-    (lax,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "0.3")
+    (lax,) = shell.json("query", folder / "id0" / "0.png", "--fpir", "30%")
     assert strict["threshold"] > lax["threshold"]
     assert strict["p_value"] == pytest.approx(1 / 17)
     both = ("--fpir", "0.1", "--threshold", "0.5")
@@ -526,6 +526,17 @@ def test_wildcards_list_the_identities_that_they_fit(shell: Shell, pictures: Pic
     assert "no identity fits 'Beer*'" in shell("list", "Beer*", code=2).stderr
 
 
+def test_a_list_is_printed_as_a_table(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"a": 2, "b": 1})
+    (folder / "list.csv").write_text("path;label;shop\na/0.png;a, b;north\nb/0.png;c;\n")
+    shell("add", "--manifest", folder / "list.csv", "--encoder", shell.encoder)
+    assert shell("list", "--csv").stdout == 'identity,items,distractor\n"a, b",1,False\nc,1,False\n'
+    first = f'1,"a, b",{folder / "a" / "0.png"},north\n'
+    assert shell("list", "a, b", "--csv").stdout == f"item,identity,path,shop\n{first}"
+    assert shell("list", "--where", "shop=north", "--csv").stdout.endswith(first)
+    assert "choose one" in shell("list", "--csv", "--json", code=2).stderr
+
+
 def test_one_is_not_several(shell: Shell, pictures: Pictures) -> None:
     printed = shell("add", pictures({"a": 1}), "--encoder", shell.encoder).stdout
     assert printed.splitlines()[1] == "indexes/default has 1 identity, 1 item"
@@ -577,7 +588,10 @@ def test_a_bar_says_how_many_and_never_of_how_many_it_does_not_know(
         ("delete", "try `siasearch remove`"),
         ("search", "try `siasearch query`"),
         ("identify", "try `siasearch query`"),
-        ("export", "try `siasearch list --json`"),
+        ("export", "try `siasearch list --csv`"),
+        ("move", "try `siasearch relabel`"),
+        ("version", "try `siasearch --version`"),
+        ("remov", "`siasearch --help` lists them"),  # nothing is removed because of a slip
         ("quey", "did you mean `siasearch query`?"),
         ("seach", "did you mean `siasearch query`?"),
         ("Identfy", "did you mean `siasearch query`?"),
@@ -594,7 +608,8 @@ def test_a_command_by_another_name_says_what_to_type(
 
 def test_what_is_suggested_exists() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert {name.split()[0] for name in INSTEAD.values()} <= set(commands)
+    options = {"--version", "--help"}
+    assert {name.split()[0] for name in INSTEAD.values()} <= set(commands) | options
     assert not INSTEAD.keys() & set(commands)
 
 
@@ -608,6 +623,7 @@ def test_help_is_written_as_people_write(shell: Shell) -> None:
     assert shell("query", "--help").stdout.startswith("Usage: siasearch query [OPTIONS] IMAGE...\n")
     assert shell("list", "--help").stdout.startswith("Usage: siasearch list [OPTIONS] [IDENTITY]\n")
     asked = shell("query", "--help").stdout
+    assert shell("query", "-h").stdout == asked
     assert "JSON Lines" in asked
     assert "  IMAGE...  Images to identify" in asked
     assert "-k, --k N " in asked
@@ -767,6 +783,71 @@ def test_a_number_out_of_range_is_named_with_its_range(shell: Shell, pictures: P
         (f"--duplicate is {cosine}", ("audit", "--duplicate", "7")),
         (f"fpir is {share}", ("query", image, "--fpir", "7")),
         (f"fpir is {share}", ("calibrate", "--fpir", "7")),
-        (f"fpir is {share}", ("benchmark", folder, "--fpir", "7")),
+        (f"fpir is {share}", ("benchmark", folder, "--fpir", "700%")),
+        ("it must be at least 1", ("query", image, "--k", "0")),
+        ("it must be a whole number", ("query", image, "--k", "many")),
+        ("it must be a number", ("query", image, "--threshold", "80%")),
+        ("it must be a share, as 0.05 or 5%", ("calibrate", "--fpir", "few")),
+        ("not calibrated: run `siasearch calibrate` first", ("query", image, "--fpir", "5%")),
     ):
         assert said in shell(*arguments, code=2).stderr
+
+
+def test_check_says_what_to_do_of_pictures_that_were_moved_or_overwritten(
+    shell: Shell, pictures: Pictures
+) -> None:
+    folder = pictures({"a": 2, "b": 1})
+    shell("add", folder, "--encoder", shell.encoder)
+    shell("relabel", "a", "c")
+    folder.rename(shell.folder / "moved")
+    said = shell("check").stderr
+    assert "3 pictures are not where they were" in said
+    assert "`siasearch add FOLDER`" in said
+    assert "remove" not in said
+    picture(9).save(shell.folder / "moved" / "b" / "0.png")
+    result = shell("add", "moved", "--copy")
+    assert result.stdout.startswith("1 added, 2 skipped (enrolled already; copies made of 2), 0 ")
+    picture(8).save(shell.folder / "moved" / "b" / "0.png")
+    said = shell("add", "moved").stderr
+    assert "(moved/b/0.png) was enrolled from a file that holds another picture now" in said
+    assert "`siasearch remove --item 4`" in said
+    names = shell.json("list", "b")
+    shell("remove", "--item", str(names[0]["item"]), "--item", str(names[1]["item"]))
+    assert shell("check").stderr == ""
+    picture(10).save(shell.folder / "moved" / "b" / "0.png")
+    said = shell("check").stderr
+    assert "1 picture changed since enrolment" in said
+    assert "not where" not in said
+
+
+def test_a_gallery_can_be_uncalibrated(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({f"id{number}": 2 for number in range(8)})
+    shell("add", folder, "--encoder", shell.encoder)
+    probe = folder / "id0" / "0.png"
+    (before,), (facts,) = shell.json("query", probe), shell.json("info")
+    assert "closer" in facts
+    said = shell("calibrate", "--fpir", "0.1").stderr
+    assert "this replaced the encoder's threshold; `siasearch calibrate --off` goes back" in said
+    said = shell("calibrate", "--fpir", "0.05").stderr
+    assert "for 10% of strangers; `siasearch calibrate --fpir 0.1` goes back to that" in said
+    assert "(of `verify`; queries: see calibration)" in shell("info").stdout
+    shell("remove", "id7")
+    assert "calibrating is no such change, and is not taken back" in shell("undo").stderr
+    assert "leave out what to" in shell("calibrate", "--off", "--fpir", "0.1", code=2).stderr
+    assert (
+        "not calibrated any more: the encoder's threshold, 0.900,"
+        in shell("calibrate", "--off").stdout
+    )
+    assert shell.json("calibrate", "--off") == [{"forgotten": False, "threshold": 0.9}]
+    (after,), (now,) = shell.json("query", probe), shell.json("info")
+    assert (after["score"], after["threshold"]) == (before["score"], before["threshold"])
+    assert (now["calibration"], now["metric"]) == (None, None)
+    assert shell("check").stdout == "no faults\n"
+
+
+def test_strangers_that_are_enrolled_are_counted(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({f"id{number}": 2 for number in range(8)})
+    shell("add", folder, "--encoder", shell.encoder)
+    said = shell("calibrate", "--strangers", folder, code=2).stderr
+    assert said.count("left out") == 1
+    assert "16 pictures are enrolled, and so no strangers: left out (" in said

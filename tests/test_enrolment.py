@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from inspect import getattr_static
@@ -32,6 +33,14 @@ def test_a_manifest_gives_paths_labels_and_metadata(tmp_path: Path) -> None:
     assert manifest(tmp_path / "m.csv", 'label,path,shop\n"a, b",x/1.jpg,north\nc,/y.png,\n') == [
         ImageFile(str(tmp_path / "x" / "1.jpg"), "a, b", {"shop": "north"}),
         ImageFile("/y.png", "c", {}),
+    ]
+
+
+@pytest.mark.parametrize("by", [";", "\t"])
+def test_a_manifest_may_be_parted_otherwise(tmp_path: Path, by: str) -> None:
+    text = f"\ufeffpath{by}label{by}shop\nx, 1.jpg{by}a, b{by}north\n"
+    assert manifest(tmp_path / "m.csv", text) == [
+        ImageFile(str(tmp_path / "x, 1.jpg"), "a, b", {"shop": "north"})
     ]
 
 
@@ -162,6 +171,50 @@ def test_a_copy_that_cannot_be_written_is_a_clear_error(
         with pytest.raises(StorageError, match="images"):
             gallery.enroll([folder], copy=True)
         assert len(gallery) == 0
+
+
+def test_a_copy_is_made_of_what_was_enrolled_without_one(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "COPIED", 2)  # committed together
+    folder = pictures({"a": 3, "b": 2})
+    (folder / "a" / "twin.png").write_bytes((folder / "a" / "0.png").read_bytes())
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([folder / "a"], label="a")
+        gallery.relabel("a", "c")
+        assert gallery.info().copies == 0
+        report = gallery.enroll([folder], copy=True)
+        assert (report.added, report.skipped, report.copied) == (2, 4, 3)
+        assert gallery.info().copies == 5
+        assert gallery.enroll([folder], copy=True).copied == 0
+        shutil.rmtree(folder)  # the copies are enough
+        assert all(gallery.image(item) for item in gallery.items("c"))
+        assert gallery.check() == []
+        assert list(gallery.changed_pictures()) == []
+        gallery.undo()  # adding b; what was copied stays
+        assert gallery.info().copies == 3
+        assert not list((tmp_path / "gallery" / "images").rglob(".*.png.[!0]*"))
+
+
+def test_a_file_that_was_overwritten_is_told(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    folder = pictures({"a": 2, "b": 1})
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        assert gallery.enroll([folder]).replaced == ()
+        picture(50).save(folder / "a" / "1.png")
+        report = gallery.enroll([folder])
+        assert (report.added, report.replaced) == (1, ((2, str(folder / "a" / "1.png")),))
+        assert gallery.enroll([folder]).replaced == ()
+
+
+def test_a_rejected_picture_is_not_copied(tmp_path: Path, pictures: Pictures, toy: Encoder) -> None:
+    folder = pictures({"a": 1})
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([folder])
+        report = gallery.enroll([folder], label="b", copy=True)
+        assert (len(report.rejected), report.copied, gallery.info().copies) == (1, 0, 0)
+        assert not list((tmp_path / "gallery").glob("images/*"))
 
 
 def test_what_stops_in_the_middle_leaves_no_copies_without_items(

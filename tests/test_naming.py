@@ -94,6 +94,83 @@ def test_single_pictures_beside_folders_are_pointed_out(shell: Shell, shop: Path
     assert shell("add", "shop").stderr == ""
 
 
+def test_a_text_beside_folders_hides_no_hint(shell: Shell, shop: Path) -> None:
+    for name in ("README.txt", "Thumbs.db"):
+        (shop / name).write_text("no picture")
+    every = sorted(f"shop/{one.name}" for one in shop.iterdir())
+    said = shell("add", *every, "--encoder", shell.encoder, code=2).stderr
+    assert "6 pictures lie directly in the 3 folders that you named" in said
+    assert f"  siasearch add shop --encoder {shell.encoder}\n" in said
+    picture(20).save(shop / "front.png")
+    every.append("shop/front.png")
+    said = shell("add", *every, "--encoder", shell.encoder, code=2).stderr
+    assert "6 pictures lie directly in the 3 folders that you named" in said
+    assert f"  siasearch add shop --encoder {shell.encoder}\n" in said
+
+
+def test_one_picture_beside_folders_is_pointed_out(shell: Shell, shop: Path) -> None:
+    picture(20).save(shop / "map.png")
+    said = shell("add", "shop", "--encoder", shell.encoder).stderr
+    assert "note: map.png lies beside the folders: it becomes the identity 'map'\n" in said
+    assert shell("add", "shop").stderr == ""
+
+
+def test_drawings_of_siasearch_are_passed_over(shell: Shell, shop: Path) -> None:
+    picture(20).save(shop / "map.png")
+    shell("add", "shop", "--encoder", shell.encoder)
+    shell("plot", "confusions", "--out", "shop/Tea/alike.png")
+    result = shell("add", "shop")
+    assert "0 added, 7 skipped" in result.stdout
+    assert result.stderr == "1 drawing of siasearch passed over\n"
+    assert len(shell.json("query", "shop/Tea")) == 2
+    assert len(shell.json("query", "shop/Tea/alike.png")) == 1  # what is named is wanted
+
+
+@pytest.mark.usefixtures("shop")
+def test_one_label_for_several_folders_is_pointed_out(shell: Shell) -> None:
+    command = ("add", "shop", "--label", "All", "--encoder", shell.encoder)
+    code, _, shown = answered("n", shell.folder, *command)
+    assert code == 1
+    assert "the pictures of 3 folders become one identity, 'All'" in shown
+    assert not (shell.folder / "indexes").exists()
+    said = "note: the pictures of 3 folders become one identity, 'All'\n"
+    assert shell(*command).stderr == said
+    assert shell("add", "shop/Tea", "--label", "All").stderr == ""
+
+
+def test_a_gallery_in_the_folder_of_its_pictures_is_passed_over(shell: Shell, shop: Path) -> None:
+    shell("add", "shop", "-g", "shop", "--copy", "--encoder", shell.encoder)
+    assert list(shop.glob("images/*/*.png"))
+    for place in ("shop", "other"):
+        result = shell("add", "shop", "-g", place, "--encoder", shell.encoder)
+        assert "0 rejected" in result.stdout
+        assert "has 3 identities, 6 items" in result.stdout
+        assert ".db" not in result.stderr
+
+
+def test_a_renamed_folder_is_one_line(shell: Shell, shop: Path) -> None:
+    shell("add", "shop", "--encoder", shell.encoder)
+    (shop / "Milk").rename(shop / "Fresh Milk")
+    result = shell("add", "shop", code=1)
+    assert result.stdout.startswith("0 added, 3 skipped (enrolled already), 3 rejected\n")
+    assert result.stderr == (
+        "rejected: 3 images, all of 'Milk', under another name, 'Fresh Milk': if the folder was"
+        " renamed, `siasearch relabel Milk 'Fresh Milk'`\n"
+    )
+    shell("relabel", "Milk", "Fresh Milk")
+    assert shell("add", "shop").stderr == ""
+    (shop / "Tea" / "0.png").rename(shop / "Rice" / "1.png")  # not all of them
+    assert "the same image is enrolled as 'Tea'" in shell("add", "shop", code=1).stderr
+
+
+@pytest.mark.usefixtures("shop")
+def test_an_identity_called_as_no_answer_is_pointed_out(shell: Shell) -> None:
+    said = shell("add", "shop/Milk", "--label", "Unknown", "--encoder", shell.encoder).stderr
+    assert said == "note: an identity called 'Unknown' is easily taken for no answer: rename it\n"
+    assert "called 'unknown'" in shell("relabel", "Unknown", "unknown").stderr
+    assert shell("add", "shop/Milk", "--label", "unknown").stderr == ""
+
+
 def test_python_refuses_to_mix_folders_too(tmp_path: Path, toy: Encoder, shop: Path) -> None:
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         with pytest.raises(UsageError, match=r"would both be the identity '0'.*give a label"):
@@ -125,8 +202,8 @@ def test_what_lies_beside_pictures_is_passed_over_and_counted(shell: Shell, shop
     result = shell("add", "shop", "--encoder", shell.encoder)
     assert "6 added, 0 skipped (enrolled already), 0 rejected" in result.stdout
     assert result.stderr == (
-        "6 files passed over, no pictures by their names:"
-        " 1 .csv, 1 .json, 1 .mp4, 1 .txt, 1 .xml, 1 .xmp\n"
+        "7 files passed over, no pictures by their names:"
+        " 1 .csv, 1 .db, 1 .json, 1 .mp4, 1 .txt, 1 .xml, 1 .xmp\n"
         "note: 1 of 3 identities has one picture (Rice): with a few of each, more is recognised\n"
     )
     (report,) = shell.json("add", "shop/Milk/1.txt", code=1)  # what is named is wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -346,8 +347,10 @@ def test_commands_say_what_goes_and_take_it_back(shell: Shell) -> None:
         str(shell.json("list", "c")[0]["item"]),
     )
     assert "removed b, c: 2 items, 3 left" in shell("remove", "--item", *numbers).stdout
-    shell("compact")
-    assert "nothing to take back" in shell("undo", code=2).stderr
+    shell("remove", "--forever", "c")
+    said = shell("undo", code=2).stderr
+    assert "nothing to take back" in said
+    assert "`remove --forever`" in said
 
 
 def test_what_is_too_much_to_be_taken_back_is_said_before(
@@ -362,11 +365,47 @@ def test_what_is_too_much_to_be_taken_back_is_said_before(
     assert "cannot be taken back" in shell("undo", code=2).stderr
 
 
+def test_steps_are_listed_with_what_they_were(shell: Shell) -> None:
+    shell("remove", "a")
+    shell("relabel", "b", "c")
+    shell("undo", "--yes")
+    listed = shell("undo", "--list").stdout.splitlines()
+    assert [line.split("  ", 1)[1] for line in listed] == ["removed 3 items of a", "added 5 items"]
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d  ", line) for line in listed)
+    assert shell("redo", "--list").stdout.endswith("  relabelled 2 items of b as c\n")
+    (found,) = shell.json("redo", "--list")
+    assert [change["what"] for change in found["changes"]] == ["relabel"]
+    shell("remove", "--item", "4")
+    assert shell("redo", "--list").stdout == "nothing to do again\n"
+    said = "note: what was changed before cannot be taken back any more\n"
+    assert shell("compact").stderr == said
+    assert shell("compact").stderr == ""
+    assert shell("undo", "--list").stdout == "nothing to take back\n"
+
+
+def test_what_was_added_is_named(
+    gallery: Gallery, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "COMMIT_SECONDS", 0.0)  # several transactions are one change
+    for names, identity in (({"d": 40}, "d"), ({"e": 40, "f": 40}, None)):
+        gallery.enroll([pictures(names, f"{names}", first_seed=100 + 100 * len(names))])
+        for undone in (False, True):
+            change = gallery.last_change(undone=undone)
+            assert change is not None
+            assert (change.what, change.identity, change.items) == (
+                "add", identity, sum(names.values())
+            )  # fmt: skip
+            if not undone:
+                gallery.undo()
+        gallery.redo()
+
+
 def test_a_terminal_is_asked_before_much_changes(shell: Shell) -> None:
     for command, question in (
         (("remove", "a"), "Remove a: 3 items? [y/N]"),
         (("relabel", "a", "b"), "'b' exists, with 2 items: merge 3 items of 'a' into it? [y/N]"),
         (("undo",), "Take back: added 5 items, "),
+        (("remove", "a", "--forever"), "a: 3 items, for good? No change before can be taken back"),
     ):
         code, printed, shown = answered("n", shell.folder, *command)
         assert (code, printed) == (1, "")

@@ -94,6 +94,17 @@ def test_what_nobody_fits_is_grouped_and_enrolled_under_a_name(
     assert asked.unknowns() == []
 
 
+def test_what_is_enrolled_otherwise_is_kept_no_more(asked: Gallery, tmp_path: Path) -> None:
+    kept = asked.unknowns()
+    asked.enroll([tmp_path / "50-0.png", tmp_path / "60-0.png"], label="newcomer")
+    (group,) = asked.unknowns()
+    assert sorted(Path(path).name for path in group.paths) == ["50-1.png", "50-2.png"]
+    list(asked.identify_each([tmp_path / "60-0.png"], threshold=1.0, keep_unknown=True))
+    assert asked.count_unknowns() == 2
+    asked.undo()
+    assert [group.members for group in asked.unknowns()] == [group.members for group in kept]
+
+
 def test_a_rebuild_embeds_them_again(asked: Gallery, coarse: Encoder, tmp_path: Path) -> None:
     (tmp_path / "60-0.png").unlink()
     assert asked.rebuild(coarse).switched

@@ -42,6 +42,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 done in part, or the answer is no; 2 stopped by an error.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from siamese_search.errors import UsageError
@@ -58,19 +59,34 @@ def listed(places: Iterable[str], reject: Callable[[Rejection], object]) -> list
 def asked(images: Sequence[str], reject: Callable[[Rejection], object]) -> Iterator[str | bytes]:
     """The images to ask about, named as they were typed; the one on standard input as its bytes.
 
-    What is no picture by its name is passed over. Raises UsageError where there is no image.
+    What is no picture by its name is passed over, and what does not exist rejected. Raises
+    UsageError where there is no image.
     """
-    files = [image for image in images if image != STANDARD_INPUT]
-    if len(files) < len(images):
+    named = [image for image in images if image != STANDARD_INPUT]
+    files = [image for image in named if os.path.lexists(image)]
+    if not files and len(named) == len(images):
+        files = named[:1]  # which raises
+    for image in named:
+        if image not in files:
+            reject(Rejection(printable(image), "there is no such file"))
+    if len(named) < len(images):
         yield sys.stdin.buffer.read()
     if not files:
         return
-    typed = {os.path.abspath(image): image for image in files}
-    for found in not_empty(find(files), files):
+    each = (_as_typed(root, found) for root in files for found in find([root]))
+    for found in not_empty(each, files):
         if isinstance(found, ImageFile):
-            yield typed.get(found.path, found.path)
+            yield found.path
         else:
             reject(found)
+
+
+def _as_typed(root: str, found: ImageFile | Rejection) -> ImageFile | Rejection:
+    """What was found in a file or folder, its path beginning as that was typed."""
+    if isinstance(found, Rejection):
+        return found
+    inside = os.path.relpath(found.path, os.path.abspath(root))
+    return replace(found, path=root if inside == os.curdir else os.path.join(root, inside))
 
 
 def name_of(image: str | bytes) -> str:

@@ -21,6 +21,7 @@ from siamese_search.cli.common import (
     JsonOption,
     RuleOption,
     open_gallery,
+    share,
 )
 from siamese_search.cli.figures import (
     Measured,
@@ -130,8 +131,10 @@ def benchmark(
     fpir: Annotated[
         float | None,
         typer.Option(
+            parser=share,
+            metavar="SHARE",
             help="The FPIR of the curves, and with --split what to calibrate for; default: what"
-            " the gallery is calibrated for, else 0.01."
+            " the gallery is calibrated for, else 0.01.",
         ),
     ] = None,
     rule: RuleOption = None,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from siamese_search.cli.calibrated import described
+from siamese_search.cli.calibrated import described, replaced, warning
 from siamese_search.cli.common import (
     DEFAULT_GALLERY,
     DeviceOption,
@@ -16,9 +18,12 @@ from siamese_search.cli.common import (
     JsonOption,
     RuleOption,
     name_rejections,
+    note,
     open_gallery,
     print_json,
+    share,
 )
+from siamese_search.errors import GalleryDamaged, GalleryFormatError, UsageError
 
 if TYPE_CHECKING:
     from siamese_search.records import Rejection
@@ -29,8 +34,10 @@ def calibrate(
     fpir: Annotated[
         float | None,
         typer.Option(
+            parser=share,
+            metavar="SHARE",
             help="The share of strangers that may get a name, from 0.001 to 0.3; default: what was"
-            " chosen before, else 0.01, 1 in 100."
+            " chosen before, else 0.01, 1 in 100.",
         ),
     ] = None,
     rule: RuleOption = None,
@@ -72,6 +79,12 @@ def calibrate(
             " less (none); default: what was chosen before, else auto.",
         ),
     ] = None,
+    off: Annotated[
+        bool,
+        typer.Option(
+            "--off", help="Forget the calibration: the encoder's threshold decides again."
+        ),
+    ] = False,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -82,11 +95,19 @@ def calibrate(
     The gallery's own items tell how strangers score: each is searched with its own identity left
     out. It also fits the confidence, and learns by what metric the gallery's items are compared and
     how much a closer look at candidates helps.
-    Run it again when the gallery has changed much.
+    Run it again when the gallery has changed much. `undo` does not take it back.
     """
+    if off:
+        if turns > 1 or any(one is not None for one in (fpir, rule, strangers, metric, closer)):
+            raise UsageError("--off forgets the calibration: leave out what to calibrate by")
+        _forget(gallery, as_json)
+        return
     rejected: list[Rejection] = []
+    before = None
     try:
         with open_gallery(gallery, encoder, device) as target:
+            with suppress(GalleryDamaged, GalleryFormatError):  # which calibrating mends
+                before = target.calibration
             found = target.calibrate(
                 fpir,
                 rule=rule,
@@ -99,6 +120,9 @@ def calibrate(
             now = target.info()
     finally:
         name_rejections(rejected)
+    for said in (warning(found), replaced(before, found, gallery)):
+        if said is not None:
+            note(said)
     if as_json:
         named = {"rejected": [{"path": r.path, "reason": r.reason} for r in rejected]}
         facts = dataclasses.asdict(found)
@@ -106,10 +130,22 @@ def calibrate(
             del one["evidence"]  # what the p-values rest on: up to a thousand numbers
         print_json(facts | named)
     else:
-        for line in described(found, now):
+        kept = fpir is None and before is not None
+        for line in described(found, now, kept):
             typer.echo(line)
     if rejected:
         raise typer.Exit(1)
+
+
+def _forget(gallery: Path, as_json: bool) -> None:
+    with open_gallery(gallery) as target:
+        forgotten = target.uncalibrate()
+        threshold = target.info().threshold
+    if as_json:
+        print_json({"forgotten": forgotten, "threshold": threshold})
+        return
+    by = "" if threshold is None else f", {threshold:.3f},"
+    typer.echo(f"not calibrated{' any more' * forgotten}: the encoder's threshold{by} decides")
 
 
 def register(app: typer.Typer) -> None:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from siamese_search.cli.common import DEFAULT_GALLERY
+from siamese_search.cli.program import command
 from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.records import Calibration, GalleryInfo
 
+CHOSEN = ("fpir", "rule", "source", "turns")  # what a calibration was asked for
 MOST = 0.5  # of one's own pictures: below this there is advice how to name more
 
 
-def described(made: Calibration, now: GalleryInfo) -> Iterator[str]:
-    """A calibration, and what the gallery has learned for it, in plain lines."""
+def described(made: Calibration, now: GalleryInfo, kept: bool = False) -> Iterator[str]:
+    """A calibration, and what the gallery has learned for it, in plain lines. The rate is ``kept``
+    where it is the one that was chosen before.
+    """
     from siamese_search.gallery.learning import LEAST_GAIN
 
     found = made.deciding
-    yield _asked(found)
+    yield _asked(found, kept)
     yield _threshold(found)
     yield _own(found)
-    yield from _more(found)
     yield _expected(found)
     if found.extrapolated:
         yield (
@@ -40,11 +45,44 @@ def described(made: Calibration, now: GalleryInfo) -> Iterator[str]:
         yield f"closer look: {now.closer}"
 
 
-def _asked(found: Calibration) -> str:
+def warning(made: Calibration) -> str | None:
+    """That few of one's own would get their name, and how to name more; None where many would."""
+    found = made.deciding
+    if found.named is None or found.named >= MOST:
+        return None
+    ways = "; ".join(_ways(found, found.named))
+    return f"warning: only {found.named:.0%} of your own pictures would get their name: {ways}"
+
+
+def replaced(before: Calibration | None, found: Calibration, gallery: Path) -> str | None:
+    """What a new calibration has replaced, and what goes back to it; None where that was alike."""
+    from siamese_search.decision.rules import DEFAULT_RULE
+    from siamese_search.evaluation.words import percent
+
+    if before is None:
+        was, words = "the encoder's threshold", "calibrate --off"
+    elif all(getattr(before, one) == getattr(found, one) for one in CHOSEN):
+        return None
+    else:
+        was = f"the calibration for {percent(before.fpir)} of strangers"
+        words = f"calibrate --fpir {before.fpir:g}"
+        if before.rule != DEFAULT_RULE:
+            words += f" --rule {before.rule}"
+        if before.source != "gallery":
+            words += " --strangers FOLDER"
+        if before.turns > 1:
+            words += f" --turns {before.turns}"
+    return (
+        f"note: this replaced {was}; `{command(words, gallery, DEFAULT_GALLERY)}` goes back to that"
+    )
+
+
+def _asked(found: Calibration, kept: bool) -> str:
     from siamese_search.decision.calibration import FPIR
     from siamese_search.evaluation.words import percent
 
     default = "the default" if found.fpir == FPIR else f"the default is {FPIR:g}, {percent(FPIR)}"
+    default = "as chosen before" if kept else default
     rate = f"{percent(found.fpir)} of strangers, things that are not enrolled, may get a name"
     turns = f", looked at in {found.turns} turns each" if found.turns > 1 else ""
     return f"asked: about {rate}{turns} (--fpir {found.fpir:.3g}; {default})"
@@ -75,25 +113,21 @@ def _own(found: Calibration) -> str:
     )
 
 
-def _more(found: Calibration) -> Iterator[str]:
-    """How to name more of one's own, where few are."""
-    if found.named is None or found.named >= MOST:
-        return
+def _ways(found: Calibration, named: float) -> Iterator[str]:
+    """How to name more of one's own than these."""
     from siamese_search.evaluation.words import percent
 
     laxer = {rate: share for rate, share in found.named_at.items() if rate > found.fpir}
     enough = [rate for rate, share in laxer.items() if share >= MOST]
     rate = min(enough, default=max(laxer, default=None))
-    ways = []
-    if rate is not None and laxer[rate] > found.named:
+    if rate is not None and laxer[rate] > named:
         only = "" if enough else "only "
-        ways.append(
-            f"--fpir {rate:g} would name {only}{laxer[rate]:.0%}, and {percent(rate)} of strangers"
-        )
-    ways.append("more pictures of each identity help")
+        share = f"{only}{laxer[rate]:.0%}"
+        yield f"--fpir {rate:g} would name {share}, and {percent(rate)} of strangers"
+    yield "more pictures of each identity help"
     if found.source == "gallery" and found.extrapolated:
-        ways.append("so may pictures of strangers (--strangers FOLDER): then less is reckoned")
-    yield f"  to name more: {'; '.join(ways)}"
+        yield "so may pictures of strangers (--strangers FOLDER): then less is reckoned"
+    yield "wrong labels would show in `siasearch audit`"
 
 
 def _expected(found: Calibration) -> str:

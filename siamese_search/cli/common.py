@@ -39,6 +39,14 @@ def way_to_decode(option: typer.CallbackParam, value: str | None) -> str | None:
     return value
 
 
+def share(text: str) -> float:
+    """A share, as 0.05 or 5%. Raises BadParameter for any other text."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise typer.BadParameter("it must be a share, as 0.05 or 5%") from None
+
+
 GalleryOption = Annotated[
     Path,
     typer.Option(

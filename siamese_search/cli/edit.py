@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,15 +23,17 @@ from siamese_search.cli.common import (
     note,
     open_gallery,
     print_json,
+    print_row,
     say,
 )
+from siamese_search.cli.naming import warn_of_unknown
 from siamese_search.cli.program import command
-from siamese_search.errors import UsageError
+from siamese_search.errors import GalleryError, UsageError
 from siamese_search.pictures.sources import normalised
 from siamese_search.records import UNDOABLE, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from siamese_search.records import Change, Item
 
@@ -49,6 +53,10 @@ ItemsOption = Annotated[
     typer.Option("--item", metavar="N", help="One item, by its number; repeatable."),
 ]
 
+ListOption = Annotated[
+    bool, typer.Option("--list", help="Only list the changes, the last one first.")
+]
+
 
 def list_(
     identity: Annotated[
@@ -66,8 +74,13 @@ def list_(
     ] = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
     as_json: JsonLinesOption = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print a table; of items with a column for each metadata.")
+    ] = False,
 ) -> None:
     """List the identities, or the items of one, or those with some metadata."""
+    if as_json and as_csv:
+        raise UsageError("--json and --csv: choose one")
     with open_gallery(gallery) as source:
         every = source.identities() if identity is None or WILDCARDS & set(identity) else []
         # A name may have such signs itself.
@@ -79,25 +92,38 @@ def list_(
         if where:
             names = {name for name, _ in fitting} if several else {fits}
             items = [one for one in source.items_where(conditions(where)) if one.identity in names]
-            _print_items(items, gallery, as_json, owners=True)
+            _print_items(items, gallery, as_json, as_csv, owners=True)
             if not items:
                 note(f"no item has {' and '.join(where)}")
         elif several:
             if not fitting:
                 note(f"nothing is enrolled in {gallery}")
             never = source.distractors()
+            if as_csv:
+                print_row(("identity", "items", "distractor"))
             for name, count in fitting:
-                if as_json:
+                if as_csv:
+                    print_row((name, count, name in never))
+                elif as_json:
                     print_json({"identity": name, "items": count, "distractor": name in never})
                 else:
                     mark = "  (distractor)" if name in never else ""
                     say(f"{count:>8}  {name}{mark}")
         elif identity is not None:
-            _print_items(source.items(identity), gallery, as_json)
+            _print_items(source.items(identity), gallery, as_json, as_csv)
 
 
-def _print_items(items: Iterable[Item], gallery: Path, as_json: bool, owners: bool = False) -> None:
+def _print_items(
+    items: Sequence[Item], gallery: Path, as_json: bool, as_csv: bool, owners: bool = False
+) -> None:
     """Print items, with their ``owners`` where these may be several."""
+    if as_csv:
+        keys = sorted(set().union(*(item.metadata for item in items)))
+        print_row(("item", "identity", "path", *keys))
+        for item in items:
+            described = (item.metadata.get(key, "") for key in keys)
+            print_row((item.number, item.identity, item.source or "", *described))
+        return
     for item in items:
         if as_json:
             fields = dataclasses.asdict(item)
@@ -123,6 +149,11 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
         print_json(facts)
     else:
         facts["bytes"] = f"{facts['bytes']:,}"
+        calibrated = facts["calibration"] is not None
+        if calibrated and facts["threshold"] is not None:
+            facts["threshold"] = f"{facts['threshold']} (of `verify`; queries: see calibration)"
+        if facts["closer"] is None and facts["places"]:
+            facts["closer"] = "none: no help here" if calibrated else "none before `calibrate`"
         for key, value in facts.items():
             say(f"{key:<12} {ABSENT.get(key, '-') if value is None else value}")
 
@@ -135,7 +166,8 @@ def remove(
         bool,
         typer.Option(
             "--forever",
-            help="Leave no trace in the gallery, as `compact` does: nothing can be taken back.",
+            help="For good, without a trace in the gallery: `undo` can take back neither this nor"
+            " any change before it.",
         ),
     ] = False,
     yes: YesOption = False,
@@ -143,7 +175,7 @@ def remove(
 ) -> None:
     """Remove an identity with all its items, or single items; `undo` puts them back.
 
-    The image files stay. On a terminal it asks before it removes more than one item.
+    The image files stay. On a terminal it asks before it removes more than one item, or --forever.
     """
     with open_gallery(gallery) as target:
         if identity is not None:
@@ -155,7 +187,10 @@ def remove(
         said = f"{names}: {counted(goes, 'item')}"
         may_undo = not forever and _warn_of_many(goes)
         unasked = None if forever else _unasked(may_undo, "removed")
-        if goes > 1 and not confirmed(f"Remove {said}?", yes, unasked):
+        question = f"Remove {said}?"
+        if forever:
+            question = f"Remove {said}, for good? No change before can be taken back then, either."
+        if (goes > 1 or forever) and not confirmed(question, yes, unasked):
             note("nothing was removed")
             raise typer.Exit(1)
         removed = target.remove(identity, item or None)
@@ -203,6 +238,7 @@ def relabel(
             note("nothing was relabelled")
             raise typer.Exit(1)
         relabelled = target.relabel(old, new, item or None)
+        warn_of_unknown([new])
         total = target.count(new)
     if as_json:
         print_json({"relabelled": relabelled})
@@ -220,6 +256,7 @@ def relabel(
 
 
 def undo(
+    listed: ListOption = False,
     gallery: GalleryOption = DEFAULT_GALLERY,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -228,12 +265,17 @@ def undo(
 
     Changes are what `add`, `remove`, `relabel` and `unknowns` do. What was removed is there again,
     with new item numbers. Ten changes are kept, of up to 10,000 items removed or renamed together,
-    until `compact` or `rebuild`. `redo` does again what was taken back.
+    until `compact`, `rebuild` or `remove --forever`. `redo` does again what was taken back. A
+    calibration is not taken back: see `calibrate --off`.
     """
-    _turn(gallery, yes, as_json, again=False)
+    if listed:
+        _print_changes(gallery, as_json, undone=False)
+    else:
+        _turn(gallery, yes, as_json, again=False)
 
 
 def redo(
+    listed: ListOption = False,
     gallery: GalleryOption = DEFAULT_GALLERY,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -242,7 +284,22 @@ def redo(
 
     The next change of the gallery forgets what was taken back.
     """
-    _turn(gallery, yes, as_json, again=True)
+    if listed:
+        _print_changes(gallery, as_json, undone=True)
+    else:
+        _turn(gallery, yes, as_json, again=True)
+
+
+def _print_changes(gallery: Path, as_json: bool, *, undone: bool) -> None:
+    with open_gallery(gallery) as source:
+        changes = source.changes(undone=undone)
+    if as_json:
+        print_json({"changes": [dataclasses.asdict(change) for change in changes]})
+        return
+    for change in changes:
+        say(f"{_when(change)}  {_in_words(change)}" + "  (too much)" * (not change.undoable))
+    if not changes:
+        say("nothing to do again" if undone else "nothing to take back")
 
 
 def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
@@ -252,7 +309,9 @@ def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
         turn = target.redo if again else target.undo
         change = target.last_change(undone=again)
         if change is not None and change.undoable:
-            question = f"{'Do again' if again else 'Take back'}: {_in_words(change)}, {change.at}?"
+            question = (
+                f"{'Do again' if again else 'Take back'}: {_in_words(change)}, {_when(change)}?"
+            )
             for_good = change.what == "add" and not again and change.items > UNDOABLE
             if for_good:
                 note(f"{change.items} items are more than `redo` can do again ({UNDOABLE})")
@@ -263,6 +322,9 @@ def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
         else:
             change = turn()  # raises, with the reason
         left = len(target)
+        calibrated = False
+        with suppress(GalleryError):  # damaged
+            calibrated = target.calibration is not None
     if as_json:
         key = "redone" if again else "undone"
         print_json({key: change.what, "changed": change.items, "items": left})
@@ -270,6 +332,8 @@ def _turn(gallery: Path, yes: bool, as_json: bool, *, again: bool) -> None:
         say(f"{done}: {_in_words(change)}; {counted(left, 'item')} now")
         if change.what == "add" and not again and change.items <= UNDOABLE:
             note(f"note: `{command('redo', gallery, DEFAULT_GALLERY)}` enrols them again")
+    if calibrated:
+        note("note: calibrating is no such change, and is not taken back")
 
 
 def _warn_of_many(items: int) -> bool:
@@ -282,6 +346,11 @@ def _warn_of_many(items: int) -> bool:
 def _unasked(may_undo: bool, done: str) -> str | None:
     """Why nothing is ``done`` where nobody can be asked; None where it can be taken back."""
     return None if may_undo else f"nothing was {done}: say --yes to do what cannot be taken back"
+
+
+def _when(change: Change) -> str:
+    """When it was made, by the clock here."""
+    return datetime.fromisoformat(change.at).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _in_words(change: Change) -> str:

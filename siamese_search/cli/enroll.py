@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from itertools import chain
@@ -22,15 +23,18 @@ from siamese_search.cli.common import (
     YesOption,
     decode_as,
     name_rejections,
+    near,
     note,
     print_json,
     progress_bar,
     say,
 )
-from siamese_search.cli.naming import settle_names, single_pictures
+from siamese_search.cli.naming import settle_label, settle_names, single_pictures, warn_of_unknown
+from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
+from siamese_search.pictures.drawings import SUFFIX
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
-from siamese_search.records import ImageFile, Rejection, counted
+from siamese_search.records import ImageFile, Rejection, counted, same_picture
 
 if TYPE_CHECKING:
     from siamese_search.records import EnrollmentReport
@@ -63,7 +67,11 @@ def add(
     ] = None,
     encoder: EncoderOption = None,
     copy: Annotated[
-        bool, typer.Option("--copy", help="Keep a copy of every image in the gallery.")
+        bool,
+        typer.Option(
+            "--copy",
+            help="Keep a copy of every image in the gallery, also of those enrolled already.",
+        ),
     ] = False,
     distractor: Annotated[
         bool,
@@ -117,6 +125,8 @@ def add(
 
     files = not_empty(found(pass_over), [*(paths or ()), *([str(manifest)] if manifest else ())])
     told = label is None and settle_names(paths or (), gallery, yes or dry_run)
+    if label is not None:
+        settle_label(paths or (), label, yes or dry_run)
     if dry_run:
         _print_plan(files, as_json)
         return
@@ -135,6 +145,11 @@ def add(
             note(f"interrupted: {kept} enrolled so far; run the same command again to go on")
             raise typer.Exit(1) from None
         single = single_pictures(target, names) if report.added and not distractor else None
+    if report.added:
+        warn_of_unknown(names)
+    drawn = passed.pop(SUFFIX, 0)
+    if drawn:
+        note(f"{counted(drawn, 'drawing')} of siasearch passed over")
     if passed:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed.items()))
         note(f"{counted(passed.total(), 'file')} passed over, no pictures by their names: {kinds}")
@@ -167,7 +182,7 @@ def _print_plan(files: Files, as_json: bool) -> None:
     for identity, images in sorted(plan.items())[:PLANNED]:
         say(f"{images:>8}  {identity}")
     if len(plan) > PLANNED:
-        typer.echo(f"          and {len(plan) - PLANNED} more identities")
+        typer.echo(f"          and {len(plan) - PLANNED} more identities: --json lists all")
     identities = counted(len(plan), "identity", "identities")
     typer.echo(f"{counted(plan.total(), 'image')} of {identities}; nothing was enrolled")
 
@@ -190,7 +205,24 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
     """Print what an enrolment did; exit code 1 where something was rejected."""
     for was, now, count in report.relabelled:
         note(f"{counted(count, 'image')} of {was!r} skipped: relabelled {now!r} since")
-    name_rejections(report.rejected)
+    if report.replaced:
+        first, path = report.replaced[0]
+        more = f" and {len(report.replaced) - 1} more" if len(report.replaced) > 1 else ""
+        remove = command(f"remove --item {first}", gallery, DEFAULT_GALLERY)
+        note(
+            f"note: item {first} ({near(path)}){more} was enrolled from a file that holds another"
+            f" picture now, and stays: `{remove}` if it should go"
+        )
+    told = {same_picture(was) for was, _, _ in report.renamed}
+    name_rejections(one for one in report.rejected if one.reason not in told)
+    for was, now, count in report.renamed:
+        relabel = command(
+            f"relabel {shlex.quote(was)} {shlex.quote(now)}", gallery, DEFAULT_GALLERY
+        )
+        note(
+            f"rejected: {counted(count, 'image')}, all of {was!r}, under another name, {now!r}: if"
+            f" the folder was renamed, `{relabel}`"
+        )
     if as_json:
         print_json(
             {
@@ -200,10 +232,13 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
                 "identities": report.identities,
                 "items": report.items,
             }
+            | ({"copied": report.copied} if report.copied else {})
+            | ({"replaced": [n for n, _ in report.replaced]} if report.replaced else {})
         )
     else:
+        copied = f"; copies made of {report.copied}" if report.copied else ""
         typer.echo(
-            f"{report.added} added, {report.skipped} skipped (enrolled already),"
+            f"{report.added} added, {report.skipped} skipped (enrolled already{copied}),"
             f" {len(report.rejected)} rejected\n"
             f"{gallery} has {counted(report.identities, 'identity', 'identities')},"
             f" {counted(report.items, 'item')}"

@@ -67,6 +67,8 @@ def print_evaluation(measured: Measured, report: Path | None, as_json: bool) -> 
         write_report(report, title, measured.draws[0], curves)
         plots = "" if find_spec("matplotlib") else "; for plots: pip install 'siamese-search[plot]'"
         note(f"the report is in {report}{plots}")
+    elif not as_json:
+        note("note: with --report FILE.html a report says what each figure means")
 
 
 def _as_json(measured: Measured, curves: Sequence[Curve]) -> dict[str, object]:

@@ -9,6 +9,7 @@ import difflib
 import re
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from siamese_search.cli.program import program
@@ -23,10 +24,14 @@ INSTEAD = {
     "enroll": "add",
     "enrol": "add",
     "rename": "relabel",
+    "move": "relabel",
+    "mv": "relabel",
+    "version": "--version",
+    "help": "--help",
     "merge": "relabel",
     "restore": "undo",
     "revert": "undo",
-    "export": "list --json",
+    "export": "list --csv",
     "ls": "list",
     "show": "list",
     "import": "add",
@@ -40,6 +45,16 @@ INSTEAD = {
 }
 # What an option takes where it does not say so itself.
 TAKES = {"<int>": "N", "<int range>": "N", "<float>": "X", "<float range>": "X", "<str>": "TEXT"}
+
+PLAIN = (  # how values are refused
+    (", unable to parse string as an integer", ""),
+    (", unable to parse string as a number", ""),
+    ("a valid integer", "a whole number"),
+    ("a valid number", "a number"),
+    ("greater than or equal to", "at least"),
+    ("less than or equal to", "at most"),
+    ("Input should be", "it must be"),
+)
 
 
 class Commands(TyperGroup):
@@ -56,15 +71,25 @@ class Commands(TyperGroup):
         known = {**INSTEAD, **{name: name for name in self.commands}}
         if typed in known:
             return f"try `{program()} {known[typed]}`"
-        close = difflib.get_close_matches(typed, known, n=3)
-        meant = dict.fromkeys(f"`{program()} {known[name]}`" for name in close)
-        if meant:
+        close = [known[name] for name in difflib.get_close_matches(typed, known, n=3)]
+        # Nobody shall remove anything because of a slip.
+        meant = dict.fromkeys(f"`{program()} {name}`" for name in close if name != "remove")
+        if meant and close[0] != "remove":
             return f"did you mean {' or '.join(meant)}?"
         return f"`{program()} --help` lists them"
 
 
 class Command(TyperCommand):
     """A command whose help names what it takes as people write it: IMAGE..., not {IMAGE...}...."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """The arguments; a value that makes no sense is named in plain words."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            for said, plain in PLAIN:
+                error.message = error.message.replace(said, plain)
+            raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The parts of the usage line."""

@@ -41,6 +41,7 @@ from siamese_search.cli.common import (
     print_json,
     print_row,
     say,
+    share,
     shown,
 )
 from siamese_search.cli.program import command
@@ -77,7 +78,11 @@ def query(
     rule: RuleOption = None,
     fpir: Annotated[
         float | None,
-        typer.Option(help="Name about this share of strangers; needs a calibrated gallery."),
+        typer.Option(
+            parser=share,
+            metavar="SHARE",
+            help="Name about this share of strangers; needs a calibrated gallery.",
+        ),
     ] = None,
     crop: Annotated[
         list[str] | None,
@@ -197,11 +202,14 @@ def query(
                 print_json({"image": image, **part, **_as_json(answer, metadata)})
             else:
                 typer.echo(_described(place_of(near(image), box), answer, metadata, where))
+        if kept:  # not those that are enrolled
+            kept = source.count_unknowns()
     if keep_unknown:
         see = command("unknowns", gallery, DEFAULT_GALLERY)
         are = "is" if kept == 1 else "are"
         said = f"{counted(kept, 'image')} that got no name {are} kept: `{see}` shows them"
-        note(said if kept else "no image was kept: only files that get no name are")
+        none = "no image is kept: only files are that get no name, and are not enrolled"
+        note(said if kept else none)
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)

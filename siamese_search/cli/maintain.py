@@ -19,11 +19,14 @@ from siamese_search.cli.common import (
     progress_bar,
     say,
 )
+from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
+from siamese_search.pictures.read import OTHER_CONTENT
 from siamese_search.records import counted
 
 if TYPE_CHECKING:
-    from siamese_search.records import Rejection
+    from siamese_search.gallery.gallery import Gallery
+    from siamese_search.records import Change, Rejection
 
 SHOWN = 20  # changed pictures
 
@@ -64,10 +67,19 @@ def check(
         if len(changed) > SHOWN:
             say(f"and {len(changed) - SHOWN} more: --json names all")
         typer.echo(counted(len(faults), "fault") if faults else "no faults")
-    if changed:
+    altered = [one for one in changed if one.reason.endswith(OTHER_CONTENT)]
+    if altered:
         note(
-            f"{counted(len(changed), 'picture')} changed since enrolment, and answers are still by"
-            " what was there: remove these items and add the pictures again"
+            f"{counted(len(altered), 'picture')} changed since enrolment, and answers are still by"
+            " what was there: remove these items (`siasearch remove --item N`) and add the pictures"
+            " again"
+        )
+    if len(changed) > len(altered):
+        lost = counted(len(changed) - len(altered), "picture is", "pictures are")
+        again = command("add FOLDER", gallery, DEFAULT_GALLERY)
+        note(
+            f"{lost} not where they were; answers do not need them. If they were moved, `{again}`"
+            " finds them by their content, and all names stay"
         )
     if faults:
         raise typer.Exit(1)
@@ -100,16 +112,21 @@ def compact(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a new index file with all recent changes; --recipe chooses another kind of index."""
+    """Write a new index file with all recent changes; --recipe chooses another kind of index.
+
+    What was changed before cannot be taken back by `undo` any more, except with --if-due.
+    """
     if if_due and (recipe is not None or recall is not None):
         raise UsageError("--if-due takes what was chosen last: leave out --recipe and --recall")
     with open_gallery(gallery) as target:
         done = True
+        before = target.last_change()
         if if_due:
             done = target.compact_if_due()
         else:
             target.compact(recipe, recall)
         facts = target.info()
+        _note_forgotten(target, before)
     if as_json:
         print_json({key: getattr(facts, key) for key in ("index", "indexed", "recipe", "recall")})
     else:
@@ -139,15 +156,18 @@ def rebuild(
     write the index anew.
 
     The gallery answers as before until the new embeddings are complete. After an interruption,
-    run the same command again: it goes on where it was.
+    run the same command again: it goes on where it was. What was changed before cannot be taken
+    back by `undo` any more.
     """
     with open_gallery(gallery, device=device) as target:
+        before = target.last_change()
         try:
             with progress_bar("embedding") as watch:
                 report = target.rebuild(encoder, skip_missing=skip_missing, watch=watch)
         except KeyboardInterrupt:
             note("interrupted: the gallery answers as before; run the same command again to go on")
             raise typer.Exit(1) from None
+        _note_forgotten(target, before)
     name_rejections(report.missing)
     if as_json:
         print_json(
@@ -173,6 +193,12 @@ def rebuild(
         note(f"calibrated again for an FPIR of {rate:.3g}, by the gallery's own items")
     if report.missing:
         raise typer.Exit(1)
+
+
+def _note_forgotten(gallery: Gallery, before: Change | None) -> None:
+    """Say that the changes up to that one were forgotten, if they were."""
+    if before is not None and gallery.last_change() is None:
+        note("note: what was changed before cannot be taken back any more")
 
 
 def register(app: typer.Typer) -> None:

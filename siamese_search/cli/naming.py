@@ -17,13 +17,21 @@ import typer
 from siamese_search.cli.common import confirmed, note
 from siamese_search.cli.program import program
 from siamese_search.errors import UsageError
-from siamese_search.pictures.naming import Loose, clash, folder_above, loose, name_of
+from siamese_search.pictures.naming import (
+    Loose,
+    clash,
+    folder_above,
+    folders_in,
+    loose,
+    name_of,
+)
 from siamese_search.records import counted, printable
 
 if TYPE_CHECKING:
     from siamese_search.gallery.gallery import Gallery
 
 SHOWN = 3  # names, or commands
+UNKNOWN = "unknown"  # what answers say where there is no identity
 
 
 def settle_names(paths: Sequence[str], gallery: Path, yes: bool) -> bool:
@@ -44,6 +52,13 @@ def settle_names(paths: Sequence[str], gallery: Path, yes: bool) -> bool:
             f"note: {counted(len(joined), 'of these names is', 'of these names are')} enrolled"
             f" already, from elsewhere ({_some(joined)}): what is new is added to them"
         )
+    if pictures == 1 and found[0].mixed:
+        (name,) = found[0].names
+        note(
+            f"note: {printable(found[0].files[0])} lies beside the folders: it becomes the identity"
+            f" {name!r}"
+        )
+        return True
     if pictures < 2:
         return bool(joined)
     note(f"note: {_what(found, pictures)}")
@@ -71,6 +86,26 @@ def settle_names(paths: Sequence[str], gallery: Path, yes: bool) -> bool:
     return True
 
 
+def settle_label(paths: Sequence[str], label: str, yes: bool) -> None:
+    """Say where one ``label`` is given to the pictures of several folders; ask before that on a
+    terminal, unless ``yes``. Raises typer.Exit where the answer is no.
+    """
+    folders = folders_in(paths)
+    if folders < 2:
+        return
+    note(f"note: the pictures of {folders} folders become one identity, {label!r}")
+    if not confirmed("Go on?", yes):
+        note("nothing was enrolled")
+        raise typer.Exit(1)
+
+
+def warn_of_unknown(identities: Iterable[str]) -> None:
+    """Say where an identity is called as what gets no name."""
+    for name in identities:
+        if name.strip().casefold() == UNKNOWN:
+            note(f"note: an identity called {name!r} is easily taken for no answer: rename it")
+
+
 def single_pictures(gallery: Gallery, identities: Iterable[str]) -> str | None:
     """In words, how many of these identities have one picture only; None where none or all that
     there is. They are the hardest to recognise.
@@ -91,12 +126,13 @@ def _what(found: Sequence[Loose], pictures: int) -> str:
     names = _some(sorted(set.union(*(one.names for one in found))))
     own = f"becomes an identity of its own, named by its file ({names})."
     whole = [one for one in found if one.whole]
-    if len(whole) < len(found):
+    if len(whole) < len(found) and folder_above(found) is None:
         return f"each of {pictures} pictures {own} If they show one thing, name it by --label:"
-    several = len(found) > 1
-    place = f"the {len(found)} folders that you named" if several else printable(found[0].folder)
+    several = len(whole) > 1
+    place = f"the {len(whole)} folders that you named" if several else printable(whole[0].folder)
+    pictures = sum(len(one.files) for one in whole)
     there = f"{pictures} pictures lie directly in {place}"
-    if all(one.mixed for one in found):
+    if all(one.mixed for one in whole):
         return f"{there}, beside folders: each {own} If they show one thing, give them a folder."
     return f"{there}: each {own} If {'each folder is' if several else 'they show'} one thing:"
 

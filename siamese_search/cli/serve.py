@@ -16,6 +16,7 @@ from siamese_search.cli.common import (
     decode_as,
     note,
 )
+from siamese_search.cli.listening import EVERYWHERE, others_can_read, own_address, require_free
 from siamese_search.errors import RuntimeUnavailable, UsageError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -83,6 +84,15 @@ def serve(
             " characters or more to a file that only you can read, and name it by --token-file"
         )
     decode_as(decoding)
+    require_free(host, port)
+    if token_file is not None and others_can_read(token_file):
+        note(f"warning: others can read {token_file}: `chmod 600 {token_file}`")
+    shown = host
+    if host in EVERYWHERE:
+        own = own_address(host)
+        shown = next(iter(allow or ()), LOOPBACK[0])
+        if own is not None and own not in (allow or ()):
+            note(f"note: to answer to {own}, its own address, it needs `--allow {own}`")
     import uvicorn
 
     from siamese_search.pictures import apart
@@ -97,7 +107,7 @@ def serve(
     connections.make_room()
     if apart.is_apart():
         apart.DECODERS.start()
-    address = f"[{host}]" if ":" in host else host
+    address = f"[{shown}]" if ":" in shown else shown
     config = uvicorn.Config(app, host=host, port=port, **connections.SETTINGS)
     server = uvicorn.Server(config)
     startup = server.startup

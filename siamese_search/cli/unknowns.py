@@ -24,6 +24,7 @@ from siamese_search.cli.common import (
     say,
 )
 from siamese_search.cli.enroll import print_report
+from siamese_search.cli.naming import warn_of_unknown
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.records import UNDOABLE, counted
@@ -98,6 +99,7 @@ def unknowns(
     out = [int(one) if one.isascii() and one.isdigit() else one for one in without or ()]
     with open_gallery(gallery, encoder, device) as target:
         if enroll and label is not None:
+            warn_of_unknown([label])
             print_report(target.enroll_unknowns(enroll, label, without=out), gallery, as_json)
             return
         kept = target.count_unknowns()

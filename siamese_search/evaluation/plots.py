@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from siamese_search.arrays import DoubleArray
 from siamese_search.evaluation import fonts, metrics
+from siamese_search.pictures.drawings import METADATA
 
 DPI = 120
 FEWEST_BINS, BINS = 15, 60
@@ -53,7 +54,7 @@ def figure(width: float, height: float) -> Figure:
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file's bytes."""
     content = BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)
+    figure.savefig(content, format="png", dpi=DPI, metadata=METADATA)
     return content.getvalue()
 
 

@@ -51,6 +51,7 @@ from siamese_search.records import (
     LeftOut,
     RebuildReport,
     Rejection,
+    counted,
     printable,
 )
 from siamese_search.storage.catalog import Catalog
@@ -58,6 +59,7 @@ from siamese_search.storage.catalog import Catalog
 log = logging.getLogger("siasearch")
 
 AGAIN_AT_MOST = 20_000  # items for which a stale metric is learned again along the way
+SHOWN = 3  # pictures that are left out
 
 Places = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -139,9 +141,18 @@ class Calibrating:
         found = self._catalog.set_calibration(active.generation, found, candidate.metric, metric)
         if closer is not None:
             self._catalog.want_places(looked)
+        self._index_anew()
+        return found
+
+    def forget(self) -> bool:
+        """See ``Gallery.uncalibrate``."""
+        gone = self._catalog.drop_calibration()
+        self._index_anew()
+        return gone
+
+    def _index_anew(self) -> None:
         if self._catalog.state().snapshot is None:  # it was of another metric
             self._compaction.compact_if_due(changed=0)
-        return found
 
     def _warn_of_places(self, active: Active) -> None:
         """Say where a closer look is not taken because items lack places."""
@@ -326,14 +337,20 @@ class Calibrating:
         """The pictures in these places, without those of what is enrolled."""
         places = [places] if isinstance(places, (str, os.PathLike)) else places
         named = [os.fspath(place) for place in places]
-        pictures = []
+        pictures, here = [], []
         for file in not_empty(find(named), named):
             if isinstance(file, Rejection):
                 reject(file)
             elif self._is_enrolled(file.path):
-                log.warning("%s is enrolled, and so no stranger: left out", file.path)
+                here.append(printable(file.path))
             else:
                 pictures.append(file)
+        if here:
+            log.warning(
+                "%s enrolled, and so no strangers: left out (%s)",
+                counted(len(here), "picture is", "pictures are"),
+                ", ".join(here[:SHOWN]) + ", ..." * (len(here) > SHOWN),
+            )
         enrolled = {name for name, _ in self._catalog.identities()}
         enrolled -= self._catalog.distractors(None)
         named_so = sorted({file.identity for file in pictures if file.identity in enrolled})

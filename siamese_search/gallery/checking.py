@@ -130,6 +130,7 @@ def info(catalog: Catalog, active: ActiveEncoder, calibrating: Calibrating) -> G
         metric=calibrating.learning.in_words(),
         closer=calibrating.closer_in_words(),
         places=catalog.count_places(state.generation.number),
+        copies=catalog.count_copies(),
     )
 
 

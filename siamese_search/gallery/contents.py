@@ -265,6 +265,10 @@ class Contents:
         """
         return self._catalog.last_change(undone=undone)
 
+    def changes(self, *, undone: bool = False) -> list[Change]:
+        """All changes that ``undo`` would take back, or ``redo`` do again; the last one first."""
+        return self._catalog.changes(undone=undone)
+
     def undo(self, number: int | None = None) -> Change:
         """Take back the last change, then the one before, ten in all; returns what it was.
 

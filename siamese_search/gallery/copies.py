@@ -10,14 +10,14 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from siamese_search.errors import ImageError, StorageError
 from siamese_search.files import delete, is_left_behind, left_alone, new_file, sync_folder, underway
 from siamese_search.pictures.read import content_hash, file_fault, read_file
-from siamese_search.records import Copy, Item, NewItem, RemovedCopy
+from siamese_search.records import Copy, Item, RemovedCopy
 from siamese_search.storage.catalog import Catalog
 
 log = logging.getLogger("siasearch")
@@ -189,19 +189,17 @@ class NewCopies:
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror}") from error
 
-    def publish(self, items: Sequence[NewItem], numbers: Sequence[int | None]) -> None:
-        """Give copies their names, inside the transaction that commits their items; those without
-        a number were not enrolled.
+    def publish(self, copies: Mapping[str, bool]) -> None:
+        """Give copies their names, inside the transaction that commits their items; those that are
+        False belong to none.
         """
         made: set[Path] = set()
-        for item, number in zip(items, numbers, strict=True):
-            if item.copy is None:
-                continue
-            temporary = self._temporary(item.copy)
-            if number is None:
-                temporary.unlink(missing_ok=True)
+        for copy, belongs in copies.items():
+            temporary = self._temporary(copy)
+            if belongs:
+                temporary.replace(self._folder / copy)
             else:
-                temporary.replace(self._folder / item.copy)
+                temporary.unlink(missing_ok=True)
             made.add(temporary)
         for folder in {path.parent for path in made}:
             sync_folder(folder)

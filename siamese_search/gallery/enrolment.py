@@ -28,7 +28,6 @@ from siamese_search.pictures.memory import contents, suffix_of
 from siamese_search.pictures.read import content_hash
 from siamese_search.pictures.sources import Files, normalised, texts_of
 from siamese_search.records import (
-    Enrolled,
     EnrollmentReport,
     ImageFile,
     NewItem,
@@ -36,12 +35,15 @@ from siamese_search.records import (
     Rejection,
     Watcher,
     printable,
+    same_picture,
 )
 from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.facts import Enrolled
 from siamese_search.storage.history import new_run
 
 COMMIT_SECONDS = 1.0
 MANY = 1000  # items that are written by a connection of their own
+COPIED = 256  # copies of items enrolled before that are committed together
 
 
 def embedded_items(
@@ -104,16 +106,21 @@ class Enrolment:
         self._distractor = distractor
         self._kinds: dict[str, bool] = {}  # whether an identity is a distractor
         self._watch = watch
+        self._last_before = catalog.state().last_item
         self.change = new_run()  # what its transactions have in common
         self.added = 0
         self.skipped = 0
         self.rejected: list[Rejection] = []
         self._relabelled: Counter[tuple[str, str]] = Counter()
+        self._misnamed: Counter[tuple[str, str]] = Counter()  # rejected: enrolled as, found as
         # Content seen in this run but not yet settled: its file, and later files with it.
         self._underway: dict[str, tuple[ImageFile, list[ImageFile]]] = {}
         # What to note of items that were enrolled before: where they lie now, new metadata.
         self._moved: dict[int, str] = {}
         self._described: dict[int, dict[str, str]] = {}
+        # Copies of them that were written, but not yet named.
+        self._written: dict[int, str] = {}
+        self.copied = 0
 
     def run(self, files: Files) -> None:
         """Enrol files. An exception, also Ctrl-C, leaves what was committed before it."""
@@ -128,7 +135,20 @@ class Enrolment:
         """What was done, with the gallery's totals as of now."""
         totals = self._catalog.totals()
         relabelled = tuple((*names, count) for names, count in self._relabelled.items())
-        return EnrollmentReport(self.added, self.skipped, tuple(self.rejected), *totals, relabelled)
+        replaced = tuple(self._catalog.replaced(self._last_before)) if self.added else ()
+        return EnrollmentReport(
+            self.added, self.skipped, tuple(self.rejected), *totals, relabelled, self.copied,
+            replaced, self._renamed(),
+        )  # fmt: skip
+
+    def _renamed(self) -> tuple[tuple[str, str, int], ...]:
+        """The identities, of several pictures, that have come whole under one other name."""
+        names = Counter(was for was, _ in self._misnamed)
+        return tuple(
+            (was, now, count)
+            for (was, now), count in self._misnamed.items()
+            if names[was] == 1 < count == self._catalog.count_items(was)
+        )
 
     def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []
@@ -202,23 +222,21 @@ class Enrolment:
                 continue
             known = self._catalog.known([task.content]).get(task.content)
             if known:
-                self._already(task.file, known)
+                if self._already(task.file, known):
+                    self._copy(task, known)
                 self._report()
             else:
                 self._underway[task.content] = task.file, []
                 yield task
 
-    def _already(self, file: ImageFile, known: Enrolled) -> None:
-        """Account for a file whose content is enrolled."""
+    def _already(self, file: ImageFile, known: Enrolled) -> bool:
+        """Account for a file whose content is enrolled; whether it is skipped, not rejected."""
         if known.identity != file.identity and known.was == file.identity:
             self._relabelled[known.was, known.identity] += 1  # a correction stays
         elif known.identity != file.identity:
-            self._reject(
-                file.path,
-                f"the same image is enrolled as {known.identity!r}: relabel or remove that one"
-                " first",
-            )
-            return
+            self._reject(file.path, same_picture(known.identity))
+            self._misnamed[known.identity, file.identity] += 1
+            return False
         self.skipped += 1
         if file.source is not None and file.source != known.source and (
             known.source is None or not os.path.exists(known.source)
@@ -228,6 +246,26 @@ class Enrolment:
             (item,) = self._catalog.items([known.number]) or (None,)
             if item and item.metadata | file.metadata != item.metadata:
                 self._described[known.number] = file.metadata
+        return True
+
+    def _copy(self, task: _Read, known: Enrolled) -> None:
+        """Keep a copy of what was enrolled without one."""
+        if self._copies is None or known.copied or known.number in self._written:
+            return
+        self._copies.write(task.copy, task.data)
+        self._written[known.number] = task.copy
+        if len(self._written) >= COPIED:
+            self._commit_copies()
+
+    def _commit_copies(self) -> None:
+        if self._copies is None or not self._written:
+            return
+        written, publish = self._written, self._copies.publish
+        self.copied += self._catalog.note_copies(
+            written,
+            lambda without: publish({copy: n in without for n, copy in written.items()}),
+        )
+        self._written = {}
 
     def _item(self, task: _Read) -> NewItem:
         file, copy = task.file, None
@@ -277,13 +315,17 @@ class Enrolment:
             self._catalog.annotate(self._moved, self._described, self.change)
             self._moved.clear()
             self._described.clear()
+        self._commit_copies()
         settle_copies(self._catalog, self._catalog.path.parent)
         self._report()
         self._after_commit()
 
     def _publish(self, items: Sequence[NewItem], numbers: Sequence[int | None]) -> None:
         if self._copies is not None:
-            self._copies.publish(items, numbers)
+            copies = [item.copy for item in items if item.copy is not None]
+            self._copies.publish(
+                {copy: number is not None for copy, number in zip(copies, numbers, strict=True)}
+            )
 
     def _reject(self, path: str, reason: str) -> None:
         self.rejected.append(Rejection(printable(path), reason))

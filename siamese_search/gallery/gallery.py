@@ -271,6 +271,12 @@ class Gallery(Contents):
         """
         return self._calibrating.calibrate(fpir, rule, strangers, reject, metric, closer, turns)
 
+    def uncalibrate(self) -> bool:
+        """Decide by the encoder's threshold again, and compare by plain cosines; whether the
+        gallery was calibrated.
+        """
+        return self._calibrating.forget()
+
     @property
     def calibration(self) -> Calibration | None:
         """How the gallery decides, None where it has not been calibrated."""

@@ -273,7 +273,9 @@ def _judge(
             alone = threshold_at(rate, calibration.thresholds) / (1 - RUNNER_UP)
         return CalibratedJudge(calibration, alone, fpir, threshold)
     if fpir is not None:
+        which = "" if calibration is None else f" for the rule {rule}, but {calibration.rule}"
         raise UsageError(
-            f"the gallery is not calibrated for the rule {rule}: run `siasearch calibrate`"
+            f"the gallery is not calibrated{which}: run `siasearch calibrate` first, or ask without"
+            " a rate (fpir)"
         )
     return FixedJudge(encoder.threshold if threshold is None else threshold, encoder.confidence)

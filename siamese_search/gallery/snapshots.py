@@ -32,6 +32,8 @@ from siamese_search.storage.generations import State
 
 log = logging.getLogger("siasearch")
 
+MENDED = "`siasearch compact` writes it anew"
+
 # Below this a snapshot is read in full to verify it before it is used; above, while it is, unless
 # its size, time or inode have changed.
 SMALL_BYTES = 64 << 20
@@ -198,7 +200,7 @@ class Snapshots(Followed):
                     fault = str(error)
             now, its_metric = self._catalog.state_with_metric()
             if now.snapshot == snapshot and now.metric == state.metric:
-                log.warning("%s; answering from the database. `siasearch rebuild` mends it.", fault)
+                log.warning("%s; answering from the database: %s", fault, MENDED)
                 break
             state, metric = now, its_metric
         empty = self.engine.empty(dimension_of(state, metric))
@@ -226,9 +228,9 @@ class Snapshots(Followed):
             )
         elif path is not None:
             log.warning(
-                "%s is damaged (it gives a cosine that is none); answering from the database."
-                " `siasearch rebuild` mends it.",
+                "%s is damaged (it gives a cosine that is none); answering from the database: %s",
                 path,
+                MENDED,
             )
         return index
 

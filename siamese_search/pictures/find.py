@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,9 @@ from typing import Final
 from siamese_search.pictures.read import kind_of, os_reason
 from siamese_search.records import ImageFile, Rejection, printable
 
-_CLUTTER: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_CLUTTER: Final = frozenset({"__macosx", "gallery.db", "gallery.db-journal"})
+# What a gallery in the root keeps there, beside somebody's pictures.
+_KEPT: Final = re.compile(r"/(index-[^/]*\.faiss|(images/[0-9a-f]{2}|unknowns)/[0-9a-f]{64}[^/]*)")
 _GALLERY: Final = "gallery.db"  # a folder below the root that has one is passed over, too
 # What lies beside pictures and is none by its name: texts and data, side-cars, sound and films.
 _NO_PICTURE: Final = frozenset({
@@ -25,7 +28,7 @@ _NO_PICTURE: Final = frozenset({
     ".doc", ".docx", ".odt", ".xls", ".xlsx", ".ods", ".ppt", ".pptx", ".db", ".sqlite", ".npy",
     ".npz", ".mat", ".pkl", ".xmp", ".aae", ".pp3", ".dop", ".cos", ".zip", ".tar", ".gz", ".7z",
     ".rar", ".mp3", ".wav", ".m4a", ".aac", ".ogg", ".flac", ".mp4", ".mov", ".avi", ".mkv",
-    ".webm", ".m4v", ".mpg", ".mpeg", ".3gp",
+    ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".faiss",
 })  # fmt: skip
 
 
@@ -70,7 +73,7 @@ def directly_in(folder: str) -> Directly:
             continue
         if entry.place is not None:
             folders.append(entry.name)
-        elif not _is_no_picture(entry.name):
+        elif not is_no_picture(entry.name):
             files.append(entry.name)
     return Directly(tuple(files), tuple(folders))
 
@@ -86,6 +89,7 @@ def _walk(
     # Kept as a stack, not by recursion: folders nest deeper than Python's calls may.
     above = _folders_above(root)
     stack = [(_list(root), "", (status.st_dev, status.st_ino))]
+    shared = os.path.lexists(os.path.join(root, _GALLERY))
     while stack:
         names, identity, _ = stack[-1]
         entry = next(names, None)
@@ -94,7 +98,9 @@ def _walk(
         elif isinstance(entry, Rejection):
             yield entry
         elif entry.place is None:
-            if _is_no_picture(entry.name):
+            if shared and _KEPT.fullmatch(entry.path.removeprefix(root)):
+                continue
+            if is_no_picture(entry.name):
                 passed(entry.path)
             else:
                 yield ImageFile(entry.path, identity or stem(entry.name))
@@ -178,7 +184,8 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _is_no_picture(name: str) -> bool:
+def is_no_picture(name: str) -> bool:
+    """Whether a file is no picture by its name: a text, say."""
     return os.path.splitext(name)[1].lower() in _NO_PICTURE
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from siamese_search.errors import UsageError
-from siamese_search.pictures.find import directly_in, stem
+from siamese_search.pictures.drawings import is_drawing
+from siamese_search.pictures.find import directly_in, is_no_picture, stem
 from siamese_search.records import counted, printable
 
 
@@ -46,8 +47,9 @@ def loose(paths: Iterable[str]) -> list[Loose]:
     for path in paths:
         if os.path.isdir(path):
             here = directly_in(path)
-            one = Loose(path, here.files, whole=True, mixed=bool(here.folders))
-        elif os.path.isfile(path):
+            files = tuple(file for file in here.files if not is_drawing(os.path.join(path, file)))
+            one = Loose(path, files, whole=True, mixed=bool(here.folders))
+        elif os.path.isfile(path) and not is_no_picture(path):
             one = Loose(os.path.dirname(path) or ".", (os.path.basename(path),), whole=False)
         else:  # whatever it is, no picture
             continue
@@ -62,15 +64,25 @@ def loose(paths: Iterable[str]) -> list[Loose]:
 
 
 def folder_above(found: Sequence[Loose]) -> str | None:
-    """The folder whose folders these are, all of them; None where there is none."""
-    if len(found) < 2 or not all(one.whole for one in found):
-        return None
-    above = {os.path.dirname(os.path.normpath(one.folder)) or "." for one in found}
-    if len(above) > 1:
+    """The folder whose folders these are, all of them, perhaps with files of its own; None where
+    there is none.
+    """
+    whole = [one for one in found if one.whole]
+    above = {os.path.dirname(os.path.normpath(one.folder)) or "." for one in whole}
+    if len(whole) < 2 or len(above) > 1:
         return None
     (folder,) = above
+    if any(os.path.normpath(one.folder) != folder for one in found if not one.whole):
+        return None
     every = set(directly_in(folder).folders)
-    return folder if {one.name for one in found} >= every else None
+    return folder if {one.name for one in whole} >= every else None
+
+
+def folders_in(paths: Iterable[str]) -> int:
+    """How many folders these are: those directly in the folders named, and these themselves where
+    they have none.
+    """
+    return sum(len(directly_in(path).folders) or 1 for path in paths if os.path.isdir(path))
 
 
 def clash(found: Sequence[Loose]) -> str | None:

@@ -18,6 +18,7 @@ from siamese_search.errors import ImageError, UsageError
 
 MAX_FILE_BYTES: Final = 256 * 2**20
 """A larger file is refused unread."""
+OTHER_CONTENT: Final = "has other content than before"
 
 
 def kind_of(mode: int) -> str:
@@ -156,4 +157,4 @@ def file_fault(path: str | os.PathLike[str], content: str) -> str | None:
         same = content_hash(read_file(os.fspath(path))) == content
     except ImageError as error:
         return str(error)
-    return None if same else "has other content than before"
+    return None if same else OTHER_CONTENT

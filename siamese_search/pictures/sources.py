@@ -15,12 +15,14 @@ from itertools import chain
 from typing import Any
 
 from siamese_search.errors import UsageError
+from siamese_search.pictures.drawings import is_drawing
 from siamese_search.pictures.find import find_images
 from siamese_search.pictures.naming import require_own_names
 from siamese_search.pictures.read import is_path, several
 from siamese_search.records import ImageFile, Rejection, printable
 
 Files = Iterable[ImageFile | Rejection]
+SEPARATORS = ",;\t"  # of a manifest's columns; spreadsheets write the one that is usual there
 
 
 def normalised(label: str) -> str:
@@ -43,19 +45,27 @@ def find(
 ) -> Iterator[ImageFile | Rejection]:
     """The images of files and folders, labelled by their place, or all by ``label``.
 
-    What is no picture by its name, and was not named itself, goes to ``passed``. Raises
-    UsageError, before anything is found, for a path that does not exist.
+    What is no picture by its name, or a drawing of siasearch, and was not named itself, goes to
+    ``passed``. Raises UsageError, before anything is found, for a path that does not exist.
     """
     roots = [os.fspath(path) for path in paths]
     for root in roots:
         if not os.path.lexists(root):
             raise UsageError(f"{printable(root) or repr(root)}: no such file or folder")
     name = None if label is None else normalised(label)
-    return (
-        found if name is None or isinstance(found, Rejection) else replace(found, identity=name)
-        for root in roots
-        for found in find_images(root, passed)
-    )
+
+    def each() -> Iterator[ImageFile | Rejection]:
+        for root in roots:
+            named = os.path.abspath(root)
+            for found in find_images(root, passed):
+                if isinstance(found, Rejection):
+                    yield found
+                elif found.path != named and is_drawing(found.path):
+                    passed(found.path)
+                else:
+                    yield found if name is None else replace(found, identity=name)
+
+    return each()
 
 
 def given(
@@ -116,7 +126,8 @@ def not_empty(files: Files, places: Iterable[str]) -> Files:
 
 
 def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
-    """The images that a CSV with the columns ``path`` and ``label`` lists.
+    """The images that a CSV with the columns ``path`` and ``label`` lists; semicolons or tabs may
+    part them, too.
 
     Relative paths are relative to the CSV's folder; further columns become metadata. Raises
     UsageError for a file that is no such CSV.
@@ -124,7 +135,9 @@ def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
     folder = os.path.dirname(os.path.abspath(path))
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
+            first = file.readline()  # once: it may be a pipe
+            by = max(SEPARATORS, key=lambda by: _names_columns(first, by))
+            rows = csv.DictReader(chain([first], file), delimiter=by)
             columns = rows.fieldnames or []
             if not {"path", "label"} <= set(columns):
                 raise UsageError(
@@ -137,6 +150,11 @@ def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
         raise UsageError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} is not a CSV file in UTF-8: {error}") from error
+
+
+def _names_columns(line: str, separator: str) -> bool:
+    """Whether a first line names the columns that a manifest has."""
+    return {"path", "label"} <= set(next(csv.reader([line], delimiter=separator), ()))
 
 
 def _manifest_entry(row: dict[str, str], folder: str, place: str) -> ImageFile | Rejection:

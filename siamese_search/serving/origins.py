@@ -38,8 +38,10 @@ class Origins:
     def refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """The status and the reason with which a request is refused, None where it is not."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if _name_of(host) not in self._hosts:
-            return 400, f"this server does not answer to the host {host!r}: start it with --allow"
+        name = _name_of(host)
+        if name not in self._hosts:
+            allow = f"--allow {name or 'NAME'}"
+            return 400, f"this server does not answer to the host {host!r}: start it with {allow}"
         if origin is not None and not self._is_own(origin, host) and not self._named(origin):
             return 403, f"pages of {origin!r} may not ask this server"
         return None

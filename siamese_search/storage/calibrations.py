@@ -59,6 +59,19 @@ class Calibrations(Generations):
                 self._new_epoch()
         return kept
 
+    def drop_calibration(self) -> bool:
+        """Forget how the active generation decides, and its metric; whether there was anything."""
+        with self.writing():
+            number = self.state().generation.number
+            metric = self._metric_in_use(number)
+            gone = self._db.execute("DELETE FROM calibrations WHERE generation = ?", (number,))
+            self._db.execute("DELETE FROM metrics WHERE generation = ?", (number,))
+            self._db.execute("DELETE FROM settings WHERE key = 'recalibrate'")
+            if metric is not None:
+                self._db.execute("DELETE FROM snapshots WHERE generation = ?", (number,))
+                self._new_epoch()
+        return gone.rowcount > 0
+
     def _kept_metric(self, generation: int, metric: Metric, before: int | None) -> int:
         """The number of a metric: that in use where it is the same, else a new one."""
         content = metric.to_bytes()

@@ -15,10 +15,10 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import UsageError
-from siamese_search.records import Copy, Enrolled, KeptProbe, NewItem
+from siamese_search.records import Copy, KeptProbe, NewItem
 from siamese_search.storage.calibrations import Calibrations
 from siamese_search.storage.database import create
-from siamese_search.storage.facts import Facts, Source
+from siamese_search.storage.facts import Enrolled, Facts, Source
 from siamese_search.storage.faults import faults_in
 from siamese_search.storage.generations import CHUNK
 from siamese_search.storage.history import History, new_run
@@ -91,8 +91,13 @@ class Catalog(History, Calibrations, Listing):
             )
             made = [number for number in numbers if number is not None]
             if made:
-                with self._changing(run or new_run(), "add", len(made)) as change:
+                names = {
+                    item.identity for item, n in zip(items, numbers, strict=True) if n is not None
+                }
+                changing = self._changing(run or new_run(), "add", len(made), _only(names))
+                with changing as change:
                     self._note_added(change, made)
+                    self._drop_probes(change, self._kept_probes(made))
             before_commit(numbers)
         return numbers
 
@@ -154,6 +159,24 @@ class Catalog(History, Calibrations, Listing):
                 ],
             )
             self._seal(numbers)
+
+    def note_copies(
+        self, copies: Mapping[int, str], before_commit: Callable[[set[int]], object]
+    ) -> int:
+        """Note the paths of copies, by item number, of items that have none; returns how many.
+
+        ``before_commit`` gets the numbers of these items while no other process can write.
+        """
+        with self.writing():
+            # Reading them raises: what is damaged must not be sealed.
+            without = {item.number for item in self.items(copies) if item.copy is None}
+            self._db.executemany(
+                "UPDATE items SET copy = ? WHERE id = ?",
+                [(copies[number], number) for number in without],
+            )
+            self._seal(without)
+            before_commit(without)
+        return len(without)
 
     def remove(self, numbers: Sequence[int]) -> list[int]:
         """Remove items, damaged ones as well, and identities left without any. Returns the numbers
@@ -222,7 +245,8 @@ class Catalog(History, Calibrations, Listing):
     # Unknowns
 
     def keep_unknown(self, content: str, source: str, fingerprint: str, vector: FloatArray) -> None:
-        """Keep a probe that nobody fitted; its place and embedding are brought up to date.
+        """Keep a probe that nobody fitted, unless it is enrolled; its place and embedding are
+        brought up to date.
 
         Raises GalleryMismatch where the encoder that embedded it, by its fingerprint, is not the
         active one.
@@ -233,10 +257,12 @@ class Catalog(History, Calibrations, Listing):
             generation = self._require_active(fingerprint)
             self._db.execute(
                 "INSERT INTO unknowns (content, source, added, generation, vector)"
-                " VALUES (?, ?, ?, ?, ?) ON CONFLICT (content) DO UPDATE SET"
+                " SELECT ?, ?, ?, ?, ?"
+                " WHERE NOT EXISTS (SELECT 1 FROM items WHERE content = ?)"
+                " ON CONFLICT (content) DO UPDATE SET"
                 " source = excluded.source, generation = excluded.generation,"
                 " vector = excluded.vector",
-                (bytes.fromhex(content), source, added, generation, stored),
+                (bytes.fromhex(content), source, added, generation, stored, bytes.fromhex(content)),
             )
 
     def unknowns(self, latest: int = -1) -> list[KeptProbe]:
@@ -284,7 +310,7 @@ class Catalog(History, Calibrations, Listing):
     def known(self, contents: Iterable[str]) -> dict[str, Enrolled]:
         """For content that is enrolled: whose item it is, by its hash."""
         sql = (
-            "SELECT items.id, name, source, was FROM items JOIN identities"
+            "SELECT items.id, name, source, was, copy IS NOT NULL FROM items JOIN identities"
             " ON identities.id = items.identity WHERE content = ?"
         )
         with self._guard():

@@ -45,6 +45,20 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Enrolled:
+    """Whose item some content is. ``source`` is None where it was enrolled without a file; ``was``
+    is the identity that it was enrolled as, where it was relabelled since; ``copied`` tells whether
+    the gallery has a copy.
+    """
+
+    number: int
+    identity: str
+    source: str | None
+    was: str | None = None
+    copied: bool = False
+
+
+@dataclass(frozen=True)
 class Source:
     """The file that an item was enrolled from, as it was then; whether the gallery has a copy."""
 

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 
 from siamese_search.errors import GalleryDamaged, UsageError
 from siamese_search.records import UNDOABLE, Change, RemovedCopy
+from siamese_search.storage.changes import Changes
 from siamese_search.storage.facts import facts_before
-from siamese_search.storage.seals import Seals
 
 STEPS = 10  # changes that can be taken back, one after the other
 MARK = 8  # characters of a change's run that mark the copies of what it removed
@@ -34,25 +34,10 @@ def new_run() -> str:
     return secrets.token_hex(16)
 
 
-class History(Seals):
+class History(Changes):
     """The last changes in an open ``gallery.db``."""
 
     _dropped: tuple[RemovedCopy, ...] = ()
-
-    def last_change(self, *, undone: bool = False) -> Change | None:
-        """What ``undo`` would take back, or ``redo`` do again where it was ``undone``; None where
-        there is nothing, or it is forgotten.
-        """
-        with self._guard():
-            row = self._db.execute(
-                "SELECT id, what, identity, new, items, at, whole FROM changes"
-                " WHERE undone = ? ORDER BY id DESC LIMIT 1",
-                (undone,),
-            ).fetchone()
-        if row is None:
-            return None
-        number, what, identity, new, items, at, whole = row
-        return Change(number, what, identity, new, items, at, bool(whole))
 
     def forget_changes(self) -> None:
         """Forget all changes: they cannot be taken back any more."""
@@ -118,8 +103,8 @@ class History(Seals):
         if self.last_change(undone=True):
             return f"nothing more to take back in {place}; `redo` does the last one again"
         return (
-            f"nothing to take back in {place}: changes are kept until `compact` or `rebuild`,"
-            f" the last {STEPS} of them"
+            f"nothing to take back in {place}: the last {STEPS} changes are kept, until `compact`,"
+            " `rebuild` or `remove --forever`"
         )
 
     # Inside the transaction of a change
@@ -143,9 +128,9 @@ class History(Seals):
         if last is not None and last[1].startswith(run):
             self._db.execute(
                 "UPDATE changes SET at = ?, items = CASE ? WHEN what THEN items + ? WHEN 'add'"
-                " THEN ? ELSE items END, what = CASE ? WHEN 'add' THEN 'add' ELSE what END"
-                " WHERE id = ?",
-                (at, what, items, items, what, last[0]),
+                " THEN ? ELSE items END, what = CASE ? WHEN 'add' THEN 'add' ELSE what END,"
+                " identity = CASE WHEN ? <> 'add' OR identity = ? THEN identity END WHERE id = ?",
+                (at, what, items, items, what, what, identity, last[0]),
             )
             return int(last[0])
         known = self._value("SELECT count(*) FROM changes WHERE run = ?", (run,))
@@ -253,6 +238,15 @@ class History(Seals):
         self._db.execute(
             "DELETE FROM unknowns WHERE id IN (SELECT value FROM json_each(?))", (wanted,)
         )
+
+    def _kept_probes(self, items: Sequence[int]) -> list[int]:
+        """The kept probes that are the same pictures as items whose numbers have no gaps."""
+        rows = self._db.execute(
+            "SELECT unknowns.id FROM unknowns JOIN items ON items.content = unknowns.content"
+            " WHERE items.id BETWEEN ? AND ?",
+            (items[0], items[-1]),
+        )
+        return [number for (number,) in rows]
 
     def _take_out(self, change: int, numbers: Sequence[int]) -> None:
         """Remove items, and identities left without any."""

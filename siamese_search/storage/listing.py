@@ -85,3 +85,20 @@ class Listing(Database):
                 " WHERE identity = (SELECT id FROM identities WHERE name = ?)",
                 (identity,),
             )
+
+    def count_copies(self) -> int:
+        """Of how many items there is a copy of the image."""
+        with self._guard():
+            return self._value("SELECT count(copy) FROM items")
+
+    def replaced(self, after: int) -> list[tuple[int, str]]:
+        """The items up to number ``after`` whose files, by their names, have other items of the
+        same identity since: (number, file).
+        """
+        with self._guard():
+            return self._db.execute(
+                "WITH new AS (SELECT identity, source FROM items WHERE id > ?)"
+                " SELECT id, source FROM items WHERE identity IN (SELECT identity FROM new)"
+                " AND id <= ? AND source IN (SELECT source FROM new) ORDER BY id",
+                (after, after),
+            ).fetchall()
