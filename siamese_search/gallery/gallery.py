@@ -113,7 +113,9 @@ class Gallery(Contents):
             raise UsageError(f"{folder!r} is no gallery's folder: give its path")
         folder = Path(folder)
         used = opened_encoder(encoder, device)
-        gallery = cls(folder, opened_catalog(folder, used), used, device, background)
+        catalog = opened_catalog(folder, used)
+        # Absolute, as that of the database: the current folder may change.
+        gallery = cls(folder.absolute(), catalog, used, device, background)
         try:
             gallery._active.adopt(used)
         except BaseException:
@@ -127,11 +129,15 @@ class Gallery(Contents):
         return self._active.now().encoder
 
     def close(self) -> None:
-        """Let go of the database and the index file."""
+        """Let go of the database and the index file; waits for what other threads read or write
+        just now. Whatever is asked later, or goes on meanwhile, raises UsageError; what it has
+        committed stays. Closing again does nothing.
+        """
+        self._catalog.close()  # first: no search opens the index again after that
         self._snapshots.release()
-        self._catalog.close()
 
     def __enter__(self) -> Gallery:
+        self._catalog.require_open()
         return self
 
     def __exit__(self, *exception: object) -> None:

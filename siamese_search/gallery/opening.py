@@ -49,4 +49,4 @@ def opened_catalog(folder: Path, encoder: Encoder | None) -> Catalog:
             )
         path = folder / DATABASE
         Catalog.create(path, encoder.fingerprint, encoder.location, encoder.dimension)
-    return Catalog(folder / DATABASE)
+    return Catalog(folder.absolute() / DATABASE)

@@ -409,11 +409,13 @@ class Catalog(History, Calibrations, Listing):
 
     def faults(self) -> Iterator[str]:
         """What is wrong inside the database, one line each."""
-        try:
-            for fault in faults_in(self._db):
-                yield f"{self.path}: {fault}"
-        except sqlite3.DatabaseError as error:
-            yield f"{self.path}: {error}"
+        with self._checking:
+            self.require_open()
+            try:
+                for fault in faults_in(self._db):
+                    yield f"{self.path}: {fault}"
+            except sqlite3.DatabaseError as error:
+                yield f"{self.path}: {error}"
 
 
 def _only(names: set[str]) -> str | None:
