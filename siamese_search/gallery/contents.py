@@ -18,8 +18,10 @@ from siamese_search.arrays import FloatArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.gallery import editing, enrolment
 from siamese_search.gallery.compaction import Compaction
+from siamese_search.gallery.naming import require_own_names
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.gallery.upkeep import Upkeep
+from siamese_search.pictures.read import is_path, several
 from siamese_search.pictures.sources import Files, given, normalised
 from siamese_search.records import (
     Change,
@@ -66,21 +68,32 @@ class Contents:
         paths: Any,
         label: str | None = None,
         *,
-        metadata: Mapping[str, object] | None = None,
+        labels: Iterable[str] | None = None,
+        metadata: Mapping[str, object] | Iterable[Mapping[str, object]] | None = None,
         copy: bool = False,
         distractor: bool = False,
         watch: Watcher = unwatched,
     ) -> EnrollmentReport:
         """Enrol files and folders of images, one or many; see ``add`` for how places become
-        identities. With a ``label`` also bytes, open files, PIL images and uint8 (H, W, 3) arrays.
+        identities. With a ``label``, or ``labels``, one for each, also bytes, open files, PIL
+        images and uint8 (H, W, 3) arrays.
 
-        ``metadata``, names and texts or numbers, are of all of them. ``copy`` keeps the images in
-        the gallery; a ``distractor`` is never named. A picture without a file has no source: only
-        a copy lets ``rebuild`` embed it under another encoder, and plots show it. Returns what was
-        added, skipped (enrolled already) and rejected, with reasons. Raises UsageError where there
-        is no image at all, or one without a file and without a label.
+        ``metadata``, names and texts or numbers, are of all of them, or there is one for each.
+        ``copy`` keeps the images in the gallery; a ``distractor`` is never named. A picture without
+        a file has no source: only a copy lets ``rebuild`` embed it under another encoder, and plots
+        show it. Under one ``label``, a generator is read as it goes, and what is enrolled is
+        committed about once a second; so Ctrl-C loses little.
+
+        Returns what was added, skipped (enrolled already: the same file contents, or pixels given
+        without a file) and rejected, with reasons. Raises UsageError where there is no image at
+        all, or one without a file and without a label, and where files would be named otherwise
+        than can be meant: a folder of nothing but pictures, or a file called as an identity that is
+        enrolled from another folder.
         """
-        files = given(paths, label, metadata)
+        if label is None and labels is None:
+            paths = list(several(paths))
+            require_own_names(self._catalog, [os.fspath(one) for one in paths if is_path(one)])
+        files = given(paths, label, metadata, labels)
         return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
 
     def enroll_found(

@@ -189,6 +189,8 @@ class Enrolment:
             data = contents(file.path if file.picture is None else file.picture)
         except ImageError as error:
             return Rejection(printable(file.path), str(error))
+        if file.picture is not None:  # its pixels are not held until it is committed
+            file = replace(file, picture=b"")
         return _Read(file, data, content_hash(data))
 
     def _new(self, read: Iterable[_Read | Rejection]) -> Iterator[_Read]:
