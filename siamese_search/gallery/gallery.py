@@ -186,7 +186,8 @@ class Gallery(Contents):
         """Stream (image, identification) in the order given, or (image, its ImageError).
 
         So one image that cannot be read loses no other's answer. Arguments as ``identify``;
-        ``keep_unknown`` keeps the files that nobody fits, see ``unknowns``.
+        ``keep_unknown`` keeps the pictures that nobody fits, see ``unknowns``: where their files
+        lie, or, where they have none, a copy in the gallery.
         """
         if keep_unknown:
             self._catalog.require_writable()  # before anything is asked

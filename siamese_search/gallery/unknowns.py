@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
 from siamese_search.arrays import FloatArray
 from siamese_search.errors import GalleryMismatch, ImageError, UsageError
 from siamese_search.gallery.active import Active, ActiveEncoder, require
+from siamese_search.gallery.copies import keep_picture
 from siamese_search.gallery.grouping import linked, separating
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Searched
-from siamese_search.pictures.read import content_hash, file_fault, read_file
+from siamese_search.pictures.memory import contents
+from siamese_search.pictures.read import content_hash, file_fault, is_path, read_file
 from siamese_search.records import ImageFile, KeptProbe, Rejection, UnknownGroup, printable
 from siamese_search.storage.catalog import Catalog
 
@@ -44,13 +47,16 @@ class Unknowns:
         self._identifier = identifier
         self._self_test = self_test
 
-    def keep(self, path: str, vector: FloatArray, fingerprint: str) -> None:
-        """Keep a probe, a file, with its embedding (dimension,) by the encoder of a fingerprint.
+    def keep(self, image: Any, vector: FloatArray, fingerprint: str) -> None:
+        """Keep a probe with its embedding (dimension,) by the encoder of a fingerprint: where its
+        file lies, or, where it has none, the picture in the gallery's folder.
 
         Raises ImageError where the file is gone, GalleryMismatch where the encoder is not active.
         """
-        content = content_hash(read_file(path))
-        self._catalog.keep_unknown(content, os.path.abspath(path), fingerprint, vector)
+        data = contents(image)
+        folder = self._catalog.path.parent
+        path = os.path.abspath(image) if is_path(image) else str(keep_picture(folder, data))
+        self._catalog.keep_unknown(content_hash(data), path, fingerprint, vector)
 
     def count(self) -> int:
         """How many are kept."""

@@ -15,14 +15,19 @@ from siamese_search.pictures import colour
 from siamese_search.pictures.containers import recognise
 from siamese_search.pictures.limits import check_pixels
 from siamese_search.pictures.read import file_bytes, require_bytes
+from siamese_search.pictures.regions import Region
+from siamese_search.pictures.render import cut_out
 
 
 def contents(image: Any) -> bytes:
-    """A file's contents for any picture; pixels as PPM or PGM, which every release writes alike.
+    """A file's contents for any picture; pixels, also those of a region, as PPM or PGM, which every
+    release writes alike.
 
     Raises ImageError as ``file_bytes``, and for pixels that are none; UsageError for what is no
     picture.
     """
+    if isinstance(image, Region):
+        image = cut_out(image)
     data = file_bytes(image)
     return require_bytes(_pixmap(image)) if data is None else data
 

@@ -135,6 +135,13 @@ def upright(image: Any) -> Image.Image:
         return _whole(_as_image(image), None)
 
 
+def cut_out(region: Region) -> Image.Image:
+    """The part of a picture that a region is, as :func:`upright`."""
+    picture, box = upright(region.image), Box(*region.box)
+    require_within(box, picture.width, picture.height)
+    return picture.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+
+
 def _as_image(image: Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
     """A Pillow image as it is, or that of an array; errors as ``prepare``."""
     if isinstance(image, Image.Image):
