@@ -167,10 +167,14 @@ def test_a_picture_without_a_file_needs_a_label(tmp_path: Path, toy: Encoder) ->
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         with pytest.raises(UsageError, match=r"images\[0\] has no file to be named by"):
             gallery.enroll([picture(1)])
-        for wrong in (StringIO("text"), np.zeros((4, 4, 3)), 7):
-            with pytest.raises(UsageError, match=r"mode 'rb'|uint8|is of type int"):
-                gallery.enroll([wrong], label="x")
+        with pytest.raises(UsageError, match="is of type int"):
+            gallery.enroll([7], label="x")
         assert len(gallery) == 0
+        report = gallery.enroll([StringIO("text"), np.zeros((4, 4, 3)), picture(1)], label="x")
+        assert report.added == 1
+        text, array = (one.reason for one in report.rejected)
+        assert "with mode 'rb'" in text
+        assert "uint8" in array
 
 
 @pytest.fixture
@@ -243,7 +247,7 @@ def test_arguments_of_other_types_are_named(
     with pytest.raises(UsageError, match=said):
         gallery.identify(picture(0), **arguments)
     for item in ("x", 1.5, ["a"]):
-        with pytest.raises(UsageError, match=r"item is .*: it needs an item's number"):
+        with pytest.raises(UsageError, match=r"item is .*: it needs a number"):
             gallery.remove(item=item)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="None is no gallery's folder"):
         Gallery.open(None)  # type: ignore[arg-type]

@@ -174,7 +174,7 @@ class Encoder(Followed):
         require_between("threshold", threshold, -1, 1, "a cosine from -1 to 1")
         first, second = self.embed([a, b])
         score = min(1.0, float(first @ second))  # rounding may add a little
-        return Verification(score >= threshold, score, self.confidence(score), threshold)
+        return Verification(score >= threshold, score, self.confidence(score), float(threshold))
 
     def decode(self, data: bytes) -> PixelArray:
         """A file's bytes as the uint8 (height, width, channels) that the graph takes."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -40,9 +41,9 @@ from siamese_search.gallery.learning import (
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.staleness import is_stale
-from siamese_search.pictures.read import content_hash, read_file
+from siamese_search.pictures.read import content_hash, is_path, read_file
 from siamese_search.pictures.regions import require_turns
-from siamese_search.pictures.sources import find, not_empty
+from siamese_search.pictures.sources import find, not_empty, places_of
 from siamese_search.records import (
     Calibration,
     Generation,
@@ -312,10 +313,11 @@ class Calibrating:
 
     def _strangers(self, places: Places, reject: Callable[[Rejection], None]) -> list[ImageFile]:
         """The pictures in these places, without those of what is enrolled."""
-        places = [places] if isinstance(places, (str, os.PathLike)) else places
-        named = [os.fspath(place) for place in places]
+        given = places_of(places, "strangers")
+        named = [os.fspath(place) for place in given if is_path(place)]
+        records = (place for place in given if not is_path(place))
         pictures = []
-        for file in not_empty(find(named), named):
+        for file in not_empty(chain(records, find(named)), named or ["an empty list"]):
             if isinstance(file, Rejection):
                 reject(file)
             elif self._is_enrolled(file.path):

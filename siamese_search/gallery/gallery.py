@@ -19,7 +19,13 @@ from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.vectors import Description
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import (
+    ImageError,
+    UsageError,
+    require_between,
+    require_type,
+    require_whole,
+)
 from siamese_search.gallery import checking, editing
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.answering import Answering
@@ -227,7 +233,8 @@ class Gallery(Contents):
         """The k nearest items of embeddings, float32 (n, dimension): items int64 (n, k) and
         cosines float32 (n, k), best first; padded with -1 and -inf where there are fewer.
         """
-        if k < 1 or (k > K_AT_MOST and k > len(self)):
+        require_whole("k", k, 1)
+        if k > K_AT_MOST and k > len(self):
             raise UsageError(f"k is {k}: ask for at least one item, and for no more than there are")
         return self._identifier.search(embeddings, k)
 
@@ -293,13 +300,14 @@ class Gallery(Contents):
         *,
         duplicate: float = DUPLICATE,
         rule: str = rules.DEFAULT_RULE,
-        watch: Watcher = unwatched,
+        watch: Watcher | None = None,
     ) -> Audit:
         """Search every item without itself: what is likely wrong, double, or not told apart.
 
         ``duplicate`` is the cosine from which on two items count as the same picture.
         """
-        return self._self_test.audit(duplicate, rule, watch)
+        require_between("duplicate", duplicate, -1, 1, "a cosine from -1 to 1")
+        return self._self_test.audit(duplicate, rules.known_rule(rule), watch or unwatched)
 
     def left_out(
         self,
@@ -314,15 +322,20 @@ class Gallery(Contents):
         ``rule`` is one of ``rules.RULES``, by default that of the calibration.
         """
         rule = self._calibrating.rule(rule)
-        if items is None:
-            return self._self_test.left_out(rule, limit)
-        return self._self_test.asked(np.unique(np.asarray(items, np.int64)), rule)
+        if items is not None:
+            numbers = np.array(editing.numbers_in(items, "items"), np.int64)
+            return self._self_test.asked(np.unique(numbers), rule)
+        if limit is not None:
+            require_whole("limit", limit, 1)
+        return self._self_test.left_out(rule, limit)
 
     def sample(self, limit: int, seed: int = 0) -> tuple[list[Item], FloatArray]:
         """Items drawn at random, or all where there are no more than ``limit``, by number.
 
         Returns them with their embeddings, float32 (n, dimension), and never holds more of these.
         """
+        require_whole("limit", limit, 1)
+        require_whole("seed", seed)
         return self._self_test.sample(limit, seed)
 
     def image(self, item: Item) -> bytes:
@@ -330,6 +343,7 @@ class Gallery(Contents):
 
         Raises ImageError where it is gone or has changed.
         """
+        require_type("item", item, Item, "an Item, as `items` and `items_by_number` give it")
         return enrolled_bytes(item, self.folder)
 
     # Maintenance
@@ -354,7 +368,7 @@ class Gallery(Contents):
         encoder: Encoder | str | os.PathLike[str] | None = None,
         *,
         skip_missing: bool = False,
-        watch: Watcher = unwatched,
+        watch: Watcher | None = None,
     ) -> RebuildReport:
         """Re-embed all items under another encoder; without one, embed what lacks an embedding and
         write the index anew.
@@ -367,7 +381,7 @@ class Gallery(Contents):
         """
         before, generation = self.calibration, self._catalog.state().generation
         report = rebuild(
-            self._catalog, self._compaction, self._active, encoder, skip_missing, watch
+            self._catalog, self._compaction, self._active, encoder, skip_missing, watch or unwatched
         )
         if report.switched:
             editing.forget(self._catalog, self.folder)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import ImageError
 from siamese_search.machine import give_back_memory
 from siamese_search.pictures import colour
 from siamese_search.pictures.containers import open_image, pixels_at_once, recognise
@@ -108,11 +108,11 @@ def prepare(
     """The pixels an encoder takes from a picture in memory; as :func:`decode` from there on.
 
     ``image`` is a Pillow image of any mode, turned upright if it carries an EXIF orientation, or
-    uint8 (height, width, 3) sRGB or (height, width) grey. Raises UsageError for other arrays,
+    uint8 (height, width, 3) sRGB or (height, width) grey. Raises ImageError for other arrays,
     ImageError for a picture that is empty, too large, or fails to load.
     """
     with _as_image_error("the picture cannot be used"):
-        shown = _as_image(image)
+        shown = as_image(image)
         if box is not None:  # several regions of one picture, each in a thread of its own
             with _SHARED:
                 shown.load()
@@ -132,7 +132,7 @@ def upright(image: Any) -> Image.Image:
             opened, orientation = open_image(kind, data)
             return _whole(opened, orientation)
     with _as_image_error("the picture cannot be used"):
-        return _whole(_as_image(image), None)
+        return _whole(as_image(image), None)
 
 
 def cut_out(region: Region) -> Image.Image:
@@ -142,22 +142,39 @@ def cut_out(region: Region) -> Image.Image:
     return picture.crop((box.left, box.top, box.left + box.width, box.top + box.height))
 
 
-def _as_image(image: Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
-    """A Pillow image as it is, or that of an array; errors as ``prepare``."""
+def as_image(image: Any) -> Image.Image:
+    """A Pillow image as it is, or that of an array; ImageError for what is neither."""
     if isinstance(image, Image.Image):
         return image
     if not isinstance(image, np.ndarray):
-        raise UsageError(
-            f"an image is a path, a PIL image or an array, not of type {type(image).__name__}"
+        raise ImageError(
+            f"of type {type(image).__name__}: a picture is a path, bytes, an open file, a PIL image"
+            " or an array"
         )
     if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
-        raise UsageError(
-            "an image array is uint8 of shape (height, width, 3) or (height, width), "
-            f"not {image.dtype} of shape {image.shape}"
+        raise ImageError(
+            f"an array of {image.dtype} and shape {image.shape} is no picture: it needs uint8 of"
+            f" shape (height, width, 3) or (height, width){_mended(image)}"
         )
     if image.size == 0:
         raise ImageError("the picture has no pixels")
     return Image.fromarray(image)
+
+
+def _mended(array: npt.NDArray[Any]) -> str:
+    """In words, how an array that is nearly a picture becomes one; nothing for others."""
+    ways = {
+        (True, 1): "take array[..., 0]",
+        (True, 4): "take PIL.Image.fromarray(array), which knows that it is transparent",
+        (False, 3): "take array.transpose(1, 2, 0)",
+        (False, 1): "take array[0]",
+    }
+    if array.dtype.kind == "f":
+        return "; floats from 0 to 1 become that by (array * 255).round().astype('uint8')"
+    if array.ndim != 3 or array.dtype != np.uint8:
+        return ""
+    way = ways.get((True, array.shape[2])) or ways.get((False, array.shape[0]))
+    return f": {way}" if way else ""
 
 
 def _whole(image: Image.Image, orientation: int | None) -> Image.Image:
@@ -215,7 +232,7 @@ def _as_image_error(what: str) -> Iterator[None]:
     """Whatever Pillow raises as an ImageError, which says ``what`` has happened."""
     try:
         yield
-    except (ImageError, UsageError):
+    except ImageError:
         raise
     except Exception as error:
         raise _image_error(error, what) from error

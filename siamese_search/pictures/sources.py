@@ -134,6 +134,22 @@ def _files_of(image: Any, name: str | None, place: int) -> Iterable[ImageFile | 
     return find([path], name)
 
 
+def places_of(places: Any, what: str) -> list[Any]:
+    """Records, and paths of files and folders, one or many, as a list. Raises UsageError, saying of
+    ``what``, for anything else.
+    """
+    one = is_path(places) or not isinstance(places, Iterable)
+    found = [places] if one else list(places)
+    for number, place in enumerate(found):
+        if not is_path(place) and not isinstance(place, ImageFile | Rejection):
+            name = what if one else f"{what}[{number}]"
+            raise UsageError(
+                f"{name} is of type {type(place).__name__}: give paths of files and folders, or"
+                " siamese_search.records.ImageFile(path, identity)"
+            )
+    return found
+
+
 def texts_of(pairs: Mapping[str, object], what: str) -> dict[str, str]:
     """Metadata as texts; UsageError, saying of ``what``, for names that are none, and for values
     that are neither text nor number.
