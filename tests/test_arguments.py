@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def gallery(toy: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
         (lambda g: g.items_by_number("x"), "numbers is 'x'"),
         (lambda g: g.calibrate(turns="x"), "x turns"),
         (lambda g: g.calibrate(strangers=[picture(0)]), r"strangers\[0\] is of type Image"),
-        (lambda g: evaluate(g, [("a.png", "a")]), r"probes\[0\] is of type tuple: .*ImageFile"),
+        (lambda g: evaluate(g, cast(Any, [("a.png", "a")])), r"probes\[0\] is of type tuple: .*ImageFile"),
         (lambda g: evaluate(g, "nowhere"), "nowhere: no such file"),
     ],
 )
@@ -60,21 +60,18 @@ def test_what_makes_no_sense_is_named(
         ask(gallery)
 
 
-def test_one_is_taken_as_many(gallery: Gallery, tmp_path: Path) -> None:
+def test_one_is_taken_as_many_and_answers_hold_plain_numbers(gallery: Gallery, tmp_path: Path) -> None:
     picture(0).save(tmp_path / "0.png")
-    assert [item.number for item in gallery.items_by_number(np.int64(1))] == [1]
+    one, year, half = cast(tuple[Any, ...], (np.int64(1), {"year": 1}, np.float32(0.5)))
+    assert [item.number for item in gallery.items_by_number(one)] == [1]
     assert gallery.covers("a") == {"a": 1}
     for probes in (tmp_path / "0.png", str(tmp_path), ImageFile(str(tmp_path / "0.png"), "a")):
         assert evaluate(gallery, probes).figures
-    (answer,) = gallery.identify(picture(1), where={"year": 1})
+    (answer,) = gallery.identify(picture(1), where=year, threshold=half)
     assert answer.matches[0].item == 2
-    assert gallery.enroll(picture(1), label="b", watch=None).skipped == 1
-
-
-def test_answers_hold_plain_numbers(gallery: Gallery) -> None:
-    (answer,) = gallery.identify(picture(0), threshold=np.float32(0.5))
-    found = gallery.verify(picture(0), picture(1), threshold=np.float32(0.5))
+    found = gallery.verify(picture(0), picture(1), threshold=half)
     assert type(answer.threshold) is type(found.threshold) is float
+    assert gallery.enroll(picture(1), label="b", watch=None).skipped == 1
 
 
 @pytest.mark.parametrize(
