@@ -49,7 +49,7 @@ def gallery(toy: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
         (lambda g: g.items_by_number("x"), "numbers is 'x'"),
         (lambda g: g.calibrate(turns="x"), "x turns"),
         (lambda g: g.calibrate(strangers=[picture(0)]), r"strangers\[0\] is of type Image"),
-        (lambda g: evaluate(g, cast(Any, [("a.png", "a")])), r"probes\[0\] is of type tuple: .*ImageFile"),
+        (lambda g: evaluate(g, cast(Any, [("a", "b")])), r"probes\[0\] is of type tuple"),
         (lambda g: evaluate(g, "nowhere"), "nowhere: no such file"),
     ],
 )
@@ -60,7 +60,7 @@ def test_what_makes_no_sense_is_named(
         ask(gallery)
 
 
-def test_one_is_taken_as_many_and_answers_hold_plain_numbers(gallery: Gallery, tmp_path: Path) -> None:
+def test_one_is_taken_as_many_and_numbers_as_plain_ones(gallery: Gallery, tmp_path: Path) -> None:
     picture(0).save(tmp_path / "0.png")
     one, year, half = cast(tuple[Any, ...], (np.int64(1), {"year": 1}, np.float32(0.5)))
     assert [item.number for item in gallery.items_by_number(one)] == [1]

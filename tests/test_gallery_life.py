@@ -113,3 +113,17 @@ def test_who_holds_the_database_may_be_of_this_process(
         gallery.enroll(picture(1), label="a")
         with gallery.reading(), pytest.raises(StorageError, match="another gallery object"):
             other.remove("a")
+
+
+def test_what_is_printed_of_objects_is_short(tmp_path: Path, toy: Encoder) -> None:
+    gallery = Gallery.open(tmp_path / "gallery", toy)
+    images = [picture(seed) for seed in range(60)]
+    report = gallery.enroll(images, labels=[f"id{seed % 30}" for seed in range(60)])
+    assert report.numbers == tuple(range(1, 61))
+    assert gallery.enroll([images[0], picture(99)], "id0").numbers == (61,)
+    assert repr(gallery) == f"<Gallery {gallery.folder}, 30 identities, 61 items>"
+    assert repr(toy) == f"<Encoder {toy.location}, 49 dimensions>"
+    for shown in (gallery.audit(), gallery.calibrate(), report):
+        assert len(repr(shown)) < 500
+    gallery.close()
+    assert repr(gallery) == f"<Gallery {gallery.folder}, closed>"

@@ -49,6 +49,9 @@ class Encoder(Followed):
         self._device = device
         self.follow_forks()
 
+    def __repr__(self) -> str:
+        return f"<Encoder {self.location}, {self.dimension} dimensions>"
+
     def in_child(self) -> None:
         """The runtime's threads have not come along: it is opened anew at first use."""
         leave(self.__dict__.pop("runtime", None))

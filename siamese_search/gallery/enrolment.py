@@ -106,6 +106,7 @@ class Enrolment:
         self._watch = watch
         self.change = new_run()  # what its transactions have in common
         self.added = 0
+        self.numbers: list[int] = []  # of the items added
         self.skipped = 0
         self.rejected: list[Rejection] = []
         self._relabelled: Counter[tuple[str, str]] = Counter()
@@ -128,7 +129,8 @@ class Enrolment:
         """What was done, with the gallery's totals as of now."""
         totals = self._catalog.totals()
         relabelled = tuple((*names, count) for names, count in self._relabelled.items())
-        return EnrollmentReport(self.added, self.skipped, tuple(self.rejected), *totals, relabelled)
+        done = EnrollmentReport(self.added, self.skipped, tuple(self.rejected), *totals, relabelled)
+        return replace(done, numbers=tuple(self.numbers))
 
     def _run_through(self, files: Files) -> None:
         items: list[NewItem] = []
@@ -264,6 +266,7 @@ class Enrolment:
                 else:
                     owner = Enrolled(number, item.identity, item.source)
                     self.added += 1
+                    self.numbers.append(number)
                 for twin in twins:
                     if owner:
                         self._already(twin, owner)

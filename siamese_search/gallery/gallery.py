@@ -21,6 +21,7 @@ from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import (
     ImageError,
+    SiaSearchError,
     UsageError,
     require_between,
     require_type,
@@ -54,6 +55,7 @@ from siamese_search.records import (
     Rejection,
     Verification,
     Watcher,
+    counted,
     unwatched,
 )
 from siamese_search.storage.catalog import Catalog
@@ -89,6 +91,16 @@ class Gallery(Contents):
             catalog, self._active, self._snapshots, self._identifier, self._self_test
         )
         self._answering = Answering(self._active, self._identifier, self._unknowns)
+
+    def __repr__(self) -> str:
+        if self._catalog.closed:
+            return f"<Gallery {self.folder}, closed>"
+        try:
+            identities, items = self._catalog.totals()
+        except SiaSearchError as error:  # to be printed it need not be sound
+            return f"<Gallery {self.folder}: {error}>"
+        counts = f"{counted(identities, 'identity', 'identities')}, {counted(items, 'item')}"
+        return f"<Gallery {self.folder}, {counts}>"
 
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:

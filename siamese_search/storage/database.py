@@ -108,6 +108,10 @@ class Database(Followed):
             if self._process == os.getpid():
                 self._db.close()
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def require_open(self) -> None:
         """Raise UsageError where it is closed."""
         if self._closed:
