@@ -44,7 +44,7 @@ def gallery(toy: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
         (lambda g: g.enroll_unknowns("x", "y"), "number is 'x'"),
         (lambda g: g.image(1), "item is 1: it needs an Item"),
         (lambda g: g.search(g.encoder.embed(picture(0)), "3"), "k is '3'"),
-        (lambda g: g.identify(picture(0), where={"a": ["x"]}), "where is .*texts or numbers"),
+        (lambda g: g.identify(picture(0), where={"a": ["x"]}), "where is .*numbers or dates"),
         (lambda g: g.items_where({"a": ["x"]}), "where is"),
         (lambda g: g.items_by_number("x"), "numbers is 'x'"),
         (lambda g: g.calibrate(turns="x"), "x turns"),

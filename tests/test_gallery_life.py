@@ -115,6 +115,13 @@ def test_who_holds_the_database_may_be_of_this_process(
             other.remove("a")
 
 
+def test_a_file_is_no_gallery(tmp_path: Path, toy: Encoder) -> None:
+    (tmp_path / "file").touch()
+    for encoder in (toy, None):
+        with pytest.raises(UsageError, match="file is a file: a gallery is a folder"):
+            Gallery.open(tmp_path / "file", encoder)
+
+
 def test_what_is_printed_of_objects_is_short(tmp_path: Path, toy: Encoder) -> None:
     gallery = Gallery.open(tmp_path / "gallery", toy)
     images = [picture(seed) for seed in range(60)]

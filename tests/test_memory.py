@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import date
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,11 @@ def test_each_picture_may_have_its_own_label_and_metadata(tmp_path: Path, toy: E
         assert gallery.identities() == [("a", 2), ("b", 1)]
         gallery.undo()
         assert len(gallery) == 0
+        (number,) = gallery.enroll(
+            images[0], "a", metadata={"day": date(2024, 5, 1), "count": np.int64(3)}
+        ).numbers
+        (item,) = gallery.items_by_number(number)
+        assert item.metadata == {"day": "2024-05-01", "count": "3"}
         for wrong, said in (
             ({"labels": ["a"]}, "1 labels, but 3 images"),
             ({"labels": "abc"}, "labels is 'abc'"),

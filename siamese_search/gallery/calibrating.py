@@ -96,7 +96,7 @@ class Calibrating:
         if turns > 1 and strangers is None:
             raise UsageError(
                 "how strangers score in several turns is told by their pictures alone: name some by"
-                " --strangers"
+                " --strangers, or strangers="
             )
         looked = self._wants_closer(closer)
         wanted = known_choice(metric or self._catalog.wanted_metric() or AUTO)

@@ -318,7 +318,7 @@ class Gallery(Contents):
 
         ``duplicate`` is the cosine from which on two items count as the same picture.
         """
-        require_between("duplicate", duplicate, -1, 1, "a cosine from -1 to 1")
+        require_between("duplicate", duplicate, -1, 2, "a cosine from -1 to 1, or 2 for none")
         return self._self_test.audit(duplicate, rules.known_rule(rule), watch or unwatched)
 
     def left_out(

@@ -11,7 +11,9 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from itertools import chain, repeat
+from numbers import Real
 from typing import Any, Final
 
 from siamese_search.errors import UsageError
@@ -152,13 +154,13 @@ def places_of(places: Any, what: str) -> list[Any]:
 
 def texts_of(pairs: Mapping[str, object], what: str) -> dict[str, str]:
     """Metadata as texts; UsageError, saying of ``what``, for names that are none, and for values
-    that are neither text nor number.
+    that are neither text, number nor date.
     """
     if not isinstance(pairs, Mapping) or not all(
-        key and isinstance(key, str) and isinstance(value, str | int | float)
+        key and isinstance(key, str) and isinstance(value, str | Real | date)
         for key, value in pairs.items()
     ):
-        raise UsageError(f"{what} is {pairs!r}: it needs names and texts or numbers")
+        raise UsageError(f"{what} is {pairs!r}: it needs names and texts, numbers or dates")
     return {key: str(value) for key, value in pairs.items()}
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from siamese_search.decision.trained import Known, View, trained_record
 from siamese_search.embedding.network import EmbeddingNetwork
-from siamese_search.errors import StorageError, TrainingError
+from siamese_search.errors import StorageError, TrainingError, UsageError
 from siamese_search.files import write_whole
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.sources import find, not_empty, places_of
@@ -85,6 +85,9 @@ def train(
     TrainingError, EncoderError or StorageError.
     """
     asked = (settings or Settings()).resolved()
+    images = places_of(images, "images")
+    if not images:
+        raise UsageError("no images to train on: give folders of pictures")
     chosen = hardware.device(device)
     with (
         hardware.generators_kept(chosen),
