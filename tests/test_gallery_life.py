@@ -36,6 +36,11 @@ def test_a_gallery_opened_by_a_relative_path_stays_where_it_is(
         assert other.image(other.items("b")[0])
 
 
+def checked_while_read(gallery: Gallery) -> None:
+    with gallery.reading():
+        gallery.check()
+
+
 @pytest.mark.parametrize(
     "use",
     [
@@ -43,6 +48,7 @@ def test_a_gallery_opened_by_a_relative_path_stays_where_it_is(
         lambda gallery: gallery.identify(picture(1)),
         lambda gallery: gallery.check(),
         lambda gallery: (gallery.enroll(picture(1), label="a"), gallery.remove("a")),
+        lambda gallery: checked_while_read(gallery),
     ],
 )
 def test_closing_waits_for_other_threads_and_tells_them(
@@ -67,7 +73,7 @@ def test_closing_waits_for_other_threads_and_tells_them(
     gallery.close()
     for thread in threads:
         thread.join(60)
-    # Threads that remove the same one after each other hear of that, instead.
+    # Who removes what another thread has removed hears of that instead.
     assert len(errors) == 3
     assert all(isinstance(error, UsageError) for error in errors)
 

@@ -48,7 +48,7 @@ class Database(Followed):
         self.path = path
         self._spill = spill
         self._lock = threading.RLock()
-        self._checking = threading.RLock()  # while a long check reads without the lock
+        self._checking = threading.RLock()  # held by a check, which goes without the lock
         self._open()
         self.follow_forks()
 
@@ -103,7 +103,7 @@ class Database(Followed):
 
     def close(self) -> None:
         """Let go of the file, once no other thread reads or writes; closing again does nothing."""
-        with self._checking, self._lock:
+        with self._lock, self._checking:  # in this order: a thread may check what it reads
             self._closed = True
             if self._process == os.getpid():
                 self._db.close()
