@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from siamese_search.errors import ImageError
+from siamese_search.errors import ImageError, UsageError
 from siamese_search.machine import give_back_memory
 from siamese_search.pictures import colour
 from siamese_search.pictures.containers import open_image, pixels_at_once, recognise
@@ -232,7 +232,7 @@ def _as_image_error(what: str) -> Iterator[None]:
     """Whatever Pillow raises as an ImageError, which says ``what`` has happened."""
     try:
         yield
-    except ImageError:
+    except (ImageError, UsageError):
         raise
     except Exception as error:
         raise _image_error(error, what) from error
