@@ -10,7 +10,9 @@ with Gallery.open("coins", encoder="general-2") as gallery:
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from siamese_search.errors import RuntimeUnavailable
 
 if TYPE_CHECKING:
     from siamese_search.embedding.encoder import Encoder
@@ -52,5 +54,15 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     # Loaded when asked for: the command line must start without numpy, FAISS and OpenVINO.
     if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        try:
+            return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        except ModuleNotFoundError:
+            if name != "train":
+                raise
+            return _no_train  # `import *` and `hasattr` work without torch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _no_train(*_: object, **__: object) -> NoReturn:
+    """In place of ``train`` where what it needs is not installed."""
+    raise RuntimeUnavailable("training needs torch: pip install 'siamese-search[train]'")

@@ -20,6 +20,8 @@ are mapped to these where they arise.
 
 from __future__ import annotations
 
+from numbers import Integral
+
 ROUNDING = 1e-9  # by which a bound may be missed
 
 
@@ -41,6 +43,18 @@ def require_between(name: str, value: float, low: float, high: float, what: str)
         inside = False
     if not inside:
         raise UsageError(f"{name} is {value}: give {what}")
+
+
+def require_type(name: str, value: object, kind: type, words: str) -> None:
+    """Raise UsageError for an argument that is not of a kind, in words what it should be."""
+    if not isinstance(value, kind):
+        raise UsageError(f"{name} is {value!r}: it needs {words}")
+
+
+def require_whole(name: str, value: object, low: int = 0) -> None:
+    """Raise UsageError for an argument that is no whole number from ``low`` on."""
+    if not isinstance(value, Integral) or int(value) < low:
+        raise UsageError(f"{name} is {value!r}: give a whole number from {low} on")
 
 
 class ImageError(SiaSearchError):

@@ -91,14 +91,6 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class WantedIndex:
-    """What index files shall be like: a recipe, and the least recall@10 that it is tuned to."""
-
-    recipe: str
-    recall: float
-
-
-@dataclass(frozen=True)
 class Item:
     """One enrolled image. ``source`` is None where it had no file, or was only an embedding."""
 
@@ -164,7 +156,8 @@ class Change:
 
 @dataclass(frozen=True)
 class EnrollmentReport:
-    """What an enrolment did. ``identities`` and ``items`` are the gallery's totals after it.
+    """What an enrolment did. ``identities`` and ``items`` are the gallery's totals after it;
+    ``numbers`` are those of the items that were added.
 
     ``relabelled`` tells how many of those skipped were enrolled as one identity and have another
     since: (was, is, how many); ``copied`` of how many of those skipped a copy was made;
@@ -182,6 +175,7 @@ class EnrollmentReport:
     copied: int = 0
     replaced: tuple[tuple[int, str], ...] = ()
     renamed: tuple[tuple[str, str, int], ...] = ()
+    numbers: tuple[int, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -271,6 +265,12 @@ class Audit:
     confusable: tuple[tuple[str, str, int, int], ...]
     items: int
 
+    def __repr__(self) -> str:  # there may be as many suspects as items
+        return (
+            f"Audit(of {self.items} items: {len(self.suspects)} with how doubtful they are,"
+            f" {len(self.duplicates)} duplicates, {len(self.confusable)} confusable pairs)"
+        )
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -297,7 +297,7 @@ class Calibration:
 
     fpir: float
     rule: str
-    thresholds: dict[float, float]
+    thresholds: dict[float, float] = field(repr=False)
     location: float
     scale: float
     slope: float
@@ -312,16 +312,16 @@ class Calibration:
     source: str
     last_item: int | None = None
     independent: float | None = None
-    evidence: tuple[float, ...] = ()
+    evidence: tuple[float, ...] = field(default=(), repr=False)
     genuine: int | None = None
     named: float | None = None
     metric: int | None = None
     turns: int = 1
     closer: float = 0.0
     closer_gain: float | None = None
-    looked: Calibration | None = None
+    looked: Calibration | None = field(default=None, repr=False)
     things: int | None = None
-    named_at: dict[float, float] = field(default_factory=dict)
+    named_at: dict[float, float] = field(default_factory=dict, repr=False)
 
     @property
     def deciding(self) -> Calibration:

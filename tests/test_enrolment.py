@@ -352,12 +352,12 @@ def test_a_switch_while_an_enrolment_begins_mixes_no_encoders(
         return encoder
 
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
-        gallery.enroll([folder / "a"])
+        gallery.enroll([folder / "a"], "a")
         monkeypatch.setattr(Gallery, "encoder", property(then_another_switches))
         with pytest.raises(GalleryMismatch, match="meanwhile"):
-            gallery.enroll([folder / "b"])
+            gallery.enroll([folder / "b"], "b")
         assert len(gallery) == 2
-        assert gallery.enroll([folder / "b"]).added == 2
+        assert gallery.enroll([folder / "b"], "b").added == 2
         assert gallery.check() == []
 
 

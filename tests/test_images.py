@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageCms, ImageOps, features
 
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import ImageError
 from siamese_search.pictures import colour, directory, render
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.regions import Box, Region
@@ -532,7 +532,7 @@ def test_an_upright_picture_is_as_a_viewer_shows_it() -> None:
     assert np.asarray(render.upright(clear)).min() == 255
     grey = np.asarray(PHOTO.convert("L"))
     assert np.array_equal(np.asarray(render.upright(grey))[..., 0], grey)
-    with pytest.raises(UsageError, match="PIL image or an array"):
+    with pytest.raises(ImageError, match="PIL image or an array"):
         render.upright(7)
     with pytest.raises(ImageError, match="no such file"):
         render.upright("/nowhere/at all.png")
@@ -645,7 +645,7 @@ def test_the_reserve_of_a_reduced_decode_is_kept(monkeypatch: pytest.MonkeyPatch
 def test_arrays_are_uint8_pictures() -> None:
     wrongs: list[Any] = [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), "u1"), np.zeros(4, "u1")]
     for wrong in wrongs:
-        with pytest.raises(UsageError, match="uint8"):
+        with pytest.raises(ImageError, match="uint8"):
             render.prepare(wrong, SMALL)
     with pytest.raises(ImageError, match="no pixels"):
         render.prepare(np.zeros((0, 4, 3), np.uint8), SMALL)

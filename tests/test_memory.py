@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import date
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from PIL import Image
 
 from siamese_search import Encoder, Gallery, Identification
 from siamese_search.errors import EncoderError, ImageError, UsageError
+from siamese_search.gallery import enrolment
+from siamese_search.records import Rejection
 
 
 def png(seed: int) -> bytes:
@@ -94,6 +97,62 @@ def test_metadata_are_of_all_that_is_enrolled(tmp_path: Path, toy: Encoder) -> N
             gallery.enroll(picture(3), "x", metadata={"": "x"})
 
 
+def test_each_picture_may_have_its_own_label_and_metadata(tmp_path: Path, toy: Encoder) -> None:
+    picture(1).save(tmp_path / "1.png")
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        images = [picture(2), tmp_path / "1.png", picture(3)]
+        facts = [{"shop": "north"}, {}, {"shop": "south"}]
+        assert gallery.enroll(images, labels=["a", "b", "a"], metadata=facts).added == 3
+        assert [item.metadata for item in gallery.items("a")] == [facts[0], facts[2]]
+        assert gallery.identities() == [("a", 2), ("b", 1)]
+        gallery.undo()
+        assert len(gallery) == 0
+        (number,) = gallery.enroll(
+            images[0], "a", metadata={"day": date(2024, 5, 1), "count": np.int64(3)}
+        ).numbers
+        (item,) = gallery.items_by_number(number)
+        assert item.metadata == {"day": "2024-05-01", "count": "3"}
+        for wrong, said in (
+            ({"labels": ["a"]}, "1 labels, but 3 images"),
+            ({"labels": "abc"}, "labels is 'abc'"),
+            ({"labels": ["a", "b", ""]}, "'' cannot be an identity"),
+            ({"labels": ["a"] * 3, "label": "a"}, "use one"),
+            ({"label": "a", "metadata": [{}]}, "1 metadata, but 3 images"),
+        ):
+            with pytest.raises(UsageError, match=said):
+                gallery.enroll(images, **wrong)
+
+
+def test_a_generator_is_enrolled_as_it_goes(
+    tmp_path: Path, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "COMMIT_SECONDS", 0.0)
+    made: list[int] = []
+
+    def stopped() -> Iterator[Image.Image]:
+        for number in range(400):
+            made.append(number)
+            yield picture(number)
+        raise KeyboardInterrupt
+
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        first: list[int] = []
+        with pytest.raises(KeyboardInterrupt):
+            gallery.enroll(stopped(), label="a", watch=lambda _: first.append(len(made)))
+        assert first[0] < 400
+        assert len(gallery) > 0
+        assert gallery.check() == []
+
+
+def test_a_path_that_is_not_there_loses_no_other(tmp_path: Path, toy: Encoder) -> None:
+    picture(1).save(tmp_path / "1.png")
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        report = gallery.enroll([tmp_path / "1.png", tmp_path / "nowhere.png"])
+        assert report.added == 1
+        (missing,) = report.rejected
+        assert missing == Rejection(str(tmp_path / "nowhere.png"), "no such file or folder")
+
+
 def test_what_cannot_be_read_is_named_and_loses_no_other(tmp_path: Path, toy: Encoder) -> None:
     (tmp_path / "text.png").write_text("text")
     bad = [b"", b"text", BytesIO(b"text"), np.empty((0, 4, 3), np.uint8), tmp_path / "text.png"]
@@ -114,10 +173,14 @@ def test_a_picture_without_a_file_needs_a_label(tmp_path: Path, toy: Encoder) ->
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         with pytest.raises(UsageError, match=r"images\[0\] has no file to be named by"):
             gallery.enroll([picture(1)])
-        for wrong in (StringIO("text"), np.zeros((4, 4, 3)), 7):
-            with pytest.raises(UsageError, match=r"mode 'rb'|uint8|is of type int"):
-                gallery.enroll([wrong], label="x")
+        with pytest.raises(UsageError, match="is of type int"):
+            gallery.enroll([7], label="x")
         assert len(gallery) == 0
+        report = gallery.enroll([StringIO("text"), np.zeros((4, 4, 3)), picture(1)], label="x")
+        assert report.added == 1
+        text, array = (one.reason for one in report.rejected)
+        assert "with mode 'rb'" in text
+        assert "uint8" in array
 
 
 @pytest.fixture
@@ -165,7 +228,8 @@ def test_folders_and_generators_are_taken_where_they_make_sense(
     folder.mkdir()
     for seed in (50, 51):
         picture(seed).save(folder / f"{seed}.png")
-    assert gallery.enroll(str(folder)).added == 2
+    assert gallery.enroll(path for path in sorted(folder.iterdir())).added == 2
+    assert gallery.enroll(str(folder)).skipped == 2
     with pytest.raises(ImageError, match=r"several: a folder, .*: name the files in it"):
         gallery.identify(str(folder))
     answers = gallery.identify(path for path in sorted(folder.iterdir()))
@@ -189,7 +253,7 @@ def test_arguments_of_other_types_are_named(
     with pytest.raises(UsageError, match=said):
         gallery.identify(picture(0), **arguments)
     for item in ("x", 1.5, ["a"]):
-        with pytest.raises(UsageError, match=r"item is .*: it needs an item's number"):
+        with pytest.raises(UsageError, match=r"item is .*: it needs a number"):
             gallery.remove(item=item)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="None is no gallery's folder"):
         Gallery.open(None)  # type: ignore[arg-type]

@@ -176,8 +176,22 @@ def test_python_refuses_to_mix_folders_too(tmp_path: Path, toy: Encoder, shop: P
         with pytest.raises(UsageError, match=r"would both be the identity '0'.*give a label"):
             gallery.enroll([shop / "Milk", shop / "Tea"])
         assert len(gallery) == 0
-        assert gallery.enroll([shop / "Milk", shop / "Milk" / "0.png"]).added == 3
         assert gallery.enroll([shop / "Tea", shop / "Rice"], label="x").added == 3
+
+
+def test_python_refuses_names_by_files_that_are_seldom_meant(
+    tmp_path: Path, toy: Encoder, shop: Path
+) -> None:
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        with pytest.raises(UsageError, match=r"Milk has 3 pictures and no folders.*label='Milk'"):
+            gallery.enroll(shop / "Milk")
+        assert gallery.enroll(sorted((shop / "Milk").iterdir())).added == 3  # named themselves
+        assert gallery.enroll([shop / "Milk", shop / "Milk" / "0.png"]).skipped == 4
+        with pytest.raises(UsageError, match=r"Tea/0.png would be added to '0', .*Milk/0.png"):
+            gallery.enroll(shop / "Tea" / "0.png")
+        assert gallery.enroll(shop / "Tea" / "0.png", label="0").added == 1
+        shutil.move(shop / "Milk", tmp_path / "moved")
+        assert gallery.enroll(tmp_path / "moved" / "1.png").skipped == 1
 
 
 @pytest.mark.usefixtures("shop")

@@ -225,6 +225,24 @@ def test_doubtful_items_of_an_identity_come_first(client: TestClient, folder: Pa
     assert client.get(f"{at}/doubts", params={"name": "nobody"}).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("path", "data", "said"),
+    [
+        ("enroll", {"label": "x", "metdata": "{}"}, "there is no field 'metdata' here"),
+        ("identify", {"k": "1"}, "there is no field 'k' here: it is a parameter of the address"),
+        ("enroll?label=x", {}, "there is no parameter 'label' here: it is a field of the body"),
+        ("enroll?lable=x", {}, "there is no parameter 'lable' here"),
+    ],
+)
+def test_fields_and_parameters_that_nothing_takes_are_named(
+    client: TestClient, path: str, data: dict[str, str], said: str
+) -> None:
+    answered = client.post(f"{API}/galleries/shop/{path}", data=data, files=parts(file(70)))
+    assert answered.status_code == 400
+    assert answered.json()["detail"] == said
+    assert client.get(f"{API}/galleries/shop").json()["items"] == 16
+
+
 def test_what_nobody_fits_is_kept_named_and_dropped(client: TestClient) -> None:
     at = f"{API}/galleries/shop"
     probes = parts(file(70), file(70, noise=8), file(80))

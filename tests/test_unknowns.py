@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from conftest import picture
 from PIL import Image
 
-from siamese_search import Encoder, Gallery, Identification
-from siamese_search.errors import ImageError, UsageError
+from siamese_search import Encoder, Gallery, Identification, Region
+from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.evaluation.inbox import write_groups
 from siamese_search.gallery import unknowns
 from siamese_search.gallery.grouping import linked, separating
@@ -69,8 +70,32 @@ def asked(tmp_path: Path, toy: Encoder, pictures: Pictures) -> Gallery:
     answers = dict(gallery.identify_each(paths, keep_unknown=True))
     assert [a.identity for a in answers.values() if not isinstance(a, Exception)].count("a") == 1
     list(gallery.identify_each(paths, keep_unknown=True))  # again keeps nothing twice
-    list(gallery.identify_each([picture(70)], keep_unknown=True))  # no file
     return gallery
+
+
+def test_what_has_no_file_is_kept_in_the_gallery(tmp_path: Path, toy: Encoder) -> None:
+    content = BytesIO()
+    picture(71).save(content, "PNG")
+    whole = Image.new("RGB", (64, 64))
+    whole.paste(picture(73), (8, 16))
+    probes = [
+        picture(70), content.getvalue(), np.asarray(picture(72)), Region(whole, (8, 16, 32, 32))
+    ]  # fmt: skip
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll(picture(1), "a")
+        answers = gallery.identify_each([*probes, picture(70), picture(1)], keep_unknown=True)
+        assert len(list(answers)) == 6
+        assert gallery.count_unknowns() == 4
+        for group, seed in zip(gallery.unknowns(), range(70, 74), strict=True):
+            assert Path(group.paths[0]).parent == gallery.folder / "unknowns"
+            kept = Image.open(BytesIO(gallery.unknown(group.members[0])))
+            assert np.array_equal(np.asarray(kept), np.asarray(picture(seed)))
+            assert gallery.enroll_unknowns(group.number, str(seed)).added == 1
+        assert [one.identity for one in gallery.identify(probes)] == ["70", "71", "72", "73"]
+        (gallery.folder / "unknowns").rename(tmp_path / "elsewhere")
+        (gallery.folder / "unknowns").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(StorageError, match="leads out of the gallery"):
+            list(gallery.identify_each([picture(80)], keep_unknown=True))
 
 
 def test_what_nobody_fits_is_grouped_and_enrolled_under_a_name(

@@ -144,7 +144,7 @@ def _place(item: Item, gallery: Path) -> str:
 def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
     """Show what the gallery is: totals, encoder, index, size on disk."""
     with open_gallery(gallery) as source:
-        facts = dataclasses.asdict(source.info())
+        facts = dataclasses.asdict(source.info()) | {"gallery": str(gallery)}  # as it was given
     if as_json:
         print_json(facts)
     else:

@@ -49,6 +49,9 @@ class Encoder(Followed):
         self._device = device
         self.follow_forks()
 
+    def __repr__(self) -> str:
+        return f"<Encoder {self.location}, {self.dimension} dimensions>"
+
     def in_child(self) -> None:
         """The runtime's threads have not come along: it is opened anew at first use."""
         leave(self.__dict__.pop("runtime", None))
@@ -174,7 +177,7 @@ class Encoder(Followed):
         require_between("threshold", threshold, -1, 1, "a cosine from -1 to 1")
         first, second = self.embed([a, b])
         score = min(1.0, float(first @ second))  # rounding may add a little
-        return Verification(score >= threshold, score, self.confidence(score), threshold)
+        return Verification(score >= threshold, score, self.confidence(score), float(threshold))
 
     def decode(self, data: bytes) -> PixelArray:
         """A file's bytes as the uint8 (height, width, channels) that the graph takes."""

@@ -41,6 +41,7 @@ from siamese_search.evaluation.strangers import mistaken, stranger_rate, strange
 from siamese_search.evaluation.summary import Scores, paired_probes, summarised
 from siamese_search.evaluation.unmatched import unmatched_labels
 from siamese_search.gallery.gallery import Gallery
+from siamese_search.pictures.sources import places_of
 from siamese_search.records import Identification, ImageFile
 
 log = logging.getLogger("siasearch")
@@ -59,21 +60,21 @@ DRAWS = 5
 
 def evaluate(
     gallery: Gallery,
-    probes: Iterable[ImageFile | str | os.PathLike[str]],
+    probes: str | os.PathLike[str] | ImageFile | Iterable[ImageFile | str | os.PathLike[str]],
     rule: str | None = None,
     fpir: float | None = None,
     seeds: Sequence[int] = range(DRAWS),
 ) -> Evaluation:
     """Identify labelled probes; identities that are not enrolled make strangers.
 
-    Probes are files with their identities, or folders, whose pictures are named as ``add`` names
-    them. Pictures that cannot be read are left out and named. ``fpir`` is that of the curves, by
-    default what the gallery is calibrated for; ``seeds`` draw the identities for them. Raises
-    UsageError where no picture is left.
+    Probes are folders, whose pictures are named as ``add`` names them, or files with their
+    identities, ``ImageFile(path, identity)``; one or many. Pictures that cannot be read are left
+    out and named. ``fpir`` is that of the curves, by default what the gallery is calibrated for;
+    ``seeds`` draw the identities for them. Raises UsageError where no picture is left.
     """
     if fpir is not None:
         require_rate(fpir)
-    given = list(probes)
+    given = places_of(probes, "probes")
     begun = time.perf_counter()
     asked = embedded(gallery.encoder, given)
     if not asked.files:

@@ -82,7 +82,7 @@ def draw_map_page(gallery: Gallery, watch: Watcher = unwatched) -> Portrait[Exte
     labels = [item.identity for item in items]
     said = looked_at(gallery, labels)
     files = [_file(item) for item in items]
-    page = map_page.page(f"{gallery.folder}: {said}", layout, files, pictures)
+    page = map_page.page(f"{gallery.folder.name}: {said}", layout, files, pictures)
     return Portrait(page, said, extent(gallery, labels))
 
 

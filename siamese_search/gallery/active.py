@@ -81,7 +81,7 @@ class ActiveEncoder(Followed):
             encoder = Encoder.open(generation.encoder, self.device)
         except EncoderError as error:
             raise EncoderError(
-                f"{error}; this gallery needs it: name its folder with --encoder"
+                f"{error}; this gallery needs it: name its folder with --encoder, or encoder="
             ) from error
         require(encoder, generation, self._folder)
         return encoder

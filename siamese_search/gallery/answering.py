@@ -5,7 +5,6 @@ Knows nothing of SQL and the index.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -60,10 +59,8 @@ class Answering:
         while True:
             with suppress(GalleryMismatch):
                 (answer,) = identify_turns(self._identifier, active.encoder, looks, question)
-                if keep and answer.strange and isinstance(image, (str, os.PathLike)):
-                    self._unknowns.keep(
-                        os.fspath(image), looks[0].embedding, active.encoder.fingerprint
-                    )
+                if keep and answer.strange:
+                    self._unknowns.keep(image, looks[0].embedding, active.encoder.fingerprint)
                 return answer
             active = self._active.now()
             ((_, result),) = describe_turns_each(active.encoder, [image], question.turns)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -41,9 +42,9 @@ from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.staleness import is_stale
-from siamese_search.pictures.read import content_hash, read_file
+from siamese_search.pictures.read import content_hash, is_path, read_file
 from siamese_search.pictures.regions import require_turns
-from siamese_search.pictures.sources import find, not_empty
+from siamese_search.pictures.sources import find, not_empty, places_of
 from siamese_search.records import (
     Calibration,
     Generation,
@@ -99,7 +100,7 @@ class Calibrating:
         if turns > 1 and strangers is None:
             raise UsageError(
                 "how strangers score in several turns is told by their pictures alone: name some by"
-                " --strangers"
+                " --strangers, or strangers="
             )
         looked = self._wants_closer(closer)
         wanted = known_choice(metric or self._catalog.wanted_metric() or AUTO)
@@ -335,10 +336,11 @@ class Calibrating:
 
     def _strangers(self, places: Places, reject: Callable[[Rejection], None]) -> list[ImageFile]:
         """The pictures in these places, without those of what is enrolled."""
-        places = [places] if isinstance(places, (str, os.PathLike)) else places
-        named = [os.fspath(place) for place in places]
+        given = places_of(places, "strangers")
+        named = [os.fspath(place) for place in given if is_path(place)]
+        records = (place for place in given if not is_path(place))
         pictures, here = [], []
-        for file in not_empty(find(named), named):
+        for file in not_empty(chain(records, find(named)), named or ["an empty list"]):
             if isinstance(file, Rejection):
                 reject(file)
             elif self._is_enrolled(file.path):

@@ -16,11 +16,14 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray
 from siamese_search.embedding.encoder import Encoder
+from siamese_search.errors import require_type, require_whole
 from siamese_search.gallery import editing, enrolment
 from siamese_search.gallery.compaction import Compaction
-from siamese_search.gallery.unknowns import Unknowns
+from siamese_search.gallery.naming import require_own_names
+from siamese_search.gallery.unknowns import Unknowns, Without
 from siamese_search.gallery.upkeep import Upkeep
-from siamese_search.pictures.sources import Files, given, normalised
+from siamese_search.pictures.read import is_path, several
+from siamese_search.pictures.sources import Files, given, normalised, texts_of
 from siamese_search.records import (
     Change,
     EnrollmentReport,
@@ -66,21 +69,32 @@ class Contents:
         paths: Any,
         label: str | None = None,
         *,
-        metadata: Mapping[str, object] | None = None,
+        labels: Iterable[str] | None = None,
+        metadata: Mapping[str, object] | Iterable[Mapping[str, object]] | None = None,
         copy: bool = False,
         distractor: bool = False,
-        watch: Watcher = unwatched,
+        watch: Watcher | None = None,
     ) -> EnrollmentReport:
         """Enrol files and folders of images, one or many; see ``add`` for how places become
-        identities. With a ``label`` also bytes, open files, PIL images and uint8 (H, W, 3) arrays.
+        identities. With a ``label``, or ``labels``, one for each, also bytes, open files, PIL
+        images and uint8 (H, W, 3) arrays.
 
-        ``metadata``, names and texts or numbers, are of all of them. ``copy`` keeps the images in
-        the gallery; a ``distractor`` is never named. A picture without a file has no source: only
-        a copy lets ``rebuild`` embed it under another encoder, and plots show it. Returns what was
-        added, skipped (enrolled already) and rejected, with reasons. Raises UsageError where there
-        is no image at all, or one without a file and without a label.
+        ``metadata``, names and texts or numbers, are of all of them, or there is one for each.
+        ``copy`` keeps the images in the gallery; a ``distractor`` is never named. A picture without
+        a file has no source: only a copy lets ``rebuild`` embed it under another encoder, and plots
+        show it. Under one ``label``, a generator is read as it goes, and what is enrolled is
+        committed about once a second; so Ctrl-C loses little.
+
+        Returns what was added, skipped (enrolled already: the same file contents, or pixels given
+        without a file) and rejected, with reasons. Raises UsageError where there is no image at
+        all, or one without a file and without a label, and where files would be named otherwise
+        than can be meant: a folder of nothing but pictures, or a file called as an identity that is
+        enrolled from another folder.
         """
-        files = given(paths, label, metadata)
+        if label is None and labels is None:
+            paths = list(several(paths))
+            require_own_names(self._catalog, [os.fspath(one) for one in paths if is_path(one)])
+        files = given(paths, label, metadata, labels)
         return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
 
     def enroll_found(
@@ -89,13 +103,13 @@ class Contents:
         *,
         copy: bool = False,
         distractor: bool = False,
-        watch: Watcher = unwatched,
+        watch: Watcher | None = None,
     ) -> EnrollmentReport:
         """Enrol a stream of images found before; rejections pass through to the report."""
         return self._enrolled(files, copy, distractor, watch).report()
 
     def _enrolled(
-        self, files: Files, copy: bool, distractor: bool, watch: Watcher
+        self, files: Files, copy: bool, distractor: bool, watch: Watcher | None
     ) -> enrolment.Enrolment:
         """A run of enrolment that is done."""
         run = enrolment.Enrolment(
@@ -104,7 +118,7 @@ class Contents:
             copies=self.folder if copy else None,
             distractor=distractor,
             after_commit=lambda: self._compaction.compact_if_due(underway=True),
-            watch=watch,
+            watch=watch or unwatched,
         )
         with self._compaction.making_room():
             run.run(files)
@@ -143,7 +157,8 @@ class Contents:
         """The picture of a kept probe. Raises UsageError where there is no such probe, ImageError
         where the picture is gone.
         """
-        return self._unknowns.picture(number)
+        require_whole("number", number)
+        return self._unknowns.picture(int(number))
 
     def count_unknowns(self) -> int:
         """How many probes are kept."""
@@ -154,7 +169,7 @@ class Contents:
         number: int | Iterable[int],
         label: str,
         *,
-        without: Iterable[int | str | os.PathLike[str]] = (),
+        without: Without = (),
     ) -> EnrollmentReport:
         """Enrol the group of that number, or several groups that are one, as ``label``; what was
         enrolled is kept no more.
@@ -163,7 +178,7 @@ class Contents:
         Raises UsageError where there is no such group or image.
         """
         group = self._unknowns.chosen(number, without)
-        run = self._enrolled(self._unknowns.files(group, label), False, False, unwatched)
+        run = self._enrolled(self._unknowns.files(group, label), False, False, None)
         self._unknowns.settle(group, run.rejected, run.change)
         return run.report()
 
@@ -171,7 +186,7 @@ class Contents:
         self,
         number: int | Iterable[int] | None = None,
         *,
-        without: Iterable[int | str | os.PathLike[str]] = (),
+        without: Without = (),
     ) -> int:
         """Forget the groups of these numbers, or all kept probes; returns how many there were.
 
@@ -201,10 +216,15 @@ class Contents:
         They are those whose name contains ``search``, in any case, and comes ``after`` a name; the
         first ``offset`` of them are left out.
         """
-        return self._catalog.listed(search, after, offset, limit)
+        require_type("search", search, str, "text")
+        require_type("after", after, str, "an identity's name")
+        require_whole("offset", offset)
+        require_whole("limit", limit)
+        return self._catalog.listed(search, after, int(offset), int(limit))
 
     def count_identities(self, search: str = "") -> int:
         """How many identities there are whose name contains ``search``, in any case."""
+        require_type("search", search, str, "text")
         return self._catalog.count_listed(search)
 
     def items(
@@ -214,23 +234,30 @@ class Contents:
         number, without the first ``offset``. Raises UsageError where there is no such identity.
         """
         name = normalised(identity)
-        numbers = self._catalog.numbers(name, after, offset, limit)
+        require_whole("after", after)
+        require_whole("offset", offset)
+        if limit is not None:
+            require_whole("limit", limit, 1)
+        numbers = self._catalog.numbers(name, int(after), int(offset), limit and int(limit))
         if not numbers:
             editing.numbers_of(self._catalog, name, None)
         return self._catalog.items(numbers)
 
-    def items_by_number(self, numbers: Iterable[int]) -> list[Item]:
-        """Items by their numbers; those that are not there are left out."""
-        return self._catalog.items(numbers)
+    def items_by_number(self, numbers: int | Iterable[int]) -> list[Item]:
+        """Items by their numbers, one or many, in their order; those that are not there are left
+        out.
+        """
+        return self._catalog.items(editing.numbers_in(numbers, "numbers"))
 
-    def covers(self, identities: Iterable[str]) -> dict[str, int]:
+    def covers(self, identities: str | Iterable[str]) -> dict[str, int]:
         """The first item of each identity, by name; those that are not there are left out."""
-        found = self._catalog.members(identities)
+        names = [identities] if isinstance(identities, str) else identities
+        found = self._catalog.members(names)
         return {name: int(numbers[0]) for name, numbers in found.items()}
 
     def items_where(self, where: Mapping[str, str]) -> list[Item]:
         """The items whose metadata equal all of these. Raises UsageError where none are given."""
-        return self._catalog.items(self._catalog.where(where))
+        return self._catalog.items(self._catalog.where(texts_of(where, "where")))
 
     def count(self, identity: str) -> int:
         """How many items an identity has; 0 where there is no such identity."""
@@ -278,6 +305,7 @@ class Contents:
         that one is taken back. Raises UsageError where there is nothing to take back, where another
         change has been made, or where it was of more than 10,000 items, which are not kept.
         """
+        self._require_change(number)
         change = editing.undo(self._catalog, self.folder, number)
         self._upkeep.after(change.items)
         return change
@@ -287,6 +315,12 @@ class Contents:
 
         Another change forgets what was taken back. ``number`` and errors as with ``undo``.
         """
+        self._require_change(number)
         change = editing.undo(self._catalog, self.folder, number, again=True)
         self._upkeep.after(change.items)
         return change
+
+    @staticmethod
+    def _require_change(number: int | None) -> None:
+        if number is not None:
+            require_whole("number", number, 1)

@@ -15,7 +15,16 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from siamese_search.errors import ImageError, StorageError
-from siamese_search.files import delete, is_left_behind, left_alone, new_file, sync_folder, underway
+from siamese_search.files import (
+    delete,
+    is_left_behind,
+    left_alone,
+    new_file,
+    sync_folder,
+    underway,
+    write_whole,
+)
+from siamese_search.pictures.memory import suffix_of
 from siamese_search.pictures.read import content_hash, file_fault, read_file
 from siamese_search.records import Copy, Item, RemovedCopy
 from siamese_search.storage.catalog import Catalog
@@ -106,6 +115,23 @@ def settle_copies(catalog: Catalog, folder: Path) -> None:
                     path.unlink(missing_ok=True)
                 except OSError as error:
                     log.warning("%s was not deleted: %s", copy.path, error.strerror)
+
+
+def keep_picture(folder: Path, data: bytes) -> Path:
+    """Keep a picture that has no file of its own, because nobody fitted; returns its file.
+
+    Raises StorageError where it cannot be written.
+    """
+    place = folder / KEPT
+    try:
+        place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{place}: {error.strerror}") from error
+    if not _leads_to(place, folder, KEPT):
+        raise StorageError(f"{place} leads out of the gallery: nothing is kept there")
+    path = place / f"{content_hash(data)}{suffix_of(data)}"
+    write_whole(path, data)
+    return path
 
 
 def publish_again(folder: Path, copies: Iterable[RemovedCopy]) -> None:

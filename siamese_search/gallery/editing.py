@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from siamese_search.errors import UsageError
 from siamese_search.gallery.copies import publish_again, settle_copies
@@ -31,11 +31,7 @@ def numbers_of(
     if (identity is None) == (item is None):
         raise UsageError("name either an identity or an item number")
     if item is not None:
-        several = isinstance(item, Iterable) and not isinstance(item, str)
-        each: list[Any] = list(cast(Iterable[Any], item)) if several else [item]
-        if not all(isinstance(one, Integral) for one in each):
-            raise UsageError(f"item is {item!r}: it needs an item's number, or several")
-        wanted = sorted({int(one) for one in each})
+        wanted = sorted(set(numbers_in(item, "item")))
         there = catalog.owners(wanted)
         for number in wanted:
             if number not in there:
@@ -51,6 +47,15 @@ def numbers_of(
         hint = f"; close to it: {', '.join(close)}" if close else ": `siasearch list` shows all"
         raise UsageError(f"no identity {name!r} in {folder}{hint}")
     return numbers
+
+
+def numbers_in(value: Any, what: str) -> list[int]:
+    """One number or several, as a list. Raises UsageError, saying of ``what``, for others."""
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    each = list(value) if several else [value]
+    if not all(isinstance(one, Integral) for one in each):
+        raise UsageError(f"{what} is {value!r}: it needs a number, or several")
+    return [int(one) for one in each]
 
 
 def remove(catalog: Catalog, folder: Path, numbers: Sequence[int]) -> int:

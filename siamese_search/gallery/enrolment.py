@@ -109,6 +109,7 @@ class Enrolment:
         self._last_before = catalog.state().last_item
         self.change = new_run()  # what its transactions have in common
         self.added = 0
+        self.numbers: list[int] = []  # of the items added
         self.skipped = 0
         self.rejected: list[Rejection] = []
         self._relabelled: Counter[tuple[str, str]] = Counter()
@@ -138,7 +139,7 @@ class Enrolment:
         replaced = tuple(self._catalog.replaced(self._last_before)) if self.added else ()
         return EnrollmentReport(
             self.added, self.skipped, tuple(self.rejected), *totals, relabelled, self.copied,
-            replaced, self._renamed(),
+            replaced, self._renamed(), tuple(self.numbers),
         )  # fmt: skip
 
     def _renamed(self) -> tuple[tuple[str, str, int], ...]:
@@ -209,6 +210,8 @@ class Enrolment:
             data = contents(file.path if file.picture is None else file.picture)
         except ImageError as error:
             return Rejection(printable(file.path), str(error))
+        if file.picture is not None:  # its pixels are not held until it is committed
+            file = replace(file, picture=b"")
         return _Read(file, data, content_hash(data))
 
     def _new(self, read: Iterable[_Read | Rejection]) -> Iterator[_Read]:
@@ -300,6 +303,7 @@ class Enrolment:
                 else:
                     owner = Enrolled(number, item.identity, item.source)
                     self.added += 1
+                    self.numbers.append(number)
                 for twin in twins:
                     if owner:
                         self._already(twin, owner)

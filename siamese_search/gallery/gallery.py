@@ -19,7 +19,14 @@ from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.vectors import Description
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import (
+    ImageError,
+    SiaSearchError,
+    UsageError,
+    require_between,
+    require_type,
+    require_whole,
+)
 from siamese_search.gallery import checking, editing
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.answering import Answering
@@ -49,6 +56,7 @@ from siamese_search.records import (
     Rejection,
     Verification,
     Watcher,
+    counted,
     unwatched,
 )
 from siamese_search.storage.catalog import Catalog
@@ -85,6 +93,16 @@ class Gallery(Contents):
         )
         self._answering = Answering(self._active, self._identifier, self._unknowns)
 
+    def __repr__(self) -> str:
+        if self._catalog.closed:
+            return f"<Gallery {self.folder}, closed>"
+        try:
+            identities, items = self._catalog.totals()
+        except SiaSearchError as error:  # to be printed it need not be sound
+            return f"<Gallery {self.folder}: {error}>"
+        counts = f"{counted(identities, 'identity', 'identities')}, {counted(items, 'item')}"
+        return f"<Gallery {self.folder}, {counts}>"
+
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
         """Whether there is a gallery in a folder. Raises StorageError if that cannot be told."""
@@ -114,7 +132,9 @@ class Gallery(Contents):
             raise UsageError(f"{folder!r} is no gallery's folder: give its path")
         folder = Path(folder)
         used = opened_encoder(encoder, device)
-        gallery = cls(folder, opened_catalog(folder, used), used, device, background)
+        catalog = opened_catalog(folder, used)
+        # Absolute, as that of the database: the current folder may change.
+        gallery = cls(folder.absolute(), catalog, used, device, background)
         try:
             gallery._active.adopt(used)
         except BaseException:
@@ -128,11 +148,15 @@ class Gallery(Contents):
         return self._active.now().encoder
 
     def close(self) -> None:
-        """Let go of the database and the index file."""
+        """Let go of the database and the index file; waits for what other threads read or write
+        just now. Whatever is asked later, or goes on meanwhile, raises UsageError; what it has
+        committed stays. Closing again does nothing.
+        """
+        self._catalog.close()  # first: no search opens the index again after that
         self._snapshots.release()
-        self._catalog.close()
 
     def __enter__(self) -> Gallery:
+        self._catalog.require_open()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -181,7 +205,8 @@ class Gallery(Contents):
         """Stream (image, identification) in the order given, or (image, its ImageError).
 
         So one image that cannot be read loses no other's answer. Arguments as ``identify``;
-        ``keep_unknown`` keeps the files that nobody fits, see ``unknowns``.
+        ``keep_unknown`` keeps the pictures that nobody fits, see ``unknowns``: where their files
+        lie, or, where they have none, a copy in the gallery.
         """
         if keep_unknown:
             self._catalog.require_writable()  # before anything is asked
@@ -221,7 +246,8 @@ class Gallery(Contents):
         """The k nearest items of embeddings, float32 (n, dimension): items int64 (n, k) and
         cosines float32 (n, k), best first; padded with -1 and -inf where there are fewer.
         """
-        if k < 1 or (k > K_AT_MOST and k > len(self)):
+        require_whole("k", k, 1)
+        if k > K_AT_MOST and k > len(self):
             raise UsageError(f"k is {k}: ask for at least one item, and for no more than there are")
         return self._identifier.search(embeddings, k)
 
@@ -293,14 +319,15 @@ class Gallery(Contents):
         *,
         duplicate: float = DUPLICATE,
         rule: str = rules.DEFAULT_RULE,
-        watch: Watcher = unwatched,
+        watch: Watcher | None = None,
     ) -> Audit:
         """Search every item without itself: what is likely wrong, double, or not told apart.
 
         ``duplicate`` is the cosine from which on two items count as the same picture.
         """
-        found: list[LeftOut] = []
-        for one in self.left_out(rule=rule):
+        require_between("duplicate", duplicate, -1, 2, "a cosine from -1 to 1, or 2 for none")
+        watch, found = watch or unwatched, []
+        for one in self.left_out(rule=rules.known_rule(rule)):
             found.append(one)
             watch(Progress("auditing", len(found), len(self)))
         return audited(found, self._self_test.alike(duplicate))
@@ -322,9 +349,13 @@ class Gallery(Contents):
         the others score, it is learned without all items of their identities.
         """
         rule = self._calibrating.rule(rule)
-        test = self._self_test
-        asked = test.probes(limit) if items is None else np.unique(np.asarray(items, np.int64))
-        return self._calibrating.left_out(test, asked, rule, strange)
+        if items is not None:
+            asked = np.unique(np.array(editing.numbers_in(items, "items"), np.int64))
+        else:
+            if limit is not None:
+                require_whole("limit", limit, 1)
+            asked = self._self_test.probes(limit)
+        return self._calibrating.left_out(self._self_test, asked, rule, strange)
 
     @property
     def has_learned(self) -> bool:
@@ -336,6 +367,8 @@ class Gallery(Contents):
 
         Returns them with their embeddings, float32 (n, dimension), and never holds more of these.
         """
+        require_whole("limit", limit, 1)
+        require_whole("seed", seed)
         return self._self_test.sample(limit, seed)
 
     def image(self, item: Item) -> bytes:
@@ -343,6 +376,7 @@ class Gallery(Contents):
 
         Raises ImageError where it is gone or has changed.
         """
+        require_type("item", item, Item, "an Item, as `items` and `items_by_number` give it")
         return enrolled_bytes(item, self.folder)
 
     # Maintenance
@@ -367,7 +401,7 @@ class Gallery(Contents):
         encoder: Encoder | str | os.PathLike[str] | None = None,
         *,
         skip_missing: bool = False,
-        watch: Watcher = unwatched,
+        watch: Watcher | None = None,
     ) -> RebuildReport:
         """Re-embed all items under another encoder; without one, embed what lacks an embedding and
         write the index anew.
@@ -380,7 +414,7 @@ class Gallery(Contents):
         """
         before, generation = self.calibration, self._catalog.state().generation
         report = rebuild(
-            self._catalog, self._compaction, self._active, encoder, skip_missing, watch
+            self._catalog, self._compaction, self._active, encoder, skip_missing, watch or unwatched
         )
         if report.switched:
             editing.forget(self._catalog, self.folder)

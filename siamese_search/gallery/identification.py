@@ -18,7 +18,7 @@ from siamese_search.decision.evidence import RUNNER_UP
 from siamese_search.decision.judge import CalibratedJudge, FixedJudge, Judge
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.vectors import as_embeddings
-from siamese_search.errors import UsageError, require_between
+from siamese_search.errors import UsageError, require_between, require_type
 from siamese_search.gallery.active import require
 from siamese_search.gallery.members import MembersOf
 from siamese_search.gallery.ranking import Ranking
@@ -27,6 +27,7 @@ from siamese_search.gallery.snapshots import Searched, View
 from siamese_search.gallery.staleness import is_stale
 from siamese_search.index import Index
 from siamese_search.pictures.regions import require_turns
+from siamese_search.pictures.sources import texts_of
 from siamese_search.records import Calibration, Identification, Match
 from siamese_search.storage.catalog import Catalog
 
@@ -62,17 +63,14 @@ class Question:
             raise UsageError(f"k is {self.k}: ask for at least one identity")
         if self.threshold is not None:
             require_between("threshold", self.threshold, -1, 1, "a cosine from -1 to 1")
+            object.__setattr__(self, "threshold", float(self.threshold))  # it is in answers
+        if self.where is not None:
+            object.__setattr__(self, "where", texts_of(self.where, "where"))
         if self.fpir is not None:
             require_rate(self.fpir)
         if self.rule is not None:
             rules.known_rule(self.rule)
         require_turns(self.turns)
-
-
-def require_type(name: str, value: object, kind: type, words: str) -> None:
-    """Raise UsageError for an argument that is not of a kind, in words what it should be."""
-    if not isinstance(value, kind):
-        raise UsageError(f"{name} is {value!r}: it needs {words}")
 
 
 class Identifier:

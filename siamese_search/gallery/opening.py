@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.errors import GalleryMissing, StorageError
+from siamese_search.errors import GalleryMissing, StorageError, UsageError
 from siamese_search.storage.catalog import Catalog
 
 DATABASE = "gallery.db"
@@ -39,14 +39,16 @@ def opened_encoder(
 def opened_catalog(folder: Path, encoder: Encoder | None) -> Catalog:
     """A gallery's database; made where there is none and an encoder is given.
 
-    Raises GalleryMissing where there is neither.
+    Raises GalleryMissing where there is neither, UsageError for a file.
     """
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file: a gallery is a folder")
     if not exists(folder):
         if encoder is None:
             raise GalleryMissing(
                 f"no gallery in {folder}: enrol images with `siasearch add`, or name one"
-                " with --gallery"
+                " with --gallery; in Python, Gallery.open makes one where an encoder is given"
             )
         path = folder / DATABASE
         Catalog.create(path, encoder.fingerprint, encoder.location, encoder.dimension)
-    return Catalog(folder / DATABASE)
+    return Catalog(folder.absolute() / DATABASE)

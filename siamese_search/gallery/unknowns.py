@@ -9,19 +9,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
 from siamese_search.arrays import FloatArray
 from siamese_search.errors import GalleryMismatch, ImageError, UsageError
 from siamese_search.gallery.active import Active, ActiveEncoder, require
+from siamese_search.gallery.copies import keep_picture
+from siamese_search.gallery.editing import numbers_in
 from siamese_search.gallery.grouping import linked, separating
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Searched
-from siamese_search.pictures.read import content_hash, file_fault, read_file
+from siamese_search.pictures.memory import contents
+from siamese_search.pictures.read import content_hash, file_fault, is_path, read_file
 from siamese_search.records import ImageFile, KeptProbe, Rejection, UnknownGroup, printable
 from siamese_search.storage.catalog import Catalog
+
+Without = int | str | os.PathLike[str] | Iterable[int | str | os.PathLike[str]]
 
 MOST = 5000  # that are grouped, the latest ones: linkage takes their square in memory
 OWN = 2000  # of the gallery's items that tell how close different things are
@@ -44,13 +50,16 @@ class Unknowns:
         self._identifier = identifier
         self._self_test = self_test
 
-    def keep(self, path: str, vector: FloatArray, fingerprint: str) -> None:
-        """Keep a probe, a file, with its embedding (dimension,) by the encoder of a fingerprint.
+    def keep(self, image: Any, vector: FloatArray, fingerprint: str) -> None:
+        """Keep a probe with its embedding (dimension,) by the encoder of a fingerprint: where its
+        file lies, or, where it has none, the picture in the gallery's folder.
 
         Raises ImageError where the file is gone, GalleryMismatch where the encoder is not active.
         """
-        content = content_hash(read_file(path))
-        self._catalog.keep_unknown(content, os.path.abspath(path), fingerprint, vector)
+        data = contents(image)
+        folder = self._catalog.path.parent
+        path = os.path.abspath(image) if is_path(image) else str(keep_picture(folder, data))
+        self._catalog.keep_unknown(content_hash(data), path, fingerprint, vector)
 
     def count(self) -> int:
         """How many are kept."""
@@ -132,21 +141,19 @@ class Unknowns:
             least = max(active.encoder.threshold, least or -1)
         return linked(shown, least)
 
-    def chosen(
-        self, numbers: int | Iterable[int], without: Iterable[int | str | os.PathLike[str]]
-    ) -> UnknownGroup:
+    def chosen(self, numbers: int | Iterable[int], without: Without) -> UnknownGroup:
         """The groups of these numbers as one, but for some images, by their numbers or paths.
 
         Raises UsageError where one of these is not in it, or nothing is left.
         """
-        wanted = {numbers} if isinstance(numbers, int) else set(numbers)
+        wanted = set(numbers_in(numbers, "number"))
         groups = [group for group in self.groups() if group.number in wanted]
         for number in wanted - {group.number for group in groups}:
             raise UsageError(f"no group {number} of unknowns in {self._catalog.path.parent}")
         left = dict(
             pair for group in groups for pair in zip(group.members, group.paths, strict=True)
         )
-        for one in without:
+        for one in [without] if isinstance(without, int | str | os.PathLike) else without:
             path = None if isinstance(one, int) else os.path.abspath(one)
             out = [number for number in left if number == one or left[number] == path]
             if not out:
@@ -181,7 +188,7 @@ class Unknowns:
     def drop(
         self,
         numbers: int | Iterable[int] | None,
-        without: Iterable[int | str | os.PathLike[str]] = (),
+        without: Without = (),
     ) -> int:
         """Forget the groups of these numbers, or all kept probes; returns how many there were."""
         if numbers is not None:

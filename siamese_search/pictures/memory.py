@@ -7,22 +7,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from siamese_search.errors import ImageError, UsageError
+from siamese_search.errors import ImageError
 from siamese_search.pictures import colour
 from siamese_search.pictures.containers import recognise
 from siamese_search.pictures.limits import check_pixels
 from siamese_search.pictures.read import file_bytes, require_bytes
+from siamese_search.pictures.regions import Region
+from siamese_search.pictures.render import as_image, cut_out
 
 
 def contents(image: Any) -> bytes:
-    """A file's contents for any picture; pixels as PPM or PGM, which every release writes alike.
+    """A file's contents for any picture; pixels, also those of a region, as PPM or PGM, which every
+    release writes alike.
 
-    Raises ImageError as ``file_bytes``, and for pixels that are none; UsageError for what is no
-    picture.
+    Raises ImageError as ``file_bytes``, and for what is no picture.
     """
+    if isinstance(image, Region):
+        image = cut_out(image)
     data = file_bytes(image)
     return require_bytes(_pixmap(image)) if data is None else data
 
@@ -36,19 +39,7 @@ def suffix_of(data: bytes) -> str:
 
 
 def _pixmap(image: Any) -> bytes:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
-            raise UsageError(
-                "an image array is uint8 of shape (height, width, 3) or (height, width),"
-                f" not {image.dtype} of shape {image.shape}"
-            )
-        if image.size == 0:
-            raise ImageError("the picture has no pixels")
-        image = Image.fromarray(image)
-    if not isinstance(image, Image.Image):
-        raise UsageError(
-            f"{image!r} is no picture: give a path, bytes, an open file, a PIL image or an array"
-        )
+    image = as_image(image)
     try:
         check_pixels(*image.size)
         upright = ImageOps.exif_transpose(image)

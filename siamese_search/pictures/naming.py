@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from siamese_search.errors import UsageError
 from siamese_search.pictures.drawings import is_drawing
 from siamese_search.pictures.find import directly_in, is_no_picture, stem
 from siamese_search.records import counted, printable
@@ -103,13 +102,6 @@ def clash(found: Sequence[Loose]) -> str | None:
         return None
     more = f" (and {counted(len(words) - 1, 'more picture')} so)" if len(words) > 1 else ""
     return words[0] + more
-
-
-def require_own_names(paths: Iterable[str]) -> None:
-    """Raise UsageError where pictures of several folders would be one identity by their files."""
-    words = clash(loose(paths))
-    if words:
-        raise UsageError(f"{words}: give a label, or the folder above them")
 
 
 def name_of(file: str) -> str:

@@ -138,7 +138,7 @@ def _read(file: Any) -> bytes:
     except (OSError, ValueError) as error:  # closed, or not open to read
         raise ImageError(str(error)) from error
     if not isinstance(data, bytes):
-        raise UsageError(f"{file!r} gives text: open it as binary, with mode 'rb'")
+        raise ImageError("an open file that gives text: open it with mode 'rb'")
     return data
 
 

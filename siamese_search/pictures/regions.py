@@ -6,6 +6,7 @@ Boxes are pixels of the upright picture. What pays, and where: benchmarks/turns.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from operator import index
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ def windows(width: int, height: int, along: int) -> list[Box]:
 
 def require_turns(count: int) -> None:
     """Raise UsageError for a number of turns out of range."""
-    if not 1 <= count <= MOST_TURNS:
+    if not isinstance(count, Integral) or not 1 <= count <= MOST_TURNS:
         raise UsageError(f"{count} turns: ask for 1 to {MOST_TURNS}, like 8")
 
 

@@ -113,11 +113,11 @@ def prepare(
     """The pixels an encoder takes from a picture in memory; as :func:`decode` from there on.
 
     ``image`` is a Pillow image of any mode, turned upright if it carries an EXIF orientation, or
-    uint8 (height, width, 3) sRGB or (height, width) grey. Raises UsageError for other arrays,
+    uint8 (height, width, 3) sRGB or (height, width) grey. Raises ImageError for other arrays,
     ImageError for a picture that is empty, too large, or fails to load.
     """
     with _as_image_error("the picture cannot be used"):
-        shown = _as_image(image)
+        shown = as_image(image)
         if box is not None:  # several regions of one picture, each in a thread of its own
             with _SHARED:
                 shown.load()
@@ -139,25 +139,49 @@ def upright(image: Any) -> Image.Image:
             opened, orientation = open_image(kind, data)
             return _whole(opened, orientation)
     with _as_image_error("the picture cannot be used"):
-        return _whole(_as_image(image), None)
+        return _whole(as_image(image), None)
 
 
-def _as_image(image: Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
-    """A Pillow image as it is, or that of an array; errors as ``prepare``."""
+def cut_out(region: Region) -> Image.Image:
+    """The part of a picture that a region is, as :func:`upright`."""
+    picture, box = upright(region.image), Box(*region.box)
+    require_within(box, picture.width, picture.height)
+    return picture.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+
+
+def as_image(image: Any) -> Image.Image:
+    """A Pillow image as it is, or that of an array; ImageError for what is neither."""
     if isinstance(image, Image.Image):
         return image
     if not isinstance(image, np.ndarray):
-        raise UsageError(
-            f"an image is a path, a PIL image or an array, not of type {type(image).__name__}"
+        raise ImageError(
+            f"of type {type(image).__name__}: a picture is a path, bytes, an open file, a PIL image"
+            " or an array"
         )
     if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
-        raise UsageError(
-            "an image array is uint8 of shape (height, width, 3) or (height, width), "
-            f"not {image.dtype} of shape {image.shape}"
+        raise ImageError(
+            f"an array of {image.dtype} and shape {image.shape} is no picture: it needs uint8 of"
+            f" shape (height, width, 3) or (height, width){_mended(image)}"
         )
     if image.size == 0:
         raise ImageError("the picture has no pixels")
     return Image.fromarray(image)
+
+
+def _mended(array: npt.NDArray[Any]) -> str:
+    """In words, how an array that is nearly a picture becomes one; nothing for others."""
+    ways = {
+        (True, 1): "take array[..., 0]",
+        (True, 4): "take PIL.Image.fromarray(array), which knows that it is transparent",
+        (False, 3): "take array.transpose(1, 2, 0)",
+        (False, 1): "take array[0]",
+    }
+    if array.dtype.kind == "f":
+        return "; floats from 0 to 1 become that by (array * 255).round().astype('uint8')"
+    if array.ndim != 3 or array.dtype != np.uint8:
+        return ""
+    way = ways.get((True, array.shape[2])) or ways.get((False, array.shape[0]))
+    return f": {way}" if way else ""
 
 
 def _whole(image: Image.Image, orientation: int | None) -> Image.Image:

@@ -9,20 +9,23 @@ import csv
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
-from typing import Any
+from datetime import date
+from itertools import chain, repeat
+from numbers import Real
+from typing import Any, Final
 
 from siamese_search.errors import UsageError
 from siamese_search.pictures.drawings import is_drawing
 from siamese_search.pictures.find import find_images
-from siamese_search.pictures.naming import require_own_names
 from siamese_search.pictures.read import is_path, several
 from siamese_search.records import ImageFile, Rejection, printable
 
 Files = Iterable[ImageFile | Rejection]
 SEPARATORS = ",;\t"  # of a manifest's columns; spreadsheets write the one that is usual there
+
+MISSING: Final = "no such file or folder"
 
 
 def normalised(label: str) -> str:
@@ -51,7 +54,7 @@ def find(
     roots = [os.fspath(path) for path in paths]
     for root in roots:
         if not os.path.lexists(root):
-            raise UsageError(f"{printable(root) or repr(root)}: no such file or folder")
+            raise UsageError(f"{printable(root) or repr(root)}: {MISSING}")
     name = None if label is None else normalised(label)
 
     def each() -> Iterator[ImageFile | Rejection]:
@@ -69,49 +72,105 @@ def find(
 
 
 def given(
-    images: Any, label: str | None = None, metadata: Mapping[str, object] | None = None
+    images: Any,
+    label: str | None = None,
+    metadata: Mapping[str, object] | Iterable[Mapping[str, object]] | None = None,
+    labels: Iterable[str] | None = None,
 ) -> Files:
-    """The images of records, files and folders, as ``find``, and pictures without files, all as
-    ``label``; one or many. ``metadata`` are added to those of each.
+    """The images of records, files and folders, as ``find``, and pictures without files, as
+    ``label`` or each as its own of ``labels``; one or many. ``metadata`` are added to those of
+    each, or one of several to those of each. A path that does not exist is a rejection.
 
-    Raises UsageError where there is none, where pictures of several folders would be one identity
-    only because their files have the same name, and for a picture without a file and a label.
+    With one label and metadata for all, a generator is read as it is needed. Raises UsageError
+    where there is no image, for a picture without a file and a label, and where labels or metadata
+    are not as many as images.
     """
-    each: list[Any] = [images] if isinstance(images, ImageFile) else list(several(images))
-    named = [os.fspath(one) for one in each if is_path(one)]
-    if label is None:
-        require_own_names(named)
-    pairs = texts_of({} if metadata is None else metadata, "metadata")
-    found = chain(_without_files(each, label), find(named, label))
-    described = (
-        replace(one, metadata=one.metadata | pairs) if pairs and isinstance(one, ImageFile) else one
-        for one in found
+    if label is not None and labels is not None:
+        raise UsageError("label and labels both name identities: use one")
+    each: Iterable[Any] = several(images)
+    facts = {} if metadata is None else metadata
+    places = ["the images given"]
+    names: Iterable[str | None] = repeat(None if label is None else normalised(label))
+    if label is None or not isinstance(facts, Mapping) or isinstance(images, Sequence):
+        each = listed = list(each)
+        places = [os.fspath(one) for one in listed if is_path(one)] or ["an empty list"]
+        if labels is not None:
+            names = [normalised(one) for one in _one_each(labels, len(listed), "labels")]
+        _require_found(listed, named=label is not None or labels is not None)
+    texts: Iterable[dict[str, str]]
+    if isinstance(facts, Mapping):
+        texts = repeat(texts_of(facts, "metadata"))
+    else:
+        several_of = _one_each(facts, len(listed), "metadata")
+        texts = [texts_of(one, f"metadata[{n}]") for n, one in enumerate(several_of)]
+    triples = zip(each, names, texts, strict=False)
+    files = (
+        replace(file, metadata=file.metadata | own) if own and isinstance(file, ImageFile) else file
+        for place, (one, name, own) in enumerate(triples)
+        for file in _files_of(one, name, place)
     )
-    return not_empty(described, named or ["an empty list"])
+    return not_empty(files, places)
 
 
-def _without_files(each: Iterable[Any], label: str | None) -> list[ImageFile]:
-    """Records as they are, and pictures that are not named by a path."""
-    found = []
-    for place, one in enumerate(each):
-        if isinstance(one, ImageFile):
-            found.append(one)
-        elif not is_path(one):
-            if label is None:
-                raise UsageError(f"images[{place}] has no file to be named by: give a label")
-            found.append(ImageFile(f"images[{place}]", normalised(label), picture=one))
+def _one_each(values: Any, count: int, what: str) -> list[Any]:
+    """Values of which there is one for each image."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UsageError(f"{what} is {values!r}: it needs a list, with one for each image")
+    found = list(values)
+    if len(found) != count:
+        raise UsageError(f"{len(found)} {what}, but {count} images: give one for each")
+    return found
+
+
+def _require_found(images: Sequence[Any], named: bool) -> None:
+    """Raise UsageError where all are paths that do not exist, and, unless they are ``named``, for a
+    picture that has no file to be named by.
+    """
+    paths = [os.fspath(one) for one in images if is_path(one)]
+    if paths and len(paths) == len(images) and not any(map(os.path.lexists, paths)):
+        raise UsageError(f"{printable(paths[0]) or repr(paths[0])}: {MISSING}")
+    for place, one in enumerate(images):
+        if not named and not isinstance(one, ImageFile) and not is_path(one):
+            raise UsageError(f"images[{place}] has no file to be named by: give a label")
+
+
+def _files_of(image: Any, name: str | None, place: int) -> Iterable[ImageFile | Rejection]:
+    """What is to be enrolled of one that was given at a place, as an identity of that name."""
+    if isinstance(image, ImageFile):
+        return [image]
+    if not is_path(image):
+        return [ImageFile(f"images[{place}]", name or "", picture=image)]
+    path = os.fspath(image)
+    if not os.path.lexists(path):
+        return [Rejection(printable(os.path.abspath(path)), MISSING)]
+    return find([path], name)
+
+
+def places_of(places: Any, what: str) -> list[Any]:
+    """Records, and paths of files and folders, one or many, as a list. Raises UsageError, saying of
+    ``what``, for anything else.
+    """
+    one = is_path(places) or not isinstance(places, Iterable)
+    found = [places] if one else list(places)
+    for number, place in enumerate(found):
+        if not is_path(place) and not isinstance(place, ImageFile | Rejection):
+            name = what if one else f"{what}[{number}]"
+            raise UsageError(
+                f"{name} is of type {type(place).__name__}: give paths of files and folders, or"
+                " siamese_search.records.ImageFile(path, identity)"
+            )
     return found
 
 
 def texts_of(pairs: Mapping[str, object], what: str) -> dict[str, str]:
     """Metadata as texts; UsageError, saying of ``what``, for names that are none, and for values
-    that are neither text nor number.
+    that are neither text, number nor date.
     """
     if not isinstance(pairs, Mapping) or not all(
-        key and isinstance(key, str) and isinstance(value, str | int | float)
+        key and isinstance(key, str) and isinstance(value, str | Real | date)
         for key, value in pairs.items()
     ):
-        raise UsageError(f"{what} is {pairs!r}: it needs names and texts or numbers")
+        raise UsageError(f"{what} is {pairs!r}: it needs names and texts, numbers or dates")
     return {key: str(value) for key, value in pairs.items()}
 
 

@@ -134,7 +134,10 @@ def application(
             begun, status = time.perf_counter(), 500
             try:
                 for name in set(request.query_params) - set(operation.query):
-                    raise problems.Problem(400, f"there is no parameter {name[:80]!r} here")
+                    fields = operation.parts + operation.body
+                    sent = ": it is a field of the body" if name in fields else ""
+                    raise problems.Problem(400, f"there is no parameter {name[:80]!r} here{sent}")
+                request.state.operation = operation
                 response = await operation.handler(request)
                 status = response.status_code
                 return response

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from siamese_search.files import write_whole
-from siamese_search.gallery.copies import KEPT
 from siamese_search.gallery.gallery import Gallery
-from siamese_search.pictures.memory import suffix_of
 from siamese_search.pictures.read import content_hash
 from siamese_search.records import Identification
 from siamese_search.serving import representation
@@ -82,20 +78,9 @@ async def identify(request: Request) -> Response:
 
     strange, response = await one.call(asked)
     if keep:
-        await one.change(lambda: _kept(one.gallery, strange))
+        kept = partial(one.gallery.identify_each, strange, k=1, keep_unknown=True)
+        await one.change(lambda: list(kept()))
     return response
-
-
-def _kept(gallery: Gallery, strange: Iterable[bytes]) -> None:
-    """Keep pictures that nobody fitted, in the gallery's folder."""
-    folder = gallery.folder / KEPT
-    paths = []
-    for data in strange:
-        folder.mkdir(exist_ok=True)
-        paths.append(folder / f"{content_hash(data)}{suffix_of(data)}")
-        write_whole(paths[-1], data)
-    for _ in gallery.identify_each(paths, k=1, keep_unknown=True):
-        pass
 
 
 async def verify(request: Request) -> Response:

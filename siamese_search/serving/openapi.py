@@ -59,7 +59,7 @@ def _body(one: Operation, needs: list[str]) -> dict[str, Any]:
         return schema_of(BODIES[one.handler.__name__])
     fields = {name: _schema(FIELDS, one, name) for name in one.body}
     parts = {name: _schema(PARTS, one, name) for name in one.parts}
-    return taken(fields | parts, needs, more=bool(parts))
+    return taken(fields | parts, needs)
 
 
 def _in_path(name: str) -> dict[str, Any]:

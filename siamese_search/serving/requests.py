@@ -108,7 +108,9 @@ def question_of(request: Request) -> Question:
 
 @asynccontextmanager
 async def form_of(request: Request) -> AsyncIterator[FormData]:
-    """The parts of a request, which are let go when it is left."""
+    """The parts of a request, which are let go when it is left. Raises Problem for one that the
+    operation does not take.
+    """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data":
         raise Problem(415, "send pictures as multipart/form-data")
@@ -119,7 +121,11 @@ async def form_of(request: Request) -> AsyncIterator[FormData]:
         form = await _Parts(request.headers, request.stream(), **most).parse()
     except MultiPartException as error:
         raise Problem(400, error.message) from None
+    operation = request.state.operation
     try:
+        for name in set(form) - {*operation.parts, *operation.body}:
+            sent = ": it is a parameter of the address" if name in operation.query else ""
+            raise Problem(400, f"there is no field {name[:80]!r} here{sent}")
         yield form
     finally:
         await form.close()

@@ -38,11 +38,12 @@ def one_of(values: Iterable[str]) -> Schema:
     return Schema({"enum": list(values)})
 
 
-def taken(fields: Mapping[str, Any], needs: Iterable[str] = (), more: bool = False) -> Schema:
-    """An object that may have some fields and needs some, and may have ``more`` than these."""
+def taken(fields: Mapping[str, Any], needs: Iterable[str] = ()) -> Schema:
+    """An object that may have some fields, needs some, and has no others."""
     properties = {name: schema_of(shape) for name, shape in fields.items()}
-    made = {"type": "object", "properties": properties, "required": list(needs)}
-    return Schema(made if more else made | {"additionalProperties": False})
+    return Schema(
+        type="object", properties=properties, required=list(needs), additionalProperties=False
+    )
 
 
 def schema_of(shape: Any) -> Schema:

@@ -435,11 +435,14 @@ class Catalog(History, Calibrations, Listing):
 
     def faults(self) -> Iterator[str]:
         """What is wrong inside the database, one line each."""
-        try:
-            for fault in faults_in(self._db):
-                yield f"{self.path}: {fault}"
-        except sqlite3.DatabaseError as error:
-            yield f"{self.path}: {error}"
+        found: list[str] = []
+        with self._checking:  # others go on meanwhile: it may take minutes
+            self.require_open()
+            try:
+                found.extend(faults_in(self._db))
+            except sqlite3.DatabaseError as error:
+                found.append(str(error))
+        yield from (f"{self.path}: {fault}" for fault in found)
 
 
 def _only(names: set[str]) -> str | None:

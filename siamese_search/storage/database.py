@@ -15,7 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from siamese_search.errors import DiskFull, GalleryDamaged, GalleryFormatError, StorageError
+from siamese_search.errors import (
+    DiskFull,
+    GalleryDamaged,
+    GalleryFormatError,
+    StorageError,
+    UsageError,
+)
 from siamese_search.files import sync_folder, underway
 from siamese_search.forks import Followed, leave
 
@@ -42,6 +48,7 @@ class Database(Followed):
         self.path = path
         self._spill = spill
         self._lock = threading.RLock()
+        self._checking = threading.RLock()  # held by a check, which goes without the lock
         self._open()
         self.follow_forks()
 
@@ -95,9 +102,20 @@ class Database(Followed):
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
 
     def close(self) -> None:
-        self._closed = True
-        if self._process == os.getpid():
-            self._db.close()
+        """Let go of the file, once no other thread reads or writes; closing again does nothing."""
+        with self._lock, self._checking:  # in this order: a thread may check what it reads
+            self._closed = True
+            if self._process == os.getpid():
+                self._db.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def require_open(self) -> None:
+        """Raise UsageError where it is closed."""
+        if self._closed:
+            raise UsageError(f"the gallery {self.path.parent} is closed: open it again")
 
     # Forks: SQLite allows no connection to be used, nor closed, by a forked process
 
@@ -109,14 +127,15 @@ class Database(Followed):
 
     def in_child(self) -> None:
         leave(self._db)
-        self._lock = threading.RLock()
+        self._lock, self._checking = threading.RLock(), threading.RLock()
 
     # Transactions
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
         with self._lock, _mapped(self.path):
-            if self._process != os.getpid() and not self._closed:
+            self.require_open()
+            if self._process != os.getpid():
                 self._open()
             yield
 
@@ -133,14 +152,20 @@ class Database(Followed):
             try:
                 yield
             finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                self._roll_back()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """All or nothing; waits up to a minute for another writer."""
+        """All or nothing; waits up to a minute for another writer. Raises UsageError where this
+        thread reads meanwhile.
+        """
         self.require_writable()
         with self._guard():
+            if self._db.in_transaction:
+                raise UsageError(
+                    f"the gallery {self.path.parent} cannot be changed inside"
+                    " `with gallery.reading()`: change it after that"
+                )
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 before = self._db.total_changes
@@ -149,8 +174,12 @@ class Database(Followed):
                     self._db.execute(NEW_STAMP)
                 self._db.execute("COMMIT")
             finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                self._roll_back()
+
+    def _roll_back(self) -> None:
+        """End a transaction that is not committed; one that was closed inside has ended."""
+        if not self._closed and self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     def require_writable(self) -> None:
         """Raise StorageError where nothing can be written."""
@@ -241,7 +270,10 @@ def _mapped(path: Path) -> Iterator[None]:
         ):
             raise _damaged(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StorageError(f"{path} is held by another process: try again") from error
+            raise StorageError(
+                f"{path} is held by another process, or another gallery object of this one:"
+                " try again"
+            ) from error
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
             raise StorageError(
                 f"{path}: a change was interrupted, and must be taken back first: run `siasearch"

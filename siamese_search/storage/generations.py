@@ -22,13 +22,20 @@ from siamese_search.errors import (
 from siamese_search.records import (
     Generation,
     Snapshot,
-    WantedIndex,
 )
 from siamese_search.storage.places import PlacesTable
 
 CHUNK = 4096
 GENERATION = "id, fingerprint, encoder, dimension"
 SNAPSHOT = [field.name for field in fields(Snapshot)]
+
+
+@dataclass(frozen=True)
+class WantedIndex:
+    """What index files shall be like: a recipe, and the least recall@10 that it is tuned to."""
+
+    recipe: str
+    recall: float
 
 
 @dataclass(frozen=True)

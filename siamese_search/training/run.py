@@ -19,10 +19,10 @@ import numpy as np
 
 from siamese_search.decision.trained import Known, View, trained_record
 from siamese_search.embedding.network import EmbeddingNetwork
-from siamese_search.errors import StorageError, TrainingError
+from siamese_search.errors import StorageError, TrainingError, UsageError
 from siamese_search.files import write_whole
 from siamese_search.pictures.preprocessing import Preprocessing
-from siamese_search.pictures.sources import find, not_empty
+from siamese_search.pictures.sources import find, not_empty, places_of
 from siamese_search.records import ImageFile, Progress, Rejection
 from siamese_search.training import checkpoint, distributed, hardware, outcome
 from siamese_search.training.augmentation import PRESETS
@@ -85,6 +85,9 @@ def train(
     TrainingError, EncoderError or StorageError.
     """
     asked = (settings or Settings()).resolved()
+    images = places_of(images, "images")
+    if not images:
+        raise UsageError("no images to train on: give folders of pictures")
     chosen = hardware.device(device)
     with (
         hardware.generators_kept(chosen),
@@ -224,7 +227,7 @@ def _files(
 ) -> tuple[list[ImageFile], list[Rejection]]:
     """Pictures to train on, without what an earlier run drew into ``out``."""
     found: list[ImageFile | Rejection] = []
-    for one in [images] if isinstance(images, (str, os.PathLike)) else images:
+    for one in places_of(images, "images"):
         if isinstance(one, ImageFile | Rejection):
             found.append(one)
         else:
