@@ -34,23 +34,35 @@ def test_a_port_in_use_is_a_line(shell: Shell) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        said = shell("serve", "--port", port, code=2).stderr
+        said = shell("serve", "--decoding", "here", "--port", port, code=2).stderr
     assert said == f"error: port {port} is in use: choose another with --port\n"
-    said = shell("serve", "--host", "192.0.2.1", "--token-file", "token", code=2).stderr
+    said = shell(
+        "serve", "--decoding", "here", "--host", "192.0.2.1", "--token-file", "token", code=2
+    ).stderr
     assert said.startswith("error: cannot listen on 192.0.2.1, port 8321: ")
 
 
 def test_a_token_that_others_can_read_is_warned_of(shell: Shell) -> None:
-    assert shell("serve", "--port", "0", "--token-file", "token").stderr == ""
+    assert shell("serve", "--decoding", "here", "--port", "0", "--token-file", "token").stderr == ""
     (shell.folder / "token").chmod(0o640)
-    said = shell("serve", "--port", "0", "--token-file", "token").stderr
+    said = shell("serve", "--decoding", "here", "--port", "0", "--token-file", "token").stderr
     assert said == "warning: others can read token: `chmod 600 token`\n"
 
 
 def test_what_to_allow_is_said(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     own = "192.0.2.7"
     monkeypatch.setattr("siamese_search.cli.serve.own_address", lambda host: own)
-    everywhere = ("serve", "--port", "0", "--host", "0.0.0.0", "--token-file", "token")
+    everywhere = (
+        "serve",
+        "--decoding",
+        "here",
+        "--port",
+        "0",
+        "--host",
+        "0.0.0.0",
+        "--token-file",
+        "token",
+    )
     assert f"it needs `--allow {own}`" in shell(*everywhere).stderr
     assert shell(*everywhere, "--allow", own).stderr == ""
     assert own_address("127.0.0.1") is None or own_address("0.0.0.0") != "0.0.0.0"
