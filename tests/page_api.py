@@ -36,6 +36,7 @@ class Fake:
     read_only: set[str] = field(default_factory=set)
     token: str | None = None
     undo: list[tuple[dict[str, Any], dict[int, str]]] = field(default_factory=list)
+    undone: list[tuple[dict[str, Any], dict[int, str]]] = field(default_factory=list)
     jobs: list[dict[str, Any]] = field(default_factory=list)
     unknowns: dict[int, list[int]] = field(default_factory=lambda: {1: [1, 2, 3], 4: [4]})
 
@@ -51,6 +52,7 @@ class Fake:
             "undoable": True,
         }
         self.undo.append((change, old))
+        self.undone.clear()
         self.galleries[gallery] = items
 
 
@@ -97,6 +99,7 @@ def application(fake: Fake) -> Starlette:
                 "threshold": 0.8,
                 "read_only": name in fake.read_only,
                 "change": fake.undo[-1][0] if fake.undo else None,
+                "undone": fake.undone[-1][0] if fake.undone else None,
                 "calibration": {
                     "fpir": 0.01,
                     "thresholds": rates,
@@ -233,7 +236,15 @@ def application(fake: Fake) -> Starlette:
         return JSONResponse({"removed": 1, "items": len(new)})
 
     async def undo(request: Request) -> Response:
-        change, fake.galleries[gallery(request)] = fake.undo.pop()
+        return turned(request, fake.undo, fake.undone)
+
+    async def redo(request: Request) -> Response:
+        return turned(request, fake.undone, fake.undo)
+
+    def turned(request: Request, source: list[Any], target: list[Any]) -> Response:
+        change, items_before = source.pop()
+        target.append((change, fake.galleries[gallery(request)]))
+        fake.galleries[gallery(request)] = items_before
         return JSONResponse(change)
 
     async def picture(request: Request) -> Response:
@@ -403,6 +414,7 @@ def application(fake: Fake) -> Starlette:
             route("/galleries/{g}/move", move, "POST"),
             route("/galleries/{g}/remove", remove, "POST"),
             route("/galleries/{g}/undo", undo, "POST"),
+            route("/galleries/{g}/redo", redo, "POST"),
             route("/galleries/{g}/items/{n}", one_item),
             route("/galleries/{g}/items/{n}/thumbnail", picture),
             route("/galleries/{g}/items/{n}/picture", picture),

@@ -150,6 +150,7 @@ def test_right_enrols_and_undo_takes_it_back(open_page: Open, fake: Fake) -> Non
     assert fake.galleries["shop"][8] == "cup"
     button(page, "Undo").click()
     expect(said(page)).to_contain_text("Taken back: 1 picture of cup added")
+    expect(button(page, "Redo")).to_be_visible()
     expect(page.get_by_text("Enrolled as cup.")).to_have_count(0)
     expect(page.locator(".answer")).to_have_count(1)
     assert 8 not in fake.galleries["shop"]
@@ -245,6 +246,9 @@ def test_several_identities_are_merged_and_removed_as_one_change(
         page.locator(".tools").get_by_role("button", name="Undo").click()
         expect(page.locator(".card .name")).to_have_count(left)
     assert fake.galleries["shop"] == before
+    for left in (3, 1):
+        page.locator(".tools").get_by_role("button", name="Redo").click()
+        expect(page.locator(".card .name")).to_have_count(left)
 
 
 def test_renaming_to_a_name_that_is_taken_asks_first(open_page: Open, fake: Fake) -> None:

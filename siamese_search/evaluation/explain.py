@@ -23,6 +23,7 @@ from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.decision import closer
 from siamese_search.decision.closer import PlacePair
 from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.pipeline import batches
 from siamese_search.errors import ImageError
 from siamese_search.evaluation import plots
 from siamese_search.evaluation.maps import shortened
@@ -32,7 +33,6 @@ from siamese_search.records import printable
 
 STEPS = 12  # places of the window along each side
 WINDOW = 0.25  # its side, in sides of the picture
-BATCH = 32
 PLACES = 8  # pairs of them that are shown
 
 WIDTH, HEIGHT = 10.0, 7.1  # inches of the drawing
@@ -114,12 +114,12 @@ def _regions(encoder: Encoder, picture: PixelArray, other: FloatArray, score: fl
     ]
     total = np.zeros((height, width), np.float32)
     times = np.zeros((height, width), np.float32)
-    for start in range(0, len(corners), BATCH):
-        batch = np.repeat(picture[None], len(corners[start : start + BATCH]), axis=0)
-        for covered, (top, left) in zip(batch, corners[start : start + BATCH], strict=True):
+    for some in batches(corners, encoder.runtime.batch):
+        pixels = np.repeat(picture[None], len(some), axis=0)
+        for covered, (top, left) in zip(pixels, some, strict=True):
             covered[top : top + tall, left : left + wide] = cover
-        scores = encoder.runtime.embed(batch) @ other
-        for lost, (top, left) in zip(score - scores, corners[start : start + BATCH], strict=True):
+        scores = encoder.runtime.embed(pixels) @ other
+        for lost, (top, left) in zip(score - scores, some, strict=True):
             total[top : top + tall, left : left + wide] += lost
             times[top : top + tall, left : left + wide] += 1
     regions: FloatArray = (total / np.maximum(times, 1)).astype(np.float32)

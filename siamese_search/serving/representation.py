@@ -30,15 +30,18 @@ def of_answer(
 
 
 def of_gallery(name: str, gallery: Gallery, read_only: bool) -> dict[str, Any]:
-    """A gallery: what it is, how it decides, and its last change; no path of the server's."""
+    """A gallery: what it is, how it decides, what was changed last and what was
+    taken back last; no path of the server's.
+    """
     facts = dataclasses.asdict(gallery.info())
-    change = gallery.last_change()
+    change, undone = gallery.last_change(), gallery.last_change(undone=True)
     return facts | {
         "gallery": name,
         "decides": facts["calibration"],
         "calibration": without_evidence(gallery.calibration),
         "read_only": read_only,
         "change": None if change is None else dataclasses.asdict(change),
+        "undone": None if undone is None else dataclasses.asdict(undone),
     }
 
 

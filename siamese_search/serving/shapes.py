@@ -121,6 +121,7 @@ GALLERY = fields_of(GalleryInfo) | {
     "calibration": (CALIBRATION, None),
     "read_only": bool,
     "change": Change | None,
+    "undone": Change | None,
 }
 ANSWERS = {
     "answers": [

@@ -30,8 +30,21 @@ export async function undo(context, number) {
   const what = described(context.info.change);
   await context.api.post("undo", {});
   await context.refresh();
-  say(`Taken back: ${what}`);
+  offerRedo(context, `Taken back: ${what}`);
   context.redraw(number);
+}
+
+/** Say that a change was taken back, with a way to do it again. */
+function offerRedo(context, text) {
+  const { undone } = context.info;
+  say(text, undone?.undoable ? { text: "Redo", run: () => redo(context, undone.number) } : null);
+}
+
+/** Do again what was taken back last, if it is still that. */
+export async function redo(context, number) {
+  const change = await context.api.post("redo", { number });
+  context.redraw();
+  await changed(context, `Done again: ${described(change)}`);
 }
 
 /** Enrol files under a name. Returns whether the name has them now. */

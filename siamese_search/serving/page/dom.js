@@ -61,7 +61,7 @@ export const fresh = (prefix) => `${prefix}-${++identifiers}`;
 // What is said
 
 const SHORT = 8_000; // milliseconds that a message stays
-const LONG = 30_000; // one that offers to undo
+const LONG = 30_000; // one that offers to undo or redo
 
 /** Show and speak a message, perhaps with something to do about it. */
 export function say(text, action = null) {

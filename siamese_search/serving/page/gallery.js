@@ -1,7 +1,7 @@
 // Gallery: all identities, searched, selected, renamed, merged, removed.
 
 import { picture } from "./api.js";
-import { described, enroll, merge, removeIdentities, rename, undo } from "./changes.js";
+import { described, enroll, merge, redo, removeIdentities, rename, undo } from "./changes.js";
 import { button, counted, h, question, sayError, speak } from "./dom.js";
 import { nameField } from "./names.js";
 import { VirtualGrid } from "./virtual.js";
@@ -73,11 +73,13 @@ export async function render(context, body) {
 
   const tools = h("div", { class: "row" });
   const toolbar = () => {
-    const last = context.info.change;
+    const { change: last, undone } = context.info;
     tools.replaceChildren(...[
       context.writable && button("New identity", () => created(context)),
       context.writable && last?.undoable && button("Undo", () => undo(context, last.number),
         { title: described(last), "aria-label": `Undo: ${described(last)}` }),
+      context.writable && undone?.undoable && button("Redo", () => redo(context, undone.number),
+        { title: described(undone), "aria-label": `Redo: ${described(undone)}` }),
     ].filter(Boolean));
   };
   toolbar();
