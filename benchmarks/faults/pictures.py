@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -27,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tifffile
@@ -108,7 +109,7 @@ def outcome(case: Case) -> tuple[str, str]:
 
 def comparison(case: Case) -> tuple[str, str]:
     """Whether an independent reader shows a case as it was shown here."""
-    other = _independent(case.form, case.bad)
+    other = independent(case.form, case.bad)
     if other is None:
         return "otherwise", "the other reader refuses it, or there is none"
     shown = render.decode(case.bad, HOW).astype(int)
@@ -117,7 +118,7 @@ def comparison(case: Case) -> tuple[str, str]:
     return "otherwise", "the other reader shows something else"
 
 
-def _independent(form: str, data: bytes) -> np.ndarray[Any, Any] | None:
+def independent(form: str, data: bytes) -> np.ndarray[Any, Any] | None:
     """What an independent reader shows, as ``HOW`` has it; None where it refuses."""
     # Loaded here: what it takes of memory is not to be counted where pictures are decoded.
     import torch
@@ -126,14 +127,24 @@ def _independent(form: str, data: bytes) -> np.ndarray[Any, Any] | None:
     raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
         if form == "TIFF":
-            samples = tifffile.imread(io.BytesIO(data), key=0)
+            logging.getLogger("tifffile").disabled = True
+            with tifffile.TiffFile(io.BytesIO(data)) as file:
+                page: Any = file.pages[0]
+                samples, photometric = page.asarray(), page.photometric.name
+            if photometric not in ("RGB", "MINISBLACK", "MINISWHITE"):
+                return None
             if samples.shape[0] in (3, 4) and samples.ndim == 3:
                 samples = np.moveaxis(samples, 0, 2)
             top = {"u": 2.0 ** (8 * samples.itemsize) - 1, "b": 1.0}.get(samples.dtype.kind, 1.0)
-            pixels = np.nan_to_num(samples / top * 255).clip(0, 255).astype(np.uint8)
+            scaled = np.nan_to_num(samples / top * 255).clip(0, 255)
+            pixels = (255 - scaled if photometric == "MINISWHITE" else scaled).astype(np.uint8)
         elif form in ("JPEG", "PNG"):
             decode = decode_jpeg if form == "JPEG" else decode_png
-            decoded = decode(raw, ImageReadMode.RGB, apply_exif_orientation=True)
+            if form == "PNG" and b"tRNS" in data:
+                return None  # torchvision shows what is clear as whatever colour lies there
+            clear = form == "PNG" and data[25] in (4, 6)
+            mode = ImageReadMode.RGB_ALPHA if clear else ImageReadMode.RGB
+            decoded = decode(raw, mode, apply_exif_orientation=True)
             pixels = decoded.permute(1, 2, 0).numpy()
         elif form == "WebP":
             pixels = decode_webp(raw, ImageReadMode.RGB_ALPHA).permute(1, 2, 0).numpy()
@@ -148,10 +159,11 @@ def _independent(form: str, data: bytes) -> np.ndarray[Any, Any] | None:
         return None
 
 
-Look = Callable[[Case], tuple[str, str]]
+T = TypeVar("T")
+Look = Callable[[T], tuple[str, str]]
 
 
-def work(connection: Connection, todo: Sequence[Case], look: Look) -> None:
+def work(connection: Connection, todo: Sequence[T], look: Look[T]) -> None:
     """Answer numbers of cases with outcomes, seconds, and the peak of memory in bytes."""
     while (number := connection.recv()) is not None:
         begun = time.perf_counter()
@@ -160,7 +172,7 @@ def work(connection: Connection, todo: Sequence[Case], look: Look) -> None:
         connection.send((*said, time.perf_counter() - begun, peak))
 
 
-def watched(todo: Sequence[Case], look: Look) -> tuple[list[tuple[str, str, float]], int]:
+def watched(todo: Sequence[T], look: Look[T]) -> tuple[list[tuple[str, str, float]], int]:
     """What is made of every case, in seconds, and the largest peak of memory."""
     results: list[tuple[str, str, float]] = []
     peak = 0
