@@ -45,8 +45,8 @@ def compare(
         int | None,
         typer.Option(
             min=1,
-            help="Pictures to enrol of each, beside one; default: as many as half of the identities"
-            " have, 5 at most.",
+            help="Pictures to enrol of each, beside one; default: 5 at most, so that as many others"
+            " are left to ask about.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=5, help="How many draws.")] = 10,
@@ -112,15 +112,25 @@ def _print(found: Comparison, data: Path) -> None:
         f"{_title(found, data)}; {found.draws} draws, each enrols another half of the things;"
         " ± one standard error"
     )
-    rows = comparison_words.table(found)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *cells in rows:
-        shown = "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
-        say(f"  {name:<{widths[0]}}{shown}")
+    _print_table(comparison_words.table(found))
     for line in words.left_out_lines(found.left_out):
         say(line)
+    for other in dict.fromkeys(one.other for one in found.differences):
+        say(f"{found.differences[0].better} less {other}, on the same pictures:")
+        _print_table(comparison_words.differences(found, other), left=(0, 2))
     for line in comparison_words.verdict(found):
         say(line)
+
+
+def _print_table(rows: list[list[str]], left: tuple[int, ...] = (0,)) -> None:
+    """Rows of cells in columns, numbers on the right, but for those on the ``left``."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            f"{cell:<{width}}" if place in left else f"{cell:>{width}}"
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        say(f"  {'  '.join(cells)}".rstrip())
 
 
 def _as_json(found: Comparison, data: Path) -> dict[str, Any]:

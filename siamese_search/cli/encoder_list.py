@@ -156,7 +156,8 @@ def info(
                 " network alone; decoding is not in it"
             )
         say(f"{'files':<12}{damage or 'whole: they have the checksums that the encoder notes'}")
-        say(f"{'folder':<12}{near(printable(opened.folder))}")
+        if opened.location != opened.name:
+            say(f"{'folder':<12}{near(printable(opened.folder))}")
     if damage is not None:
         raise typer.Exit(1)
 

@@ -1,11 +1,8 @@
 """Compare encoders on somebody's own pictures: what each finds, how fast it is, what it takes.
 
-All encoders see the same pictures and the same draws, so that differences are told apart from
-chance much better than the figures themselves are. Knows nothing of plots, pages and terminals.
-
-A draw enrols another half of the identities. Figures of halves vary as much as those of other
-identities of that number would: so the standard error of a figure is the standard deviation over
-draws (the delete-d jackknife, Shao and Wu 1989, with d about half). The same holds for differences.
+A draw enrols another half of the identities, the others are strangers. All encoders see the same
+pictures in the same draws, so that differences are told apart from chance much better than the
+figures themselves are. Knows nothing of plots, pages and terminals.
 """
 
 from __future__ import annotations
@@ -14,12 +11,11 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from siamese_search.arrays import DoubleArray
 from siamese_search.decision.calibration import FPIR
 from siamese_search.embedding.about import folder_size
 from siamese_search.embedding.encoder import Encoder
@@ -30,6 +26,7 @@ from siamese_search.evaluation.protocols import nearest_are_own
 from siamese_search.evaluation.results import Evaluation, LeftOutFigure
 from siamese_search.evaluation.side_by_side import Embedded, embedded_side_by_side
 from siamese_search.evaluation.splits import Split, each_draw, enrolled_classes
+from siamese_search.evaluation.standard_errors import Halves, Measured, Shares, beyond_chance
 from siamese_search.pictures.sources import normalised
 from siamese_search.records import ImageFile, Progress, Rejection, Watcher, printable, unwatched
 
@@ -39,9 +36,8 @@ FEWEST = 10  # identities of two pictures or more
 SHOTS = 5  # at most, unless asked for
 RATES = (FPIR, 0.1)  # the first that the strangers tell is given
 STRANGERS = 0.5
-SURE = 1.96  # standard errors, if these were known exactly
 
-RECALL, ONE_SHOT = "recall@1", "one shot"
+RECALL, ONE_SHOT, RATE = "recall@1", "one shot", "images/s"
 
 
 @dataclass(frozen=True)
@@ -109,51 +105,33 @@ def compare(
 ) -> Comparison:
     """Compare encoders, names or folders, by labelled files.
 
-    ``shots`` pictures are enrolled of each identity, beside one: by default as many as half of the
-    identities have, five at most. Raises UsageError for fewer than two encoders, for one that is
-    named twice, and where too few identities have enough pictures.
+    ``shots`` pictures are enrolled of each identity, beside one: by default five at most, so that
+    half of the identities or more have as many others to ask about. Raises UsageError for fewer
+    than two encoders, for one that is named twice, and where too few identities have enough
+    pictures.
     """
     names = [printable(one) for one in encoders]
     opened = [Encoder.open(one, device) for one in encoders]
     _require_different(names, opened)
     require_whole("draws", draws, FEWEST_DRAWS)
     files = [replace(file, identity=normalised(file.identity)) for file in files]
-    shots = _shots(Counter(file.identity for file in files), shots)
+    _shots(Counter(file.identity for file in files), shots)  # before anything is embedded
     sides = embedded_side_by_side([str(one.folder) for one in opened], files, device, watch)
     probes, rejected = _in_common([side.probes for side in sides])
-    # What cannot be read may have left too few.
-    _shots(Counter(probes[0].labels), shots)
-    protocols = [Split(1, STRANGERS, draws, calibrated=False)]
-    if shots > 1:
-        protocols += [Split(shots, STRANGERS, draws, calibrated=known) for known in (False, True)]
-    measured: list[dict[str, _Drawn]] = []
+    shots = _shots(Counter(probes[0].labels), shots)
+    ways = [(1, False), *([(shots, False), (shots, True)] if shots > 1 else [])]
+    total = len(opened) * len(ways) * draws
+    measured: list[dict[str, Measured]] = []
     left_out: list[LeftOutFigure] = []
-    total = len(opened) * len(protocols) * draws
     for encoder, seen in zip(opened, probes, strict=True):
-        found = {RECALL: _recall(encoder, seen, draws)}
-        for split in protocols:
-            made = []
-            for one in each_draw(encoder, seen, split):
-                made.append(one)
-                before = len(measured) * len(protocols) + protocols.index(split)
-                watch(Progress("measuring", before * draws + len(made), total))
-            found |= _figures(split, made, _factor(seen.labels, split.shots))
-            left_out += [
-                each for one in made for each in one.left_out if each.figure == _tpir(RATES[0])
-            ]
-        measured.append(found)
-    contestants = tuple(
-        Contestant(
-            name,
-            encoder.dimension,
-            {figure: drawn.figure for figure, drawn in found.items()},
-            _rate(side),
-            folder_size(encoder.folder, encoder.record),
-            side.memory,
-            side.device,
-        )
-        for name, encoder, side, found in zip(names, opened, sides, measured, strict=True)
-    )
+        before = len(measured) * len(ways) * draws
+
+        def tell(done: int, before: int = before) -> None:
+            watch(Progress("measuring", before + done, total))
+
+        figures, gone = _measured(encoder, seen, ways, draws, tell)
+        measured.append(figures)
+        left_out += gone
     main = calibrated(shots) if shots > 1 else ONE_SHOT
     return Comparison(
         len(probes[0].files),
@@ -161,11 +139,19 @@ def compare(
         draws,
         shots if shots > 1 else None,
         main,
-        contestants,
+        tuple(map(_contestant, names, opened, sides, measured)),
         tuple(_differences(names, measured, sides, main)),
         tuple(left_out),
         rejected,
     )
+
+
+def _contestant(
+    name: str, encoder: Encoder, side: Embedded, found: dict[str, Measured]
+) -> Contestant:
+    figures = {what: Figure(one.mean, one.error, one.draws) for what, one in found.items()}
+    size = folder_size(encoder.folder, encoder.record)
+    return Contestant(name, encoder.dimension, figures, _rate(side), size, side.memory, side.device)
 
 
 def several(shots: int) -> str:
@@ -176,22 +162,6 @@ def several(shots: int) -> str:
 def calibrated(shots: int) -> str:
     """The same of a gallery that is calibrated: its own metric, and the closer look."""
     return f"{shots} shots, calibrated"
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """A figure of every draw, float64 (draws,), its mean over all, and by what the deviation
-    between draws is multiplied to be the standard error.
-    """
-
-    values: DoubleArray
-    mean: float
-    factor: float
-
-    @property
-    def figure(self) -> Figure:
-        error = self.factor * float(self.values.std(ddof=1))
-        return Figure(self.mean, error, tuple(self.values.tolist()))
 
 
 def _require_different(names: Sequence[str], encoders: Sequence[Encoder]) -> None:
@@ -226,8 +196,9 @@ def _shots(counts: Counter[str], shots: int | None) -> int:
         )
     if shots is not None:
         return shots
-    steps = [step for step in shot_steps(several, 1) if step <= SHOTS]
-    enough = [step for step in steps if sum(count > step for count in several) >= FEWEST]
+    # As many pictures are left to ask about as are enrolled, or more.
+    steps = [step for step in shot_steps([n // 2 + 1 for n in several], 1) if step <= SHOTS]
+    enough = [step for step in steps if sum(n // 2 >= step for n in several) >= FEWEST]
     return max(enough)
 
 
@@ -243,50 +214,67 @@ def _in_common(probes: Sequence[Probes]) -> tuple[list[Probes], tuple[Rejection,
     return kept, tuple(rejected.values())
 
 
-def _factor(labels: Sequence[str], shots: int) -> float:
-    """What makes the deviation between draws a standard error: d identities of n are left out."""
-    counts = Counter(labels).values()
-    classes = sum(count > shots for count in counts)
-    kept = enrolled_classes(classes, STRANGERS)
-    return math.sqrt(kept / (classes - kept))
-
-
-def _recall(encoder: Encoder, seen: Probes, draws: int) -> _Drawn:
-    """Whether the nearest other picture shows the same thing: of all pictures whose identity has
-    another, and in draws of half of these identities.
-    """
+def _recall(encoder: Encoder, seen: Probes) -> Shares:
+    """Whether the nearest other picture shows the same thing, where there is such a picture."""
     right = np.array(nearest_are_own(encoder, seen.embeddings, seen.labels))
     labels = np.array(seen.labels, str)
-    names = sorted(name for name, count in Counter(seen.labels).items() if count > 1)
-    values = []
-    for seed in range(draws):
-        order = np.random.default_rng(seed).permutation(names)
-        half = order[: enrolled_classes(len(names), STRANGERS)]
-        values.append(right[np.isin(labels, half)].mean())
-    mean = float(right[np.isin(labels, names)].mean())
-    return _Drawn(np.array(values), mean, _factor(seen.labels, 1))
+    counts = {name: count for name, count in Counter(seen.labels).items() if count > 1}
+    hits = [[float(right[labels == name].sum())] for name in counts]
+    return Shares(np.array(hits), np.array([[float(count)] for count in counts.values()]))
+
+
+def _measured(
+    encoder: Encoder,
+    seen: Probes,
+    ways: Sequence[tuple[int, bool]],
+    draws: int,
+    tell: Callable[[int], None],
+) -> tuple[dict[str, Measured], list[LeftOutFigure]]:
+    """The figures of an encoder, and those that are left out. ``ways`` are how many pictures are
+    enrolled, and whether the gallery is calibrated; ``tell`` is told how many draws are done.
+    """
+    found: dict[str, Measured] = {RECALL: _recall(encoder, seen)}
+    left_out: list[LeftOutFigure] = []
+    done = 0
+    for shots, known in ways:
+        # Calibrated for the rate that is given, since few identities cannot be for a lower one.
+        fpir = FPIR if any(name.endswith(_tpir(FPIR)) for name in found) else RATES[-1]
+        made = []
+        split = Split(shots, STRANGERS, draws, fpir, calibrated=known)
+        for one in each_draw(encoder, seen, split):
+            made.append(one)
+            left_out += [gone for gone in one.left_out if gone.figure == _tpir(FPIR)]
+            done += 1
+            tell(done)
+        found |= _figures(split, made, seen.labels)
+    return found, left_out
 
 
 def _tpir(rate: float) -> str:
     return f"TPIR at FPIR {rate:g}"
 
 
-def _figures(split: Split, made: Sequence[Evaluation], factor: float) -> dict[str, _Drawn]:
+def _figures(
+    split: Split, made: Sequence[Evaluation], labels: Sequence[str]
+) -> dict[str, Measured]:
     """Of all draws of a split: how often the right one is the best, and the TPIR at the least rate
     that the strangers tell.
     """
     name = ONE_SHOT if split.shots == 1 else several(split.shots)
     name = calibrated(split.shots) if split.calibrated else name
-
-    def drawn(figure: str) -> _Drawn:
-        values = np.array([one.figures[figure] for one in made])
-        return _Drawn(values, float(values.mean()), factor)
-
-    found = {name: drawn("recall@1")}
-    rates = [drawn(_tpir(rate)) for rate in RATES]
-    for rate, one in zip(RATES, rates, strict=True):
-        if not np.isnan(one.mean):
-            return found | {f"{name}: {_tpir(rate)}": one}
+    enough = [one for one, count in Counter(labels).items() if count > split.shots]
+    row = {one: number for number, one in enumerate(sorted(enough))}
+    right, asked = np.zeros((2, len(row), len(made)))
+    for draw, one in enumerate(made):
+        for identity in one.per_identity:
+            right[row[identity.name], draw] = identity.best
+            asked[row[identity.name], draw] = identity.probes
+    found: dict[str, Measured] = {name: Shares(right, asked)}
+    kept = enrolled_classes(len(row), STRANGERS)
+    for rate in RATES:
+        values = np.array([one.figures[_tpir(rate)] for one in made])
+        if not np.isnan(values).any():
+            return found | {f"{name}: {_tpir(rate)}": Halves(values, kept, len(row))}
     return found
 
 
@@ -298,7 +286,7 @@ def _rate(side: Embedded) -> Figure:
 
 def _differences(
     names: Sequence[str],
-    measured: Sequence[dict[str, _Drawn]],
+    measured: Sequence[dict[str, Measured]],
     sides: Sequence[Embedded],
     main: str,
 ) -> list[Difference]:
@@ -308,24 +296,13 @@ def _differences(
     found = []
     for other in others:
         for figure, one in measured[best].items():
-            against = measured[other][figure]
-            apart = one.values - against.values
-            error = one.factor * float(apart.std(ddof=1))
-            mean = one.mean - against.mean
-            told = abs(mean) > _student(len(apart) - 1) * error
+            apart = one.less(measured[other][figure])  # type: ignore[arg-type]
+            mean, error = apart.mean, apart.error
+            told = beyond_chance(mean, error, apart.freedom)
             found.append(Difference(figure, names[best], names[other], mean, error, told))
         # In the same round a busy machine is as busy for the one as for the other.
         logs = np.log(sides[other].seconds / sides[best].seconds)
-        error = float(logs.std(ddof=1)) / math.sqrt(len(logs))
-        told = abs(float(logs.mean())) > _student(len(logs) - 1) * error
-        times = math.exp(float(logs.mean()))
-        found.append(Difference("images/s", names[best], names[other], times, times * error, told))
+        mean, error = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs))
+        told, times = beyond_chance(mean, error, len(logs) - 1), math.exp(mean)
+        found.append(Difference(RATE, names[best], names[other], times, times * error, told))
     return found
-
-
-def _student(freedom: int) -> float:
-    """The two-sided 95 % quantile of Student's t (Abramowitz and Stegun 1964, 26.7.5)."""
-    z = SURE
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / freedom + second / freedom**2

@@ -25,8 +25,8 @@ from siamese_search.files import read_regular
 from siamese_search.processes import command, environment
 from siamese_search.records import ImageFile, Progress, Rejection, Watcher, unwatched
 
-ROUNDS = 10  # wanted
-SMALLEST, LARGEST = 16, 256  # pictures of a round
+ROUNDS = 20  # wanted
+SMALLEST, LARGEST = 32, 256  # pictures of a round
 FILE_BYTES = 1 << 30
 
 
@@ -59,7 +59,8 @@ def embedded_side_by_side(
     Raises EncoderError where one of them cannot be used. They are opened one after the other, so
     that each compiles on all cores.
     """
-    size = min(LARGEST, max(SMALLEST, -(-len(files) // ROUNDS)))
+    # In two rounds at least, since one does not tell how sure its rate is.
+    size = min(LARGEST, max(SMALLEST, -(-len(files) // ROUNDS)), -(-len(files) // 2))
     rounds = [(first, min(first + size, len(files))) for first in range(0, len(files), size)]
     done, total = 0, len(files) * len(encoders)
     with ExitStack() as held:

@@ -87,13 +87,19 @@ def each_draw(encoder: Encoder, pictures: Probes, split: Split) -> Iterator[Eval
             " enrol and one to ask about: two classes or more are needed"
         )
     steps = shot_steps([len(members[name]) for name in enough], split.shots)
+    refused: list[UsageError] = []
     for seed in range(split.draws):
         random = np.random.default_rng(seed)
         order = random.permutation(enough).tolist()
         enrolled = order[: enrolled_classes(len(order), split.strangers)]
         drawn = [random.permutation(members[name]) for name in enrolled]
         others = np.setdiff1d(np.arange(len(labels)), np.concatenate(drawn))
-        yield _evaluated(encoder, pictures, _Draw(drawn, others), split, seed, steps)
+        yield _evaluated(encoder, pictures, _Draw(drawn, others), split, seed, steps, refused)
+    if refused:
+        log.warning(
+            "%d of %d draws with the encoder %s are not calibrated, since %s",
+            *(len(refused), split.draws, encoder.name, refused[0]),
+        )
 
 
 def enrolled_classes(classes: int, strangers: float) -> int:
@@ -110,9 +116,17 @@ def _require_possible(split: Split) -> None:
 
 
 def _evaluated(
-    encoder: Encoder, pictures: Probes, draw: _Draw, split: Split, seed: int, steps: Sequence[int]
+    encoder: Encoder,
+    pictures: Probes,
+    draw: _Draw,
+    split: Split,
+    seed: int,
+    steps: Sequence[int],
+    refused: list[UsageError],
 ) -> Evaluation:
-    """Enrol what a draw has chosen, ask about all else."""
+    """Enrol what a draw has chosen, ask about all else; why it cannot be calibrated is added to
+    ``refused``, and the encoder's threshold decides.
+    """
     chosen = np.concatenate([own[: split.shots] for own in draw.classes])
     enrolled = pictures.of(chosen)
     probes = pictures.of(np.setdiff1d(np.arange(len(pictures.files)), chosen))
@@ -125,7 +139,7 @@ def _evaluated(
             try:
                 gallery.calibrate(split.fpir, rule=split.rule)
             except UsageError as error:  # too few for this rate
-                log.warning("draw %d by the encoder's threshold, since %s", seed, error)
+                refused.append(error)
         measured = evaluate_embeddings(
             gallery,
             probes.embeddings,
