@@ -116,7 +116,7 @@ def _print(found: Comparison, data: Path) -> None:
     for line in words.left_out_lines(found.left_out):
         say(line)
     for other in dict.fromkeys(one.other for one in found.differences):
-        say(f"{found.differences[0].better} less {other}, on the same pictures:")
+        say(f"{found.differences[0].better} against {other}, on the same pictures:")
         _print_table(comparison_words.differences(found, other), left=(0, 2))
     for line in comparison_words.verdict(found):
         say(line)
