@@ -15,7 +15,7 @@ from test_cli import Shell
 
 from siamese_search import Encoder
 from siamese_search.errors import EncoderError, UsageError
-from siamese_search.evaluation import comparison, comparison_words, splits
+from siamese_search.evaluation import comparison, comparison_words, side_by_side, splits
 from siamese_search.evaluation.standard_errors import Halves, Shares, beyond_chance, student
 from siamese_search.pictures.sources import find
 from siamese_search.records import ImageFile, Progress
@@ -223,10 +223,16 @@ def test_what_cannot_be_compared_is_a_line(
 
 
 def test_an_encoder_that_cannot_run_is_named(
-    tmp_path: Path, data: Path, coarse_folder: Path
+    tmp_path: Path, data: Path, coarse_folder: Path, toy_folder: Path
 ) -> None:
     broken = write_toy_encoder(tmp_path / "broken", onnx=b"no graph")
     with pytest.raises(EncoderError, match=r"broken/encoder\.onnx"):
         comparison.compare([coarse_folder, broken], files_of(data), draws=5)
+    with pytest.MonkeyPatch.context() as patch:  # killed for its memory, say
+        patch.setattr(side_by_side, "command", lambda module: ("false",))
+        with pytest.raises(
+            EncoderError, match="ended: exit code 1; it may have needed more memory"
+        ):
+            comparison.compare([coarse_folder, toy_folder], files_of(data), draws=5)
     with pytest.raises(UsageError, match="draws"):
         comparison.compare([coarse_folder, broken], files_of(data), draws=1)
