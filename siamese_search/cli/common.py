@@ -114,6 +114,7 @@ LINE_SECONDS = 10.0  # between two lines of progress
 _STEERING = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]"
 )
+_CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
 
 
 def decode_as(decoding: str | None) -> None:
@@ -144,7 +145,11 @@ def encoder_for(gallery: Path, encoder: str | None, device: str | None) -> Encod
 
 def shown(text: str) -> str:
     r"""Any text as one line for people, which forges no other: what steers a terminal as \xNN."""
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _STEERING.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def near(path: str) -> str:
@@ -161,9 +166,10 @@ def print_json(value: Any) -> None:
 
 
 def print_row(values: Iterable[object]) -> None:
-    """A row of a table, as CSV."""
+    r"""A row of a table, as CSV on one line: controls as \xNN, all else as it is, for programs."""
     line = StringIO()
-    csv.writer(line, lineterminator="").writerow(values)
+    cells = (_CONTROLS.sub(_escaped, cell) if isinstance(cell, str) else cell for cell in values)
+    csv.writer(line, lineterminator="").writerow(cells)
     typer.echo(line.getvalue())
 
 

@@ -10,9 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from siamese_search.cli.common import name_rejections, note, print_json
+from siamese_search.cli.common import name_rejections, note, print_json, say
 from siamese_search.records import Rejection
 
 if TYPE_CHECKING:
@@ -113,20 +111,20 @@ def _print(measured: Measured, curves: Sequence[Curve]) -> None:
     first = measured.draws[0]
     heading, *labels = words.unmatched_lines(first.unmatched) or [""]
     if heading:
-        typer.echo(heading)
+        say(heading)
         _indented(labels)
-    typer.echo(measured.title)
+    say(measured.title)
     _print_figures(words.figure_rows([one.figures for one in measured.draws]))
     for curve in curves:
         _indented(f"{row.at:<20}{row.recall:>17}{row.tpir:>30}" for row in words.curve_rows(curve))
-    typer.echo(words.RANK_1)
+    say(words.RANK_1)
     draws = len(measured.draws)
     if draws == 1:
         _print_strangers(first)
     for line in words.left_out_lines(each for one in measured.draws for each in one.left_out):
-        typer.echo(line)
+        say(line)
     if draws > 1:
-        typer.echo("in the first draw:")
+        say("in the first draw:")
         _print_strangers(first)
     _indented(
         f"{one.times} of {one.own} taken for {one.named}" for one in first.confusions[:CONFUSIONS]
@@ -138,7 +136,7 @@ def _print_strangers(found: Evaluation) -> None:
     from siamese_search.evaluation import words
 
     for line in words.stranger_lines(found.stranger_rate):
-        typer.echo(line)
+        say(line)
     _indented(
         f"{row.named} pictures of {row.name} named: {row.called}"
         for row in words.stranger_rows(found.per_stranger, STRANGERS)
@@ -152,10 +150,10 @@ def print_suite(measured: MeasuredSuite, as_json: bool) -> None:
         return
     from siamese_search.evaluation import words
 
-    typer.echo(f"{measured.suite}, encoder {measured.encoder}, per cent")
+    say(f"{measured.suite}, encoder {measured.encoder}, per cent")
     _print_figures(words.suite_rows(measured.figures))
     if any("TPIR" in name for name in measured.figures):
-        typer.echo(words.RANK_1)
+        say(words.RANK_1)
 
 
 def _print_figures(rows: Sequence[FigureRow]) -> None:
@@ -165,4 +163,4 @@ def _print_figures(rows: Sequence[FigureRow]) -> None:
 
 def _indented(lines: Iterable[str]) -> None:
     for line in lines:
-        typer.echo(f"  {line}")
+        say(f"  {line}")

@@ -198,7 +198,7 @@ def train(
     if as_json:
         print_json(dataclasses.asdict(report))
     else:
-        typer.echo(
+        say(
             f"{report.encoder}: {report.dimension} dimensions, trained {report.steps} steps on"
             f" {report.pictures} pictures of {report.classes} classes"
         )

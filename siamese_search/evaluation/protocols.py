@@ -160,13 +160,24 @@ class LeaveOneOut(NamedTuple):
 def leave_one_out(encoder: Encoder, vectors: FloatArray, labels: Sequence[str]) -> LeaveOneOut:
     """Enrol n items with their classes, and search each without itself."""
     with tempfile.TemporaryDirectory() as folder, Gallery.open(folder, encoder) as gallery:
-        numbers = gallery.enroll_embeddings(distinct(vectors), labels)
-        label_of = dict(zip(numbers, labels, strict=True))
-        found, _ = gallery.search(vectors, 2)
+        nearest = _nearest_are_own(gallery, vectors, labels)
         doubts = [one.doubt > 0 for one in gallery.audit().suspects]
+    return LeaveOneOut(per_cent(nearest), 100 - per_cent(doubts))
+
+
+def nearest_are_own(encoder: Encoder, vectors: FloatArray, labels: Sequence[str]) -> list[bool]:
+    """Of n items, each searched without itself: whether the nearest other one is of its class."""
+    with tempfile.TemporaryDirectory() as folder, Gallery.open(folder, encoder) as gallery:
+        return _nearest_are_own(gallery, vectors, labels)
+
+
+def _nearest_are_own(gallery: Gallery, vectors: FloatArray, labels: Sequence[str]) -> list[bool]:
+    """The same, of an empty gallery, in which they are enrolled."""
+    numbers = gallery.enroll_embeddings(distinct(vectors), labels)
+    label_of = dict(zip(numbers, labels, strict=True))
+    found, _ = gallery.search(vectors, 2)
     nearest = [a if a != own else b for own, (a, b) in zip(numbers, found.tolist(), strict=True)]
-    recall = per_cent(label_of[a] == b for a, b in zip(nearest, labels, strict=True))
-    return LeaveOneOut(recall, 100 - per_cent(doubts))
+    return [label_of[a] == b for a, b in zip(nearest, labels, strict=True)]
 
 
 # Suites; each returns figures by name, several where there were draws.

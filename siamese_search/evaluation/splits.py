@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,7 +32,7 @@ log = logging.getLogger("siasearch")
 class Split:
     """How a folder is split: ``shots`` pictures are enrolled of each class, but for the share
     ``strangers`` of the classes; all other pictures are probes. ``draws`` times, calibrated for
-    ``fpir`` by what is enrolled.
+    ``fpir`` by what is enrolled, or not ``calibrated``: then plain cosines decide.
     """
 
     shots: int = 1
@@ -40,6 +40,7 @@ class Split:
     draws: int = DRAWS
     fpir: float = FPIR
     rule: str | None = None
+    calibrated: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,14 @@ def evaluate_splits(
     have enough.
     """
     split = split or Split()
-    require_rate(split.fpir)
-    if not 0 <= split.strangers < 1:
-        raise UsageError(
-            f"strangers is {split.strangers}: a share of the classes, from 0 to below 1"
-        )
+    _require_possible(split)  # before they are embedded
     pictures = embedded(encoder, files).distinct()
+    return SplitEvaluation(tuple(each_draw(encoder, pictures, split)), pictures.rejected)
+
+
+def each_draw(encoder: Encoder, pictures: Probes, split: Split) -> Iterator[Evaluation]:
+    """The evaluations of pictures that are embedded, no two alike, one draw after the other."""
+    _require_possible(split)
     labels = np.array(pictures.labels, str)
     members = {name: np.flatnonzero(labels == name) for name in np.unique(labels).tolist()}
     enough = [name for name, own in members.items() if len(own) > split.shots]
@@ -84,21 +87,46 @@ def evaluate_splits(
             " enrol and one to ask about: two classes or more are needed"
         )
     steps = shot_steps([len(members[name]) for name in enough], split.shots)
-    made = []
+    refused: list[UsageError] = []
     for seed in range(split.draws):
         random = np.random.default_rng(seed)
         order = random.permutation(enough).tolist()
-        enrolled = order[: max(2, round((1 - split.strangers) * len(order)))]
+        enrolled = order[: enrolled_classes(len(order), split.strangers)]
         drawn = [random.permutation(members[name]) for name in enrolled]
         others = np.setdiff1d(np.arange(len(labels)), np.concatenate(drawn))
-        made.append(_evaluated(encoder, pictures, _Draw(drawn, others), split, seed, steps))
-    return SplitEvaluation(tuple(made), pictures.rejected)
+        yield _evaluated(encoder, pictures, _Draw(drawn, others), split, seed, steps, refused)
+    if refused:
+        log.warning(
+            "%d of %d draws with the encoder %s are not calibrated, since %s",
+            *(len(refused), split.draws, encoder.name, refused[0]),
+        )
+
+
+def enrolled_classes(classes: int, strangers: float) -> int:
+    """How many of the classes are enrolled where a share of them are strangers."""
+    return max(2, round((1 - strangers) * classes))
+
+
+def _require_possible(split: Split) -> None:
+    require_rate(split.fpir)
+    if not 0 <= split.strangers < 1:
+        raise UsageError(
+            f"strangers is {split.strangers}: a share of the classes, from 0 to below 1"
+        )
 
 
 def _evaluated(
-    encoder: Encoder, pictures: Probes, draw: _Draw, split: Split, seed: int, steps: Sequence[int]
+    encoder: Encoder,
+    pictures: Probes,
+    draw: _Draw,
+    split: Split,
+    seed: int,
+    steps: Sequence[int],
+    refused: list[UsageError],
 ) -> Evaluation:
-    """Enrol what a draw has chosen, ask about all else."""
+    """Enrol what a draw has chosen, ask about all else; why it cannot be calibrated is added to
+    ``refused``, and the encoder's threshold decides.
+    """
     chosen = np.concatenate([own[: split.shots] for own in draw.classes])
     enrolled = pictures.of(chosen)
     probes = pictures.of(np.setdiff1d(np.arange(len(pictures.files)), chosen))
@@ -107,11 +135,11 @@ def _evaluated(
         Gallery.open(folder, encoder) as gallery,
     ):
         gallery.enroll_embeddings(enrolled.embeddings, enrolled.labels, places=enrolled.places)
-        if len(draw.classes) >= FEWEST_STRANGE:
+        if split.calibrated and len(draw.classes) >= FEWEST_STRANGE:
             try:
                 gallery.calibrate(split.fpir, rule=split.rule)
             except UsageError as error:  # too few for this rate
-                log.warning("draw %d by the encoder's threshold, since %s", seed, error)
+                refused.append(error)
         measured = evaluate_embeddings(
             gallery,
             probes.embeddings,

@@ -1,0 +1,25 @@
+"""``encoder``: the group of the commands about encoders. Each of them has a file of its own."""
+
+from __future__ import annotations
+
+import typer
+
+from siamese_search.cli import encoder_compare, encoder_list
+from siamese_search.cli.help import Command, Commands
+
+group = typer.Typer(
+    name="encoder",
+    cls=Commands,
+    help="List encoders, look at one, and compare several on your own pictures.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group and its commands."""
+    for module in (encoder_list, encoder_compare):
+        module.register(group)
+    for registered in group.registered_commands:
+        registered.cls = Command
+    app.add_typer(group)
