@@ -303,9 +303,11 @@ def test_every_command_has_help() -> None:
     assert set(commands) == {
         "add", "query", "verify", "list", "info", "remove", "relabel", "undo", "redo",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
-        "benchmark", "unknowns", "explain", "plot", "serve",
+        "benchmark", "unknowns", "explain", "plot", "serve", "encoder",
     }  # fmt: skip
-    for command in commands.values():
+    below = commands["encoder"].commands
+    assert {"import", "export"} <= set(below)
+    for command in (*commands.values(), *below.values()):
         assert command.help
         for parameter in command.params:
             assert getattr(parameter, "help", None), (command.name, parameter.name)
@@ -614,8 +616,10 @@ def test_what_is_suggested_exists() -> None:
 
 
 def test_help_is_written_as_people_write(shell: Shell) -> None:
-    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
-        usage, *others = shell(name, "--help").stdout.splitlines()
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    below = [("encoder", name) for name in commands["encoder"].commands]
+    for words in (*((name,) for name in commands), *below):
+        usage, *others = shell(*words, "--help").stdout.splitlines()
         assert not set("{}<>") & set(usage)
         assert not any(
             kind in line for line in others for kind in ("<int", "<float", "<str", "<li")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from siamese_search.cli.common import JsonOption, print_json, say
+from siamese_search.cli.common import JsonOption, print_json, say, tell_rejected
 from siamese_search.cli.encoder_onnx import (
     BgrOption,
     LayoutOption,
@@ -93,6 +93,7 @@ def import_(
     The encoder is compared with the file on pictures, and refused where they disagree.
     """
     from siamese_search.importing.onnx_file import import_onnx
+    from siamese_search.importing.sample import pictures_of
     from siamese_search.importing.writing import write_imported
 
     if not source.lower().endswith(".onnx"):
@@ -114,23 +115,10 @@ def import_(
         interpolation=interpolation,
         licence=licence,
     )
-    pictures = _pictures(reference) if reference is not None else []
+    pictures = [] if reference is None else pictures_of(str(reference), PICTURES, tell_rejected)
     made = import_onnx(source, options, pictures)
     encoder = write_imported(made, out)
     _print(out, made, encoder.fingerprint, as_json)
-
-
-def _pictures(folder: Path) -> list[str]:
-    """Some pictures of a folder, from all over it."""
-    from siamese_search.pictures.sources import find, not_empty
-    from siamese_search.records import ImageFile
-
-    found = [
-        one.path
-        for one in not_empty(find([str(folder)]), [str(folder)])
-        if isinstance(one, ImageFile)
-    ]
-    return found[:: max(1, len(found) // PICTURES)][:PICTURES]
 
 
 def _print(out: Path, made: Imported, fingerprint: str, as_json: bool) -> None:
@@ -147,7 +135,10 @@ def _print(out: Path, made: Imported, fingerprint: str, as_json: bool) -> None:
         )
         return
     taken = origin["input"]
-    say(f"{out}: {made.dimension} dimensions, from {origin['file']}, value {origin['output']['name']}")
+    say(
+        f"{out}: {made.dimension} dimensions, from {origin['file']}, value"
+        f" {origin['output']['name']}"
+    )
     say(f"licence: {origin.get('licence') or 'the files do not say'}")
     cut = f", {shown.crop_fraction:.4g} of it" if shown.crop_fraction < 1 else ""
     seen = f"{shown.width} × {shown.height} pixels"

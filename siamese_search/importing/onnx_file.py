@@ -66,7 +66,7 @@ def import_onnx(
     The two agree on ``pictures``, or on drawn ones where none are named, to a cosine of 0.999 at
     least. Raises EncoderError for a file that cannot become one, that takes longer than
     ``seconds``, or three quarters of the memory; UsageError for what must be said about it;
-    ImageError for a picture that cannot be read; RuntimeUnavailable where ``onnx`` is not installed.
+    ImageError for a picture that cannot be read; RuntimeUnavailable where ``onnx`` is missing.
     """
     if importlib.util.find_spec("onnx") is None:
         raise RuntimeUnavailable(

@@ -89,7 +89,11 @@ def _given(path: Path, model: Any, taken: Taken, options: OnnxOptions, image: Pi
     batch = taken.batch or 1
     session = open_session(path, cut(model, taken, usable, batch).SerializeToString())
     found = dict(
-        zip(usable, run_session(path, session, taken.array(image[None].repeat(batch, 0))), strict=True)
+        zip(
+            usable,
+            run_session(path, session, taken.array(image[None].repeat(batch, 0))),
+            strict=True,
+        )
     )
     sizes = "; ".join(
         f"{name!r} {found[name].dtype} {found[name].shape}" for name in usable[:SHOWN]
@@ -115,11 +119,11 @@ def _given(path: Path, model: Any, taken: Taken, options: OnnxOptions, image: Pi
     return _pooled(path, choices[0], fitting[choices[0]], taken, options.pool)
 
 
-def _pooled(
-    path: Path, name: str, shape: tuple[int, ...], taken: Taken, pool: str | None
-) -> Given:
+def _pooled(path: Path, name: str, shape: tuple[int, ...], taken: Taken, pool: str | None) -> Given:
     """How a value of this shape becomes an embedding. Raises UsageError for what cannot be."""
-    single = len(shape) == 2 or (len(shape) == 4 and 1 in (shape[2] * shape[3], shape[1] * shape[2]))
+    single = len(shape) == 2 or (
+        len(shape) == 4 and 1 in (shape[2] * shape[3], shape[1] * shape[2])
+    )
     possible = () if len(shape) == 2 else POOLS if len(shape) == 3 else ("mean", "max")
     if pool is None and not single:
         what = "tokens (1, count, channels)" if len(shape) == 3 else "maps"
@@ -169,7 +173,8 @@ def _unit(path: Path, found: FloatArray) -> FloatArray:
             f"{path} cannot become an encoder: it gives the same for every picture; look at its"
             " mean, std and scale, and the output"
         )
-    return found / lengths
+    embeddings: FloatArray = (found / lengths).astype(np.float32)
+    return embeddings
 
 
 def _checked(

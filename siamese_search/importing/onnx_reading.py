@@ -48,7 +48,7 @@ STORED = {
 
 
 def read_model(path: Path) -> tuple[Any, dict[str, str]]:
-    """The model of a file, all weights inside, and the SHA-256 of every file that was read, by name.
+    """The model of a file, all weights inside, and the SHA-256 of each file read, by its name.
 
     Raises EncoderError for what is no ONNX file, is cut short, claims what is not there, keeps
     weights outside of its own folder, or has control flow or steps that are not ONNX's own.

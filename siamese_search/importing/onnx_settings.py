@@ -61,7 +61,10 @@ def settle(path: Path, model: Any, options: OnnxOptions) -> Settled:
         option
         for option, value in (
             ("--size N", size),
-            ("--mean and --std, with --scale 1 or 255", kind == "uint8" or (said.mean and said.std)),
+            (
+                "--mean and --std, with --scale 1 or 255",
+                kind == "uint8" or (said.mean and said.std),
+            ),
             ("--resize crop, squash or pad", said.resize),
         )
         if not value
@@ -162,11 +165,8 @@ def _layout(path: Path, lengths: list[int | None], options: OnnxOptions) -> Layo
     if lengths[3] is None or lengths[3] in COLOURS:
         possible.append("nhwc")
     if len(possible) == 2:  # a size that is known tells more than one that may be anything
-        told: list[Layout] = [
-            where
-            for where, channels in (("nchw", lengths[1]), ("nhwc", lengths[3]))
-            if channels in COLOURS  # type: ignore[misc]
-        ]
+        places: dict[Layout, int] = {"nchw": 1, "nhwc": 3}
+        told = [where for where in possible if lengths[places[where]] in COLOURS]
         possible = told if len(told) == 1 else possible
     if options.layout is None and len(possible) == 1:
         return possible[0]
@@ -191,9 +191,7 @@ def _size(
 ) -> tuple[int, int] | None:
     """Height and width: the file's own, else as is said; None where nothing tells."""
     described = (said.height, said.width or said.height) if said.height else None
-    wanted = options.size or described
-    if wanted is None:
-        wanted = fixed
+    wanted: tuple[int | None, int | None] = options.size or described or fixed
     for own, other in zip(fixed, wanted, strict=True):
         if own is not None and other is not None and own != other:
             source = "--size says" if options.size else "the file beside it says"
@@ -210,5 +208,3 @@ def _size(
 
 def _sides(size: tuple[int | None, int | None]) -> str:
     return "x".join(str(one or "?") for one in size)
-
-

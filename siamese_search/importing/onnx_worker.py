@@ -26,7 +26,7 @@ def main(place: Path) -> None:
     _limit(request["memory"], request["seconds"])
     from siamese_search.importing.onnx_making import make  # within the limits, too
 
-    fields = {
+    fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in request["options"].items()
     }
@@ -57,7 +57,9 @@ def _limit(size: int, seconds: float) -> None:
         (resource.RLIMIT_CPU, math.ceil(seconds) + 1),
     ):
         hard = resource.getrlimit(what)[1]
-        resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        resource.setrlimit(
+            what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
+        )
 
 
 if __name__ == "__main__":

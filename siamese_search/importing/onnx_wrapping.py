@@ -8,7 +8,7 @@ subgraphs: their names are those of the top.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,7 +44,7 @@ class Taken:
 
     def array(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         """What the graph takes for pixels uint8 (n, height, width, channels), by numpy."""
-        shown = pixels[..., ::-1] if self.bgr else pixels
+        shown: npt.NDArray[Any] = pixels[..., ::-1] if self.bgr else pixels
         if self.kind != "uint8":
             shown = shown.astype(np.float32)
             if self.mean:
@@ -143,6 +143,13 @@ def wrapped(model: Any, taken: Taken, given: Given, batch: int | str) -> bytes:
         [*(one for one in model.graph.initializer if one.name in outside), *made.constants],
     )
     return bytes(_model(graph, model).SerializeToString(deterministic=True))
+
+
+def rename(steps: Iterable[Any], names: Mapping[str, str]) -> None:
+    """Have values that steps make, and take from each other, called otherwise."""
+    for node in steps:
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
 
 
 def without_notes(node: Any) -> Any:
