@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,3 +172,18 @@ def test_a_picture_that_cannot_be_read_is_named(toy: Encoder, tmp_path: Path) ->
     (tmp_path / "bad.png").write_bytes(b"nothing")
     with pytest.raises(ImageError, match=r"bad\.png: "):
         portable(toy, [tmp_path / "bad.png"])
+
+
+def test_the_docs_program_compares_two_pictures(tmp_path: Path) -> None:
+    page = Path(__file__).parents[1] / "docs" / "howto" / "onnx.md"
+    code, *_ = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    encoder = Encoder.open("general-2", "cpu")
+    (tmp_path / "general-2.onnx").write_bytes(portable(encoder).content)
+    for name, seed in (("one.jpg", 1), ("other.jpg", 2)):
+        picture(seed).resize((300, 200)).save(tmp_path / name, quality=95)
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.split()
+    one, other = encoder.embed([tmp_path / "one.jpg", tmp_path / "other.jpg"])
+    assert float(said[0]) == pytest.approx(float(one @ other), abs=0.02)
+    assert float(said[1]) == encoder.threshold

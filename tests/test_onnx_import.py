@@ -14,9 +14,13 @@ import onnxruntime
 import pytest
 from conftest import picture
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
-from siamese_search.errors import EncoderError, SiaSearchError, UsageError
+from siamese_search import Encoder, Gallery
+from siamese_search.cli.app import app
+from siamese_search.errors import EncoderError, RuntimeUnavailable, SiaSearchError, UsageError
 from siamese_search.importing.onnx_file import OnnxOptions, import_onnx
+from siamese_search.importing.writing import write_imported
 
 SIDE, WIDTH, DIMENSION = 16, 8, 12
 FACE = OnnxOptions(mean=(127.5,), std=(127.5,), scale=255, resize="squash")
@@ -548,3 +552,52 @@ def test_a_picture_to_check_on_that_cannot_be_read_is_named(tmp_path: Path) -> N
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     with pytest.raises(SiaSearchError, match=r"bad\.jpg"):
         import_onnx(saved(tmp_path, face_network()), FACE, [tmp_path / "bad.jpg"])
+
+
+def test_the_command_writes_an_encoder_that_enrols_and_answers(
+    pictures: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = saved(tmp_path, face_network(batch=1, reshape=True))
+    out, gallery = tmp_path / "face", tmp_path / "gallery"
+    line = ["encoder", "import", str(path), "--out", str(out)]
+    shell = CliRunner()
+    refused = shell.invoke(app, line)
+    assert isinstance(refused.exception, UsageError)
+    assert not out.exists()
+    line += ["--mean", "127.5", "--std", "127.5", "--scale", "255", "--resize", "squash"]
+    said = shell.invoke(app, line)
+    assert said.exit_code == 0, said.output
+    assert "one picture at a time" in said.output
+    assert "mean 127.5" in said.output
+    assert isinstance(shell.invoke(app, line).exception, UsageError)  # it holds an encoder
+    with Gallery.open(gallery, out, "cpu") as target:
+        folder = pictures({"cat": 3, "dog": 3})
+        assert target.enroll([folder]).added == 6
+        (answer,) = target.identify([folder / "dog" / "1.png"])
+        assert answer.matches[0].identity == "dog"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_both_runtimes_run_what_takes_one_picture_at_a_time(
+    runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    monkeypatch.setenv("SIASEARCH_RUNTIME", runtime)
+    content = face_network(batch=1, reshape=True)
+    made = import_onnx(saved(tmp_path, content), FACE)
+    encoder = write_imported(made, tmp_path / "face")
+    found = encoder.embed(list(PIXELS))
+    wanted = unit(np.concatenate([ran(content, image[None]) for image in FACES]))
+    assert (found * wanted).sum(1).min() >= 0.999
+
+
+def test_an_encoder_without_a_torch_network_says_so(tmp_path: Path) -> None:
+    write_imported(import_onnx(saved(tmp_path, face_network()), FACE), tmp_path / "face")
+    with pytest.raises(RuntimeUnavailable, match="runs on the CPU"):
+        Encoder.open(tmp_path / "face", "cuda").embed([picture(1)])
+    assert Encoder.open(tmp_path / "face", "auto").embed([picture(1)]).shape == (1, DIMENSION)
+    starting = pytest.importorskip("siamese_search.training.starting")
+    settings = pytest.importorskip("siamese_search.training.settings")
+    with pytest.raises(EncoderError, match="cannot be trained further"):
+        starting.starting_point(settings.Settings(start=str(tmp_path / "face")))
