@@ -306,7 +306,7 @@ def test_every_command_has_help() -> None:
         "benchmark", "unknowns", "explain", "plot", "serve", "encoder",
     }  # fmt: skip
     below = commands["encoder"].commands
-    assert {"list", "info", "compare"} <= set(below)
+    assert {"list", "info", "compare", "import", "export"} <= set(below)
     for command in (*commands.values(), *below.values()):
         assert command.help
         for parameter in command.params:

@@ -213,7 +213,12 @@ def confirmed(question: str, yes: bool, unasked: str | None = None) -> bool:
 def name_rejections(rejected: Iterable[Rejection]) -> None:
     """Name every file that was rejected, with its reason."""
     for rejection in rejected:
-        note(f"rejected: {rejection.path}: {rejection.reason}")
+        tell_rejected(rejection.path, rejection.reason)
+
+
+def tell_rejected(path: str, reason: str) -> None:
+    """Name a file that was rejected, with its reason."""
+    note(f"rejected: {path}: {reason}")
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from siamese_search.cli import encoder_compare, encoder_list
+from siamese_search.cli import encoder_compare, encoder_export, encoder_import, encoder_list
 from siamese_search.cli.help import Command, Commands
 
 group = typer.Typer(
     name="encoder",
     cls=Commands,
-    help="List encoders, look at one, and compare several on your own pictures.",
+    help="Take encoders over from elsewhere and to elsewhere, look at them, and compare them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -18,7 +18,7 @@ group = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Add the group and its commands."""
-    for module in (encoder_list, encoder_compare):
+    for module in (encoder_list, encoder_compare, encoder_import, encoder_export):
         module.register(group)
     for registered in group.registered_commands:
         registered.cls = Command

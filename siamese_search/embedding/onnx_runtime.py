@@ -51,6 +51,41 @@ def _bound_memory(onnxruntime: Any) -> None:
         onnxruntime.create_and_register_allocator(memory_info, bound)
 
 
+def open_session(place: Path, content: bytes) -> Any:
+    """A session that runs a graph on the thread that asks, in half of the memory at most.
+
+    Raises EncoderError, naming ``place``, for a graph that ONNX Runtime refuses.
+    """
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # Memory that is planned for a whole run takes as long, and twice as much of it.
+    options.enable_mem_pattern = False
+    options.log_severity_level = FATAL
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    _bound_memory(onnxruntime)
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no base of their own
+        what = str(error).strip().rpartition("\n")[2]
+        raise EncoderError(f"{place}: ONNX Runtime refuses it: {what}") from error
+
+
+def run_session(
+    place: Path, session: Any, given: npt.NDArray[Any]
+) -> list[npt.NDArray[np.float32]]:
+    """All that a graph of one input gives for an array. Raises EncoderError where that fails."""
+    try:
+        found: list[npt.NDArray[np.float32]] = session.run(
+            None, {session.get_inputs()[0].name: given}
+        )
+    except Exception as error:
+        what = str(error).strip().rpartition("\n")[2]
+        raise EncoderError(f"{place}: ONNX Runtime fails: {what}") from error
+    return found
+
+
 class ONNXRuntime:
     """The ONNX graph on the CPU, in float32.
 
@@ -63,25 +98,10 @@ class ONNXRuntime:
     batch = 4
 
     def __init__(self, folder: Path, record: EncoderRecord) -> None:
-        onnxruntime = import_onnxruntime()
         content = verified_graph(folder, record)
         self.parallel = cores()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # Memory that is planned for a whole run takes as long, and twice as much of it.
-        options.enable_mem_pattern = False
-        options.log_severity_level = FATAL
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        _bound_memory(onnxruntime)
-        options.add_session_config_entry("session.use_env_allocators", "1")
         self._path, self._record = folder / GRAPH, record
-        try:
-            self._session = onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its errors have no base of their own
-            what = str(error).strip().rpartition("\n")[2]
-            raise EncoderError(f"{self._path}: ONNX Runtime refuses it: {what}") from error
+        self._session = open_session(self._path, content)
         takes, gives = self._session.get_inputs(), self._session.get_outputs()
         require_fitting(
             self._path,
@@ -89,7 +109,6 @@ class ONNXRuntime:
             [_sizes(one) for one in takes if one.type == "tensor(uint8)"],
             _sizes(gives[0]),
         )
-        self._input = takes[0].name
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return self.describe(pixels)[0]
@@ -97,11 +116,7 @@ class ONNXRuntime:
     def describe(
         self, pixels: npt.NDArray[np.uint8]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-        try:
-            found = [self._session.run(None, {self._input: image[None]}) for image in pixels]
-        except Exception as error:
-            what = str(error).strip().rpartition("\n")[2]
-            raise EncoderError(f"{self._path}: ONNX Runtime fails: {what}") from error
+        found = [run_session(self._path, self._session, image[None]) for image in pixels]
         embeddings, *others = (np.concatenate(each) for each in zip(*found, strict=True))
         require_embeddings(self._path, self._record, embeddings, len(pixels))
         return embeddings, others[0] if others else None

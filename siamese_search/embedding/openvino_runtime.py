@@ -101,6 +101,8 @@ class OpenVINORuntime:
             [_sizes(one) for one in takes if one.get_element_type() == openvino.Type.u8],
             _sizes(gives[0]),
         )
+        # A graph that was made for one picture at a time takes no batches.
+        self._one_by_one = _sizes(takes[0])[0] == 1
         self._gives_places = len(self._compiled.outputs) > 1
         # An infer request serves one thread at a time.
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -109,6 +111,14 @@ class OpenVINORuntime:
         return self.describe(pixels)[0]
 
     def describe(
+        self, pixels: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        if self._one_by_one and len(pixels) > 1:
+            each = [self._describe(image[None])[0] for image in pixels]
+            return np.concatenate(each), None
+        return self._describe(pixels)
+
+    def _describe(
         self, pixels: npt.NDArray[np.uint8]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
         try:

@@ -53,6 +53,13 @@ def open_runtime(folder: Path, record: EncoderRecord, device: str | None = None)
     device = device or os.environ.get("SIASEARCH_DEVICE") or "auto"
     if device not in DEVICES:
         raise RuntimeUnavailable(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+    if record.architecture.get("graph") == "onnx":  # a graph without a torch network
+        if device not in ("auto", "cpu"):
+            raise RuntimeUnavailable(
+                f"the encoder {record.name} was an ONNX file, which runs on the CPU: leave out"
+                f" --device {device}"
+            )
+        device = "cpu"
     if device == "auto":
         device = seen_accelerator() or "cpu"
     if device == "cpu":

@@ -140,6 +140,11 @@ def _from_encoder(settings: Settings) -> Start:
     """The network of an encoder, with a new projection where another dimension is asked for."""
     encoder = Encoder.open(settings.start, "cpu")
     architecture = dict(encoder.record.architecture)
+    if architecture.get("graph") == "onnx":
+        raise EncoderError(
+            f"{encoder.folder} was an ONNX file, whose network cannot be trained further: start"
+            " from a timm backbone or another encoder"
+        )
     how = _seen(encoder.record.preprocessing, settings)
     content = verified_bytes(encoder.folder, encoder.record, "weights.safetensors")
     try:
