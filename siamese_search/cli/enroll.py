@@ -234,6 +234,7 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
             }
             | ({"copied": report.copied} if report.copied else {})
             | ({"replaced": [n for n, _ in report.replaced]} if report.replaced else {})
+            | ({"calibrated": report.calibrated} if report.calibrated else {})
         )
     else:
         copied = f"; copies made of {report.copied}" if report.copied else ""
@@ -242,6 +243,15 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
             f" {len(report.rejected)} rejected\n"
             f"{gallery} has {counted(report.identities, 'identity', 'identities')},"
             f" {counted(report.items, 'item')}"
+        )
+    if report.calibrated is not None:
+        show, off = (
+            command(words, gallery, DEFAULT_GALLERY) for words in ("info", "calibrate --off")
+        )
+        note(
+            f"note: the gallery calibrated itself, since the threshold of its encoder is not known:"
+            f" about {100 * report.calibrated:g}% of strangers may get a name; `{show}` says more,"
+            f" `{off}` takes that back"
         )
     if report.rejected:
         raise typer.Exit(1)
