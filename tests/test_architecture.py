@@ -17,6 +17,7 @@ FLOORS = {
     "cli": 8,
     "__main__": 9,
     "training": 7,
+    "importing": 7,
     "serving": 7,
     "evaluation": 6,
     "gallery": 5,

@@ -152,11 +152,11 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
     else:
         undecided = facts.pop("undecided")
         facts["bytes"] = f"{facts['bytes']:,}"
-        if unfitted:
-            facts["threshold"] = "not known: the encoder's was never fitted"
         calibrated = facts["calibration"] is not None
         if calibrated and facts["threshold"] is not None:
             facts["threshold"] = f"{facts['threshold']} (of `verify`; queries: see calibration)"
+        if unfitted:
+            facts["threshold"] = "not known: the encoder's was never fitted"
         if facts["closer"] is None and facts["places"]:
             facts["closer"] = "none: no help here" if calibrated else "none before `calibrate`"
         for key, value in facts.items():

@@ -145,6 +145,7 @@ def add(
             note(f"interrupted: {kept} enrolled so far; run the same command again to go on")
             raise typer.Exit(1) from None
         single = single_pictures(target, names) if report.added and not distractor else None
+        undecided = target.undecided
     if report.added:
         warn_of_unknown(names)
     drawn = passed.pop(SUFFIX, 0)
@@ -155,6 +156,8 @@ def add(
         note(f"{counted(passed.total(), 'file')} passed over, no pictures by their names: {kinds}")
     if single and not told:
         note(single)
+    if undecided is not None:
+        note(f"note: {undecided}")
     print_report(report, gallery, as_json)
 
 

@@ -106,12 +106,16 @@ def _evaluated(
         tempfile.TemporaryDirectory() as folder,
         Gallery.open(folder, encoder) as gallery,
     ):
+        by = "by the encoder's threshold" if encoder.calibrated else "names nobody"
+        gallery.uncalibrate()  # nor does it calibrate itself: only for what is asked
         gallery.enroll_embeddings(enrolled.embeddings, enrolled.labels, places=enrolled.places)
+        if len(draw.classes) < FEWEST_STRANGE and not encoder.calibrated:
+            log.warning("draw %d %s, since fewer than five classes are enrolled", seed, by)
         if len(draw.classes) >= FEWEST_STRANGE:
             try:
                 gallery.calibrate(split.fpir, rule=split.rule)
             except UsageError as error:  # too few for this rate
-                log.warning("draw %d by the encoder's threshold, since %s", seed, error)
+                log.warning("draw %d %s, since %s", seed, by, error)
         measured = evaluate_embeddings(
             gallery,
             probes.embeddings,

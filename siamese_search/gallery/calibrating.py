@@ -175,7 +175,7 @@ class Calibrating:
                 if grows
                 else "run `siasearch calibrate`"
             )
-            + ", or give a threshold by --threshold, or threshold="
+            + ", or give a threshold (--threshold)"
         )
 
     def _index_anew(self) -> None:

@@ -427,7 +427,7 @@ class Gallery(Contents):
         )
         if report.switched:
             editing.forget(self._catalog, self.folder)
-        return self._calibrating.renewed(report, before, generation)
+        return self._upkeep.renewed(report, before, generation)
 
     def check(self, *, deep: bool = False) -> list[str]:
         """Compare files, database and index; every fault in a line, none where all is well.

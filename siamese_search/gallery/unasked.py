@@ -60,7 +60,10 @@ class Unasked(Followed):
         except SiaSearchError:  # it cannot be found, and embeddings alone were enrolled
             return False
         by = self._catalog.decided_by()
-        return not known and (by == ITSELF or (by is None and self._calibrating.now() is None))
+        if known or by is not None:
+            return not known and by == ITSELF
+        # An earlier release has noted no more than how it decided.
+        return self._calibrating.now() is None and self._catalog.replaced_calibration() is None
 
     def _calibrated(self) -> Calibration | None:
         found = self._calibrating.now()

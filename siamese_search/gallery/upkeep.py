@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from siamese_search.gallery.calibrating import Calibrating
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.unasked import Unasked
-from siamese_search.records import Calibration
+from siamese_search.records import Calibration, Generation, RebuildReport
 
 
 class Upkeep:
@@ -15,6 +17,15 @@ class Upkeep:
         self._compaction = compaction
         self._calibrating = calibrating
         self._unasked = unasked
+
+    def renewed(
+        self, report: RebuildReport, before: Calibration | None, generation: Generation
+    ) -> RebuildReport:
+        """See ``Calibrating.renewed``; a gallery may calibrate itself under its new encoder."""
+        made = self._unasked.calibrate_if_due() if report.switched and before is None else None
+        if made is not None:
+            return replace(report, calibration=made)
+        return self._calibrating.renewed(report, before, generation)
 
     def after(self, changed: int, *, in_blocks: bool = False) -> Calibration | None:
         """See ``Compaction.compact_if_due``. A metric that is stale by then is learned again

@@ -131,6 +131,7 @@ ANSWERS = {
         )
     ],
     "version": str,
+    "undecided": str | None,
 }
 VERIFIED = Verification
 ENROLLED = EnrollmentReport
