@@ -167,15 +167,15 @@ class Calibrating:
         encoder = self._active.now().encoder
         if encoder.calibrated or self.now() is not None:
             return None
-        grows = self._catalog.decided_by() != OFF and self._catalog.totals()[0] < ENOUGH
+        way = "run `siasearch calibrate`"
+        if self._catalog.decided_by() != OFF:
+            if self._catalog.totals()[0] < ENOUGH:
+                way = f"from {ENOUGH} identities on the gallery calibrates itself"
+            elif self._catalog.tried() is not None:
+                way = "the gallery calibrates itself once more is enrolled"
         return (
-            f"the threshold of the encoder {encoder.name} is not known, so nothing is named: "
-            + (
-                f"from {ENOUGH} identities on the gallery calibrates itself"
-                if grows
-                else "run `siasearch calibrate`"
-            )
-            + ", or give a threshold (--threshold)"
+            f"the threshold of the encoder {encoder.name} is not known, so nothing is named: {way},"
+            " or give a threshold (--threshold)"
         )
 
     def _index_anew(self) -> None:
