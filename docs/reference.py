@@ -31,7 +31,8 @@ its reason), or `verify` or `check` says no. 2 is stopped by an error: one line 
 ORDER = (
     "demo", "add", "query", "verify", "list", "info", "relabel", "remove", "undo", "redo",
     "calibrate", "benchmark", "audit", "unknowns", "plot", "explain", "train", "encoder list",
-    "encoder info", "encoder compare", "encoder import", "encoder export", "rebuild", "check",
+    "encoder info", "encoder compare", "encoder import", "encoder calibrate", "encoder export",
+    "rebuild", "check",
     "compact",
 )  # fmt: skip
 

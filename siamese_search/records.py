@@ -6,10 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # the command line starts without numpy
-    from siamese_search.arrays import FloatArray
+from typing import Any
 
 UNDOABLE = 10_000  # items whose removal, or new name, can be taken back
 DUPLICATE = 0.98  # the cosine from which on an audit takes two items for the same picture
@@ -163,7 +160,8 @@ class EnrollmentReport:
     since: (was, is, how many); ``copied`` of how many of those skipped a copy was made;
     ``replaced`` the items (number, file) from whose files others were added now; ``renamed`` the
     identities whose pictures were all rejected since they came under another name: (was, is, how
-    many).
+    many). ``calibrated`` is the FPIR that the gallery has calibrated itself for after it, None
+    where it has not.
     """
 
     added: int
@@ -176,6 +174,7 @@ class EnrollmentReport:
     replaced: tuple[tuple[int, str], ...] = ()
     renamed: tuple[tuple[str, str, int], ...] = ()
     numbers: tuple[int, ...] = field(default=(), repr=False)
+    calibrated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -198,13 +197,15 @@ class Match:
 class Identification:
     """The k best identities for a probe, best first. ``identity`` is None for *unknown*.
 
-    ``p_value`` is how often a stranger shows as much evidence, None where no strangers are known.
+    ``threshold`` is None where none is known, so that nothing is named, and ``confidence`` where it
+    was never fitted; ``p_value`` is how often a stranger shows as much evidence, None where no
+    strangers are known.
     """
 
     identity: str | None
     score: float | None
-    confidence: float
-    threshold: float
+    confidence: float | None
+    threshold: float | None
     matches: tuple[Match, ...]
     p_value: float | None = None
 
@@ -221,12 +222,15 @@ class Identification:
 
 @dataclass(frozen=True)
 class Verification:
-    """Whether two images show the same identity; ``confidence`` is the probability that they do."""
+    """Whether two images show the same identity; ``confidence`` is the probability that they do.
 
-    same: bool
+    All but the score are None where no threshold is known, or it was never fitted.
+    """
+
+    same: bool | None
     score: float
-    confidence: float
-    threshold: float
+    confidence: float | None
+    threshold: float | None
 
 
 @dataclass(frozen=True)
@@ -356,19 +360,6 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class KeptProbe:
-    """A probe that nobody fitted: the file's SHA-256 (hex) and path, and its embedding, float32
-    (dimension,), in a generation's number.
-    """
-
-    number: int
-    content: str
-    source: str
-    generation: int
-    vector: FloatArray
-
-
-@dataclass(frozen=True)
 class UnknownGroup:
     """Probes that nobody fitted and that resemble each other: perhaps one identity.
 
@@ -401,8 +392,9 @@ class RebuildReport:
 class GalleryInfo:
     """What a gallery is: totals, encoder, how it decides, index and bytes on disk.
 
-    ``threshold`` is the encoder's, None where the encoder cannot be found; ``calibration`` says in
-    words how the gallery decides, None where it was not calibrated. ``indexed`` items are in the
+    ``threshold`` is the encoder's, None where the encoder cannot be found or its threshold is not
+    known; ``undecided`` says in words that nothing decides, and the way out; ``calibration`` how
+    the gallery decides, None where it was not calibrated. ``indexed`` items are in the
     file ``index``; ``recall`` is None where its recipe is exact. ``metric`` says in words what the
     gallery's own metric was learned from, None where plain cosines are compared; ``closer`` what
     the closer look at candidates gains, None where none is taken. ``places`` items have what that
@@ -427,6 +419,7 @@ class GalleryInfo:
     closer: str | None = None
     places: int = 0
     copies: int = 0
+    undecided: str | None = None
 
 
 @dataclass(frozen=True)

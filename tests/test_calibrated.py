@@ -86,10 +86,10 @@ def test_a_rate_that_names_few_of_the_own_comes_with_advice() -> None:
 
 
 def test_it_says_what_it_replaced_and_how_to_go_back() -> None:
-    assert " calibrate --off -g shop`" in (replaced(None, calibrated(0.1), Path("shop")) or "")
+    assert " calibrate --off -g shop`" in (replaced(None, calibrated(0.1), Path("shop"), NOW) or "")
     before = replace(calibrated(0.05, "strangers"), rule="best", turns=8)
-    assert replaced(before, before, DEFAULT_GALLERY) is None
-    said = replaced(before, calibrated(0.05), DEFAULT_GALLERY) or ""
+    assert replaced(before, before, DEFAULT_GALLERY, NOW) is None
+    said = replaced(before, calibrated(0.05), DEFAULT_GALLERY, NOW) or ""
     assert "the calibration for 5% of strangers" in said
     assert " calibrate --fpir 0.05 --rule best --strangers FOLDER --turns 8`" in said
 

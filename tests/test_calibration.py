@@ -151,7 +151,9 @@ def test_a_calibrated_gallery_decides_by_its_thresholds(
         assert gallery.calibration == found
         answers = gallery.identify_embeddings(strangers, k=1)
         rate = np.mean([answer.identity is not None for answer in answers])
-        assert all((a.identity is None) == (a.score < a.threshold) for a in answers if a.score)
+        assert all(
+            (a.identity is None) == (a.score < (a.threshold or 0)) for a in answers if a.score
+        )
         assert all(len(answer.matches) == 1 for answer in answers)
         laxer = gallery.identify_embeddings(strangers, fpir=0.06)
         assert np.mean([answer.identity is not None for answer in laxer]) > rate
@@ -343,7 +345,7 @@ def test_a_filter_or_a_lonely_identity_lets_no_more_strangers_pass(
         for name in names[:99]:
             gallery.remove(name)
         alone = gallery.identify_embeddings(strangers)
-        assert all(answer.threshold >= toy.threshold for answer in alone)
+        assert all((answer.threshold or 0) >= toy.threshold for answer in alone)
 
 
 def test_one_large_identity_does_not_hide_the_others(

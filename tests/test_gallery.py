@@ -39,6 +39,7 @@ def test_what_was_enrolled_a_second_ago_is_identified(
         assert known.identity == "birds/tit"
         assert known.score is not None
         assert known.score > 0.9
+        assert known.confidence is not None
         assert 0.5 < known.confidence <= 1
         assert [match.identity for match in known.matches] == ["birds/tit", "cat"]
         assert stranger.identity is None
@@ -468,6 +469,9 @@ def test_verify_says_same_or_different(tmp_path: Path, toy: Encoder) -> None:
         same = gallery.verify(picture(1), picture(1, noise=5))
         different = gallery.verify(picture(1), picture(2))
         assert (same.same, different.same) == (True, False)
+        assert same.threshold is not None
+        assert same.confidence is not None
+        assert different.confidence is not None
         assert same.score > same.threshold > different.score
         assert same.confidence > 0.5 > different.confidence
 

@@ -234,6 +234,7 @@ def test_how_a_score_comes_about_is_said_and_adds_up(pictured: Gallery, tmp_path
     assert found.runner_up is not None
     assert found.evidence is not None
     assert found.evidence == pytest.approx(found.score - max(0, found.runner_up.score) / 2)
+    assert found.needed is not None
     assert found.needed == pytest.approx(calibration.thresholds[0.1])
     assert (found.evidence >= found.needed) == (drawn.facts.identity is not None)
     assert f"= {found.evidence:.3f}; it " in found.lines()[1]

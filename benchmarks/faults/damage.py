@@ -110,7 +110,8 @@ def said(gallery: Gallery, seen: Any) -> list[object]:
             items = {one.number: one for one in gallery.items_by_number(
                 match.item for match in answer.matches
             )}  # fmt: skip
-            found.append((answer.identity, round(answer.confidence, 3), round(answer.threshold, 4)))
+            facts = round(answer.confidence or 0, 3), round(answer.threshold or 0, 4)
+            found.append((answer.identity, *facts))
             found += [
                 (m.identity, round(m.score, 4), m.item, m.path, m.distractor, items.get(m.item))
                 for m in answer.matches

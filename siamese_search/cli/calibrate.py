@@ -21,6 +21,7 @@ from siamese_search.cli.common import (
     note,
     open_gallery,
     print_json,
+    say,
     share,
 )
 from siamese_search.errors import GalleryDamaged, GalleryFormatError, UsageError
@@ -82,7 +83,9 @@ def calibrate(
     off: Annotated[
         bool,
         typer.Option(
-            "--off", help="Forget the calibration: the encoder's threshold decides again."
+            "--off",
+            help="Forget the calibration: the encoder's threshold decides again, and the gallery"
+            " does not calibrate itself.",
         ),
     ] = False,
     encoder: EncoderOption = None,
@@ -120,7 +123,7 @@ def calibrate(
             now = target.info()
     finally:
         name_rejections(rejected)
-    for said in (warning(found), replaced(before, found, gallery)):
+    for said in (warning(found), replaced(before, found, gallery, now)):
         if said is not None:
             note(said)
     if as_json:
@@ -140,9 +143,12 @@ def calibrate(
 def _forget(gallery: Path, as_json: bool) -> None:
     with open_gallery(gallery) as target:
         forgotten = target.uncalibrate()
-        threshold = target.info().threshold
+        threshold, undecided = target.info().threshold, target.info().undecided
     if as_json:
         print_json({"forgotten": forgotten, "threshold": threshold})
+        return
+    if undecided is not None:
+        say(f"not calibrated{' any more' * forgotten}: {undecided}")
         return
     by = "" if threshold is None else f", {threshold:.3f},"
     typer.echo(f"not calibrated{' any more' * forgotten}: the encoder's threshold{by} decides")

@@ -28,15 +28,17 @@ def described(made: Calibration, now: GalleryInfo, kept: bool = False) -> Iterat
     yield _threshold(found)
     yield _own(found)
     yield _expected(found)
+    known = now.threshold is not None  # something of the encoder
     if found.extrapolated:
+        by = "what is known of the encoder" if known else "how best scores usually fall off"
         yield (
             f"  they are few for such a rate, which about {_needed(found):,} would show: the rest"
-            " is reckoned from what is known of the encoder"
+            f" is reckoned from {by}"
         )
     if not found.fitted:
+        by = "reckoned from what is known of the encoder, too" if known else "not told"
         yield (
-            "how sure: reckoned from what is known of the encoder, too, since too few identities"
-            " have several pictures that find each other"
+            f"how sure: {by}, since too few identities have several pictures that find each other"
         )
     if now.metric is not None:
         yield f"comparing: {now.metric}"
@@ -54,11 +56,17 @@ def warning(made: Calibration) -> str | None:
     return f"warning: only {found.named:.0%} of your own pictures would get their name: {ways}"
 
 
-def replaced(before: Calibration | None, found: Calibration, gallery: Path) -> str | None:
-    """What a new calibration has replaced, and what goes back to it; None where that was alike."""
+def replaced(
+    before: Calibration | None, found: Calibration, gallery: Path, now: GalleryInfo
+) -> str | None:
+    """What a new calibration has replaced, and what goes back to it; None where that was alike, or
+    nothing.
+    """
     from siamese_search.decision.rules import DEFAULT_RULE
     from siamese_search.evaluation.words import percent
 
+    if before is None and now.threshold is None:
+        return None
     if before is None:
         was, words = "the encoder's threshold", "calibrate --off"
     elif all(getattr(before, one) == getattr(found, one) for one in CHOSEN):

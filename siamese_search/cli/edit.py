@@ -28,13 +28,14 @@ from siamese_search.cli.common import (
 )
 from siamese_search.cli.naming import warn_of_unknown
 from siamese_search.cli.program import command
-from siamese_search.errors import GalleryError, UsageError
+from siamese_search.errors import EncoderError, GalleryError, UsageError
 from siamese_search.pictures.sources import normalised
 from siamese_search.records import UNDOABLE, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from siamese_search.gallery.gallery import Gallery
     from siamese_search.records import Change, Item
 
 WILDCARDS = set("*?[")
@@ -145,17 +146,30 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
     """Show what the gallery is: totals, encoder, index, size on disk."""
     with open_gallery(gallery) as source:
         facts = dataclasses.asdict(source.info()) | {"gallery": str(gallery)}  # as it was given
+        unfitted = facts["threshold"] is None and _is_unfitted(source)
     if as_json:
         print_json(facts)
     else:
+        undecided = facts.pop("undecided")
         facts["bytes"] = f"{facts['bytes']:,}"
         calibrated = facts["calibration"] is not None
         if calibrated and facts["threshold"] is not None:
             facts["threshold"] = f"{facts['threshold']} (of `verify`; queries: see calibration)"
+        if unfitted:
+            facts["threshold"] = "not known: the encoder's was never fitted"
         if facts["closer"] is None and facts["places"]:
             facts["closer"] = "none: no help here" if calibrated else "none before `calibrate`"
         for key, value in facts.items():
             say(f"{key:<12} {ABSENT.get(key, '-') if value is None else value}")
+        if undecided is not None:
+            note(undecided)
+
+
+def _is_unfitted(source: Gallery) -> bool:
+    """Whether the gallery's encoder is there, and has no threshold."""
+    with suppress(EncoderError):
+        return not source.encoder.calibrated
+    return False
 
 
 def remove(

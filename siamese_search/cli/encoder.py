@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from siamese_search.cli import encoder_compare, encoder_export, encoder_import, encoder_list
+from siamese_search.cli import (
+    encoder_calibrate,
+    encoder_compare,
+    encoder_export,
+    encoder_import,
+    encoder_list,
+)
 from siamese_search.cli.help import Command, Commands
 
 group = typer.Typer(
@@ -18,7 +24,9 @@ group = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Add the group and its commands."""
-    for module in (encoder_list, encoder_compare, encoder_import, encoder_export):
+    for module in (
+        encoder_list, encoder_compare, encoder_import, encoder_calibrate, encoder_export,
+    ):  # fmt: skip
         module.register(group)
     for registered in group.registered_commands:
         registered.cls = Command

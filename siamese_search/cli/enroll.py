@@ -145,6 +145,7 @@ def add(
             note(f"interrupted: {kept} enrolled so far; run the same command again to go on")
             raise typer.Exit(1) from None
         single = single_pictures(target, names) if report.added and not distractor else None
+        undecided = target.undecided
     if report.added:
         warn_of_unknown(names)
     drawn = passed.pop(SUFFIX, 0)
@@ -155,6 +156,8 @@ def add(
         note(f"{counted(passed.total(), 'file')} passed over, no pictures by their names: {kinds}")
     if single and not told:
         note(single)
+    if undecided is not None:
+        note(f"note: {undecided}")
     print_report(report, gallery, as_json)
 
 
@@ -234,6 +237,7 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
             }
             | ({"copied": report.copied} if report.copied else {})
             | ({"replaced": [n for n, _ in report.replaced]} if report.replaced else {})
+            | ({"calibrated": report.calibrated} if report.calibrated else {})
         )
     else:
         copied = f"; copies made of {report.copied}" if report.copied else ""
@@ -242,6 +246,15 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
             f" {len(report.rejected)} rejected\n"
             f"{gallery} has {counted(report.identities, 'identity', 'identities')},"
             f" {counted(report.items, 'item')}"
+        )
+    if report.calibrated is not None:
+        show, off = (
+            command(words, gallery, DEFAULT_GALLERY) for words in ("info", "calibrate --off")
+        )
+        note(
+            f"note: the gallery calibrated itself, since the threshold of its encoder is not known:"
+            f" about {100 * report.calibrated:g}% of strangers may get a name; `{show}` says more,"
+            f" `{off}` takes that back"
         )
     if report.rejected:
         raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -143,7 +144,9 @@ def query(
     "threshold", "matches": [{"identity", "score", "item", "path", "distractor", "closer",
     "metadata"}, …]}; with --crop and --grid also "crop": [x, y, width, height], null for the whole
     picture. Matches are in the order of "score" plus "closer", which is what a closer look adds,
-    null where none was taken. "confidence" is that of the best identity, named or not.
+    null where none was taken. "confidence" is that of the best identity, named or not. Both
+    "threshold" and "confidence" are null where they are not known: the encoder's were never fitted,
+    and the gallery is not calibrated. Then nothing is named.
 
     In a calibrated gallery the threshold differs from picture to picture: the nearer the second
     best identity is, the more the best needs. `plot neighbours` shows the sum.
@@ -219,6 +222,9 @@ def _warn(source: Gallery, turns: int, threshold: float | None) -> None:
     """Say where the error rate is not what the gallery was calibrated for."""
     known = source.calibration
     if known is None:
+        undecided = None if threshold is not None else source.undecided
+        if undecided is not None:
+            note(undecided)
         return
     if source.is_stale(known):
         note("the gallery has changed much since it was calibrated: run `siasearch calibrate`")
@@ -258,7 +264,8 @@ def _described(
     lines = [f"{image}: {shown(verdict(answer))}"]
     width = max(len(shown(match.identity)) for match in answer.matches)
     for rank, match in enumerate(answer.matches, start=1):
-        below = "" if match.score >= answer.threshold else "  below threshold"
+        needed = answer.threshold
+        below = "" if needed is None or match.score >= needed else "  below threshold"
         below = "  distractor" if match.distractor else below
         place = near(match.path) if match.path else f"item {match.item}"
         known = "".join(f"  {key}={value}" for key, value in metadata.get(match.item, {}).items())
@@ -287,13 +294,21 @@ def verify(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether two images show the same identity; exit code 1 where they differ.
+    """Say whether two images show the same identity; exit code 1 where they differ, or where that
+    is not known, since the encoder's threshold was never fitted: then there is a score alone.
 
     Uses the encoder named, else that of the gallery where there is one, else `general-2`, and its
     threshold. A gallery's calibration tells how the best of all its identities stands out from the
     others; a pair has no others, so it says nothing of a pair.
     """
-    answer = encoder_for(gallery, encoder, device).verify(a, b, threshold)
+    used = encoder_for(gallery, encoder, device)
+    answer = used.verify(a, b, threshold)
+    if answer.threshold is None:
+        note(
+            f"the threshold of the encoder {used.name} is not known, so it cannot be said whether"
+            " they are the same: give one by --threshold, or have it fitted on pictures by"
+            f" `siasearch encoder calibrate {shlex.quote(used.location)} --reference FOLDER`"
+        )
     if as_json:
         print_json(dataclasses.asdict(answer))
     else:

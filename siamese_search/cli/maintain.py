@@ -190,7 +190,7 @@ def rebuild(
         )
     if report.calibration is not None:
         rate = report.calibration.fpir
-        note(f"calibrated again for an FPIR of {rate:.3g}, by the gallery's own items")
+        note(f"calibrated for an FPIR of {rate:.3g}, by the gallery's own items")
     if report.missing:
         raise typer.Exit(1)
 

@@ -18,11 +18,11 @@ from siamese_search.records import Calibration, Identification, Match
 @dataclass(frozen=True)
 class Verdict:
     """What the score of a probe's best identity must reach, the probability that this identity is
-    right, and how often a stranger shows as much evidence, where that is known.
+    right, and how often a stranger shows as much evidence: each None where it is not known.
     """
 
-    threshold: float
-    confidence: float
+    threshold: float | None
+    confidence: float | None
     p_value: float | None = None
 
 
@@ -41,7 +41,8 @@ class Judge(ABC):
         identity = score = None
         if matches:
             best, score = matches[0], matches[0].score
-            named = score >= verdict.threshold and not best.distractor
+            reaches = verdict.threshold is not None and score >= verdict.threshold
+            named = reaches and not best.distractor
             identity = best.identity if named else None
         return Identification(
             identity=identity,
@@ -57,9 +58,11 @@ class Judge(ABC):
 
 
 class FixedJudge(Judge):
-    """One threshold on the score for every probe."""
+    """One threshold on the score for every probe; None names nothing."""
 
-    def __init__(self, threshold: float, confidence: Callable[[float], float]) -> None:
+    def __init__(
+        self, threshold: float | None, confidence: Callable[[float], float | None]
+    ) -> None:
         self._threshold = threshold
         self._confidence = confidence
 
@@ -70,7 +73,8 @@ class FixedJudge(Judge):
 class CalibratedJudge(Judge):
     """What lets evidence pass at the rate asked for; a given ``threshold`` is for all probes.
 
-    Where there is no rival to stand out from, the score must reach ``alone`` at least. Raises
+    Where there is no rival to stand out from, the score must reach ``alone`` at least. ``sure``
+    tells whether the confidence was fitted on anything, by the gallery or by the encoder. Raises
     UsageError for a rate that the calibration does not offer.
     """
 
@@ -80,7 +84,9 @@ class CalibratedJudge(Judge):
         alone: float,
         fpir: float | None = None,
         threshold: float | None = None,
+        sure: bool = True,
     ) -> None:
+        self._sure = sure
         self._calibration = calibration
         self._alone = alone
         self._given = threshold
@@ -100,8 +106,9 @@ class CalibratedJudge(Judge):
         if known and others:
             shown = evidence_of(matches, rivals)
             p_value = conformal.p_value(shown, known, self._calibration.strangers)
+        odds = self._calibration.slope * standard + self._calibration.offset
         return Verdict(
             least if self._given is None else self._given,
-            probability(self._calibration.slope * standard + self._calibration.offset),
+            probability(odds) if self._sure else None,
             p_value,
         )

@@ -50,7 +50,8 @@ class Encoder(Followed):
         self.follow_forks()
 
     def __repr__(self) -> str:
-        return f"<Encoder {self.location}, {self.dimension} dimensions>"
+        known = "" if self.calibrated else ", threshold not known"
+        return f"<Encoder {self.location}, {self.dimension} dimensions{known}>"
 
     def in_child(self) -> None:
         """The runtime's threads have not come along: it is opened anew at first use."""
@@ -73,6 +74,11 @@ class Encoder(Followed):
     @property
     def dimension(self) -> int:
         return self.record.dimension
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its threshold was fitted. Where not, it is 1, which no other picture reaches."""
+        return self.record.calibrated
 
     @property
     def threshold(self) -> float:
@@ -105,8 +111,17 @@ class Encoder(Followed):
         for file in self.record.digests:
             verified_bytes(self.folder, self.record, file)
 
-    def confidence(self, score: float) -> float:
-        """The probability that a match of this score is right, where half are strangers."""
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it comes with the package, and is not to be changed."""
+        return self.folder.parent.resolve() == SHIPPED.resolve()
+
+    def confidence(self, score: float) -> float | None:
+        """The probability that a match of this score is right, where half are strangers; None where
+        that was never fitted.
+        """
+        if not self.calibrated:
+            return None
         fitted = self.record.calibration
         return probability(fitted["slope"] * score + fitted["offset"])
 
@@ -172,12 +187,20 @@ class Encoder(Followed):
         return render.load(image, self.record.preprocessing)
 
     def verify(self, a: Any, b: Any, threshold: float | None = None) -> Verification:
-        """Whether two images, each as ``embed`` takes them, show the same identity."""
-        threshold = self.threshold if threshold is None else threshold
-        require_between("threshold", threshold, -1, 1, "a cosine from -1 to 1")
+        """Whether two images, each as ``embed`` takes them, show the same identity.
+
+        Without a ``threshold`` the encoder's decides; where it was never fitted, nothing does, and
+        there is a score alone.
+        """
+        if threshold is None and self.calibrated:
+            threshold = self.threshold
+        if threshold is not None:
+            require_between("threshold", threshold, -1, 1, "a cosine from -1 to 1")
+            threshold = float(threshold)
         first, second = self.embed([a, b])
         score = min(1.0, float(first @ second))  # rounding may add a little
-        return Verification(score >= threshold, score, self.confidence(score), float(threshold))
+        same = None if threshold is None else score >= threshold
+        return Verification(same, score, self.confidence(score), threshold)
 
     def decode(self, data: bytes) -> PixelArray:
         """A file's bytes as the uint8 (height, width, channels) that the graph takes."""

@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 from zlib import crc32
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.decision.learning import Prior
-from siamese_search.errors import EncoderError
+from siamese_search.errors import EncoderError, StorageError, UsageError
 from siamese_search.files import read_regular, write_whole
 from siamese_search.pictures.preprocessing import RENDERING, Preprocessing
 from siamese_search.records import surplus_fields
@@ -34,6 +34,10 @@ PRIOR = "metric.npy"  # float32 (1 + d, d): the prior's mean, and its covariance
 DESCRIPTION_BYTES = 16 << 20  # at most
 FILE_BYTES = 4 << 30
 SIDE_AT_MOST = 4096  # pixels
+UNFITTED: dict[str, Any] = {  # no other picture reaches it, and the logistic says nothing
+    "threshold": 1.0,
+    "calibration": {"fitted": False, "slope": 1.0, "offset": -1.0},
+}
 DIMENSION_AT_MOST = 1 << 16
 # A node's type is its field 4: its tag, the length in one byte or, padded, in several, the text.
 LOOP = re.compile(rb"\x22(?:\x04|\x84\x80*\x00)(Loop|Scan)")
@@ -54,8 +58,9 @@ class EncoderRecord:
 
     ``threshold`` is the cosine from which two images count as the same identity.
     ``calibration`` holds ``slope`` and ``offset`` of the logistic that maps a cosine to the
-    probability that the identity is right (Platt 1999). ``digests`` are SHA-256 of the files
-    beside it, ``weights`` that of the tensors, whatever file format holds them.
+    probability that the identity is right (Platt 1999); ``fitted`` is False in it where neither was
+    fitted on pictures, and the threshold 1 then. ``digests`` are SHA-256 of the files beside it,
+    ``weights`` that of the tensors, whatever file format holds them.
     """
 
     name: str
@@ -82,6 +87,11 @@ class EncoderRecord:
         } | ({} if self.format == 1 else {"graph": self.digests[GRAPH]})
         canonical = json.dumps(determinants, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether threshold and confidence were fitted on pictures, and so mean anything."""
+        return bool(self.calibration.get("fitted", True))
 
     @property
     def vouches_for_graph(self) -> bool:
@@ -183,6 +193,10 @@ def _require_possible(record: EncoderRecord) -> None:
             raise TypeError(f"{what} is {value!r}")
         if not least <= value <= most:
             raise ValueError(f"{what} is {value!r}")
+    if not isinstance(record.calibration.get("fitted", True), bool):
+        raise TypeError(f"fitted is {record.calibration['fitted']!r}")
+    if not record.calibrated and record.threshold != UNFITTED["threshold"]:
+        raise ValueError(f"threshold is {record.threshold!r}, though none was fitted")
     hints = get_type_hints(Preprocessing)
     for what in ("channels", "resize", "interpolation"):
         if getattr(shown, what) not in get_args(hints[what]):
@@ -203,17 +217,24 @@ def write_encoder(
     dimension: int,
     onnx: bytes,
     weights: Mapping[str, npt.NDArray[Any]],
-    threshold: float,
-    calibration: dict[str, Any],
+    threshold: float | None = None,
+    calibration: dict[str, Any] | None = None,
     training: dict[str, Any],
     prior: Prior | None = None,
 ) -> str:
     """Write an encoder folder and return its fingerprint.
 
-    ``prior`` is for the metrics that galleries learn. ``encoder.json`` is written last and by
-    rename, so a folder that has one is complete.
+    ``threshold`` and ``calibration`` are fitted together; without them the encoder says that it has
+    none (see ``EncoderRecord.calibrated``). ``prior`` is for the metrics that galleries learn.
+    ``encoder.json`` is written last and by rename, so a folder that has one is complete. Raises
+    UsageError for a threshold without a calibration, or the other way round.
     """
     from safetensors.numpy import save
+
+    if threshold is None and calibration is None:
+        threshold, calibration = UNFITTED["threshold"], dict(UNFITTED["calibration"])
+    if threshold is None or calibration is None:
+        raise UsageError("threshold and calibration are fitted together: give both, or neither")
 
     files = {GRAPH: onnx, WEIGHTS: save(dict(weights))}
     if prior is not None:
@@ -229,15 +250,35 @@ def write_encoder(
         weights=_tensors_digest(weights),
         digests={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
     )
-    description = {"format": FORMAT, "fingerprint": record.fingerprint, **asdict(record)}
-    description["checksum"] = _checksum(json.loads(json.dumps(description)))
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     (target / DESCRIPTION).unlink(missing_ok=True)
     for file, content in files.items():
         write_whole(target / file, content)
-    write_whole(target / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+    _write_record(target, record)
     return record.fingerprint
+
+
+def write_decision(folder: Path, threshold: float, calibration: dict[str, Any]) -> EncoderRecord:
+    """Give an encoder that is there another threshold and calibration; returns its record.
+
+    Neither is part of the fingerprint: galleries that were made with it stay as they are. Raises
+    EncoderError where the record is damaged or cannot be replaced.
+    """
+    record = replace(read_record(folder), threshold=threshold, calibration=calibration)
+    _require_possible(record)
+    try:
+        _write_record(folder, record)
+    except StorageError as error:
+        raise EncoderError(str(error)) from error
+    return record
+
+
+def _write_record(folder: Path, record: EncoderRecord) -> None:
+    first = {"format": record.format, "fingerprint": record.fingerprint}
+    description = first | asdict(record)
+    description["checksum"] = _checksum(json.loads(json.dumps(description)))
+    write_whole(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
 
 
 def _tensors_digest(weights: Mapping[str, npt.NDArray[Any]]) -> str:

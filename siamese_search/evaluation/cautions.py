@@ -44,7 +44,12 @@ def _is_copy(file: ImageFile, item: Item) -> bool:
 
 
 def warn(gallery: Gallery, probes: Probes, unmatched: Sequence[UnmatchedLabel], same: int) -> None:
-    """Warn of labels that are not enrolled, and of probes that are enrolled themselves."""
+    """Warn of labels that are not enrolled, of probes that are enrolled themselves, and where
+    nothing can be named.
+    """
+    undecided = gallery.undecided
+    if undecided is not None:
+        log.warning("%s", undecided)
     near = [one for one in unmatched if one.near]
     if near:
         log.warning(

@@ -33,7 +33,8 @@ class Derivation:
     ``voted``; else these, if any, have only put it first. ``item`` is the one that is nearest to
     the probe, with its ``cosine``, None where a search does not find it; ``prototype`` is the
     cosine of their prototype, None where the rule has no use for it. ``decides`` says what must
-    reach ``needed``: the score, or the ``evidence``, at the rate ``fpir``.
+    reach ``needed``: the score, or the ``evidence``, at the rate ``fpir``; None where no threshold
+    is known.
     """
 
     identity: str
@@ -47,7 +48,7 @@ class Derivation:
     runner_up: RunnerUp | None
     decides: str
     evidence: float | None
-    needed: float
+    needed: float | None
     fpir: float | None
     own_metric: bool
     votes: float | None = None
@@ -88,6 +89,8 @@ class Derivation:
         others = f"Runner-up: {second.identity}, {second.score:.3f}. " if second else ""
         if self.distractor:
             return f"{others}{self.identity} is a distractor: it is never named."
+        if self.needed is None:
+            return f"{others}The encoder's threshold is not known, so nothing is named."
         if self.evidence is not None and second is not None:
             made = f"{self.score:.3f} − {RUNNER_UP:g} × {max(0.0, second.score):.3f}"
             compared = self._compared(self.evidence)
@@ -99,7 +102,8 @@ class Derivation:
         return f"{others}The score {self._compared(self.score)} {self.needed:.3f}, {whose}."
 
     def _compared(self, value: float) -> str:
-        return "reaches" if value >= self.needed else "does not reach"
+        reaches = self.needed is not None and value >= self.needed
+        return "reaches" if reaches else "does not reach"
 
 
 def derived(gallery: Gallery, vector: FloatArray, answer: Identification) -> Derivation:
@@ -122,6 +126,7 @@ def derived(gallery: Gallery, vector: FloatArray, answer: Identification) -> Der
         prototype = 2 * score - cosine
     less = taken_off(others) if calibration else 0.0
     judged = calibration is not None and bool(others)
+    needed = answer.threshold
     return Derivation(
         identity=best.identity,
         distractor=best.distractor,
@@ -134,7 +139,7 @@ def derived(gallery: Gallery, vector: FloatArray, answer: Identification) -> Der
         runner_up=RunnerUp(second.identity, second.score) if second else None,
         decides="evidence" if calibration else "score",
         evidence=best.score - less if judged else None,
-        needed=answer.threshold - less if judged else answer.threshold,
+        needed=needed - less if judged and needed is not None else needed,
         fpir=calibration.fpir if calibration else None,
         own_metric=calibration is not None and calibration.metric is not None,
         votes=votes,

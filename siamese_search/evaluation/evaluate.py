@@ -37,7 +37,7 @@ from siamese_search.evaluation.results import (
     LeftOutFigure,
     Mistake,
 )
-from siamese_search.evaluation.strangers import mistaken, stranger_rate, stranger_results
+from siamese_search.evaluation.strangers import how_sure, mistaken, stranger_rate, stranger_results
 from siamese_search.evaluation.summary import Scores, paired_probes, summarised
 from siamese_search.evaluation.unmatched import unmatched_labels
 from siamese_search.gallery.gallery import Gallery
@@ -284,7 +284,9 @@ def _error_rates(asked: _Asked, scored: Scores, strength: DoubleArray) -> Figure
         refused = metrics.fnmr_at_fmr(scored.genuine, scored.impostor, rate)
         found[_fnmr(rate)] = refused if told else math.nan
     confidence = [answer.confidence for answer in asked.answers]
-    found["calibration error"] = metrics.calibration_error(confidence, right, known)
+    sure = [one for one in confidence if one is not None]
+    told = len(sure) == len(confidence)
+    found["calibration error"] = metrics.calibration_error(sure, right, known) if told else math.nan
     return found
 
 
@@ -318,9 +320,10 @@ def _decided(asked: _Asked, strength: DoubleArray) -> Decided | None:
     that were needed differ, it is one of evidence. None where nobody could be named.
     """
     nameable = np.isfinite(strength)
-    if not nameable.any():
+    given = [answer.threshold for answer in asked.answers]
+    if not nameable.any() or None in given:  # no threshold is known
         return None
-    needed = np.array([answer.threshold for answer in asked.answers])
+    needed = np.array(given, np.float64)
     by, values = "score", np.array([answer.matches[0].score for answer in asked.answers])
     if np.ptp(needed[nameable]) > ROUNDING:
         by, needed, values = "evidence", needed - (values - strength), strength
@@ -392,5 +395,5 @@ def _mistakes(asked: _Asked, paths: Sequence[str]) -> tuple[Mistake, ...]:
             continue
         wrong.append(mistaken(path, truth, answer))
     # A wrong name is worse than none.
-    wrong.sort(key=lambda one: (one.named is None, -one.confidence, one.path))
+    wrong.sort(key=lambda one: (one.named is None, *(-value for value in how_sure(one)), one.path))
     return tuple(wrong[:MISTAKES])

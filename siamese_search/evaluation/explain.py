@@ -54,14 +54,15 @@ class Explanation:
     """Two pictures as the encoder sees them, uint8 (height, width, channels), their cosine, and how
     much every pixel of each adds to it, float32 (height, width): what covering it takes away.
 
-    ``names`` are the files'; from ``threshold`` on, the ``encoder`` takes two for the same.
+    ``names`` are the files'; from ``threshold`` on, None where that is not known, the ``encoder``
+    takes two for the same.
     ``places`` are those of either picture, on a grid of so many cells a side (``grid``, 0 where the
     encoder gives none), that each find each other the most alike: what a closer look rests on.
     """
 
     names: tuple[str, str]
     encoder: str
-    threshold: float
+    threshold: float | None
     pictures: tuple[PixelArray, PixelArray]
     score: float
     regions: tuple[FloatArray, FloatArray]
@@ -71,6 +72,8 @@ class Explanation:
     @property
     def said(self) -> str:
         """The score in words."""
+        if self.threshold is None:
+            return f"score {self.score:.3f}; the encoder {self.encoder} has no threshold"
         verdict = "the same" if self.score >= self.threshold else "different"
         threshold = f"the threshold {self.threshold:.3f} of the encoder {self.encoder}"
         return f"score {self.score:.3f}: {verdict} by {threshold}"
@@ -95,7 +98,8 @@ def explain(encoder: Encoder, a: Any, b: Any, names: tuple[str, str] | None = No
     )
     names = names or (printable(a), printable(b))
     both = pictures[0], pictures[1]
-    made = Explanation(names, encoder.name, encoder.threshold, both, score, regions)
+    threshold = encoder.threshold if encoder.calibrated else None
+    made = Explanation(names, encoder.name, threshold, both, score, regions)
     if places is None:
         return made
     pairs = [pair for pair in closer.matched(*closer.units(places)) if pair.mutual]

@@ -65,8 +65,8 @@ class NeighbourFacts(Facts):
     image: str
     identity: str | None
     score: float
-    confidence: float
-    threshold: float
+    confidence: float | None
+    threshold: float | None
     derivation: Derivation
     neighbours: tuple[Neighbour, ...]
 

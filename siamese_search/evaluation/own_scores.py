@@ -172,7 +172,9 @@ def own_scores(
         genuine = evidence(genuine, best_other)
     thresholds: Mapping[float, float]
     if calibration is None:
-        threshold, standard = gallery.encoder.threshold, "the encoder's"
+        encoder = gallery.encoder
+        threshold = encoder.threshold
+        standard = "the encoder's" if encoder.calibrated else "not known: nothing is named"
         thresholds = {
             rate: max(-1.0, metrics.reached_by(impostor, rate))
             for rate in RATES

@@ -106,6 +106,7 @@ class Pictures:
             tempfile.TemporaryDirectory() as folder,
             Gallery.open(folder, self.encoder) as gallery,
         ):
+            gallery.uncalibrate()  # nor does it calibrate itself: plain cosines are measured
             gallery.enroll_embeddings(distinct(self(photos)), fine(photos))
             yield gallery
 
@@ -160,6 +161,7 @@ class LeaveOneOut(NamedTuple):
 def leave_one_out(encoder: Encoder, vectors: FloatArray, labels: Sequence[str]) -> LeaveOneOut:
     """Enrol n items with their classes, and search each without itself."""
     with tempfile.TemporaryDirectory() as folder, Gallery.open(folder, encoder) as gallery:
+        gallery.uncalibrate()  # see above
         nearest = _nearest_are_own(gallery, vectors, labels)
         doubts = [one.doubt > 0 for one in gallery.audit().suspects]
     return LeaveOneOut(per_cent(nearest), 100 - per_cent(doubts))
@@ -254,7 +256,8 @@ def openset(
         note(f"FPIR {fpir:.1%}, threshold chosen", reached_by(left_out, fpir))
         if tells(fpir, len(impostor)):
             note(f"FPIR {fpir:.1%}, at best", reached_by(impostor, fpir))
-    note("the encoder's threshold", pictures.encoder.threshold)
+    if pictures.encoder.calibrated:
+        note("the encoder's threshold", pictures.encoder.threshold)
     return figures
 
 

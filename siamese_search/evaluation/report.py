@@ -13,7 +13,7 @@ from siamese_search.evaluation import page
 from siamese_search.evaluation.curves import Curve
 from siamese_search.evaluation.glossary import meaning
 from siamese_search.evaluation.results import Decided, Evaluation, Mistake, StrangerResult
-from siamese_search.evaluation.verdict import sure
+from siamese_search.evaluation.verdict import facts
 from siamese_search.evaluation.words import (
     RANK_1,
     curve_rows,
@@ -185,7 +185,7 @@ def _mistakes(mistakes: Sequence[Mistake]) -> list[str]:
 def _mistake(mistake: Mistake) -> str:
     truth = "a stranger" if mistake.identity is None else mistake.identity
     called = f"called {mistake.named}" if mistake.named else f"unknown; nearest: {mistake.best}"
-    said = f"{called}, {sure(mistake.confidence)}; score {mistake.score:.3f}"
+    said = ", ".join([called, *facts(mistake.confidence)]) + f"; score {mistake.score:.3f}"
     return page.card(said, [(mistake.path, truth), (mistake.nearest, mistake.best)])
 
 

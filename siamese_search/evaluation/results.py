@@ -49,7 +49,7 @@ class Mistake:
     identity: str | None
     named: str | None
     score: float
-    confidence: float
+    confidence: float | None  # None where it was never fitted
     nearest: str | None  # the best item's picture
     best: str  # the best identity, whether it was named or not
 

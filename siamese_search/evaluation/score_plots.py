@@ -89,6 +89,8 @@ def _scored(
     said = f"{portrait.searched(gallery, left_out)}: FPIR {scores.fpir:.1%}"
     if scores.fnir is not None and scores.eer is not None:
         said += f", FNIR {scores.fnir:.1%}, EER {scores.eer:.1%}"
+    if gallery.undecided is not None:
+        said += "; no threshold is known, and nothing is named"
     extent = portrait.extent(gallery, [one.identity for one in left_out])
     facts = ScoreFacts(
         **dataclasses.asdict(extent),

@@ -97,8 +97,12 @@ def each_draw(encoder: Encoder, pictures: Probes, split: Split) -> Iterator[Eval
         yield _evaluated(encoder, pictures, _Draw(drawn, others), split, seed, steps, refused)
     if refused:
         log.warning(
-            "%d of %d draws with the encoder %s are not calibrated, since %s",
-            *(len(refused), split.draws, encoder.name, refused[0]),
+            "%d of %d draws with the encoder %s are not calibrated%s, since %s",
+            len(refused),
+            split.draws,
+            encoder.name,
+            "" if encoder.calibrated else " and name nobody",
+            refused[0],
         )
 
 
@@ -125,7 +129,7 @@ def _evaluated(
     refused: list[UsageError],
 ) -> Evaluation:
     """Enrol what a draw has chosen, ask about all else; why it cannot be calibrated is added to
-    ``refused``, and the encoder's threshold decides.
+    ``refused``, and the encoder's threshold decides, if it has one.
     """
     chosen = np.concatenate([own[: split.shots] for own in draw.classes])
     enrolled = pictures.of(chosen)
@@ -134,8 +138,12 @@ def _evaluated(
         tempfile.TemporaryDirectory() as folder,
         Gallery.open(folder, encoder) as gallery,
     ):
+        gallery.uncalibrate()  # nor does it calibrate itself: only for what is asked
         gallery.enroll_embeddings(enrolled.embeddings, enrolled.labels, places=enrolled.places)
-        if split.calibrated and len(draw.classes) >= FEWEST_STRANGE:
+        few = len(draw.classes) < FEWEST_STRANGE
+        if few and not encoder.calibrated:
+            refused.append(UsageError("fewer than five classes are enrolled"))
+        if split.calibrated and not few:
             try:
                 gallery.calibrate(split.fpir, rule=split.rule)
             except UsageError as error:  # too few for this rate

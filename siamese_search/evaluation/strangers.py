@@ -15,6 +15,11 @@ from siamese_search.evaluation.results import Mistake, StrangerRate, StrangerRes
 from siamese_search.records import Identification
 
 
+def how_sure(answer: Identification | Mistake) -> tuple[float, float]:
+    """What puts answers in order: the confidence, and the score where that is equal or unknown."""
+    return answer.confidence or 0.0, answer.score or 0.0
+
+
 def mistaken(path: str, identity: str | None, answer: Identification) -> Mistake:
     """A probe that got a wrong name, or none; ``identity`` is None for a stranger."""
     match = answer.matches[0]
@@ -40,7 +45,7 @@ def stranger_results(
     for label, own in rows.items():
         named = [row for row in own if answers[row].identity is not None]
         called = Counter(answers[row].identity or "" for row in named)
-        worst = max(named, key=lambda row: answers[row].confidence, default=None)
+        worst = max(named, key=lambda row: how_sure(answers[row]), default=None)
         found.append(
             StrangerResult(
                 name=label,

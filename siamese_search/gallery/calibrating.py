@@ -55,11 +55,13 @@ from siamese_search.records import (
     counted,
     printable,
 )
+from siamese_search.storage.calibrations import ASKED, ITSELF, OFF
 from siamese_search.storage.catalog import Catalog
 
 log = logging.getLogger("siasearch")
 
 AGAIN_AT_MOST = 20_000  # items for which a stale metric is learned again along the way
+ENOUGH = 10  # identities to calibrate by unasked; by fewer a rate is hardly more than a guess
 SHOWN = 3  # pictures that are left out
 
 Places = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -94,8 +96,9 @@ class Calibrating:
         metric: str | None = None,
         closer: str | None = None,
         turns: int = 1,
+        itself: bool = False,
     ) -> Calibration:
-        """See ``Gallery.calibrate``."""
+        """See ``Gallery.calibrate``; ``itself`` tells that nobody has asked for it."""
         require_turns(turns)
         if turns > 1 and strangers is None:
             raise UsageError(
@@ -139,17 +142,41 @@ class Calibrating:
                 # So do they where most strangers are one: they hardly tell how votes fall.
                 if votes.independent is None or votes.independent >= calibration.FEWEST_STRANGE:
                     found = replace(found, looked=votes)
-        found = self._catalog.set_calibration(active.generation, found, candidate.metric, metric)
+        by = ITSELF if itself else ASKED
+        generation = active.generation
+        found = self._catalog.set_calibration(generation, found, candidate.metric, metric, by)
         if closer is not None:
             self._catalog.want_places(looked)
         self._index_anew()
         return found
 
-    def forget(self) -> bool:
-        """See ``Gallery.uncalibrate``."""
-        gone = self._catalog.drop_calibration()
+    def forget(self, itself: bool = False) -> bool:
+        """See ``Gallery.uncalibrate``; ``itself``, only what nobody has asked for."""
+        gone = self._catalog.drop_calibration(ITSELF if itself else OFF)
         self._index_anew()
         return gone
+
+    def _as_before(self, before: Calibration) -> Calibration:
+        """Calibrate again as it was, by the gallery's own items, for whomever that was done."""
+        itself = self._catalog.decided_by() == ITSELF
+        ask = before.fpir, before.rule, None
+        return self.calibrate(*ask, lambda rejection: None, itself=itself)
+
+    def undecided(self) -> str | None:
+        """See ``Gallery.undecided``."""
+        encoder = self._active.now().encoder
+        if encoder.calibrated or self.now() is not None:
+            return None
+        way = "run `siasearch calibrate`"
+        if self._catalog.decided_by() != OFF:
+            if self._catalog.totals()[0] < ENOUGH:
+                way = f"from {ENOUGH} identities on the gallery calibrates itself"
+            elif self._catalog.tried() is not None:
+                way = "the gallery calibrates itself once more is enrolled"
+        return (
+            f"the threshold of the encoder {encoder.name} is not known, so nothing is named: {way},"
+            " or give a threshold (--threshold)"
+        )
 
     def _index_anew(self) -> None:
         if self._catalog.state().snapshot is None:  # it was of another metric
@@ -232,7 +259,7 @@ class Calibrating:
                 " `siasearch calibrate --strangers` again"
             )
         try:
-            return self.calibrate(before.fpir, before.rule, None, lambda rejection: None)
+            return self._as_before(before)
         except UsageError as error:
             log.warning("the gallery is not calibrated any more: %s", error)
             self._warn_of_encoder()
@@ -240,6 +267,10 @@ class Calibrating:
 
     def _warn_of_encoder(self) -> None:
         """Say that the gallery's error rate is not known under its encoder."""
+        undecided = self.undecided()
+        if undecided is not None:
+            log.warning("%s", undecided)
+            return
         log.warning(
             "the gallery is not calibrated under this encoder, whose own threshold decides, %.3f:"
             " run `siasearch calibrate`, to choose the share of strangers that get a name",
@@ -258,7 +289,7 @@ class Calibrating:
             found = self.now()
             if found is None or found.source != "gallery" or not self.is_stale(found):
                 return False
-            self.calibrate(found.fpir, found.rule, None, lambda rejection: None)
+            self._as_before(found)
         except SiaSearchError as error:
             log.warning("the gallery is calibrated as it was: %s", error)
             return False
@@ -285,6 +316,12 @@ class Calibrating:
             found = self.learning.left_out(prior, items, rule, strange)
         return test.asked(items, rule) if found is None else found
 
+    def in_brief(self) -> str:
+        """What a gallery's name is followed by where nothing decides."""
+        with suppress(SiaSearchError):  # to be printed, neither gallery nor encoder need be sound
+            return ", nothing named yet" if self.undecided() else ""
+        return ""
+
     def in_words(self) -> str | None:
         """The rate, the rule and what evidence must reach, and whether that is stale; None where it
         is not calibrated.
@@ -295,9 +332,9 @@ class Calibrating:
         stale = "; stale: run `siasearch calibrate`" if self.is_stale(found) else ""
         needed = calibration.threshold_at(found.fpir, found.deciding.thresholds)
         turns = f", {found.turns} turns" if found.turns > 1 else ""
-        return (
-            f"FPIR {found.fpir:.3g}, rule {found.rule}{turns}, evidence from {needed:.3f} on{stale}"
-        )
+        itself = ", chosen by itself" if self._catalog.decided_by() == ITSELF else ""
+        said = f"FPIR {found.fpir:.3g}, rule {found.rule}{turns}, evidence from {needed:.3f} on"
+        return said + itself + stale
 
     def closer_in_words(self) -> str | None:
         """What the closer look gains, None where none is taken."""

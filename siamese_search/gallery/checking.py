@@ -109,9 +109,11 @@ def info(catalog: Catalog, active: ActiveEncoder, calibrating: Calibrating) -> G
     state = catalog.state()
     identities, items = catalog.totals()
     snapshot = state.snapshot
-    threshold = None
+    threshold = undecided = None
     with suppress(SiaSearchError):  # the encoder is gone
-        threshold = active.now().encoder.threshold
+        encoder = active.now().encoder
+        threshold = encoder.threshold if encoder.calibrated else None
+        undecided = calibrating.undecided()
     return GalleryInfo(
         gallery=str(catalog.path.parent),
         identities=identities,
@@ -131,6 +133,7 @@ def info(catalog: Catalog, active: ActiveEncoder, calibrating: Calibrating) -> G
         closer=calibrating.closer_in_words(),
         places=catalog.count_places(state.generation.number),
         copies=catalog.count_copies(),
+        undecided=undecided,
     )
 
 

@@ -122,7 +122,8 @@ class Contents:
         )
         with self._compaction.making_room():
             run.run(files)
-        self._upkeep.after(run.added)
+        made = self._upkeep.after(run.added)
+        run.calibrated = None if made is None else made.fpir
         return run
 
     def enroll_embeddings(

@@ -122,6 +122,7 @@ class Enrolment:
         # Copies of them that were written, but not yet named.
         self._written: dict[int, str] = {}
         self.copied = 0
+        self.calibrated: float | None = None  # the FPIR, where the gallery has done so after it
 
     def run(self, files: Files) -> None:
         """Enrol files. An exception, also Ctrl-C, leaves what was committed before it."""
@@ -139,7 +140,7 @@ class Enrolment:
         replaced = tuple(self._catalog.replaced(self._last_before)) if self.added else ()
         return EnrollmentReport(
             self.added, self.skipped, tuple(self.rejected), *totals, relabelled, self.copied,
-            replaced, self._renamed(), tuple(self.numbers),
+            replaced, self._renamed(), tuple(self.numbers), self.calibrated,
         )  # fmt: skip
 
     def _renamed(self) -> tuple[tuple[str, str, int], ...]:

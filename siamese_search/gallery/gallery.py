@@ -40,6 +40,7 @@ from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.rebuilding import rebuild
 from siamese_search.gallery.self_test import SelfTest, audited
 from siamese_search.gallery.snapshots import Snapshots
+from siamese_search.gallery.unasked import Unasked
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.gallery.upkeep import Upkeep
 from siamese_search.gallery.viewing import identify_turns
@@ -87,7 +88,8 @@ class Gallery(Contents):
         self._identifier = Identifier(catalog, self._snapshots, ranking)
         self._self_test = SelfTest(catalog, self._snapshots, ranking)
         self._calibrating = Calibrating(catalog, self._active, self._snapshots, self._compaction)
-        self._upkeep = Upkeep(self._compaction, self._calibrating)
+        unasked = Unasked(catalog, self._active, self._calibrating)
+        self._upkeep = Upkeep(self._compaction, self._calibrating, unasked)
         self._unknowns = Unknowns(
             catalog, self._active, self._snapshots, self._identifier, self._self_test
         )
@@ -101,7 +103,7 @@ class Gallery(Contents):
         except SiaSearchError as error:  # to be printed it need not be sound
             return f"<Gallery {self.folder}: {error}>"
         counts = f"{counted(identities, 'identity', 'identities')}, {counted(items, 'item')}"
-        return f"<Gallery {self.folder}, {counts}>"
+        return f"<Gallery {self.folder}, {counts}{self._calibrating.in_brief()}>"
 
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
@@ -299,7 +301,7 @@ class Gallery(Contents):
 
     def uncalibrate(self) -> bool:
         """Decide by the encoder's threshold again, and compare by plain cosines; whether the
-        gallery was calibrated.
+        gallery was calibrated. It does not calibrate itself any more, either.
         """
         return self._calibrating.forget()
 
@@ -307,6 +309,13 @@ class Gallery(Contents):
     def calibration(self) -> Calibration | None:
         """How the gallery decides, None where it has not been calibrated."""
         return self._calibrating.now()
+
+    @property
+    def undecided(self) -> str | None:
+        """Why nothing is named, and the way out, where the encoder's threshold is not known and the
+        gallery is not calibrated; else None.
+        """
+        return self._calibrating.undecided()
 
     def is_stale(self, found: Calibration) -> bool:
         """Whether the gallery has changed so much since that it should be calibrated again."""
@@ -418,7 +427,7 @@ class Gallery(Contents):
         )
         if report.switched:
             editing.forget(self._catalog, self.folder)
-        return self._calibrating.renewed(report, before, generation)
+        return self._upkeep.renewed(report, before, generation)
 
     def check(self, *, deep: bool = False) -> list[str]:
         """Compare files, database and index; every fault in a line, none where all is well.

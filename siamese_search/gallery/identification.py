@@ -40,7 +40,8 @@ class Question:
     """What is asked of each probe: the ``k`` best identities, and how to decide.
 
     ``threshold`` is for all probes; without one, a calibrated gallery decides at ``fpir`` or the
-    rate it was calibrated for, any other by the encoder's threshold. ``where`` searches only items
+    rate it was calibrated for, any other by the encoder's threshold, or, where that is not known,
+    by none, which names nothing. ``where`` searches only items
     whose metadata equal it; ``rule`` is one of ``rules.RULES``. Pictures are looked at in so many
     ``turns``, see ``viewing.py``. Raises UsageError for what makes no sense.
     """
@@ -262,18 +263,22 @@ def _judge(
     """
     threshold, fpir = question.threshold, question.fpir
     own_metric = calibration is not None and (looked or calibration.metric is not None)
-    # The encoder's threshold is one for plain cosines: under another metric, a rule that was not
-    # calibrated is decided by the one that was, which is nearer than nothing.
-    if calibration is not None and (calibration.rule == rule or (own_metric and fpir is None)):
+    # The encoder's threshold, if it has one, is for plain cosines: under another metric, a rule
+    # that was not calibrated is decided by the one that was, which is nearer than nothing.
+    useless = own_metric or not encoder.calibrated
+    if calibration is not None and (calibration.rule == rule or (useless and fpir is None)):
         alone = encoder.threshold
-        if own_metric:  # what a stranger scores whose runner-up scores the same
+        if useless:  # what a stranger scores whose runner-up scores the same
             rate = calibration.fpir if fpir is None else fpir
             alone = threshold_at(rate, calibration.thresholds) / (1 - RUNNER_UP)
-        return CalibratedJudge(calibration, alone, fpir, threshold)
+        sure = calibration.fitted or encoder.calibrated
+        return CalibratedJudge(calibration, alone, fpir, threshold, sure)
     if fpir is not None:
         which = "" if calibration is None else f" for the rule {rule}, but {calibration.rule}"
         raise UsageError(
             f"the gallery is not calibrated{which}: run `siasearch calibrate` first, or ask without"
             " a rate (fpir)"
         )
-    return FixedJudge(encoder.threshold if threshold is None else threshold, encoder.confidence)
+    if threshold is None and encoder.calibrated:
+        threshold = encoder.threshold
+    return FixedJudge(threshold, encoder.confidence)

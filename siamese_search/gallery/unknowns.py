@@ -24,8 +24,9 @@ from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Searched
 from siamese_search.pictures.memory import contents
 from siamese_search.pictures.read import content_hash, file_fault, is_path, read_file
-from siamese_search.records import ImageFile, KeptProbe, Rejection, UnknownGroup, printable
+from siamese_search.records import DUPLICATE, ImageFile, Rejection, UnknownGroup, printable
 from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.facts import KeptProbe
 
 Without = int | str | os.PathLike[str] | Iterable[int | str | os.PathLike[str]]
 
@@ -137,7 +138,9 @@ class Unknowns:
             owners = [name for name, _ in self._catalog.owners(items.tolist()).values()]
             shown = view.projected(vectors)
         least = separating(own, owners)
-        if view.metric is None or least is None:  # the encoder's threshold is for plain cosines
+        if not active.encoder.calibrated:
+            least = DUPLICATE if least is None else least
+        elif view.metric is None or least is None:  # the encoder's threshold is for plain cosines
             least = max(active.encoder.threshold, least or -1)
         return linked(shown, least)
 

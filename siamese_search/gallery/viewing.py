@@ -98,4 +98,4 @@ def what_is_where(answers: Iterable[Answer]) -> list[Answer]:
 
 
 def _how_sure(answer: Identification) -> tuple[float, float]:
-    return answer.confidence, answer.score or 0.0
+    return answer.confidence or 0.0, answer.score or 0.0

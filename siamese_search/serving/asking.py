@@ -74,7 +74,9 @@ async def identify(request: Request) -> Response:
             for (_, data), answer in pairs
             if isinstance(answer, Identification) and answer.strange
         ]
-        return strange, JSONResponse({"answers": answers, "version": found.version})
+        undecided = any("threshold" in one and one["threshold"] is None for one in answers)
+        said = {"undecided": one.gallery.undecided if undecided else None}
+        return strange, JSONResponse({"answers": answers, "version": found.version} | said)
 
     strange, response = await one.call(asked)
     if keep:

@@ -132,6 +132,7 @@ ANSWERS = {
         )
     ],
     "version": str,
+    "undecided": str | None,
 }
 VERIFIED = Verification
 ENROLLED = EnrollmentReport

@@ -12,10 +12,12 @@ from zlib import crc32
 
 from siamese_search.decision.metric import Metric
 from siamese_search.decision.rules import known_rule
-from siamese_search.errors import GalleryDamaged, GalleryFormatError, UsageError
+from siamese_search.errors import GalleryDamaged, GalleryFormatError, StorageError, UsageError
 from siamese_search.records import Calibration, Generation, surplus_fields
 from siamese_search.storage.faults import metric_fault
 from siamese_search.storage.generations import Generations, State
+
+ASKED, ITSELF, OFF = "asked", "itself", "off"  # by whom it is decided how a gallery decides
 
 
 class Calibrations(Generations):
@@ -29,15 +31,20 @@ class Calibrations(Generations):
         calibration: Calibration,
         metric: Metric | None = None,
         wanted: str | None = None,
+        by: str = ASKED,
     ) -> Calibration:
         """Keep how a generation decides, the metric that it was calibrated under, and which metric
         is ``wanted`` later, if anything is said of that.
 
         Returns it with the metric's number. Another metric than before makes index files of no use.
-        Raises GalleryMismatch where the generation is not active.
+        Raises GalleryMismatch where the generation is not active; StorageError for what a gallery
+        does by ``ITSELF`` where somebody has chosen something meanwhile.
         """
         with self.writing():
             number = self._require_active(generation.fingerprint)
+            if by == ITSELF and self.decided_by() not in (None, ITSELF):
+                raise StorageError(f"{self.path.parent} was calibrated, or that switched off")
+            self._decide(by)
             before = self._metric_in_use(number)
             named = None if metric is None else self._kept_metric(number, metric, before)
             looked = calibration.looked and replace(calibration.looked, metric=named)
@@ -59,9 +66,15 @@ class Calibrations(Generations):
                 self._new_epoch()
         return kept
 
-    def drop_calibration(self) -> bool:
-        """Forget how the active generation decides, and its metric; whether there was anything."""
+    def drop_calibration(self, by: str = OFF) -> bool:
+        """Forget how the active generation decides, and its metric; whether there was anything.
+
+        By ``ITSELF`` only what a gallery has chosen itself, and it may do so again.
+        """
         with self.writing():
+            if by == ITSELF and self.decided_by() != ITSELF:
+                return False
+            self._decide(None if by == ITSELF else by)
             number = self.state().generation.number
             metric = self._metric_in_use(number)
             gone = self._db.execute("DELETE FROM calibrations WHERE generation = ?", (number,))
@@ -95,6 +108,39 @@ class Calibrations(Generations):
         ).lastrowid
         assert made is not None
         return made
+
+    def _decide(self, by: str | None) -> None:
+        """Keep by whom it is decided, None for nobody; what was tried before is forgotten."""
+        self._db.execute("DELETE FROM settings WHERE key IN ('decided by', 'tried')")
+        if by is not None:
+            self._db.execute("INSERT INTO settings (key, value) VALUES ('decided by', ?)", (by,))
+
+    def decided_by(self) -> str | None:
+        """By whom it was decided how the gallery decides: ``ASKED``, ``ITSELF`` or ``OFF``; None
+        where by nobody, or by an earlier release.
+        """
+        with self._guard():
+            row = self._db.execute("SELECT value FROM settings WHERE key = 'decided by'").fetchone()
+        return row and str(row[0])
+
+    def tried(self) -> tuple[int, int] | None:
+        """How many identities and items there were when the gallery could not calibrate itself."""
+        with self._guard():
+            row = self._db.execute("SELECT value FROM settings WHERE key = 'tried'").fetchone()
+        if row is None:
+            return None
+        with suppress(ValueError, TypeError):  # damaged: it is tried again
+            identities, items = json.loads(row[0])
+            return int(identities), int(items)
+        return None
+
+    def note_tried(self, identities: int, items: int) -> None:
+        """Keep that a gallery of so many could not calibrate itself."""
+        with self.writing():
+            self._db.execute(
+                "INSERT OR REPLACE INTO settings (key, value) VALUES ('tried', ?)",
+                (json.dumps([identities, items]),),
+            )
 
     def wanted_metric(self) -> str | None:
         """Which metric calibration shall look for, None where nothing was said of that."""

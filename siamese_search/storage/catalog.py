@@ -15,10 +15,10 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import UsageError
-from siamese_search.records import Copy, KeptProbe, NewItem
+from siamese_search.records import Copy, NewItem
 from siamese_search.storage.calibrations import Calibrations
 from siamese_search.storage.database import create
-from siamese_search.storage.facts import Enrolled, Facts, Source
+from siamese_search.storage.facts import Enrolled, Facts, KeptProbe, Source
 from siamese_search.storage.faults import faults_in
 from siamese_search.storage.generations import CHUNK
 from siamese_search.storage.history import History, new_run

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
+from siamese_search.arrays import FloatArray
+
 ROWS = (
     "SELECT items.id, name, distractor, content, source, copy, size, added, was,"
     " (SELECT json_group_object(key, value) FROM metadata WHERE item = items.id), checksum"
@@ -56,6 +58,19 @@ class Enrolled:
     source: str | None
     was: str | None = None
     copied: bool = False
+
+
+@dataclass(frozen=True)
+class KeptProbe:
+    """A probe that nobody fitted: the file's SHA-256 (hex) and path, and its embedding, float32
+    (dimension,), in a generation's number.
+    """
+
+    number: int
+    content: str
+    source: str
+    generation: int
+    vector: FloatArray
 
 
 @dataclass(frozen=True)

@@ -305,12 +305,15 @@ def _decided(
     enrolled = trainer.training.some()
     kept = trainer.weights()
     same = start.encoder is not None and start.is_encoder and trainer.selection.step == 0
+    same = same and start.encoder is not None and start.encoder.calibrated
     if start.encoder is None or same:
         view = trainer.view(kept, judged, None)
         if same and start.encoder is not None:
             return view, (start.encoder.threshold, dict(start.encoder.record.calibration))
         return view, trained_record(view, judged.labels, enrolled.labels, None, unseen)
     view = trainer.view(kept, judged, enrolled)
+    if not start.encoder.calibrated:
+        return view, trained_record(view, judged.labels, enrolled.labels, None, unseen)
     known = Known(
         start.encoder.threshold,
         start.encoder.record.calibration,

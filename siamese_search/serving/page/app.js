@@ -76,7 +76,9 @@ async function draw(moved = true) {
     const within = main.contains(document.activeElement);
     const heading = h("h1", { tabindex: "-1" }, VIEWS[view].title(context));
     const body = h("div", { class: `view ${view}` });
-    main.replaceChildren(heading, body);
+    const { undecided } = context.info;
+    main.replaceChildren(heading, ...(undecided ? [h("p", { class: "muted" }, `${
+      undecided[0].toUpperCase()}${undecided.slice(1)}.`)] : []), body);
     document.title = `${heading.textContent} – ${name} – siasearch`;
     if (moved) {
       scrollTo(0, 0);

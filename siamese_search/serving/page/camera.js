@@ -1,8 +1,8 @@
 // The camera with its live answer: a frame is asked about as soon as the last one is answered.
 
 import { picture } from "./api.js";
-import { button, h, sayError, score, speak } from "./dom.js";
-import { ask, certainty, headline } from "./identify.js";
+import { button, h, sayError, speak } from "./dom.js";
+import { ask, factsOf, headline } from "./identify.js";
 
 const SIDE = 800; // pixels of a frame's longer side
 const QUALITY = 0.9; // of its JPEG
@@ -54,9 +54,7 @@ async function follow(context, video, asked, { name, facts, best }) {
           context.signal);
         const told = answer.error ?? headline(answer);
         name.textContent = told;
-        facts.textContent = answer.score == null ? ""
-          : `${certainty(answer)} · score ${score(answer.score)} · threshold ${
-            score(answer.threshold)}`;
+        facts.textContent = answer.score == null ? "" : factsOf(answer).join(" · ");
         const nearest = answer.matches?.[0];
         if (nearest?.item !== shown) {
           shown = nearest?.item;

@@ -134,8 +134,8 @@ async function answerAll(context, files, asked, list) {
 
 function spoken(file, answer) {
   if (answer.error) return `${file.name}: ${answer.error}`;
-  const sure = answer.identity === null ? "" : `, ${percent(answer.confidence)} sure`;
-  return `${file.name}: ${headline(answer)}${sure}`;
+  const sure = answer.identity === null ? [] : sureness(answer);
+  return [`${file.name}: ${headline(answer)}`, ...sure].join(", ");
 }
 
 /** Who it is, in a word. */
@@ -145,11 +145,19 @@ export function headline(answer) {
   return like?.distractor ? `Unknown, like ${like.identity}, which is never named` : "Unknown";
 }
 
-/** How sure the best identity is, by its name where it is not the answer. */
-export function certainty(answer) {
-  const sure = `${percent(answer.confidence)} sure`;
+/** How sure the best identity is; nothing where that is not known. */
+const sureness = ({ confidence }) => (confidence === null ? [] : [`${percent(confidence)} sure`]);
+
+/** What a score must reach. */
+export const needed = (threshold) => `threshold ${threshold === null ? "not known" : score(threshold)}`;
+
+/** The facts of an answer: how sure the best identity is, by its name where it is not the answer. */
+export function factsOf(answer) {
   const [nearest] = answer.matches;
-  return answer.identity !== null || !nearest ? sure : `nearest: ${nearest.identity}, ${sure}`;
+  const whose = answer.identity !== null || !nearest ? [] : [`nearest: ${nearest.identity}`];
+  const facts = [[...whose, ...sureness(answer)].join(", ")].filter(Boolean);
+  if (answer.score !== null) facts.push(`score ${score(answer.score)}`);
+  return [...facts, needed(answer.threshold)];
 }
 
 /** What a file shows, as far as the browser can tell. */
@@ -187,9 +195,7 @@ function card(file) {
 }
 
 function filled(context, file, answer, heading) {
-  const facts = [certainty(answer)];
-  if (answer.score !== null) facts.push(`score ${score(answer.score)}`);
-  facts.push(`threshold ${score(answer.threshold)}`);
+  const facts = factsOf(answer);
   if (answer.p_value !== null) facts.push(`${percent(answer.p_value)} of strangers fit as well`);
   const known = answer.identity !== null;
   const parts = [
@@ -222,7 +228,7 @@ function candidate(context, file, answer, match, enrolled) {
   const looked = Math.abs(match.closer ?? 0); // what the closer look has added
   const closer = looked < 0.0005 ? "" : ` ${match.closer < 0 ? "−" : "+"}${looked.toFixed(3)}`;
   const known = Object.entries(match.metadata ?? {}).map(([key, value]) => `${key}: ${value}`);
-  let note = match.score < answer.threshold ? "below the threshold" : null;
+  let note = match.score < (answer.threshold ?? -1) ? "below the threshold" : null;
   if (match.distractor) note = "never named";
   const labelled = (text) => ({ class: "quiet", "aria-label": `${text}: ${match.identity}` });
   const item = h("li", { class: "candidate" },

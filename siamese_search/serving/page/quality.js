@@ -40,7 +40,8 @@ export async function render(context, body) {
   }
 }
 
-function described({ calibration, threshold }) {
+function described({ calibration, threshold, undecided }) {
+  if (undecided) return "Not calibrated, and the encoder's threshold is not known.";
   if (!calibration) return `Not calibrated: the encoder's threshold ${score(threshold)} decides.`;
   const { fpir, strangers, named, extrapolated, metric } = calibration;
   const unseen = metric == null ? "its own pictures" : "its own pictures, each unseen before,";

@@ -1,7 +1,7 @@
 // Verify: whether two pictures show the same identity, and what matched.
 
 import { button, h, percent, score, speak } from "./dom.js";
-import { catchPictures, preview, showDrawing } from "./identify.js";
+import { catchPictures, needed, preview, showDrawing } from "./identify.js";
 import { scoreLine } from "./line.js";
 
 export const title = () => "Verify";
@@ -78,10 +78,14 @@ function send(context, path, [a, b], options = {}) {
 }
 
 function verdict(context, found, pictures) {
+  const said = found.same ? "The same" : "Not the same";
+  const facts = [`score ${score(found.score)}`, needed(found.threshold)];
+  if (found.confidence !== null) {
+    facts.unshift(`the same with a probability of ${percent(found.confidence)}`);
+  }
   return [
-    h("h2", { class: found.same ? "named" : "unnamed" }, found.same ? "The same" : "Not the same"),
-    h("p", { class: "facts" }, `the same with a probability of ${percent(found.confidence)}`
-      + ` · score ${score(found.score)} · threshold ${score(found.threshold)}`),
+    h("h2", { class: found.same ? "named" : "unnamed" }, found.same === null ? "Not known" : said),
+    h("p", { class: "facts" }, facts.join(" · ")),
     scoreLine({ threshold: found.threshold,
       matches: [{ identity: "the two pictures", score: found.score }] }),
     button("What matched", async () => showDrawing("What matched",
