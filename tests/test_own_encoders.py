@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 from test_cli import Shell
 
 from siamese_search import Encoder, EncoderProtocol, Gallery, Region
 from siamese_search.errors import EncoderError, GalleryMismatch, ImageError, UsageError
+from siamese_search.serving.app import application
 from siamese_search.testing import EncoderSuite
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "encoders"))
@@ -302,3 +304,23 @@ def test_the_command_line_takes_it(texts: Path, shell: Shell) -> None:
     assert "TPIR" in split.stdout
     assert "0 pairs of nearly the same" in shell("audit").stdout
     assert "no faults" in shell("check", "--deep").stdout
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_server_takes_and_shows_it(texts: Path, tmp_path: Path) -> None:
+    with Gallery.open(tmp_path / "texts gallery", encoder="sentences") as gallery:
+        gallery.enroll([texts])
+    at = "/api/v1/galleries/texts gallery"
+    with TestClient(application([tmp_path / "texts gallery"], ["testserver"])) as client:
+        assert client.get(at).json()["takes"] == [".md", ".txt"]
+        sent = [("image", ("1.txt", b"a cat sat on the mat")), ("image", ("2.txt", b"\xff"))]
+        known, refused = client.post(f"{at}/identify", files=sent).json()["answers"]
+        assert known["identity"] == "cats"
+        assert "the encoder sentences refuses it" in refused["error"]
+        added = client.post(f"{at}/enroll", files=sent[:1], data={"label": "cats"})
+        assert added.json()["added"] == 1
+        shown = client.get(f"{at}/items/{added.json()['numbers'][0]}/thumbnail")
+        assert shown.headers["content-type"] == "image/jpeg"
+        explained = client.post(f"{at}/explain?item=1", files=sent[:1])
+        assert explained.status_code == 400
+        assert "explanations are of pictures" in explained.json()["detail"]

@@ -52,5 +52,6 @@ class Sounds(EncoderProtocol):
         return vector
 
     def show(self, data: bytes) -> npt.NDArray[np.uint8]:
-        bands = self.decode(data)  # a spectrogram: time to the right, pitch upwards
-        return (255 * (1 - bands / bands.min())).clip(0, 255).astype(np.uint8).T[::-1]
+        bands = self.decode(data)[: PARTS[-1]]  # time to the right, pitch upwards, loud is black
+        grey: npt.NDArray[np.uint8] = (255 * bands / bands.min()).clip(0, 255).astype(np.uint8)
+        return grey.T[::-1].repeat(3, axis=0)
