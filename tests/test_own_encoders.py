@@ -48,6 +48,13 @@ def tone(path: Path, pitch: float, seconds: float = 0.5) -> Path:
     return path
 
 
+def test_the_page_shows_these_encoders() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    page = (docs / "howto" / "sounds-and-text.md").read_text()
+    for module in ("sounds_encoder.py", "sentences_encoder.py"):
+        assert f"```python\n{(docs / 'encoders' / module).read_text()}```" in page
+
+
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
     """A folder of sentences, with a picture and a table between them."""
@@ -267,7 +274,9 @@ def test_an_encoder_of_a_package_is_found_by_its_name(
     monkeypatch.setattr(sys, "path", [one for one in sys.path if one != str(installed)])
     with (
         Gallery.open(tmp_path / "gallery") as gallery,
-        pytest.raises(EncoderError, match="pip install words-for-siasearch; this gallery needs it"),
+        pytest.raises(
+            EncoderError, match="package 'words-for-siasearch', which is not installed here"
+        ),
     ):
         gallery.identify(b"the cat")
 

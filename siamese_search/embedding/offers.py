@@ -6,6 +6,7 @@ by its name. Knows nothing of what an encoder does.
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from siamese_search.errors import EncoderError
 
 GROUP = "siasearch.encoders"
+NAME = re.compile(r"([\w.-]+)(?:@([\w.-]+))?")
 OBJECT = re.compile(r"[\w.]+:[\w.<>]+")  # where a program has the class of an encoder object
 
 
@@ -29,28 +31,29 @@ def names() -> list[str]:
 
 
 def offered(text: str) -> Offer | None:
-    """The encoder of a NAME, or NAME@PACKAGE; None where this is no such name.
+    """The encoder of a NAME, or NAME@PACKAGE; None where this is no such name, but a folder, say.
 
     Raises EncoderError where its package is not here, several offer it, or it cannot be made; and
     for the place of an encoder object, of which a gallery keeps nothing else.
     """
-    if "/" in text or "\\" in text:
-        return None
-    if OBJECT.fullmatch(text):
+    named, is_folder = NAME.fullmatch(text), os.path.isdir(text)
+    if OBJECT.fullmatch(text) and not is_folder:
         raise EncoderError(
             f"{text} is the class of an encoder object, which only a program has: give it such an"
             " object, as Gallery.open(folder, encoder=object), or have a package offer it (entry"
             f" point {GROUP})"
         )
-    name, _, package = text.partition("@")
+    if named is None:
+        return None
+    name, package = named.groups()
     every = [point for point in entry_points(group=GROUP) if point.name == name]
-    points = [point for point in every if package in ("", _package(point))]
+    points = [point for point in every if package in (None, _package(point))]
     if not points:
-        if not package:
+        if package is None or is_folder:
             return None
         raise EncoderError(
             f"the encoder {name!r} comes with the package {package!r}, which is not installed here,"
-            f" or does not offer it: pip install {package}"
+            " or does not offer it: install it, if you trust it"
         )
     if len(points) > 1:
         choice = ", ".join(f"{name}@{_package(point)}" for point in points)
