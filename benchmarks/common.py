@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from siamese_search import __version__
+from siamese_search import EncoderProtocol, __version__
 from siamese_search.evaluation import protocols
 from siamese_search.evaluation.protocols import Photo
 
@@ -250,7 +250,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_results(name: str, encoder: str, results: Mapping[str, Any]) -> None:
+def write_results(name: str, encoder: str | EncoderProtocol, results: Mapping[str, Any]) -> None:
     """Write ``results/NAME.json``: the raw figures, and what they were measured on."""
     from siamese_search import Encoder
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from siamese_search.errors import RuntimeUnavailable
 
 if TYPE_CHECKING:
+    from siamese_search.embedding.contract import EncoderProtocol
     from siamese_search.embedding.encoder import Encoder
     from siamese_search.errors import SiaSearchError
     from siamese_search.evaluation.evaluate import evaluate
@@ -27,6 +28,7 @@ __version__ = "0.1.0"  # pyproject.toml takes it from here
 
 __all__ = [
     "Encoder",
+    "EncoderProtocol",
     "Gallery",
     "Identification",
     "Match",
@@ -40,6 +42,7 @@ __all__ = [
 
 _HOMES = {
     "Encoder": "embedding.encoder",
+    "EncoderProtocol": "embedding.contract",
     "Gallery": "gallery.gallery",
     "Identification": "records",
     "Match": "records",

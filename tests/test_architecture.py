@@ -20,6 +20,7 @@ FLOORS = {
     "importing": 7,
     "serving": 7,
     "evaluation": 6,
+    "testing": 6,
     "gallery": 5,
     "embedding": 4,
     "storage": 4,
@@ -146,8 +147,8 @@ def test_heavy_libraries_load_only_when_needed(statement: str, absent: list[str]
 
 def test_the_public_names_are_these_and_work() -> None:
     assert set(siamese_search.__all__) == {
-        "Encoder", "Gallery", "Identification", "Match", "Region", "SiaSearchError",
-        "Verification", "__version__", "evaluate", "train",
+        "Encoder", "EncoderProtocol", "Gallery", "Identification", "Match", "Region",
+        "SiaSearchError", "Verification", "__version__", "evaluate", "train",
     }  # fmt: skip
     for name in siamese_search.__all__:
         assert getattr(siamese_search, name)

@@ -16,6 +16,7 @@ from siamese_search.records import ImageFile, Rejection, printable
 
 if TYPE_CHECKING:
     from siamese_search.errors import ImageError
+    from siamese_search.pictures.kind import Kind
     from siamese_search.pictures.regions import Box
     from siamese_search.records import Identification
 
@@ -56,10 +57,12 @@ def listed(places: Iterable[str], reject: Callable[[Rejection], object]) -> list
     return found
 
 
-def asked(images: Sequence[str], reject: Callable[[Rejection], object]) -> Iterator[str | bytes]:
+def asked(
+    images: Sequence[str], kind: Kind, reject: Callable[[Rejection], object]
+) -> Iterator[str | bytes]:
     """The images to ask about, named as they were typed; the one on standard input as its bytes.
 
-    What is no picture by its name is passed over, and what does not exist rejected. Raises
+    What is not of the kind by its name is passed over, and what does not exist rejected. Raises
     UsageError where there is no image.
     """
     named = [image for image in images if image != STANDARD_INPUT]
@@ -73,8 +76,8 @@ def asked(images: Sequence[str], reject: Callable[[Rejection], object]) -> Itera
         yield sys.stdin.buffer.read()
     if not files:
         return
-    each = (_as_typed(root, found) for root in files for found in find([root]))
-    for found in not_empty(each, files):
+    each = (_as_typed(root, found) for root in files for found in find([root], kind=kind))
+    for found in not_empty(each, files, kind):
         if isinstance(found, ImageFile):
             yield found.path
         else:

@@ -36,6 +36,7 @@ from siamese_search.records import ImageFile, Rejection
 
 if TYPE_CHECKING:
     from siamese_search.embedding.encoder import Encoder
+    from siamese_search.pictures.kind import Kind
 
 # The ways of benchmarking in which an option does something, where it does not in all of them.
 MEANT_FOR = {
@@ -185,8 +186,8 @@ def _probes(asked: Probes, how: How) -> Measured:
     from siamese_search.evaluation.evaluate import evaluate
 
     rejected: list[Rejection] = []
-    files = _found(asked.folders, rejected)
     with open_gallery(asked.gallery, how.encoder, how.device) as source:
+        files = _found(asked.folders, source.encoder.kind, rejected)
         made = evaluate(source, files, how.rule, how.fpir, range(how.seeds))
     title = f"{asked.gallery}, asked about {', '.join(asked.folders)}"
     return Measured(title, (made,), (*rejected, *made.rejected))
@@ -197,18 +198,19 @@ def _split(split: Split, how: How) -> Measured:
     from siamese_search.evaluation import splits
 
     rejected: list[Rejection] = []
-    files = _found([str(split.folder)], rejected)
+    encoder = how.opened()
+    files = _found([str(split.folder)], encoder.kind, rejected)
     fpir = FPIR if how.fpir is None else how.fpir
     wanted = splits.Split(split.shots, split.strangers, how.seeds, fpir, how.rule)
-    made = splits.evaluate_splits(how.opened(), files, wanted)
+    made = splits.evaluate_splits(encoder, files, wanted)
     title = f"{split.folder}: {split.shots} enrolled of each class, {how.seeds} draws"
     return Measured(title, made.draws, (*rejected, *made.rejected), several=True)
 
 
-def _found(folders: list[str], rejected: list[Rejection]) -> list[ImageFile]:
-    """The pictures in folders; what can be none is added to ``rejected``."""
+def _found(folders: list[str], kind: Kind, rejected: list[Rejection]) -> list[ImageFile]:
+    """The files of a kind in folders; what can be none is added to ``rejected``."""
     files = []
-    for one in not_empty(find(folders), folders):
+    for one in not_empty(find(folders, kind=kind), folders, kind):
         if isinstance(one, ImageFile):
             files.append(one)
         else:
@@ -224,6 +226,7 @@ def _suite(suite: Suite, how: How) -> MeasuredSuite:
     if suite.data is None:
         raise UsageError("--suite measures on a published data set: name its folder by --data")
     encoder = how.opened()
+    encoder.require_pictures("suites")
     figures = SUITES[suite.name](Pictures(encoder, how.rule), suite.data, how.seeds)
     return MeasuredSuite(suite.name, encoder.name, figures)
 

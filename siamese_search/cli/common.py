@@ -55,7 +55,12 @@ GalleryOption = Annotated[
 ]
 EncoderOption = Annotated[
     str | None,
-    typer.Option("--encoder", "-e", metavar="E", help="A shipped encoder's name or a folder."),
+    typer.Option(
+        "--encoder",
+        "-e",
+        metavar="E",
+        help="An encoder's name, shipped or of a package, or a folder.",
+    ),
 ]
 DeviceOption = Annotated[
     str | None,

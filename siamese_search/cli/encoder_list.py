@@ -78,7 +78,7 @@ def _facts(one: KnownEncoder) -> dict[str, Any]:
         "channels": record.preprocessing.channels,
         "bytes": told.size,
         "threshold": record.threshold,
-        "calibrated": _is_calibrated(record),
+        "calibrated": record.calibrated,
         "purpose": told.purpose,
         "origin": told.origin,
         "fingerprint": record.fingerprint,
@@ -96,7 +96,7 @@ def _row(one: KnownEncoder) -> tuple[str, ...]:
         str(record.dimension),
         f"{shown.width} × {shown.height}{' grey' * (shown.channels == 1)}",
         f"{told.size / 1e6:.1f}",
-        f"{record.threshold:.3f}" if _is_calibrated(record) else "-",
+        f"{record.threshold:.3f}" if record.calibrated else "-",
         told.purpose or f"{told.origin}{trained}",
     )
 
@@ -177,7 +177,7 @@ def _all_facts(called: str, record: EncoderRecord, told: About) -> dict[str, Any
         "preprocessing": dataclasses.asdict(record.preprocessing),
         "places": record.architecture.get("places") is not None,
         "threshold": record.threshold,
-        "calibrated": _is_calibrated(record),
+        "calibrated": record.calibrated,
         "calibration_data": record.calibration.get("data"),
         "fingerprint": record.fingerprint,
     }
@@ -189,7 +189,7 @@ def _lines(record: EncoderRecord, told: About) -> list[tuple[str, str]]:
     unknown = "not noted"
     fitted = record.calibration.get("data")
     threshold = f"{record.threshold:.4g}" + (f", fitted on {fitted}" if fitted else "")
-    if not _is_calibrated(record):
+    if not record.calibrated:
         threshold = "none: it names nobody before `siasearch calibrate`"
     places = record.architecture.get("places") is not None
     size = "" if told.parameters is None else f", {told.parameters / 1e6:.1f} million parameters"
@@ -210,11 +210,6 @@ def _lines(record: EncoderRecord, told: About) -> list[tuple[str, str]]:
         ("threshold", threshold),
         ("fingerprint", record.fingerprint),
     ]
-
-
-def _is_calibrated(record: EncoderRecord) -> bool:
-    """Whether its threshold was fitted."""
-    return bool(record.calibration.get("fitted", True))
 
 
 def register(group: typer.Typer) -> None:

@@ -22,6 +22,7 @@ from siamese_search.cli.common import (
     JsonOption,
     YesOption,
     decode_as,
+    encoder_for,
     name_rejections,
     near,
     note,
@@ -117,22 +118,25 @@ def add(
 
     passed: Counter[str] = Counter()
 
+    # An encoder is named only to make a gallery, or to insist on the one it has.
+    if encoder is None and not Gallery.exists(gallery):
+        encoder = DEFAULT_ENCODER
+    kind = encoder_for(gallery, encoder, device).kind
+
     def found(pass_over: Callable[[str], object] = lambda path: None) -> Files:
-        return chain(find(paths or (), label, pass_over), listed)
+        return chain(find(paths or (), label, pass_over, kind), listed)
 
     def pass_over(path: str) -> None:
         passed[os.path.splitext(path)[1].lower()] += 1
 
-    files = not_empty(found(pass_over), [*(paths or ()), *([str(manifest)] if manifest else ())])
-    told = label is None and settle_names(paths or (), gallery, yes or dry_run)
+    places = [*(paths or ()), *([str(manifest)] if manifest else ())]
+    files = not_empty(found(pass_over), places, kind)
+    told = label is None and settle_names(paths or (), gallery, yes or dry_run, kind)
     if label is not None:
         settle_label(paths or (), label, yes or dry_run)
     if dry_run:
         _print_plan(files, as_json)
         return
-    # An encoder is named only to make a gallery, or to insist on the one it has.
-    if encoder is None and not Gallery.exists(gallery):
-        encoder = DEFAULT_ENCODER
     with Gallery.open(gallery, encoder, device, background=True) as target:
         before, names = len(target), set[str]()
         files = _noting(files, names)
@@ -148,12 +152,12 @@ def add(
         undecided = target.undecided
     if report.added:
         warn_of_unknown(names)
-    drawn = passed.pop(SUFFIX, 0)
+    drawn = passed.pop(SUFFIX, 0) if kind.takes(SUFFIX) else 0
     if drawn:
         note(f"{counted(drawn, 'drawing')} of siasearch passed over")
     if passed:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed.items()))
-        note(f"{counted(passed.total(), 'file')} passed over, no pictures by their names: {kinds}")
+        note(f"{counted(passed.total(), 'file')} passed over, no {kind} by their names: {kinds}")
     if single and not told:
         note(single)
     if undecided is not None:

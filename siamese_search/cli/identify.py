@@ -172,8 +172,11 @@ def query(
             " --crop and --grid"
         )
     boxes = boxes_of(crop or [])
-    probes = asked(listed(images, rejected.append) if paths_from else images, rejected.append)
+    named = listed(images, rejected.append) if paths_from else images
     with open_gallery(gallery, encoder, device) as source:
+        if parts:
+            source.encoder.require_pictures("--crop and --grid")
+        probes = asked(named, source.encoder.kind, rejected.append)
         _warn(source, turns, threshold)
         ask = partial(
             source.identify_each,

@@ -29,19 +29,20 @@ from siamese_search.records import counted, printable
 
 if TYPE_CHECKING:
     from siamese_search.gallery.gallery import Gallery
+    from siamese_search.pictures.kind import Kind
 
 SHOWN = 3  # names, or commands
 UNKNOWN = "unknown"  # what answers say where there is no identity
 
 
-def settle_names(paths: Sequence[str], gallery: Path, yes: bool) -> bool:
+def settle_names(paths: Sequence[str], gallery: Path, yes: bool, kind: Kind) -> bool:
     """Say which pictures will be called by their files, and what to type where something else is
     meant; ask before that on a terminal, unless ``yes``. Returns whether anything was said.
 
     Pictures that are enrolled so already are not spoken of. Raises UsageError where nobody can be
     asked, typer.Exit where the answer is no.
     """
-    given = loose(paths)
+    given = loose(paths, kind)
     sources = _sources(given, gallery)
     found = _not_enrolled(given, sources)
     pictures = sum(len(one.files) for one in found)

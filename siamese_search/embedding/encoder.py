@@ -5,43 +5,61 @@
     NAME/weights.safetensors   the same weights, to resume training and for GPUs
     NAME/metric.npy            scatter within identities, for what galleries learn, if there is any
 
+An encoder of other things than pictures is an object that fulfils ``contract.EncoderProtocol``.
 Encoders know nothing of galleries.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.decision.evidence import probability
 from siamese_search.decision.learning import Prior
-from siamese_search.embedding import pipeline
+from siamese_search.embedding import offers, pipeline
+from siamese_search.embedding.contract import EncoderProtocol, required
 from siamese_search.embedding.record import (
     SHIPPED,
     EncoderRecord,
     read_prior,
     read_record,
     resolve,
+    shipped,
     verified_bytes,
 )
 from siamese_search.embedding.runtimes import Runtime, open_runtime
 from siamese_search.embedding.vectors import Description
-from siamese_search.errors import ImageError, UsageError, require_between
+from siamese_search.errors import EncoderError, ImageError, UsageError, require_between
 from siamese_search.forks import Followed, leave
 from siamese_search.pictures import render
-from siamese_search.pictures.read import is_path, several
+from siamese_search.pictures.kind import PICTURES, Kind
+from siamese_search.pictures.preprocessing import Preprocessing
+from siamese_search.pictures.read import file_bytes, is_path, several
 from siamese_search.pictures.regions import Region
+from siamese_search.pictures.tiles import tile
 from siamese_search.records import Verification
+
+SLOPE = 10.0  # of confidence by cosine, about that of the encoders that are shipped
+SAID = 200  # letters of what refuses a file
 
 
 class Encoder(Followed):
     """An opened encoder. ``Encoder.open("general-2")`` or ``Encoder.open("path/to/folder")``."""
+
+    kind: Kind = PICTURES
+    """Which files of a folder it takes."""
+
+    is_found_again: bool = True
+    """Whether ``open`` finds it by its ``location``."""
 
     def __init__(self, folder: Path, record: EncoderRecord, device: str | None = None) -> None:
         self.folder = folder
@@ -58,13 +76,22 @@ class Encoder(Followed):
         leave(self.__dict__.pop("runtime", None))
 
     @classmethod
-    def open(cls, name_or_folder: str | os.PathLike[str], device: str | None = None) -> Encoder:
-        """Open a shipped encoder by name or any encoder by its folder; loads no weights yet.
+    def open(
+        cls, encoder: str | os.PathLike[str] | EncoderProtocol, device: str | None = None
+    ) -> Encoder:
+        """Open a shipped encoder, or one that a package offers, by name, any encoder by its folder,
+        or an object that fulfils ``EncoderProtocol``; loads no weights yet.
 
         ``device`` is ``auto``, ``cpu``, ``cuda`` or ``mps``; None reads ``SIASEARCH_DEVICE``.
         Raises EncoderError where there is no such encoder or its description is damaged.
         """
-        folder = resolve(name_or_folder)
+        if not isinstance(encoder, str | os.PathLike):
+            return OwnEncoder(encoder)
+        text = os.fspath(encoder)
+        offer = None if text in shipped() else offers.offered(text)
+        if offer is not None:
+            return OwnEncoder(offer.made, offer.location)
+        folder = resolve(encoder)
         return cls(folder, read_record(folder), device)
 
     @property
@@ -205,6 +232,118 @@ class Encoder(Followed):
     def decode(self, data: bytes) -> PixelArray:
         """A file's bytes as the uint8 (height, width, channels) that the graph takes."""
         return render.decode(data, self.record.preprocessing)
+
+    def miniature(self, data: bytes, side: int) -> PixelArray:
+        """How a file is shown, by its contents: uint8 (side, side, 3). Raises ImageError."""
+        return render.miniature(data, side)
+
+    def require_pictures(self, what: str) -> None:
+        """Raise UsageError, saying for ``what``, where it takes anything but pictures."""
+
+
+class OwnEncoder(Encoder):
+    """An encoder of somebody's own, of whatever it takes, as a gallery asks for it."""
+
+    def __init__(self, own: object, location: str | None = None) -> None:
+        """``location`` is that of the package that offers it, None for an object of a program.
+
+        Raises EncoderError for what does not fulfil ``EncoderProtocol``.
+        """
+        self.own = required(own)
+        kind = type(own)
+        self._location = location or f"{kind.__module__}:{kind.__qualname__}"
+        self.is_found_again = location is not None
+        self.kind = Kind(frozenset(suffix.lower() for suffix in self.own.suffixes))
+        fitted, threshold = self.own.threshold is not None, self.own.threshold
+        threshold = 1.0 if threshold is None else float(threshold)  # nothing is named by accident
+        record = EncoderRecord(
+            name=self.own.name,
+            architecture={},
+            preprocessing=Preprocessing(1, 1),  # never asked for: see require_pictures
+            dimension=self.own.dimension,
+            threshold=threshold,
+            calibration={"fitted": fitted, "slope": SLOPE, "offset": -SLOPE * threshold},
+            training={},
+            weights=self.own.fingerprint,
+            format=1,  # nothing but its word vouches for it
+        )
+        super().__init__(Path(self._location), record)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        determinants = [self.name, self.dimension, self.own.fingerprint]
+        return hashlib.sha256(json.dumps(determinants).encode()).hexdigest()
+
+    @property
+    def location(self) -> str:
+        return self._location
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        return _OwnRuntime(self.own)
+
+    def decode(self, data: bytes) -> PixelArray:
+        """What ``EncoderProtocol.decode`` gives, in an array of one object: so that what differs in
+        shape can be stacked.
+        """
+        box = np.empty(1, object)
+        box[0] = self._told(self.own.decode, data)
+        return box.reshape(())
+
+    def miniature(self, data: bytes, side: int) -> PixelArray:
+        return tile(self._told(self.own.show, data), side)
+
+    def require_pictures(self, what: str) -> None:
+        raise UsageError(f"{what} are of pictures, and the encoder {self.name} takes {self.kind}")
+
+    def _load(self, image: Any) -> PixelArray:
+        if isinstance(image, Region):
+            self.require_pictures("parts")
+        data = file_bytes(image)
+        if data is None:
+            raise ImageError(
+                f"of type {type(image).__name__}: the encoder {self.name} takes a path, bytes or an"
+                " open file"
+            )
+        return self.decode(data)
+
+    def _told(self, asked: Callable[[bytes], Any], data: bytes) -> Any:
+        """What it gives for a file; whatever it raises as an ImageError."""
+        try:
+            return asked(data)
+        except ImageError:
+            raise
+        except Exception as error:
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            said = " ".join(str(error).split())[:SAID]
+            raise ImageError(f"the encoder {self.name} refuses it: {kind}{said}") from error
+
+
+class _OwnRuntime:
+    """Runs batches of objects in boxes, see ``OwnEncoder.decode``."""
+
+    device = "cpu"
+    parallel = 1
+
+    def __init__(self, own: EncoderProtocol) -> None:
+        self._own = own
+        self.batch = own.batch
+
+    def embed(self, pixels: npt.NDArray[Any]) -> FloatArray:
+        """Raises EncoderError where the encoder fails, or gives anything but (n, dimension)."""
+        name, wanted = self._own.name, (len(pixels), self._own.dimension)
+        try:
+            vectors = np.asarray(self._own.embed(list(pixels)), np.float32)
+        except Exception as error:
+            raise EncoderError(
+                f"the encoder {name} fails: {type(error).__name__}: {error}"
+            ) from error
+        if vectors.shape != wanted:
+            raise EncoderError(f"the encoder {name} gives the shape {vectors.shape}, not {wanted}")
+        return vectors
+
+    def describe(self, pixels: npt.NDArray[Any]) -> tuple[FloatArray, None]:
+        return self.embed(pixels), None
 
 
 def named_error(image: Any, error: ImageError, number: int) -> ImageError:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.decision.learning import Prior
+from siamese_search.embedding.offers import names
 from siamese_search.errors import EncoderError, StorageError, UsageError
 from siamese_search.files import read_regular, write_whole
 from siamese_search.pictures.preprocessing import RENDERING, Preprocessing
@@ -119,6 +120,7 @@ def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
     )
     raise EncoderError(
         f"unknown encoder: {text!r} {what}; shipped encoders: {', '.join(shipped()) or 'none'}"
+        + (f"; of packages: {', '.join(names())}" if names() else "")
     )
 
 

@@ -33,6 +33,7 @@ def describe_turns_each(
         for image, result in encoder.describe_each(images):
             yield image, result if isinstance(result, ImageError) else [result]
         return
+    encoder.require_pictures("turns")
     how = encoder.record.preprocessing
     wide = how.uncut()
     size = count * how.width * how.height * how.channels

@@ -84,6 +84,7 @@ def explain(encoder: Encoder, a: Any, b: Any, names: tuple[str, str] | None = No
 
     ``names`` are needed where they are no paths. Raises ImageError with the name.
     """
+    encoder.require_pictures("explanations")
     pictures = []
     for image, name in zip((a, b), names or (os.fspath(a), os.fspath(b)), strict=True):
         try:

@@ -24,7 +24,6 @@ from siamese_search.evaluation.verdict import verdict
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.gallery.self_test import audited
 from siamese_search.pictures.read import read_file
-from siamese_search.pictures.render import miniature
 from siamese_search.records import Item, Watcher, printable
 
 COLUMNS = {1: 5, 2: 3}  # of cells with so many pictures each
@@ -161,7 +160,7 @@ def draw_neighbours(
     name = answer.identity
     said = verdict(answer)
     place = printable(image)
-    asked = _picture(lambda: read_file(os.fspath(image)), Path(place).name)
+    asked = _picture(gallery, lambda: read_file(os.fspath(image)), Path(place).name)
     colour = UNKNOWN if name is None else NAMED
     cells = [grids.Cell((grids.Tile(asked, Path(place).name),), "asked about", colour)]
     for item, cosine in near:
@@ -191,12 +190,12 @@ def _grid(title: str, notes: list[str], cells: list[grids.Cell]) -> bytes:
 
 def _tile(gallery: Gallery, item: Item) -> grids.Tile:
     file = f"item {item.number}" if item.source is None else Path(item.source).name
-    return grids.Tile(_picture(lambda: gallery.image(item), file), item.identity)
+    return grids.Tile(_picture(gallery, lambda: gallery.image(item), file), item.identity)
 
 
-def _picture(read: Callable[[], bytes], file: str) -> PixelArray | str:
+def _picture(gallery: Gallery, read: Callable[[], bytes], file: str) -> PixelArray | str:
     """The picture in a file, or words that say why there is none."""
     try:
-        return miniature(read(), grids.SIDE)
+        return gallery.miniature(read(), grids.SIDE)
     except ImageError as error:
         return "\n".join(textwrap.wrap(f"{file}: {error}", 22, max_lines=7, placeholder=" …"))

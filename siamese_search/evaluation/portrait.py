@@ -16,7 +16,6 @@ from typing import Generic, TypeVar
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import map_page, maps, plots
 from siamese_search.gallery.gallery import Gallery
-from siamese_search.pictures.render import miniature
 from siamese_search.records import Item, LeftOut, Progress, Watcher, counted, unwatched
 
 SIDE = 10  # inches of a map
@@ -76,7 +75,7 @@ def draw_map_page(gallery: Gallery, watch: Watcher = unwatched) -> Portrait[Exte
     for item in items:
         picture = None
         with suppress(ImageError):  # gone, or there was none
-            picture = miniature(gallery.image(item), side)
+            picture = gallery.miniature(gallery.image(item), side)
         pictures.append(picture)
         watch(Progress("reading pictures", len(pictures), len(items)))
     labels = [item.identity for item in items]

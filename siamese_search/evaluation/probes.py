@@ -62,9 +62,10 @@ class Probes:
 def embedded(encoder: Encoder, pictures: Iterable[ImageFile | str | os.PathLike[str]]) -> Probes:
     """Labelled files, and the files of folders, named as ``add`` names them."""
     given = list(pictures)
-    found = list(find([os.fspath(one) for one in given if not isinstance(one, ImageFile)]))
+    places = [os.fspath(one) for one in given if not isinstance(one, ImageFile)]
+    found = list(find(places, kind=encoder.kind))
     files = [file for file in (*given, *found) if isinstance(file, ImageFile)]
-    readable, vectors, places, unread = [], [], [], []
+    readable, vectors, seen, unread = [], [], [], []
     described = encoder.describe_each([f.path for f in files])
     for file, (_, result) in zip(files, described, strict=True):
         if isinstance(result, ImageError):
@@ -72,12 +73,12 @@ def embedded(encoder: Encoder, pictures: Iterable[ImageFile | str | os.PathLike[
         else:
             readable.append(replace(file, identity=normalised(file.identity)))
             vectors.append(result.embedding)
-            places.append(_small(result.places))
+            seen.append(_small(result.places))
     return Probes(
         tuple(readable),
         _stacked(vectors, encoder.dimension),
         (*(one for one in found if isinstance(one, Rejection)), *unread),
-        tuple(places),
+        tuple(seen),
     )
 
 

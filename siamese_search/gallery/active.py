@@ -65,7 +65,8 @@ class ActiveEncoder(Followed):
             return
         generation = self._catalog.state().generation
         require(encoder, generation, self._folder)
-        if encoder.location != generation.encoder and self._catalog.writable:
+        moved = encoder.location != generation.encoder and encoder.is_found_again
+        if moved and self._catalog.writable:
             self._catalog.generation(encoder.fingerprint, encoder.location, encoder.dimension)
 
     def use(self, encoder: Encoder) -> None:
@@ -81,7 +82,7 @@ class ActiveEncoder(Followed):
             encoder = Encoder.open(generation.encoder, self.device)
         except EncoderError as error:
             raise EncoderError(
-                f"{error}; this gallery needs it: name its folder with --encoder, or encoder="
+                f"{error}; this gallery needs it: give it by --encoder, or encoder="
             ) from error
         require(encoder, generation, self._folder)
         return encoder

@@ -36,9 +36,9 @@ def require_same_graph(catalog: Catalog, encoder: Encoder, folder: Path) -> None
         for number, cosine in _agreements(catalog, encoder, folder, numbers[:TRIED], vectors):
             if not cosine >= LEAST:  # NaN is none, either
                 raise EncoderError(
-                    f"{encoder.folder} embeds item {number} otherwise than when it was enrolled:"
-                    " its graph was changed; get the encoder again, or rebuild under one of its own"
-                    " name"
+                    f"{encoder.location} embeds item {number} otherwise than when it was enrolled:"
+                    f" {'its graph' if encoder.record.digests else 'it'} was changed; get the"
+                    " encoder again, or rebuild under one of its own name or fingerprint"
                 )
             return
 

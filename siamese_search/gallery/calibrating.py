@@ -42,6 +42,7 @@ from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.staleness import is_stale
+from siamese_search.pictures.kind import Kind
 from siamese_search.pictures.read import content_hash, is_path, read_file
 from siamese_search.pictures.regions import require_turns
 from siamese_search.pictures.sources import find, not_empty, places_of
@@ -360,7 +361,7 @@ class Calibrating:
         self, active: Active, named: Places, turns: int, reject: Callable[[Rejection], None]
     ) -> Asked:
         """Pictures of things that are not enrolled, in so many turns each."""
-        pictures = self._strangers(named, reject)
+        pictures = self._strangers(named, active.encoder.kind, reject)
         looks, shown = [], []
         described = describe_turns_each(active.encoder, [file.path for file in pictures], turns)
         for file, (_, result) in zip(pictures, described, strict=True):
@@ -371,13 +372,16 @@ class Calibrating:
             shown.append(file.identity)
         return Asked(looks, shown, active.encoder.dimension)
 
-    def _strangers(self, places: Places, reject: Callable[[Rejection], None]) -> list[ImageFile]:
+    def _strangers(
+        self, places: Places, kind: Kind, reject: Callable[[Rejection], None]
+    ) -> list[ImageFile]:
         """The pictures in these places, without those of what is enrolled."""
         given = places_of(places, "strangers")
         named = [os.fspath(place) for place in given if is_path(place)]
         records = (place for place in given if not is_path(place))
         pictures, here = [], []
-        for file in not_empty(chain(records, find(named)), named or ["an empty list"]):
+        found = chain(records, find(named, kind=kind))
+        for file in not_empty(found, named or ["an empty list"], kind):
             if isinstance(file, Rejection):
                 reject(file)
             elif self._is_enrolled(file.path):

@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from siamese_search.arrays import FloatArray
+from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.errors import require_type, require_whole
+from siamese_search.errors import EncoderError, require_type, require_whole
 from siamese_search.gallery import editing, enrolment
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.naming import require_own_names
 from siamese_search.gallery.unknowns import Unknowns, Without
 from siamese_search.gallery.upkeep import Upkeep
 from siamese_search.pictures.read import is_path, several
+from siamese_search.pictures.render import miniature
 from siamese_search.pictures.sources import Files, given, normalised, texts_of
 from siamese_search.records import (
     Change,
@@ -93,8 +94,9 @@ class Contents:
         """
         if label is None and labels is None:
             paths = list(several(paths))
-            require_own_names(self._catalog, [os.fspath(one) for one in paths if is_path(one)])
-        files = given(paths, label, metadata, labels)
+            named = [os.fspath(one) for one in paths if is_path(one)]
+            require_own_names(self._catalog, named, self.encoder.kind)
+        files = given(paths, label, metadata, labels, self.encoder.kind)
         return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
 
     def enroll_found(
@@ -249,6 +251,13 @@ class Contents:
         out.
         """
         return self._catalog.items(editing.numbers_in(numbers, "numbers"))
+
+    def miniature(self, data: bytes, side: int) -> PixelArray:
+        """How people see a file, by its contents: uint8 (side, side, 3). Raises ImageError."""
+        try:
+            return self.encoder.miniature(data, side)
+        except EncoderError:  # it is gone: pictures can be seen without
+            return miniature(data, side)
 
     def covers(self, identities: str | Iterable[str]) -> dict[str, int]:
         """The first item of each identity, by name; those that are not there are left out."""

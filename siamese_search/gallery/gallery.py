@@ -17,6 +17,7 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
+from siamese_search.embedding.contract import EncoderProtocol
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import (
@@ -114,15 +115,16 @@ class Gallery(Contents):
     def open(
         cls,
         folder: str | os.PathLike[str],
-        encoder: Encoder | str | os.PathLike[str] | None = None,
+        encoder: Encoder | EncoderProtocol | str | os.PathLike[str] | None = None,
         device: str | None = None,
         *,
         background: bool = False,
     ) -> Gallery:
         """Open a gallery; make it where an encoder is given and none is there.
 
-        ``encoder`` is an opened encoder, a shipped name or a folder; None takes the one that the
-        gallery was made with. Raises GalleryMissing, GalleryMismatch (made by another encoder),
+        ``encoder`` is an opened encoder, a shipped name or one that a package offers, a folder, or
+        an object that fulfils ``EncoderProtocol``; None takes the one that the gallery was made
+        with. Raises GalleryMissing, GalleryMismatch (made by another encoder),
         GalleryFormatError, GalleryDamaged, StorageError or EncoderError.
 
         From 50,000 items on, writing an index file takes long. With ``background``, as the command
@@ -407,7 +409,7 @@ class Gallery(Contents):
 
     def rebuild(
         self,
-        encoder: Encoder | str | os.PathLike[str] | None = None,
+        encoder: Encoder | EncoderProtocol | str | os.PathLike[str] | None = None,
         *,
         skip_missing: bool = False,
         watch: Watcher | None = None,

@@ -9,19 +9,20 @@ import os
 from collections.abc import Iterable
 
 from siamese_search.errors import UsageError
+from siamese_search.pictures.kind import Kind
 from siamese_search.pictures.naming import clash, loose, name_of
 from siamese_search.records import printable
 from siamese_search.storage.catalog import Catalog
 
 
-def require_own_names(catalog: Catalog, paths: Iterable[str]) -> None:
+def require_own_names(catalog: Catalog, paths: Iterable[str], kind: Kind) -> None:
     """Raise UsageError where pictures that lie directly in a folder that was named, or are named
     themselves, would by their files' names alone be one identity with pictures of another folder,
     or where a folder has nothing but such pictures, and so is likely one identity.
 
     What is enrolled so already is not spoken of.
     """
-    found = loose(paths)
+    found = loose(paths, kind)
     words = clash(found)
     if words:
         raise UsageError(f"{words}: give a label, or the folder above them")

@@ -9,6 +9,7 @@ import os
 import stat
 from pathlib import Path
 
+from siamese_search.embedding.contract import EncoderProtocol
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import GalleryMissing, StorageError, UsageError
 from siamese_search.storage.catalog import Catalog
@@ -28,9 +29,9 @@ def exists(folder: Path) -> bool:
 
 
 def opened_encoder(
-    encoder: Encoder | str | os.PathLike[str] | None, device: str | None
+    encoder: Encoder | EncoderProtocol | str | os.PathLike[str] | None, device: str | None
 ) -> Encoder | None:
-    """An encoder that is given opened, or by a shipped name or its folder, or not at all."""
+    """An encoder that is given opened, as an object, by a name or its folder, or not at all."""
     if encoder is None or isinstance(encoder, Encoder):
         return encoder
     return Encoder.open(encoder, device)

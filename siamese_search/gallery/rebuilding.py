@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from siamese_search.embedding import pipeline
+from siamese_search.embedding.contract import EncoderProtocol
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import ImageError
@@ -40,7 +41,7 @@ def rebuild(
     catalog: Catalog,
     compaction: Compaction,
     active: ActiveEncoder,
-    encoder: Encoder | str | os.PathLike[str] | None,
+    encoder: Encoder | EncoderProtocol | str | os.PathLike[str] | None,
     skip_missing: bool,
     watch: Watcher,
 ) -> RebuildReport:

@@ -1,4 +1,4 @@
-"""Finding image files below folders, with the identities that their places imply.
+"""Finding the files of a kind below folders, with the identities that their places imply.
 
 Opens nothing but folders; knows nothing of what files hold.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from siamese_search.pictures.kind import PICTURES, Kind
 from siamese_search.pictures.read import kind_of, os_reason
 from siamese_search.records import ImageFile, Rejection, printable
 
@@ -21,34 +22,26 @@ _CLUTTER: Final = frozenset({"__macosx", "gallery.db", "gallery.db-journal"})
 # What a gallery in the root keeps there, beside somebody's pictures.
 _KEPT: Final = re.compile(r"/(index-[^/]*\.faiss|(images/[0-9a-f]{2}|unknowns)/[0-9a-f]{64}[^/]*)")
 _GALLERY: Final = "gallery.db"  # a folder below the root that has one is passed over, too
-# What lies beside pictures and is none by its name: texts and data, side-cars, sound and films.
-_NO_PICTURE: Final = frozenset({
-    ".txt", ".md", ".rst", ".log", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml",
-    ".toml", ".ini", ".cfg", ".html", ".htm", ".css", ".js", ".py", ".ipynb", ".pdf", ".rtf",
-    ".doc", ".docx", ".odt", ".xls", ".xlsx", ".ods", ".ppt", ".pptx", ".db", ".sqlite", ".npy",
-    ".npz", ".mat", ".pkl", ".xmp", ".aae", ".pp3", ".dop", ".cos", ".zip", ".tar", ".gz", ".7z",
-    ".rar", ".mp3", ".wav", ".m4a", ".aac", ".ogg", ".flac", ".mp4", ".mov", ".avi", ".mkv",
-    ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".faiss",
-})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Directly:
-    """What lies directly in a folder: the files that may be pictures, and folders, by name."""
+    """What lies directly in a folder: the files that may be of a kind, and folders, by name."""
 
     files: tuple[str, ...]
     folders: tuple[str, ...]
 
 
 def find_images(
-    root: str, passed: Callable[[str], object] = lambda path: None
+    root: str, passed: Callable[[str], object] = lambda path: None, kind: Kind = PICTURES
 ) -> Iterator[ImageFile | Rejection]:
     """Every file under a folder, in name order, with the identity that its folder implies.
 
     An identity is the folder's path relative to ``root`` with ``/`` between its parts. A file
     directly in ``root``, or ``root`` itself if it is a file, is its own identity, named by its
     stem. Hidden names, operating-system clutter and galleries are passed over, and so are files in
-    a folder that are no pictures by their names (texts, side-cars, films), which go to ``passed``.
+    a folder that are not of the ``kind`` by their names (texts, side-cars, films), which go to
+    ``passed``.
     What can be no image (a pipe, a dangling link, a folder that cannot be listed, a link to a
     folder that contains it, a name that is not UTF-8) is a :class:`Rejection`; whether a regular
     file is an image shows when it is decoded. Paths are absolute; links in them are kept. Nothing
@@ -59,12 +52,12 @@ def find_images(
     if isinstance(found, Rejection):
         yield found
     elif stat.S_ISDIR(found.st_mode):
-        yield from _walk(root, found, passed)
+        yield from _walk(root, found, passed, kind)
     else:
         yield ImageFile(root, stem(os.path.basename(root)))
 
 
-def directly_in(folder: str) -> Directly:
+def directly_in(folder: str, kind: Kind = PICTURES) -> Directly:
     """What lies directly in a folder, without what ``find_images`` passes over or rejects."""
     files: list[str] = []
     folders: list[str] = []
@@ -73,7 +66,7 @@ def directly_in(folder: str) -> Directly:
             continue
         if entry.place is not None:
             folders.append(entry.name)
-        elif not is_no_picture(entry.name):
+        elif kind.takes(entry.name):
             files.append(entry.name)
     return Directly(tuple(files), tuple(folders))
 
@@ -84,7 +77,7 @@ def stem(name: str) -> str:
 
 
 def _walk(
-    root: str, status: os.stat_result, passed: Callable[[str], object]
+    root: str, status: os.stat_result, passed: Callable[[str], object], kind: Kind
 ) -> Iterator[ImageFile | Rejection]:
     # Kept as a stack, not by recursion: folders nest deeper than Python's calls may.
     above = _folders_above(root)
@@ -100,10 +93,10 @@ def _walk(
         elif entry.place is None:
             if shared and _KEPT.fullmatch(entry.path.removeprefix(root)):
                 continue
-            if is_no_picture(entry.name):
-                passed(entry.path)
-            else:
+            if kind.takes(entry.name):
                 yield ImageFile(entry.path, identity or stem(entry.name))
+            else:
+                passed(entry.path)
         elif entry.place in above or any(entry.place == outer for _, _, outer in stack):
             yield Rejection(entry.path, "the link leads back to a folder that contains it")
         else:
@@ -182,11 +175,6 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def is_no_picture(name: str) -> bool:
-    """Whether a file is no picture by its name: a text, say."""
-    return os.path.splitext(name)[1].lower() in _NO_PICTURE
 
 
 def _unreadable_name() -> str:

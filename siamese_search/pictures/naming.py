@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from siamese_search.pictures.drawings import is_drawing
-from siamese_search.pictures.find import directly_in, is_no_picture, stem
+from siamese_search.pictures.find import directly_in, stem
+from siamese_search.pictures.kind import PICTURES, Kind
 from siamese_search.records import counted, printable
 
 
@@ -40,15 +41,15 @@ class Loose:
         return {name_of(file) for file in self.files}
 
 
-def loose(paths: Iterable[str]) -> list[Loose]:
+def loose(paths: Iterable[str], kind: Kind = PICTURES) -> list[Loose]:
     """The pictures among files and folders that are called by their files, folder by folder."""
     found: dict[str, Loose] = {}
     for path in paths:
         if os.path.isdir(path):
-            here = directly_in(path)
+            here = directly_in(path, kind)
             files = tuple(file for file in here.files if not is_drawing(os.path.join(path, file)))
             one = Loose(path, files, whole=True, mixed=bool(here.folders))
-        elif os.path.isfile(path) and not is_no_picture(path):
+        elif os.path.isfile(path) and kind.takes(path):
             one = Loose(os.path.dirname(path) or ".", (os.path.basename(path),), whole=False)
         else:  # whatever it is, no picture
             continue

@@ -19,6 +19,7 @@ from typing import Any, Final
 from siamese_search.errors import UsageError
 from siamese_search.pictures.drawings import is_drawing
 from siamese_search.pictures.find import find_images
+from siamese_search.pictures.kind import PICTURES, Kind
 from siamese_search.pictures.read import is_path, several
 from siamese_search.records import ImageFile, Rejection, printable
 
@@ -45,11 +46,12 @@ def find(
     paths: Iterable[str],
     label: str | None = None,
     passed: Callable[[str], object] = lambda path: None,
+    kind: Kind = PICTURES,
 ) -> Iterator[ImageFile | Rejection]:
     """The images of files and folders, labelled by their place, or all by ``label``.
 
-    What is no picture by its name, or a drawing of siasearch, and was not named itself, goes to
-    ``passed``. Raises UsageError, before anything is found, for a path that does not exist.
+    What is not of the ``kind`` by its name, or a drawing of siasearch, and was not named itself,
+    goes to ``passed``. Raises UsageError, before anything is found, for a path that does not exist.
     """
     roots = [os.fspath(path) for path in paths]
     for root in roots:
@@ -60,7 +62,7 @@ def find(
     def each() -> Iterator[ImageFile | Rejection]:
         for root in roots:
             named = os.path.abspath(root)
-            for found in find_images(root, passed):
+            for found in find_images(root, passed, kind):
                 if isinstance(found, Rejection):
                     yield found
                 elif found.path != named and is_drawing(found.path):
@@ -76,6 +78,7 @@ def given(
     label: str | None = None,
     metadata: Mapping[str, object] | Iterable[Mapping[str, object]] | None = None,
     labels: Iterable[str] | None = None,
+    kind: Kind = PICTURES,
 ) -> Files:
     """The images of records, files and folders, as ``find``, and pictures without files, as
     ``label`` or each as its own of ``labels``; one or many. ``metadata`` are added to those of
@@ -107,9 +110,9 @@ def given(
     files = (
         replace(file, metadata=file.metadata | own) if own and isinstance(file, ImageFile) else file
         for place, (one, name, own) in enumerate(triples)
-        for file in _files_of(one, name, place)
+        for file in _files_of(one, name, place, kind)
     )
-    return not_empty(files, places)
+    return not_empty(files, places, kind)
 
 
 def _one_each(values: Any, count: int, what: str) -> list[Any]:
@@ -134,7 +137,9 @@ def _require_found(images: Sequence[Any], named: bool) -> None:
             raise UsageError(f"images[{place}] has no file to be named by: give a label")
 
 
-def _files_of(image: Any, name: str | None, place: int) -> Iterable[ImageFile | Rejection]:
+def _files_of(
+    image: Any, name: str | None, place: int, kind: Kind
+) -> Iterable[ImageFile | Rejection]:
     """What is to be enrolled of one that was given at a place, as an identity of that name."""
     if isinstance(image, ImageFile):
         return [image]
@@ -143,7 +148,7 @@ def _files_of(image: Any, name: str | None, place: int) -> Iterable[ImageFile | 
     path = os.fspath(image)
     if not os.path.lexists(path):
         return [Rejection(printable(os.path.abspath(path)), MISSING)]
-    return find([path], name)
+    return find([path], name, kind=kind)
 
 
 def places_of(places: Any, what: str) -> list[Any]:
@@ -174,13 +179,13 @@ def texts_of(pairs: Mapping[str, object], what: str) -> dict[str, str]:
     return {key: str(value) for key, value in pairs.items()}
 
 
-def not_empty(files: Files, places: Iterable[str]) -> Files:
+def not_empty(files: Files, places: Iterable[str], kind: Kind = PICTURES) -> Files:
     """The same stream; UsageError, naming the places searched, where nothing is in it."""
     iterator = iter(files)
     first = next(iterator, None)
     if first is None:
         where = ", ".join(printable(place) for place in places)
-        raise UsageError(f"no images in {where}")
+        raise UsageError(f"no {'images' if kind == PICTURES else kind} in {where}")
     return chain([first], iterator)
 
 

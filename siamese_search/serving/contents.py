@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery.gallery import Gallery
-from siamese_search.pictures.render import encode, miniature
+from siamese_search.pictures.render import encode
 from siamese_search.records import Item
 from siamese_search.serving import representation
 from siamese_search.serving.hosted import Hosted
@@ -212,7 +212,7 @@ async def cached(
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     try:
-        data = await one.call(lambda: encode(miniature(read(), side), "JPEG"))
+        data = await one.call(lambda: encode(one.gallery.miniature(read(), side), "JPEG"))
     except ImageError as error:
         raise Problem(404, str(error)) from error
     return Response(data, headers=headers, media_type="image/jpeg")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from siamese_search.errors import ImageError
+from siamese_search.errors import EncoderError, ImageError
 from siamese_search.evaluation.own_scores import OwnScores
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.records import Identification, UnknownGroup
@@ -35,11 +36,15 @@ def of_gallery(name: str, gallery: Gallery, read_only: bool) -> dict[str, Any]:
     """
     facts = dataclasses.asdict(gallery.info())
     change, undone = gallery.last_change(), gallery.last_change(undone=True)
+    takes = None
+    with suppress(EncoderError):  # it cannot be found
+        takes = gallery.encoder.kind.suffixes
     return facts | {
         "gallery": name,
         "decides": facts["calibration"],
         "calibration": without_evidence(gallery.calibration),
         "read_only": read_only,
+        "takes": None if takes is None else sorted(takes),  # None for pictures
         "change": None if change is None else dataclasses.asdict(change),
         "undone": None if undone is None else dataclasses.asdict(undone),
     }

@@ -120,6 +120,7 @@ GALLERY = fields_of(GalleryInfo) | {
     "decides": str | None,
     "calibration": (CALIBRATION, None),
     "read_only": bool,
+    "takes": ([str], None),
     "change": Change | None,
     "undone": Change | None,
 }

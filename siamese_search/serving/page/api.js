@@ -156,6 +156,11 @@ function pump() {
   }
 }
 
+/** What a field to choose files with accepts: pictures, or what the gallery's encoder takes. */
+export function accepted(context) {
+  return context.info.takes?.join() ?? "image/*,.heic,.heif";
+}
+
 /** A picture of the server's; a quiet box where there is none. */
 export function picture(path, alt = "", kind = "thumbnail") {
   const frame = h("span", { class: `frame ${kind}` });

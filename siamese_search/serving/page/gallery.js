@@ -1,6 +1,6 @@
 // Gallery: all identities, searched, selected, renamed, merged, removed.
 
-import { picture } from "./api.js";
+import { accepted, picture } from "./api.js";
 import { described, enroll, merge, redo, removeIdentities, rename, undo } from "./changes.js";
 import { button, counted, h, question, sayError, speak } from "./dom.js";
 import { nameField } from "./names.js";
@@ -193,7 +193,7 @@ class Identities {
 async function created(context) {
   const { label, field } = nameField(context, "Name");
   const files = h("input", { type: "file", multiple: true, required: true,
-    accept: "image/*,.heic,.heif" });
+    accept: accepted(context) });
   const given = await question("New identity",
     h("div", {}, label, h("label", {}, "Pictures", files)), "Enrol",
     () => ({ name: field.value.trim(), files: [...files.files] }));

@@ -1,6 +1,6 @@
 // Identify: pictures dropped, pasted, chosen or taken, and who they show.
 
-import { picture } from "./api.js";
+import { accepted, picture } from "./api.js";
 import { openCamera } from "./camera.js";
 import { enroll, inParts } from "./changes.js";
 import {
@@ -40,7 +40,7 @@ export function render(shown, body) {
   const options = optionsOf(context);
   const take = (files) => answerAll(context, [...files], options.values(), answers);
   const input = h("input", {
-    type: "file", multiple: true, accept: "image/*,.heic,.heif", hidden: true,
+    type: "file", multiple: true, accept: accepted(context), hidden: true,
     "aria-label": "Pictures to identify",
   });
   input.addEventListener("change", () => {
@@ -52,7 +52,7 @@ export function render(shown, body) {
     h("p", { class: "lead" }, "Drop pictures here, or paste one"),
     h("p", { class: "buttons centre" },
       button("Choose pictures", () => input.click(), { class: "primary" }),
-      button("Use the camera", () => openCamera(context, camera, options.values, take))),
+      context.info.takes ? null : button("Use the camera", () => openCamera(context, camera, options.values, take))),
     input, options.node);
   body.append(zone, camera, answers, h("p", { class: "buttons centre" },
     button("Clear the answers", () => answers.replaceChildren(), { class: "plain" })));
@@ -94,7 +94,7 @@ function optionsOf(context) {
   const node = h("details", { class: "options" }, h("summary", {}, "Options"),
     h("div", { class: "fields" },
       h("label", {}, "Candidates shown", many),
-      h("label", {}, "Look at pictures", turns),
+      context.info.takes ? null : h("label", {}, "Look at pictures", turns),
       calibration && h("label", {}, "Strangers that may get a name", rate),
       h("label", {}, "Only items with metadata", where),
       context.writable && h("label", { class: "check" }, keep,
@@ -253,7 +253,7 @@ function candidate(context, file, answer, match, enrolled) {
         : "No candidate is left");
       next?.querySelector("button")?.focus();
     }, labelled("Not this one")),
-    button("What matched", () => explain(context, file, match), labelled("What matched")),
+    context.info.takes ? "" : button("What matched", () => explain(context, file, match), labelled("What matched")),
   );
   beside.append(actions);
   item.append(beside);

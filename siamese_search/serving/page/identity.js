@@ -1,6 +1,6 @@
 // Identity: its pictures, doubtful ones first; add, move, remove.
 
-import { picture } from "./api.js";
+import { accepted, picture } from "./api.js";
 import { enroll, move, remove, removeIdentities, rename } from "./changes.js";
 import { button, counted, h, lastPart, sayError, score, show } from "./dom.js";
 import { catchPictures } from "./identify.js";
@@ -48,7 +48,7 @@ export async function render(context, body) {
       tools));
   if (context.writable) {
     const input = h("input", { type: "file", multiple: true, hidden: true,
-      accept: "image/*,.heic,.heif", "aria-label": `Pictures to add to ${name}` });
+      accept: accepted(context), "aria-label": `Pictures to add to ${name}` });
     const add = async (files) => {
       if (await enroll(context, [...files], name)) context.redraw();
     };

@@ -1,5 +1,6 @@
 // Verify: whether two pictures show the same identity, and what matched.
 
+import { accepted } from "./api.js";
 import { button, h, percent, score, speak } from "./dom.js";
 import { catchPictures, needed, preview, showDrawing } from "./identify.js";
 import { scoreLine } from "./line.js";
@@ -27,7 +28,7 @@ export function render(context, body) {
     answer.replaceChildren(...shown);
     speak(shown[0].textContent);
   };
-  const slots = ["First picture", "Second picture"].map((name) => new Slot(name, compare));
+  const slots = ["First picture", "Second picture"].map((name) => new Slot(context, name, compare));
   // What is dropped on a place goes there; else the empty ones come first.
   const take = (files, target = null) => {
     const under = slots.filter((slot) => slot.node.contains(target));
@@ -45,9 +46,9 @@ export function render(context, body) {
 
 /** The place of one picture; `changed` is told when another is chosen for it. */
 class Slot {
-  constructor(name, changed) {
+  constructor(context, name, changed) {
     this.file = null;
-    this.input = h("input", { type: "file", accept: "image/*,.heic,.heif", hidden: true,
+    this.input = h("input", { type: "file", accept: accepted(context), hidden: true,
       "aria-label": name });
     this.input.addEventListener("change", () => {
       if (!this.input.files.length) return;
@@ -88,7 +89,7 @@ function verdict(context, found, pictures) {
     h("p", { class: "facts" }, facts.join(" · ")),
     scoreLine({ threshold: found.threshold,
       matches: [{ identity: "the two pictures", score: found.score }] }),
-    button("What matched", async () => showDrawing("What matched",
+    context.info.takes ? "" : button("What matched", async () => showDrawing("What matched",
       await send(context, "verify/explain", pictures, { blob: true }),
       "Which parts of the two pictures are alike")),
   ];
