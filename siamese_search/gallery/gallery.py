@@ -122,10 +122,10 @@ class Gallery(Contents):
     ) -> Gallery:
         """Open a gallery; make it where an encoder is given and none is there.
 
-        ``encoder`` is an opened encoder, a shipped name or one that a package offers, a folder, or
-        an object that fulfils ``EncoderProtocol``; None takes the one that the gallery was made
-        with. Raises GalleryMissing, GalleryMismatch (made by another encoder),
-        GalleryFormatError, GalleryDamaged, StorageError or EncoderError.
+        ``encoder`` is an opened encoder, a name (shipped, or offered by a package), a folder, or an
+        ``EncoderProtocol``; None takes the one that the gallery was made with. Raises
+        GalleryMissing, GalleryMismatch (made by another encoder), GalleryFormatError,
+        GalleryDamaged, StorageError or EncoderError.
 
         From 50,000 items on, writing an index file takes long. With ``background``, as the command
         line has it, a process of its own does that where few items have changed; it may outlive
@@ -314,9 +314,7 @@ class Gallery(Contents):
 
     @property
     def undecided(self) -> str | None:
-        """Why nothing is named, and the way out, where the encoder's threshold is not known and the
-        gallery is not calibrated; else None.
-        """
+        """Why nothing is named, and the way out, where no threshold is known; else None."""
         return self._calibrating.undecided()
 
     def is_stale(self, found: Calibration) -> bool:
