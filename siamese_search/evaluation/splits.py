@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,6 +70,30 @@ def evaluate_splits(
     have enough.
     """
     split = split or Split()
+    pictures, members = _pictures(encoder, files, split)
+    steps = shot_steps([len(own) for own in members.values()], split.shots)
+    made = []
+    for seed in range(split.draws):
+        draw = _draw(members, len(pictures.files), split, seed)
+        made.append(_evaluated(encoder, pictures, draw, split, seed, steps))
+    return SplitEvaluation(tuple(made), pictures.rejected)
+
+
+@contextmanager
+def split_gallery(
+    encoder: Encoder, files: Sequence[ImageFile], split: Split, seed: int
+) -> Iterator[tuple[Gallery, list[ImageFile], tuple[Rejection, ...]]]:
+    """One draw's gallery, the files that are left to ask about, and what could not be used."""
+    pictures, members = _pictures(encoder, files, split)
+    draw = _draw(members, len(pictures.files), split, seed)
+    with _enrolled(encoder, pictures, draw, split, seed) as (gallery, probes):
+        yield gallery, list(probes.files), pictures.rejected
+
+
+def _pictures(
+    encoder: Encoder, files: Sequence[ImageFile], split: Split
+) -> tuple[Probes, dict[str, IntArray]]:
+    """All pictures, and the rows of each class that has enough of them; errors as above."""
     require_rate(split.fpir)
     if not 0 <= split.strangers < 1:
         raise UsageError(
@@ -77,28 +102,29 @@ def evaluate_splits(
     pictures = embedded(encoder, files).distinct()
     labels = np.array(pictures.labels, str)
     members = {name: np.flatnonzero(labels == name) for name in np.unique(labels).tolist()}
-    enough = [name for name, own in members.items() if len(own) > split.shots]
+    enough = {name: own for name, own in members.items() if len(own) > split.shots}
     if len(enough) < 2:
         raise UsageError(
             f"{len(enough)} classes have more than {split.shots} pictures, which leaves one to"
             " enrol and one to ask about: two classes or more are needed"
         )
-    steps = shot_steps([len(members[name]) for name in enough], split.shots)
-    made = []
-    for seed in range(split.draws):
-        random = np.random.default_rng(seed)
-        order = random.permutation(enough).tolist()
-        enrolled = order[: max(2, round((1 - split.strangers) * len(order)))]
-        drawn = [random.permutation(members[name]) for name in enrolled]
-        others = np.setdiff1d(np.arange(len(labels)), np.concatenate(drawn))
-        made.append(_evaluated(encoder, pictures, _Draw(drawn, others), split, seed, steps))
-    return SplitEvaluation(tuple(made), pictures.rejected)
+    return pictures, enough
 
 
-def _evaluated(
-    encoder: Encoder, pictures: Probes, draw: _Draw, split: Split, seed: int, steps: Sequence[int]
-) -> Evaluation:
-    """Enrol what a draw has chosen, ask about all else."""
+def _draw(members: Mapping[str, IntArray], count: int, split: Split, seed: int) -> _Draw:
+    """Which classes are enrolled, of ``count`` pictures in all."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(list(members)).tolist()
+    enrolled = order[: max(2, round((1 - split.strangers) * len(order)))]
+    drawn = [random.permutation(members[name]) for name in enrolled]
+    return _Draw(drawn, np.setdiff1d(np.arange(count), np.concatenate(drawn)))
+
+
+@contextmanager
+def _enrolled(
+    encoder: Encoder, pictures: Probes, draw: _Draw, split: Split, seed: int
+) -> Iterator[tuple[Gallery, Probes]]:
+    """Enrol what a draw has chosen, in a gallery that is calibrated; all else are probes."""
     chosen = np.concatenate([own[: split.shots] for own in draw.classes])
     enrolled = pictures.of(chosen)
     probes = pictures.of(np.setdiff1d(np.arange(len(pictures.files)), chosen))
@@ -112,6 +138,14 @@ def _evaluated(
                 gallery.calibrate(split.fpir, rule=split.rule)
             except UsageError as error:  # too few for this rate
                 log.warning("draw %d by the encoder's threshold, since %s", seed, error)
+        yield gallery, probes
+
+
+def _evaluated(
+    encoder: Encoder, pictures: Probes, draw: _Draw, split: Split, seed: int, steps: Sequence[int]
+) -> Evaluation:
+    """What a draw's gallery says."""
+    with _enrolled(encoder, pictures, draw, split, seed) as (gallery, probes):
         measured = evaluate_embeddings(
             gallery,
             probes.embeddings,
