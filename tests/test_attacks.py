@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import picture
 from PIL import Image
+from test_cli import Shell
 from test_glyph import CHARACTERS, drawn
 
 from siamese_search import Encoder, Gallery
@@ -85,23 +86,29 @@ class Flat:
 
 
 def test_projected_gradient_goes_to_the_corner_of_what_is_allowed() -> None:
-    pixels = some_pixels(count=10)
+    pixels = some_pixels(count=10).clip(10, 240)
     wanted = np.random.default_rng(3).choice([-1.0, 1.0], pixels.shape).astype(np.float32)
     flat = wanted.reshape(len(pixels), -1)
-    aim = attacks.Aim(lambda part, seen: flat[part], (PLAIN,))
+
+    def product(part: slice, seen: FloatArray) -> attacks.Valued:
+        return (seen * flat[part]).sum(axis=1), flat[part]
+
+    aim = attacks.Aim(product, (PLAIN,))
     bounds = attacks.within(pixels, 4)
-    random = np.random.default_rng(0)
-    found = np.concatenate(list(attacks.attacked(Flat(), bounds, aim, 10, random)))
-    best = np.clip(pixels + 4 * wanted, 0, 255)
-    assert (found == best).all()
+    found = np.concatenate(list(attacks.attacked(Flat(), bounds, pixels, aim, 10)))
+    assert (found == pixels + 4 * wanted).all()
 
 
 def test_a_patch_changes_one_square_alone() -> None:
     pixels = some_pixels()
-    aim = attacks.Aim(lambda part, seen: np.ones_like(seen), (PLAIN, *VIEWS))
-    random = np.random.default_rng(0)
-    bounds = attacks.patch(pixels, 0.1, random)
-    (found,) = attacks.attacked(Flat(), bounds, aim, 5, random)
+
+    def brightness(part: slice, seen: FloatArray) -> attacks.Valued:
+        del part
+        return seen.sum(axis=1), np.ones_like(seen)
+
+    bounds = attacks.patch(pixels, 0.1, np.random.default_rng(0))
+    aim = attacks.Aim(brightness, (PLAIN, *VIEWS))
+    (found,) = attacks.attacked(Flat(), bounds, pixels, aim, 5)
     side = round((0.1 * 32 * 32) ** 0.5)
     for before, after in zip(pixels, found, strict=True):
         rows, columns = np.nonzero((before != after).any(axis=-1))
@@ -305,3 +312,35 @@ def test_what_cannot_be_measured_is_an_error(
             Campaign(gallery, [ImageFile("gone.png", "cat")], Plan("natural"))
         with pytest.raises((EncoderError, RuntimeUnavailable)):  # a toy has no network
             Campaign(gallery, [], Plan("gradient"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("x", "--limit", "3"), "--limit does nothing without --attack"),
+        (("x", "--attack", "natural", "--seeds", "2"), "--seeds does nothing with --attack"),
+        (("x", "--attack", "natural", "--fpir", "1%"), "--fpir does nothing with --attack"),
+        (("--split", "x", "--attack", "natural", "--rule", "best"), "--rule does nothing"),
+        (("--suite", "cub", "--attack", "natural"), "--suite does nothing with --attack"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    arguments: tuple[str, ...], said: str, tmp_path: Path, toy_folder: Path
+) -> None:
+    shell = Shell(tmp_path, toy_folder)
+    assert said in shell("benchmark", *arguments, code=2).stderr
+
+
+def test_a_gallery_is_attacked_by_labelled_probes(
+    tmp_path: Path, toy_folder: Path, pictures: Pictures
+) -> None:
+    shell = Shell(tmp_path, toy_folder)
+    enrolled = pictures({"cat": 1, "dog": 1, "owl": 1})
+    shell("add", enrolled, "--encoder", toy_folder)
+    probes = pictures({"cat": 1, "stranger": 1}, folder="probes")
+    (probes / "broken.png").write_bytes(b"none")
+    ran = shell("benchmark", probes, "--attack", "natural", "--limit", "2", code=1)
+    assert "print and scan" in ran.stdout
+    assert "1 probe of strangers" in ran.stdout
+    assert "rejected: " in ran.stderr
+    assert "unknown attack 'x'" in shell("benchmark", probes, "--attack", "x", code=2).stderr

@@ -12,12 +12,13 @@ from typing import Protocol
 
 import numpy as np
 
-from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.arrays import DoubleArray, FloatArray, PixelArray
 from siamese_search.evaluation.agreement import View
 from siamese_search.evaluation.changes import Random, rounded
 
 BATCH = 8  # pictures at a time: what a gradient needs of memory is many times a picture
-STRIDE = 2.5  # how far all steps together would go, in bounds
+STRIDE = 1.0  # of the first step, in widths of what is allowed, over the number of steps
+MOMENTUM = 0.75
 
 
 class Twin(Protocol):
@@ -55,38 +56,60 @@ def patch(pixels: PixelArray, share: float, random: Random) -> Bounds:
     return bounds
 
 
+Valued = tuple[DoubleArray, FloatArray]
+"""Values (n,), and their slopes."""
+
+
 @dataclass(frozen=True)
 class Aim:
-    """What an attack on n pictures wants more of: ``by_embedding`` gives, for embeddings of some
-    of them (their rows first), the slopes of that. It must hold in all ``views``.
+    """What an attack on n pictures wants more of: ``by_embedding`` gives, for embeddings of those
+    of some rows, its values and their slopes by embeddings. It is summed over all ``views``.
     """
 
-    by_embedding: Callable[[slice, FloatArray], FloatArray]
+    by_embedding: Callable[[slice, FloatArray], Valued]
     views: Sequence[View]
 
 
 def attacked(
-    twin: Twin, bounds: Bounds, aim: Aim, steps: int, random: Random
+    twin: Twin, bounds: Bounds, start: PixelArray, aim: Aim, steps: int
 ) -> Iterator[PixelArray]:
     """Pictures (n, height, width, channels) within bounds that serve the aim, some at a time.
 
-    From a random place within the bounds, so many steps along the sign of the gradient.
+    So many steps from ``start`` along the sign of the gradient, which keeps some of its momentum
+    (Dong et al. 2018), ever shorter ones; of all that were passed the best.
     """
-    for begin in range(0, len(bounds.low), BATCH):
+    for begin in range(0, len(start), BATCH):
         part = slice(begin, begin + BATCH)
         low, high = bounds.low[part], bounds.high[part]
-        stride = STRIDE / 2 * (high - low) / steps
-        values = random.uniform(low, high).astype(np.float32)
-        for _ in range(steps):
-            slopes = _slopes(twin, values, aim, part)
-            values = np.clip(values + stride * np.sign(slopes), low, high)
-        yield rounded(values)
+        values = np.clip(start[part].astype(np.float32), low, high)
+        best, most = values, np.full(len(values), -np.inf)
+        pace = np.zeros_like(values)
+        for step in range(steps + 1):
+            worth, slopes = _valued(twin, values, aim, part)
+            better = worth > most
+            most = np.where(better, worth, most)
+            best = np.where(better[:, None, None, None], values, best)
+            pace = MOMENTUM * pace + slopes / _size(slopes)
+            stride = STRIDE * (high - low) * np.float32((1 - step / (steps + 1)) / steps)
+            values = np.clip(values + stride * np.sign(pace), low, high)
+        yield rounded(best)
 
 
-def _slopes(twin: Twin, values: FloatArray, aim: Aim, part: slice) -> FloatArray:
-    """Summed over all views, each of the same length."""
-    total = np.zeros_like(values)
+def _size(slopes: FloatArray) -> FloatArray:
+    """The mean of what is in each of n, of a shape to divide by; never nought."""
+    mean: FloatArray = np.abs(slopes).mean(axis=(1, 2, 3), keepdims=True)
+    return np.maximum(mean, np.float32(1e-20))
+
+
+def _valued(twin: Twin, values: FloatArray, aim: Aim, part: slice) -> Valued:
+    """The aim's values of pictures, summed over all views, and their slopes by pixels."""
+    worth, slopes = np.zeros(len(values)), np.zeros_like(values)
     for view in aim.views:
-        found = twin.slopes(view.make(values), lambda seen: aim.by_embedding(part, seen))
-        total += view.back(found)
-    return total
+
+        def by_embedding(seen: FloatArray) -> FloatArray:
+            found, by = aim.by_embedding(part, seen)
+            worth[:] += found
+            return by
+
+        slopes += view.back(twin.slopes(view.make(values), by_embedding))
+    return worth, slopes

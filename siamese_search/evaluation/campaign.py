@@ -43,8 +43,8 @@ from siamese_search.records import (
 
 STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of 255
 VIEW_STRENGTHS = (2.0, 8.0)  # where the attacker knows of the check
-PATCHES = (0.01, 0.03, 0.1)  # of the picture's area
-PATCH_STEPS = 3  # times those of other attacks: there is farther to go
+PATCHES = (0.01, 0.04)  # of the picture's area
+PATCH_STEPS = 2  # times those of other attacks: there is farther to go
 REFUSED = (0.01, 0.05)  # shares of genuine pictures that the check may refuse
 POOL = 400  # probes that are looked at unattacked
 
@@ -186,13 +186,13 @@ class Campaign:
         if self._plan.has("natural"):
             looks += sum(len(change.strengths) for change in NATURAL) * (named + strange)
         if self._plan.has("gradient"):
-            gradients += len(STRENGTHS) * steps * (named + strange)
+            gradients += len(STRENGTHS) * (steps + 1) * (named + strange)
             looks += len(STRENGTHS) * (named + strange)
         if self._plan.has("patch"):
-            gradients += len(PATCHES) * PATCH_STEPS * steps * (named + strange)
+            gradients += len(PATCHES) * (PATCH_STEPS * steps + 1) * (named + strange)
             looks += len(PATCHES) * (named + strange)
         if self._plan.has("views"):
-            gradients += len(VIEW_STRENGTHS) * steps * (2 + len(VIEWS)) * strange
+            gradients += len(VIEW_STRENGTHS) * (steps + 1) * (2 + len(VIEWS)) * strange
             looks += 2 * len(VIEW_STRENGTHS) * strange
         return looks * self._seconds[1] + gradients * (self._gradient() if gradients else 0)
 
@@ -299,7 +299,7 @@ class Campaign:
             if len(left):
                 how = f"{change}, {goal}, {strength:g} {of}"
                 pixels[left] = self._changed(
-                    attack.of(left), change, strength, (PLAIN,), watch, how
+                    attack.of(left), pixels[left], change, strength, (PLAIN,), watch, how
                 )
             seen = self._seen(pixels)
             fallen = attack.succeeded(seen.names)
@@ -310,33 +310,38 @@ class Campaign:
         attack = self._attack(IMPERSONATE)
         aware = (PLAIN, *VIEWS)
         for change, views in (("full gradient", (PLAIN,)), ("gradient through views", aware)):
+            pixels = attack.probes.pixels
             for strength in VIEW_STRENGTHS:
                 how = f"{change}, {strength:g} of 255"
-                pixels = self._changed(attack, "gradient", strength, views, watch, how)
+                pixels = self._changed(attack, pixels, "gradient", strength, views, watch, how)
                 yield self._outcome(change, strength, "of 255", attack, self._seen(pixels))
 
     def _changed(
         self,
         attack: _Attack,
+        begun: PixelArray,
         change: str,
         strength: float,
         views: Sequence[View],
         watch: Watcher,
         stage: str,
     ) -> PixelArray:
-        random = np.random.default_rng(self._plan.seed)
+        """Pictures that are attacked within a strength, from those that were ``begun``."""
         pixels, steps = attack.probes.pixels, self._plan.steps
         if change == "patch":
+            random = np.random.default_rng(self._plan.seed)
             bounds, steps = attacks.patch(pixels, strength, random), PATCH_STEPS * steps
         else:
             bounds = attacks.within(pixels, strength)
-        slopes = EvidenceSlopes(self._gallery)
+        evidence = EvidenceSlopes(self._gallery)
         sign = np.float32(-1 if attack.goal == EVADE else 1)
-        aim = attacks.Aim(
-            lambda part, embeddings: sign * slopes.of(embeddings, attack.chosen[part])[1], views
-        )
+
+        def wanted(part: slice, embeddings: FloatArray) -> attacks.Valued:
+            values, slopes = evidence.of(embeddings, attack.chosen[part])
+            return sign * values, sign * slopes
+
         made: list[PixelArray] = []
-        for some in attacks.attacked(self._twin, bounds, aim, steps, random):
+        for some in attacks.attacked(self._twin, bounds, begun, attacks.Aim(wanted, views), steps):
             made += list(some)
             watch(Progress(stage, len(made), len(pixels)))
         return np.stack(made)
