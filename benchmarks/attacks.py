@@ -65,7 +65,7 @@ def main() -> None:
     arguments.add_argument("--limit", type=int, default=20)
     arguments.add_argument("--steps", type=int, default=10)
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--save", help="the name of the results, none if absent")
+    arguments.add_argument("--save", help="the name of the results; nothing is kept if absent")
     arguments.set_defaults(encoder="general-2")
     given = arguments.parse_args()
     encoder = Encoder.open(given.encoder, "cpu")

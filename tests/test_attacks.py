@@ -228,6 +228,20 @@ def test_attacks_by_gradient_change_answers(
     assert asked == [2] * 4
 
 
+def test_the_only_identity_can_be_evaded_and_nobody_else_be_impersonated(
+    glyphs: tuple[Path, list[ImageFile]],
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("timm")
+    folder, files = glyphs
+    with Gallery.open(folder) as gallery:
+        for name in ("Z", "A"):
+            gallery.remove(name)
+        own = [file for file in files if file.identity == "L"]
+        found = Campaign(gallery, own, Plan("gradient", limit=1, steps=1)).measured()
+    assert {one.goal for one in found.outcomes[1:]} == {"evade"}
+
+
 def test_views_are_attacked_with_and_without_knowing_of_them(
     glyphs: tuple[Path, list[ImageFile]],
 ) -> None:

@@ -62,9 +62,12 @@ class _Probes:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is said of pictures, and how well their views agree (n,)."""
+    """What is said of pictures, who is their best identity, named or not, and how well their views
+    agree (n,).
+    """
 
     names: list[str | None]
+    best: list[str]
     agreement: FloatArray
 
 
@@ -80,7 +83,7 @@ class _Attack:
         return _Attack(self.goal, self.probes.of(rows), [self.chosen[row] for row in rows.tolist()])
 
     def succeeded(self, said: Sequence[str | None]) -> BoolArray:
-        same = np.array([one == name for one, name in zip(said, self.chosen, strict=True)], bool)
+        same = _same(said, self.chosen)
         return ~same if self.goal == EVADE else same
 
 
@@ -177,7 +180,8 @@ class Campaign:
     def _seen(self, pixels: PixelArray) -> _Seen:
         embeddings, answers = self._asked(pixels)
         agreement = _agreement(self._embedded, pixels, embeddings)
-        return _Seen([answer.identity for answer in answers], agreement)
+        best = [answer.matches[0].identity for answer in answers]
+        return _Seen([answer.identity for answer in answers], best, agreement)
 
     def seconds(self) -> float:
         """How long it will take at most, about: some gradients are timed for that."""
@@ -233,7 +237,7 @@ class Campaign:
         """Of all probes that were looked at."""
         wrong = _misnamed(self._before, self._pool.names)
         refused = self._refused(self._genuine, self._right)
-        return Outcome("unattacked", "", None, "", None, _share(wrong), None, refused)
+        return Outcome("unattacked", "", None, "", misnamed=_share(wrong), refused=refused)
 
     def _natural(self, watch: Watcher) -> Iterator[Outcome]:
         named, strange = self._named, self._strange
@@ -244,18 +248,17 @@ class Campaign:
             for strength in change.strengths:
                 random = np.random.default_rng(self._plan.seed)
                 seen = self._seen(change.make(asked.pixels, strength, random))
-                right = known & np.array(
-                    [said == own for said, own in zip(seen.names, asked.names, strict=True)]
-                )
+                right = known & _same(seen.names, asked.names)
+                first = _same(seen.best, asked.names)
                 yield Outcome(
                     change.name,
                     "",
                     strength,
                     change.of,
-                    _share(~right[known]) if known.any() else None,
-                    _share(_misnamed(seen.names, asked.names)),
-                    None,
-                    self._refused(seen.agreement, right),
+                    evaded=_share(~right[known]) if known.any() else None,
+                    best=_share(first[known]) if known.any() else None,
+                    misnamed=_share(_misnamed(seen.names, asked.names)),
+                    refused=self._refused(seen.agreement, right),
                 )
                 done += 1
                 watch(Progress("natural changes", done, total))
@@ -269,7 +272,9 @@ class Campaign:
             yield from self._stronger("patch", "of the area", PATCHES, goal, watch)
 
     def _goals(self) -> list[str]:
-        return [EVADE, IMPERSONATE] if len(self._named.names) else [IMPERSONATE]
+        """What can be tried: somebody must be named, and there must be another to be taken for."""
+        others = bool(self._strange.names) or len(self._targets) > 1
+        return [EVADE] * bool(self._named.names) + [IMPERSONATE] * (others and bool(self._targets))
 
     def _attack(self, goal: str) -> _Attack:
         """What is attacked: strangers take a chosen name, or others do where there are none."""
@@ -280,8 +285,6 @@ class Campaign:
         chosen = []
         for name in probes.names:
             others = [one for one in self._targets if one != name]
-            if not others:
-                raise UsageError("there is nobody else to be taken for: enrol two identities")
             chosen.append(others[int(random.integers(len(others)))])
         return _Attack(goal, probes, chosen)
 
@@ -307,6 +310,8 @@ class Campaign:
 
     def _through_views(self, watch: Watcher) -> Iterator[Outcome]:
         """Impersonation by somebody who knows of the check, and by somebody who does not."""
+        if IMPERSONATE not in self._goals():
+            return
         attack = self._attack(IMPERSONATE)
         aware = (PLAIN, *VIEWS)
         for change, views in (("full gradient", (PLAIN,)), ("gradient through views", aware)):
@@ -357,6 +362,7 @@ class Campaign:
             strength,
             of,
             evaded=_share(succeeded) if evades else None,
+            best=_share(_same(seen.best, attack.probes.names)) if evades else None,
             misnamed=_share(_misnamed(seen.names, attack.probes.names)),
             impersonated=None if evades else _share(succeeded),
             refused=self._refused(seen.agreement, succeeded),
@@ -375,6 +381,10 @@ def _agreement(
         seen = embedded(view.make(pixels.astype(np.float32)).round().clip(0, 255).astype(np.uint8))
         total += (seen * embeddings).sum(axis=1)
     return total / np.float32(len(VIEWS))
+
+
+def _same(said: Sequence[str | None], own: Sequence[str | None]) -> BoolArray:
+    return np.array([one == name for one, name in zip(said, own, strict=True)], bool)
 
 
 def _misnamed(said: Sequence[str | None], own: Sequence[str | None]) -> BoolArray:

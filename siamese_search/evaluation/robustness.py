@@ -59,11 +59,11 @@ class Share:
 class Outcome:
     """What a change of one strength did.
 
-    ``evaded`` of the probes that are named rightly unchanged have that name no more; ``misnamed``
-    of those asked got a name that is not theirs; ``impersonated`` of those that were to get a
-    chosen name got it. None where that was not tried. ``refused`` tells, by the share of genuine
-    pictures that a check by views refuses, how many it refuses of those rightly named, or of an
-    attack's successes.
+    ``evaded`` of the probes that are named rightly unchanged have that name no more, though their
+    own identity may still be ``best`` of all; ``misnamed`` of those asked got a name that is not
+    theirs; ``impersonated`` of those that were to get a chosen name got it. None where that was not
+    tried. ``refused`` tells, by the share of genuine pictures that a check by views refuses, how
+    many it refuses of those rightly named, or of an attack's successes.
     """
 
     change: str
@@ -71,6 +71,7 @@ class Outcome:
     strength: float | None
     of: str
     evaded: Share | None = None
+    best: Share | None = None
     misnamed: Share | None = None
     impersonated: Share | None = None
     refused: dict[float, Share] = field(default_factory=dict)

@@ -23,6 +23,7 @@ class OutcomeRow(NamedTuple):
     change: str
     strength: str
     evaded: str
+    best: str
     misnamed: str
     impersonated: str
     refused: str
@@ -35,6 +36,7 @@ def outcome_rows(found: Robustness) -> list[OutcomeRow]:
         "change",
         "strength",
         "no longer named rightly",
+        "right one still best",
         "named wrongly",
         "named as chosen",
         f"views refuse, at {rates}" if rates else "",
@@ -47,6 +49,7 @@ def _row(one: Outcome) -> OutcomeRow:
         one.change + GOALS[one.goal],
         "" if one.strength is None else f"{one.strength:g} {one.of}",
         share_words(one.evaded),
+        share_words(one.best),
         share_words(one.misnamed),
         share_words(one.impersonated),
         ", ".join(f"{each.hits / each.of:.0%}" for each in one.refused.values() if each.of),
@@ -77,8 +80,8 @@ def robustness_lines(found: Robustness) -> list[str]:
     return [
         *lines,
         "Views refuse: of those rightly named, or of an attack's successes, how many a check by"
-        " agreement of views would turn down, if it turns down so many unattacked pictures. It"
-        f" takes {whole:.0f} ms a picture, {alone:.0f} ms without.",
+        " agreement of views would turn down, at the limit that turns down so many unattacked"
+        f" pictures. It takes {whole:.0f} ms a picture, {alone:.0f} ms without.",
     ]
 
 
