@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from siamese_search.cli.attack import Attacked, Planned, attack_gallery, print_attacked
 from siamese_search.cli.common import (
     DEFAULT_ENCODER,
     DEFAULT_GALLERY,
@@ -48,6 +49,13 @@ MEANT_FOR = {
     "report": ("PROBES", "--split"),
     "seeds": ("PROBES", "--split", "--suite grocery", "--suite cub"),
     "rule": ("PROBES", "--split", "--suite grocery", "--suite cub"),
+}
+# Options that do something with --attack alone, and those that do nothing with it.
+ATTACKS = ("limit", "steps", "seed")
+NO_ATTACKS = {
+    "PROBES": ("seeds", "rule", "fpir"),
+    "--split": ("seeds", "rule"),
+    "--suite": ("suite",),
 }
 
 
@@ -142,6 +150,25 @@ def benchmark(
     report: Annotated[
         Path | None, typer.Option(metavar="HTML", help="Write a report with plots and mistakes.")
     ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            metavar="natural|gradient|patch|views|all",
+            help="Instead of error rates: how answers hold when pictures are changed, by JPEG,"
+            " blur, print and scan (natural), or by somebody who knows the gallery and wants a"
+            " wrong answer.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option(min=1, help="With --attack: probes that are changed, and as many strangers."),
+    ] = 50,
+    steps: Annotated[
+        int, typer.Option(min=1, help="With --attack: steps of each attack by gradient.")
+    ] = 10,
+    seed: Annotated[
+        int, typer.Option(min=0, help="With --attack: which probes and targets are drawn.")
+    ] = 0,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -152,17 +179,28 @@ def benchmark(
     TPIR is the share of enrolled probes whose best identity (rank 1) is right and is named, FPIR
     that of strangers who are named (ISO/IEC 19795-1). A rate that too few strangers tell, below 3
     divided by their number, is left out.
+
+    With --attack: who is named when pictures are changed, and how much it takes. `gradient`,
+    `patch` and `views` need torch. It says first how long that will last.
     """
     if [bool(probes), split is not None, suite is not None].count(True) != 1:
         raise UsageError("name labelled PROBES for the gallery, a folder to --split, or a --suite")
     way = "PROBES" if probes else f"--suite {suite}" if suite is not None else "--split"
     _refuse_idle(context, way)
     how = How(encoder, device, rule, seeds, fpir)
+    _refuse_with_attack(context, way, attack)
     if suite is not None:
         print_suite(_suite(Suite(suite, data), how), as_json)
         return
     if report is not None:
         require_place(report)
+    if attack is not None:
+        asked = Probes(probes or [], gallery) if split is None else Split(split, shots, strangers)
+        attacked = _attacked(asked, how, Planned(attack, limit, steps, seed))
+        print_attacked(attacked, report, as_json)
+        if attacked.rejected:
+            raise typer.Exit(1)
+        return
     if split is not None:
         measured = _split(Split(split, shots, strangers), how)
     else:
@@ -175,11 +213,26 @@ def benchmark(
 def _refuse_idle(context: typer.Context, way: str) -> None:
     """Raise UsageError for an option that was given and would do nothing."""
     for name, ways in MEANT_FOR.items():
-        source = context.get_parameter_source(name)
-        idle = not way.startswith(ways)
-        if idle and source is not None and source.name == "COMMANDLINE":
+        if not way.startswith(ways) and _is_given(context, name):
             meant = " or ".join(ways)
             raise UsageError(f"--{name} does nothing with {way}: leave it out, or use {meant}")
+
+
+def _refuse_with_attack(context: typer.Context, way: str, attack: str | None) -> None:
+    """The same for what hangs on --attack."""
+    if attack is None:
+        for name in ATTACKS:
+            if _is_given(context, name):
+                raise UsageError(f"--{name} does nothing without --attack: leave it out")
+        return
+    for name in NO_ATTACKS[way.split()[0]]:
+        if _is_given(context, name):
+            raise UsageError(f"--{name} does nothing with --attack: leave it out")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _probes(asked: Probes, how: How) -> Measured:
@@ -205,6 +258,28 @@ def _split(split: Split, how: How) -> Measured:
     made = splits.evaluate_splits(encoder, files, wanted)
     title = f"{split.folder}: {split.shots} enrolled of each class, {how.seeds} draws"
     return Measured(title, made.draws, (*rejected, *made.rejected), several=True)
+
+
+def _attacked(asked: Probes | Split, how: How, planned: Planned) -> Attacked:
+    from siamese_search.decision.calibration import FPIR
+    from siamese_search.evaluation import splits
+
+    rejected: list[Rejection] = []
+    if isinstance(asked, Probes):
+        with open_gallery(asked.gallery, how.encoder, how.device) as source:
+            files = _found(asked.folders, source.encoder.kind, rejected)
+            found = attack_gallery(source, files, planned)
+        title = f"{asked.gallery}, attacked by {', '.join(asked.folders)}"
+        return Attacked(title, found, (*rejected, *found.rejected))
+    encoder = how.opened()
+    files = _found([str(asked.folder)], encoder.kind, rejected)
+    fpir = FPIR if how.fpir is None else how.fpir
+    wanted = splits.Split(asked.shots, asked.strangers, 1, fpir)
+    with splits.split_gallery(encoder, files, wanted, planned.seed) as drawn:
+        source, left, unusable = drawn
+        found = attack_gallery(source, left, planned)
+    title = f"{asked.folder}: {asked.shots} enrolled of each class, attacked by the others"
+    return Attacked(title, found, (*rejected, *unusable, *found.rejected))
 
 
 def _found(folders: list[str], kind: Kind, rejected: list[Rejection]) -> list[ImageFile]:

@@ -37,6 +37,7 @@ from siamese_search.embedding.record import (
     verified_bytes,
 )
 from siamese_search.embedding.runtimes import Runtime, open_runtime
+from siamese_search.embedding.torch_runtime import TorchRuntime, seen_accelerator
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import EncoderError, ImageError, UsageError, require_between
 from siamese_search.forks import Followed, leave
@@ -124,6 +125,14 @@ class Encoder(Followed):
     def runtime(self) -> Runtime:
         """The runtime that runs the graph, opened at first use."""
         return open_runtime(self.folder, self.record, self._device)
+
+    def twin(self) -> TorchRuntime:
+        """Its weights in torch, which also gives slopes; on a GPU where torch sees one.
+
+        Raises RuntimeUnavailable where torch is not installed.
+        """
+        device = self._device if self._device in ("cpu", "cuda", "mps") else None
+        return TorchRuntime(self.folder, self.record, device or seen_accelerator() or "cpu")
 
     @cached_property
     def prior(self) -> Prior | None:

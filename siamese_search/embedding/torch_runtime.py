@@ -11,6 +11,7 @@ import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
@@ -89,7 +90,7 @@ class TorchRuntime:
                 name: torch.tensor(one, dtype=torch.float32) for name, one in weights.items()
             }
             network.load_state_dict(tensors)
-            network = network.eval().to(device)
+            network = network.eval().requires_grad_(False).to(device)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             raise EncoderError(f"{folder}: its network cannot be built: {error}") from error
         self._network = network.to(memory_format=torch.channels_last)
@@ -112,3 +113,23 @@ class TorchRuntime:
                 return self._network(moved).float().cpu().numpy(), None
             embeddings, places = self._network.describe(moved)
             return embeddings.float().cpu().numpy(), places.float().cpu().numpy()
+
+    def slopes(
+        self,
+        pixels: npt.NDArray[np.float32],
+        by_embedding: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+    ) -> npt.NDArray[np.float32]:
+        """How values change with every pixel, float32 (n, height, width, channels).
+
+        ``pixels`` are float32 of this shape, 0 to 255; ``by_embedding`` gives, for their embeddings
+        (n, dimension), how each one's value changes with these.
+        """
+        torch = self._torch
+        with self._turn:
+            moved = torch.from_numpy(pixels).to(self.device).requires_grad_(True)
+            embeddings = self._network.embed(moved.permute(0, 3, 1, 2))
+            given = by_embedding(embeddings.detach().cpu().numpy())
+            value = (embeddings * torch.from_numpy(given).to(self.device)).sum()
+            (slopes,) = torch.autograd.grad(value, moved)
+            found: npt.NDArray[np.float32] = slopes.cpu().numpy()
+            return found

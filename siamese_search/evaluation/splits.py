@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,33 +78,27 @@ def evaluate_splits(
 
 def each_draw(encoder: Encoder, pictures: Probes, split: Split) -> Iterator[Evaluation]:
     """The evaluations of pictures that are embedded, no two alike, one draw after the other."""
-    _require_possible(split)
-    labels = np.array(pictures.labels, str)
-    members = {name: np.flatnonzero(labels == name) for name in np.unique(labels).tolist()}
-    enough = [name for name, own in members.items() if len(own) > split.shots]
-    if len(enough) < 2:
-        raise UsageError(
-            f"{len(enough)} classes have more than {split.shots} pictures, which leaves one to"
-            " enrol and one to ask about: two classes or more are needed"
-        )
-    steps = shot_steps([len(members[name]) for name in enough], split.shots)
+    members = _members(pictures, split)
+    steps = shot_steps([len(own) for own in members.values()], split.shots)
     refused: list[UsageError] = []
     for seed in range(split.draws):
-        random = np.random.default_rng(seed)
-        order = random.permutation(enough).tolist()
-        enrolled = order[: enrolled_classes(len(order), split.strangers)]
-        drawn = [random.permutation(members[name]) for name in enrolled]
-        others = np.setdiff1d(np.arange(len(labels)), np.concatenate(drawn))
-        yield _evaluated(encoder, pictures, _Draw(drawn, others), split, seed, steps, refused)
-    if refused:
-        log.warning(
-            "%d of %d draws with the encoder %s are not calibrated%s, since %s",
-            len(refused),
-            split.draws,
-            encoder.name,
-            "" if encoder.calibrated else " and name nobody",
-            refused[0],
-        )
+        draw = _draw(members, len(pictures.files), split, seed)
+        yield _evaluated(encoder, pictures, draw, split, seed, steps, refused)
+    _warn(encoder, split, refused)
+
+
+@contextmanager
+def split_gallery(
+    encoder: Encoder, files: Sequence[ImageFile], split: Split, seed: int
+) -> Iterator[tuple[Gallery, list[ImageFile], tuple[Rejection, ...]]]:
+    """One draw's gallery, the files that are left to ask about, and what could not be used."""
+    _require_possible(split)
+    pictures = embedded(encoder, files).distinct()
+    draw = _draw(_members(pictures, split), len(pictures.files), split, seed)
+    refused: list[UsageError] = []
+    with _enrolled(encoder, pictures, draw, split, refused) as (gallery, probes):
+        _warn(encoder, split, refused)
+        yield gallery, list(probes.files), pictures.rejected
 
 
 def enrolled_classes(classes: int, strangers: float) -> int:
@@ -119,16 +114,46 @@ def _require_possible(split: Split) -> None:
         )
 
 
-def _evaluated(
-    encoder: Encoder,
-    pictures: Probes,
-    draw: _Draw,
-    split: Split,
-    seed: int,
-    steps: Sequence[int],
-    refused: list[UsageError],
-) -> Evaluation:
-    """Enrol what a draw has chosen, ask about all else; why it cannot be calibrated is added to
+def _members(pictures: Probes, split: Split) -> dict[str, IntArray]:
+    """The rows of each class that has enough pictures; UsageError for fewer than two of these."""
+    _require_possible(split)
+    labels = np.array(pictures.labels, str)
+    members = {name: np.flatnonzero(labels == name) for name in np.unique(labels).tolist()}
+    enough = {name: own for name, own in members.items() if len(own) > split.shots}
+    if len(enough) < 2:
+        raise UsageError(
+            f"{len(enough)} classes have more than {split.shots} pictures, which leaves one to"
+            " enrol and one to ask about: two classes or more are needed"
+        )
+    return enough
+
+
+def _draw(members: Mapping[str, IntArray], count: int, split: Split, seed: int) -> _Draw:
+    """Which classes are enrolled, of ``count`` pictures in all."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(list(members)).tolist()
+    enrolled = order[: enrolled_classes(len(order), split.strangers)]
+    drawn = [random.permutation(members[name]) for name in enrolled]
+    return _Draw(drawn, np.setdiff1d(np.arange(count), np.concatenate(drawn)))
+
+
+def _warn(encoder: Encoder, split: Split, refused: Sequence[UsageError]) -> None:
+    if refused:
+        log.warning(
+            "%d of %d draws with the encoder %s are not calibrated%s, since %s",
+            len(refused),
+            split.draws,
+            encoder.name,
+            "" if encoder.calibrated else " and name nobody",
+            refused[0],
+        )
+
+
+@contextmanager
+def _enrolled(
+    encoder: Encoder, pictures: Probes, draw: _Draw, split: Split, refused: list[UsageError]
+) -> Iterator[tuple[Gallery, Probes]]:
+    """Enrol what a draw has chosen; all else are probes. Why it cannot be calibrated is added to
     ``refused``, and the encoder's threshold decides, if it has one.
     """
     chosen = np.concatenate([own[: split.shots] for own in draw.classes])
@@ -148,6 +173,20 @@ def _evaluated(
                 gallery.calibrate(split.fpir, rule=split.rule)
             except UsageError as error:  # too few for this rate
                 refused.append(error)
+        yield gallery, probes
+
+
+def _evaluated(
+    encoder: Encoder,
+    pictures: Probes,
+    draw: _Draw,
+    split: Split,
+    seed: int,
+    steps: Sequence[int],
+    refused: list[UsageError],
+) -> Evaluation:
+    """What a draw's gallery says."""
+    with _enrolled(encoder, pictures, draw, split, refused) as (gallery, probes):
         measured = evaluate_embeddings(
             gallery,
             probes.embeddings,
