@@ -525,6 +525,14 @@ def test_what_is_no_onnx_file_is_refused(content: bytes, tmp_path: Path) -> None
         import_onnx(saved(tmp_path, content), FACE)
 
 
+def test_more_steps_than_a_network_has_are_refused(tmp_path: Path) -> None:
+    graph = b"\x0a\x00" * 150_000  # as many empty steps
+    length = bytes([len(graph) & 127 | 128, len(graph) >> 7 & 127 | 128, len(graph) >> 14])
+    content = b"\x08\x08" + b"\x3a" + length + graph + b"\x42\x02\x10\x0d"
+    with pytest.raises(EncoderError, match="more than 100000 steps"):
+        import_onnx(saved(tmp_path, content), FACE)
+
+
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
     (tmp_path / "folder.onnx").mkdir()

@@ -146,7 +146,7 @@ def _print(out: Path, made: Imported, fingerprint: str, as_json: bool) -> None:
     scaled = f"mean {_list(taken['mean'] or [0])}, std {_list(taken['std'] or [1])}"
     say(f"channels: {taken['channels']}, from 0 to 255, {scaled}, {taken['layout']}")
     if origin["one at a time"]:
-        say("its graph takes one picture at a time, and so is slower where there are many")
+        say("its graph takes one picture at a time: so do the runtimes")
     agreement = ", ".join(f"{name} {cosine:.5f}" for name, cosine in origin["agreement"].items())
     say(f"least cosine to the file: {agreement}")
     say(f"{program()} add FOLDER --encoder {out}   enrols with it")

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.processes import command, environment
 
 SECONDS = 600.0  # that reading and trying a file may take
+LEAST_MEMORY, TIMES = 3 << 30, 12  # bytes, and copies of the files
 WORKER = "siamese_search.importing.onnx_worker"
 ERRORS = {one.__name__: one for one in (UsageError, ImageError)}  # others are EncoderErrors
 REQUEST, ANSWER, MADE = "request.json", "answer.json", "encoder.onnx"
@@ -65,7 +67,7 @@ def import_onnx(
 
     The two agree on ``pictures``, or on drawn ones where none are named, to a cosine of 0.999 at
     least. Raises EncoderError for a file that cannot become one, that takes longer than
-    ``seconds``, or three quarters of the memory; UsageError for what must be said about it;
+    ``seconds``, or much more memory than its size; UsageError for what must be said about it;
     ImageError for a picture that cannot be read; RuntimeUnavailable where ``onnx`` is missing.
     """
     if importlib.util.find_spec("onnx") is None:
@@ -78,7 +80,7 @@ def import_onnx(
             "path": os.fspath(path),
             "options": dataclasses.asdict(options),
             "pictures": [os.fspath(one) for one in pictures],
-            "memory": 3 * memory() // 4,
+            "memory": _memory_for(Path(path)),
             "seconds": seconds,
         }
         Path(place, REQUEST).write_text(json.dumps(request), encoding="utf-8")
@@ -88,6 +90,16 @@ def import_onnx(
             raise ERRORS.get(answer["kind"], EncoderError)(answer["refused"])
         answer["preprocessing"] = Preprocessing(**answer["preprocessing"])
         return Imported(**answer, onnx=Path(place, MADE).read_bytes(), weights={})
+
+
+def _memory_for(path: Path) -> int:
+    """How many bytes of memory it may take to read and to try a file: by its size, and that of what
+    lies beside it, since a small file can claim to be large.
+    """
+    size = 0
+    with suppress(OSError):  # the worker says what is wrong with it
+        size = sum(one.stat().st_size for one in os.scandir(path.parent) if one.is_file())
+    return min(3 * memory() // 4, LEAST_MEMORY + TIMES * size)
 
 
 def _run(path: Path, place: Path, seconds: float) -> None:

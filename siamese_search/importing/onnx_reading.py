@@ -59,7 +59,7 @@ def read_model(path: Path) -> tuple[Any, dict[str, str]]:
     try:
         model.ParseFromString(content)
     except (DecodeError, MemoryError) as error:
-        raise _refused(path, "it is no ONNX file, or is cut short") from error
+        raise _refused(path, "it is no ONNX file, is cut short, or claims too much") from error
     size = len(content)
     del content
     if not model.ir_version or not model.graph.node:
