@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.decision.learning import Prior
-from siamese_search.errors import EncoderError
+from siamese_search.errors import EncoderError, UsageError
 from siamese_search.files import read_regular, write_whole
 from siamese_search.pictures.preprocessing import RENDERING, Preprocessing
 from siamese_search.records import surplus_fields
@@ -34,6 +34,10 @@ PRIOR = "metric.npy"  # float32 (1 + d, d): the prior's mean, and its covariance
 DESCRIPTION_BYTES = 16 << 20  # at most
 FILE_BYTES = 4 << 30
 SIDE_AT_MOST = 4096  # pixels
+UNFITTED: dict[str, Any] = {  # no other picture reaches it, and the logistic says nothing
+    "threshold": 1.0,
+    "calibration": {"fitted": False, "slope": 1.0, "offset": -1.0},
+}
 DIMENSION_AT_MOST = 1 << 16
 # A node's type is its field 4: its tag, the length in one byte or, padded, in several, the text.
 LOOP = re.compile(rb"\x22(?:\x04|\x84\x80*\x00)(Loop|Scan)")
@@ -203,17 +207,24 @@ def write_encoder(
     dimension: int,
     onnx: bytes,
     weights: Mapping[str, npt.NDArray[Any]],
-    threshold: float,
-    calibration: dict[str, Any],
+    threshold: float | None = None,
+    calibration: dict[str, Any] | None = None,
     training: dict[str, Any],
     prior: Prior | None = None,
 ) -> str:
     """Write an encoder folder and return its fingerprint.
 
-    ``prior`` is for the metrics that galleries learn. ``encoder.json`` is written last and by
-    rename, so a folder that has one is complete.
+    ``threshold`` and ``calibration`` are fitted together; without them the encoder says that it has
+    none (see ``EncoderRecord.calibrated``). ``prior`` is for the metrics that galleries learn.
+    ``encoder.json`` is written last and by rename, so a folder that has one is complete. Raises
+    UsageError for a threshold without a calibration, or the other way round.
     """
     from safetensors.numpy import save
+
+    if threshold is None and calibration is None:
+        threshold, calibration = UNFITTED["threshold"], dict(UNFITTED["calibration"])
+    if threshold is None or calibration is None:
+        raise UsageError("threshold and calibration are fitted together: give both, or neither")
 
     files = {GRAPH: onnx, WEIGHTS: save(dict(weights))}
     if prior is not None:

@@ -1,0 +1,1 @@
+"""Networks from elsewhere as encoders, and encoders for programs elsewhere."""
