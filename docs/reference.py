@@ -30,8 +30,8 @@ its reason), or `verify` or `check` says no. 2 is stopped by an error: one line 
 # In the order in which a new user needs them; a command that is missing here comes last.
 ORDER = (
     "demo", "add", "query", "verify", "list", "info", "relabel", "remove", "undo", "redo",
-    "calibrate", "benchmark", "audit", "unknowns", "plot", "explain", "train", "rebuild", "check",
-    "compact",
+    "calibrate", "benchmark", "audit", "unknowns", "plot", "explain", "train", "encoder list",
+    "encoder info", "encoder compare", "encoder import", "rebuild", "check", "compact",
 )  # fmt: skip
 
 
@@ -86,10 +86,13 @@ class Parameter:
 
 
 def commands() -> dict[str, Callable[..., Any]]:
-    """The function of every command by the command's name."""
+    """The function of every command by the command's name; of a group's, both names."""
+    below = [one.typer_instance for one in app.registered_groups if one.typer_instance is not None]
+    groups = [("", app), *((f"{one.info.name} ", one) for one in below)]
     found = {
-        one.name or one.callback.__name__: one.callback
-        for one in app.registered_commands
+        prefix + (one.name or one.callback.__name__): one.callback
+        for prefix, group in groups
+        for one in group.registered_commands
         if one.callback is not None
     }
     known = [name for name in ORDER if name in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -62,6 +63,26 @@ def memory() -> int:
         with suppress(OSError, ValueError):  # ``max`` is no number
             whole = min(whole, int(path.read_text()))
     return whole
+
+
+def peak_memory() -> int | None:
+    """The most bytes of main memory that this process has held; None where nobody counts them."""
+    with suppress(OSError, ValueError, IndexError):
+        # Not what getrusage says: it may be that of the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    with suppress(ImportError):
+        import resource
+
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return held if sys.platform == "darwin" else 1024 * held
+    return None
+
+
+def forget_peak_memory() -> None:
+    """Have ``peak_memory`` count from now on, where the system can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _groups() -> Iterator[Path]:

@@ -17,6 +17,7 @@ FLOORS = {
     "cli": 8,
     "__main__": 9,
     "training": 7,
+    "importing": 7,
     "serving": 7,
     "evaluation": 6,
     "gallery": 5,
@@ -40,11 +41,14 @@ OWNERS = {
     "faiss": {"index"},
     "onnxruntime": {"embedding.onnx_runtime"},
     "openvino": {"embedding.openvino_runtime"},
-    "torch": {"embedding.torch_runtime", "embedding.network", "embedding.backbones", "training"},
-    "timm": {"embedding.network", "embedding.backbones", "training"},
-    "PIL": {"pictures", "evaluation"},
+    "torch": {
+        "embedding.torch_runtime", "embedding.network", "embedding.backbones", "training",
+        "importing",
+    },
+    "timm": {"embedding.network", "embedding.backbones", "training", "importing"},
+    "PIL": {"pictures", "evaluation", "importing"},
     "typer": {"cli"},
-}
+}  # fmt: skip
 
 
 def name_of(path: Path) -> str:

@@ -20,6 +20,7 @@ from siamese_search.cli import (
     calibrate,
     demo,
     edit,
+    encoder,
     enroll,
     identify,
     maintain,
@@ -65,7 +66,7 @@ def siasearch(
 
 for module in (
     enroll, identify, edit, unknowns, calibrate, benchmark, audit, plot, maintain, serve, train,
-    demo,
+    encoder, demo,
 ):  # fmt: skip
     module.register(app)
 for registered in app.registered_commands:

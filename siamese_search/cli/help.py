@@ -42,6 +42,19 @@ INSTEAD = {
     "evaluate": "benchmark",
     "test": "benchmark",
     "compare": "verify",
+    "encoders": "encoder list",
+    "models": "encoder list",
+}
+# The same for the commands of a group.
+INSTEAD_IN = {
+    "encoder": {
+        "ls": "list",
+        "show": "info",
+        "describe": "info",
+        "measure": "info --measure",
+        "benchmark": "compare",
+        "diff": "compare",
+    }
 }
 # What an option takes where it does not say so itself.
 TAKES = {"<int>": "N", "<int range>": "N", "<float>": "X", "<float range>": "X", "<str>": "TEXT"}
@@ -63,20 +76,23 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is asked for; says which one it may be where there is no such one."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            ctx.fail(f"no such command {args[0]!r}: {self._instead(args[0].lower())}")
+            group = None if ctx.parent is None else ctx.info_name
+            ctx.fail(f"no such command {args[0]!r}: {self._instead(args[0].lower(), group)}")
         return super().resolve_command(ctx, args)
 
-    def _instead(self, typed: str) -> str:
+    def _instead(self, typed: str, group: str | None) -> str:
         """What to type: the command that other tools call so, else those that are spelt alike."""
-        known = {**INSTEAD, **{name: name for name in self.commands}}
+        elsewhere = INSTEAD if group is None else INSTEAD_IN.get(group, {})
+        known = {**elsewhere, **{name: name for name in self.commands}}
+        called = program() if group is None else f"{program()} {group}"
         if typed in known:
-            return f"try `{program()} {known[typed]}`"
+            return f"try `{called} {known[typed]}`"
         close = [known[name] for name in difflib.get_close_matches(typed, known, n=3)]
         # Nobody shall remove anything because of a slip.
-        meant = dict.fromkeys(f"`{program()} {name}`" for name in close if name != "remove")
+        meant = dict.fromkeys(f"`{called} {name}`" for name in close if name != "remove")
         if meant and close[0] != "remove":
             return f"did you mean {' or '.join(meant)}?"
-        return f"`{program()} --help` lists them"
+        return f"`{called} --help` lists them"
 
 
 class Command(TyperCommand):

@@ -44,7 +44,6 @@ from torch.nn import functional
 from siamese_search.decision.closer import fit_projection
 from siamese_search.embedding import backbones  # noqa: F401  registers ours with timm
 
-
 HALF = float(np.finfo(np.float16).max)
 # What would have timm read files, or build what is no backbone.
 UNTAKEN = {"pretrained", "checkpoint_path", "cache_dir", "features_only", "in_chans", "num_classes"}
@@ -144,7 +143,7 @@ class EmbeddingNetwork(nn.Module):
             return functional.normalize(embedding)
 
     def _feature_maps(self, images: Tensor) -> dict[str | int, Tensor]:
-        """The maps to pool, each (n, channels, rows, columns), by source; (n, channels) of a head."""
+        """The maps to pool, each (n, channels, rows, columns), by source; a head's (n, width)."""
         backbone = cast(Any, self.backbone)
         maps: dict[str | int, Tensor] = {}
         if self._stages:
@@ -186,7 +185,7 @@ class EmbeddingNetwork(nn.Module):
 
 
 def _known(name: object) -> str:
-    """A name that timm knows; ValueError for others, by which timm would read files or ask a hub."""
+    """A name that timm knows; ValueError for any other, such as a file's or a hub's."""
     if not isinstance(name, str) or not timm.is_model(name):
         raise ValueError(f"timm knows no backbone {name!r}")
     return name
@@ -291,8 +290,8 @@ def export_onnx(network: EmbeddingNetwork, height: int, width: int) -> bytes:
     ``embedding`` float32 (n, dimension) and, where the architecture has them, ``places`` float32
     (n, grid * grid, dimension of places).
 
-    Kernels are stored as float16, where that holds their values, and cast to float32, which halves the file; what is computed
-    stays float32. Needs onnx and onnxscript.
+    Kernels are stored as float16, where that holds their values, and cast to float32, which halves
+    the file; what is computed stays float32. Needs onnx and onnxscript.
     """
     # The torch runtime has no need of these.
     import onnx

@@ -1,4 +1,4 @@
-"""Whether an exported graph gives what torch gives, on pictures, by every runtime of this machine."""
+"""Whether an exported graph gives what torch gives, by every runtime of this machine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def mosaics() -> list[PixelArray]:
             for side in (3, 12, 64)
         ]
         shares = random.dirichlet((3.0, 2.0, 1.0))
-        mixed = sum(share * np.asarray(one, float) for share, one in zip(shares, layers, strict=True))
+        mixed = sum(
+            share * np.asarray(one, float) for share, one in zip(shares, layers, strict=True)
+        )
         made.append(np.asarray(mixed).round().astype(np.uint8))
     return made
 

@@ -21,12 +21,16 @@ from siamese_search.files import read_regular
 
 CONFIG = "config.json"
 BESIDE = ("preprocessor_config.json", "open_clip_config.json", "README.md")
-WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+WEIGHTS = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+)
 INDEX = "model.safetensors.index.json"  # of weights in several files
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar", ".joblib")
 JSON_BYTES = 16 << 20  # at most
 CONVERT = (
-    "where you trust the file, `python -c \"import torch, safetensors.torch as s;"
+    'where you trust the file, `python -c "import torch, safetensors.torch as s;'
     " s.save_file(torch.load('{name}', weights_only=True), 'model.safetensors')\"` writes one that"
     " is taken"
 )

@@ -6,45 +6,25 @@ They keep their own pooling, and their weights as they are but for the rounding 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
-from timm.models import PretrainedCfg
 from torch import Tensor, nn
 from torch.nn import functional
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.network import HALF, EmbeddingNetwork, arguments_of, export_onnx
 from siamese_search.errors import EncoderError, UsageError
-from siamese_search.importing import checking, files, hub, transformers
+from siamese_search.importing import checking, files
 from siamese_search.importing.imported import Imported
-from siamese_search.importing.stated import Stated, from_open_clip, from_preprocessor, from_timm
+from siamese_search.importing.sources import Source, source_of
+from siamese_search.importing.stated import Stated
 
+CLASSES = 100_000  # that a description may claim
 PARAMETERS = 500_000_000  # at most: an ONNX file holds 2 GB, and the graph is exported in float32
-PAGE = "https://huggingface.co/"
-NAMED = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A network's description, and the files with its weights.
-
-    ``settled`` is timm's ``pretrained_cfg``, ``arguments`` what the network is built with, ``says``
-    how it takes pictures.
-    """
-
-    backbone: str
-    settled: dict[str, Any]
-    arguments: dict[str, Any]
-    weights: list[Path]
-    says: Stated
-    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-    origin: dict[str, Any]
 
 
 def import_network(
@@ -59,8 +39,8 @@ def import_network(
 ) -> Imported:
     """Make an encoder of a network that timm knows.
 
-    ``source`` is a timm name, ``hf-hub:org/name``, or a folder with ``config.json`` and safetensors.
-    Weights are a timm name's published ones, else those of a file or a folder. ``asked`` goes
+    ``source`` is a timm name, ``hf-hub:org/name``, or a folder with ``config.json`` and
+    safetensors. Weights are the published ones, else those of a file or a folder. ``asked`` goes
     before what the files say of size, mean and the like. ``pictures``, paths or what
     ``Encoder.embed`` takes, are what the exported graph is compared with torch on: its origin has
     the least cosine of each runtime. ``tell`` gets what is being done.
@@ -70,7 +50,7 @@ def import_network(
     """
     if weights is not None and checkpoint_folder is not None:
         raise UsageError("--weights and --checkpoint-folder both name weights: give one of them")
-    found = _found(source, weights, checkpoint_folder)
+    found = source_of(source, weights, checkpoint_folder)
     says = asked.over(found.says)
     how = says.preprocessing()
     mean, std = says.scale(how.channels)
@@ -113,153 +93,6 @@ def import_network(
     tell("comparing with torch")
     agreement = checking.require_agreement(made, pixels, expected, [*map(str, pictures)])
     return dataclasses.replace(made, origin=made.origin | {"agreement": agreement})
-
-
-def _found(source: str, weights: Path | None, checkpoint_folder: Path | None) -> Source:
-    """The network that a source names, and its weights."""
-    if source.lower().endswith(files.PICKLES):
-        files.require_safetensors(Path(source))
-    if source.endswith(".safetensors"):
-        raise UsageError(
-            f"{source} has weights alone: name the network, too, as `siasearch encoder import"
-            f" vit_small_patch14_dinov2 --weights {source}`"
-        )
-    if weights is not None:
-        files.require_safetensors(weights)
-        if not weights.is_file():
-            raise UsageError(f"there is no file {weights}")
-    if checkpoint_folder is not None and not checkpoint_folder.is_dir():
-        raise UsageError(f"there is no folder {checkpoint_folder}")
-    if source.startswith(hub.PREFIX):
-        repository = source.removeprefix(hub.PREFIX)
-        if not NAMED.fullmatch(repository):
-            raise UsageError(f"{source!r} names no repository: write {hub.PREFIX}org/name")
-        folder = checkpoint_folder or hub.fetched(repository)
-        origin = {"source": source, "url": PAGE + repository.partition("@")[0]}
-        return _in_folder(folder, weights, origin)
-    if timm.is_model(source):
-        return _named(source, weights, checkpoint_folder)
-    if Path(source).is_dir():
-        return _in_folder(Path(source), weights, {"source": source})
-    near = timm.list_models(f"*{source.partition('.')[0]}*")[:3] if NAMED.fullmatch(source) else []
-    meant = f"; timm knows {', '.join(near)}" if near else ""
-    raise UsageError(
-        f"{source!r} is no network that timm knows, and no folder: name one, as"
-        f" vit_small_patch14_dinov2.lvd142m or {hub.PREFIX}org/name{meant}"
-    )
-
-
-def _named(source: str, weights: Path | None, folder: Path | None) -> Source:
-    """The network of a timm name, with its published weights unless others are named."""
-    try:
-        cfg = timm.get_pretrained_cfg(source, allow_unregistered=False)
-    except (RuntimeError, ValueError) as error:  # an unknown tag
-        tags = ", ".join(timm.list_pretrained(source.partition(".")[0] + ".*")[:6])
-        raise UsageError(f"timm knows no {source!r}: it has {tags or 'others'}") from error
-    settled = {} if cfg is None else cfg.to_dict()
-    origin: dict[str, Any] = {"source": source}
-    backbone = source.partition(".")[0]
-    if folder is None and weights is None:
-        repository = settled.get("hf_hub_id")
-        if not repository:
-            raise EncoderError(
-                f"nobody has published weights of {source!r}: name some: --weights"
-                " FILE.safetensors, or --checkpoint-folder DIR"
-            )
-        folder = hub.fetched(repository)
-        origin |= {"url": PAGE + repository, "licence": settled.get("license")}
-    if folder is not None:
-        told = files.licence_beside(folder)
-        origin |= {"licence": told} if told else {}
-    says = from_timm(settled, f"timm's {source}")
-    if folder is not None and _is_timm(config := files.read_json(folder / files.CONFIG)):
-        # The files of a folder know better, if they are of the same network.
-        other, arguments, told_cfg = _timm_fields(config, folder)
-        if other == backbone:
-            says = from_timm(told_cfg, str(folder / files.CONFIG)).over(says)
-            return Source(
-                backbone, settled | told_cfg, arguments, weights and [weights] or
-                files.weights_in(folder), says, dict, origin
-            )
-    return Source(
-        backbone=backbone,
-        settled=settled,
-        arguments={},
-        weights=[weights] if weights else files.weights_in(cast(Path, folder)),
-        says=says,
-        convert=dict,
-        origin=origin,
-    )
-
-
-def _in_folder(folder: Path, weights: Path | None, origin: dict[str, Any]) -> Source:
-    """The network that the files of a folder describe, in timm's or in transformers' way."""
-    place = folder / files.CONFIG
-    config = files.read_json(place)
-    clip = files.read_json(folder / "open_clip_config.json")
-    shown = files.read_json(folder / "preprocessor_config.json")
-    beside = from_preprocessor(shown, str(folder / "preprocessor_config.json"))
-    beside = beside.over(
-        from_open_clip(clip, str(folder / "open_clip_config.json")) if clip else Stated()
-    )
-    licence = files.licence_beside(folder)
-    paths = [weights] if weights else files.weights_in(folder)
-    trunk = ((clip.get("model_cfg") or {}).get("vision_cfg") or {}).get("timm_model_name")
-    if _is_timm(config):
-        backbone, arguments, settled = _timm_fields(config, folder)
-        _require_known(backbone, place)
-        licence = licence or settled.get("license")
-        says = from_timm(settled, str(place)).over(beside)
-        convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
-    elif isinstance(config.get("model_type"), str) and not trunk:
-        network = transformers.described(config, place)
-        backbone, arguments, settled = network.backbone, network.arguments, network.settled
-        says = beside.over(from_timm(settled, str(place)))
-        convert = network.converted
-    elif isinstance(trunk, str):
-        backbone, arguments = trunk, {}
-        _require_known(backbone, folder / "open_clip_config.json")
-        cfg = timm.get_pretrained_cfg(backbone)
-        settled = {} if cfg is None else cfg.to_dict()
-        says = beside.over(from_timm(settled, backbone))
-        convert = dict
-    else:
-        raise EncoderError(
-            f"{place} names no network (architecture, or model_type): name it yourself, as"
-            f" `siasearch encoder import vit_small_patch14_dinov2 --checkpoint-folder {folder}`"
-        )
-    if licence:
-        origin = origin | {"licence": licence}
-    return Source(backbone, settled, arguments, paths, says, convert, origin)
-
-
-def _is_timm(config: dict[str, Any]) -> bool:
-    return isinstance(config.get("architecture"), str)
-
-
-def _timm_fields(
-    config: dict[str, Any], folder: Path
-) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The network's name, its arguments and ``pretrained_cfg`` of a ``config.json`` of timm's."""
-    inner = config.get("pretrained_cfg", config)
-    arguments = config.get("model_args") or {}
-    if not isinstance(inner, dict) or not isinstance(arguments, dict):
-        raise EncoderError(f"{folder / files.CONFIG} makes no sense: its fields are of other kinds")
-    fields = {one.name for one in dataclasses.fields(PretrainedCfg)}
-    settled = {name: value for name, value in inner.items() if name in fields}
-    for name in ("num_classes", "license"):
-        if name in config:
-            settled[name] = config[name]
-    arguments = {k: v for k, v in arguments.items() if k not in ("num_classes", "in_chans")}
-    return config["architecture"].partition(".")[0], arguments, settled
-
-
-def _require_known(backbone: str, place: Path) -> None:
-    if not timm.is_model(backbone):
-        raise EncoderError(
-            f"{place} names the network {backbone!r}, which timm {timm.__version__} does not know:"
-            " upgrade timm, or export it to ONNX"
-        )
 
 
 def _sized(found: Source, height: int, width: int) -> dict[str, Any]:
@@ -314,7 +147,7 @@ def _classes(found: Source, tensors: dict[str, Tensor]) -> list[int]:
     counts = [len(tensors[f"{one}.weight"]) for one in names if f"{one}.weight" in tensors]
     stated = found.settled.get("num_classes")
     counts += [] if counts else [0]
-    counts += [stated] if isinstance(stated, int) and stated >= 0 else []
+    counts += [stated] if isinstance(stated, int) and 0 <= stated <= CLASSES else []
     return list(dict.fromkeys(counts))
 
 
@@ -356,10 +189,28 @@ def _halves(values: Tensor) -> bool:
 def _try(network: EmbeddingNetwork, backbone: str, height: int, width: int) -> None:
     """Raise UsageError for a network that does not embed pictures of a size."""
     channels = network.mean.shape[1]
+    embed = getattr(network.backbone, "patch_embed", None)
+    patch = getattr(embed, "patch_size", None)
+    if isinstance(patch, tuple) and (height % patch[0] or width % patch[1]):
+        nearest = " × ".join(
+            str(max(1, round(side / one)) * one)
+            for side, one in zip((width, height), patch[::-1], strict=True)
+        )
+        raise UsageError(
+            f"{backbone!r} cuts pictures into patches of {patch[1]} × {patch[0]} pixels, which do"
+            f" not fill {width} × {height}: take {nearest}"
+        )
     try:
         with torch.inference_mode():
             made = network(torch.zeros(1, height, width, channels, dtype=torch.uint8))
-    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        AssertionError,
+        AttributeError,
+        IndexError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UsageError(
             f"{backbone!r} cannot be used at {width} × {height} pixels: {_in_short(str(error))}"
         ) from error

@@ -52,16 +52,20 @@ class Stated:
 
         Raises UsageError for what makes no sense.
         """
-        resize = self.resize or "crop"
-        whole = 1.0 if resize != "crop" else self.crop or 0.875
-        made = Preprocessing(
-            width=self.width or self.height or 224,
-            height=self.height or self.width or 224,
-            channels=self.channels or 3,  # type: ignore[arg-type]  checked below
-            resize=resize,  # type: ignore[arg-type]
-            crop_fraction=float(whole),
-            interpolation=self.interpolation or "bicubic",  # type: ignore[arg-type]
+        usual = Stated(
+            height=224 if self.width is None else self.width,
+            width=224 if self.height is None else self.height,
+            channels=3,
+            resize="crop",
+            crop=0.875 if self.resize in (None, "crop") else 1.0,
+            interpolation="bicubic",
         )
+        found: dict[str, Any] = dataclasses.asdict(self.over(usual))
+        fields = {name: found[name] for name in ("width", "height", "channels", "resize")}
+        fields |= {"crop_fraction": float(found["crop"]), "interpolation": found["interpolation"]}
+        if fields["resize"] != "crop":
+            fields["crop_fraction"] = 1.0  # it shows the whole picture
+        made = Preprocessing(**fields)
         hints = get_type_hints(Preprocessing)
         for what in ("channels", "resize", "interpolation"):
             known, value = get_args(hints[what]), getattr(made, what)
@@ -145,9 +149,7 @@ def from_preprocessor(fields: Mapping[str, Any], place: str) -> Stated:
         std=(full,) if not normal else None if std is None else tuple(full * v for v in std),
         resize=None if target is None else resize,
         crop=crop,
-        interpolation=None
-        if resample is None
-        else read.one_of("resample", resample, RESAMPLING),
+        interpolation=None if resample is None else read.one_of("resample", resample, RESAMPLING),
     )
 
 
