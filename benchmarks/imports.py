@@ -5,8 +5,8 @@
 Five networks that timm knows, with random weights, are imported as anybody would import them. Then
 three ways take turns at the same Grocery photos: the loop that people write (open a file with
 Pillow, timm's transform, the network, a picture at a time, by torch on all cores), and the encoder
-as a gallery runs it, in float32 and as it runs here (in bfloat16 where the processor has it). All
-count decoding. Cosines are to torch, on these photos, both on the same pixels.
+as a gallery runs it, in float32 and as it runs here (in bfloat16 where the processor has it, unless
+that is too coarse for the network). All count decoding. Cosines are to torch, on these photos, both on the same pixels.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
 
 HEADER = (
     *("network", "M parameters", "s to import", "least cosine", "plain torch"),
-    *("encoder float32", "times", "encoder here", "times"),
+    *("encoder float32", "times", "encoder here", "times", "here in"),
 )
 
 
@@ -113,6 +113,7 @@ def row(name: str, found: dict[str, Any]) -> tuple[object, ...]:
         f"{found['float32 over plain']:.1f}",
         f"{rates[OURS]:.1f}",
         f"{found['here over plain']:.1f}",
+        found["precision"],
     )
 
 
@@ -144,6 +145,7 @@ def measured(name: str, place: Path, photos: Sequence[str], repeats: int) -> dic
         "parameters": sum(one.numel() for one in model.parameters()),
         "seconds to import": round(took, 1),
         "least cosine": made.origin["agreement"],
+        "precision": made.architecture.get("precision", "bfloat16 where there is any"),
         "images/s": medians(raw),
         "float32 over plain": median_ratio(raw[EXACT], raw[PLAIN]),
         "here over plain": median_ratio(raw[OURS], raw[PLAIN]),

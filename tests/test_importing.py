@@ -27,6 +27,7 @@ from siamese_search.cli import common  # noqa: E402
 from siamese_search.embedding import backbones  # noqa: E402
 from siamese_search.embedding.network import EmbeddingNetwork  # noqa: E402
 from siamese_search.embedding.onnx_runtime import ONNXRuntime  # noqa: E402
+from siamese_search.embedding.record import EncoderRecord  # noqa: E402
 from siamese_search.embedding.torch_runtime import TorchRuntime  # noqa: E402
 from siamese_search.errors import EncoderError, StorageError, UsageError  # noqa: E402
 from siamese_search.importing import checking, writing  # noqa: E402
@@ -406,7 +407,7 @@ def test_weights_in_several_files_are_read_from_beside_their_index_alone(tmp_pat
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     half = len(tensors) // 2
-    places = {}
+    places: dict[str, str] = {}
     for number, keys in enumerate(([*tensors][:half], [*tensors][half:])):
         file = f"model-{number}.safetensors"
         safetensors.torch.save_file({key: tensors[key] for key in keys}, folder / file)
@@ -489,6 +490,35 @@ def test_a_graph_that_disagrees_with_torch_is_refused(
     monkeypatch.setattr(checking, "AGREEMENT", 1.1)
     with pytest.raises(EncoderError, match=r"ONNX Runtime disagrees with torch on .*one\.png"):
         import_network(str(folder), pictures=[str(tmp_path / "one.png")])
+
+
+def test_a_network_that_bfloat16_is_too_coarse_for_runs_in_float32(
+    imported: Imported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    write_imported(imported, tmp_path / "mine")
+    encoder = Encoder.open(tmp_path / "mine", "cpu")
+    expected = ONNXRuntime(encoder.folder, encoder.record).embed(pixels(32))
+
+    class Coarse(ONNXRuntime):
+        """Far off, unless the encoder says that it must not be."""
+
+        def __init__(self, folder: Path, record: EncoderRecord) -> None:
+            super().__init__(folder, record)
+            self.coarse = record.architecture.get("precision") != "float32"
+
+        def embed(self, given: Any) -> Any:
+            return super().embed(given) * (0.998 if self.coarse else 1.0)
+
+    assert "precision" not in imported.architecture
+    monkeypatch.setattr(checking, "OpenVINORuntime", Coarse)
+    made = checking.checked(imported, pixels(32), expected)
+    assert made.architecture["precision"] == "float32"
+    assert made.origin["agreement"]["OpenVINO"] >= 0.999
+    write_imported(made, tmp_path / "exact")
+    exact = Encoder.open(tmp_path / "exact", "cpu")
+    assert exact.fingerprint != encoder.fingerprint
+    np.testing.assert_allclose(exact.runtime.embed(pixels(32)), expected, atol=1e-5)
 
 
 def test_a_half_done_import_leaves_nothing(

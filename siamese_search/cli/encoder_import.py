@@ -125,11 +125,11 @@ def import_(
     asked.preprocessing()  # tells of nonsense soon
     pictures = _pictures(reference) if reference is not None else []
     made = _imported(source, out, weights, checkpoint_folder, asked, pictures)
-    fingerprint = write_imported(made, out)
+    encoder = write_imported(made, out)
     from siamese_search.importing.measuring import measured
 
     note("measuring")
-    _print(out, made, fingerprint, measured(out, device), as_json)
+    _print(out, made, encoder.fingerprint, measured(out, device), as_json)
 
 
 def _imported(
@@ -224,6 +224,8 @@ def _print(out: Path, made: Imported, fingerprint: str, speed: Measured, as_json
     say(f"pictures: {seen}, {shown.resize}{cut}, {shown.interpolation}")
     agreement = ", ".join(f"{name} {cosine:.5f}" for name, cosine in origin["agreement"].items())
     say(f"least cosine to torch: {agreement}")
+    if made.architecture.get("precision"):
+        note("note: bfloat16 is too coarse for it: it runs in float32")
     memory = "" if speed.memory is None else f", {speed.memory / 1e6:.0f} MB of memory"
     rate = speed.images_per_second
     say(f"{pace(rate)} images/s on {speed.device}{memory}")

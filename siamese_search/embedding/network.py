@@ -22,6 +22,7 @@ architecture is the JSON that ``encoder.json`` carries:
     dropout      probability, before the projection
     projection   dimension of a learned linear projection, or null for none
     centred      true where the projection takes a mean off first: it has a bias; false if absent
+    precision    "float32" for a network that half precision is too coarse for; none if absent
     places       local features beside the embedding, none if absent: the means over the cells of a
                  ``grid`` on the map of ``source``, projected to ``dimension``
 

@@ -74,6 +74,7 @@ class OpenVINORuntime:
         content = verified_graph(folder, record)
         core = openvino.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        exact = exact or record.architecture.get("precision") == "float32"
         fast = not exact and "BF16" in capabilities
         # Streams do not wait for each other: a batch over all cores ends with the slowest, which
         # is the one that decoding has taken meanwhile. Each holds activations, so only a few.

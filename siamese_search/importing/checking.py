@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from siamese_search.arrays import FloatArray, PixelArray
-from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.onnx_runtime import ONNXRuntime
 from siamese_search.embedding.openvino_runtime import OpenVINORuntime
+from siamese_search.embedding.record import EncoderRecord
 from siamese_search.embedding.runtimes import Runtime
 from siamese_search.errors import EncoderError
 from siamese_search.importing.imported import Imported
@@ -53,45 +53,46 @@ def mosaics() -> list[PixelArray]:
     return made
 
 
-def require_agreement(
+def checked(
     made: Imported, pixels: PixelArray, expected: FloatArray, names: Sequence[str] = ()
-) -> dict[str, float]:
-    """The least cosine to what torch gives, by the name of each runtime that there is.
+) -> Imported:
+    """The same, with the least cosine to what torch gives by each runtime in its origin.
 
-    ``expected`` is torch's float32 (n, dimension), ``names`` what to call the pictures. Raises
-    EncoderError, saying which runtime and picture, where it is below 0.999.
+    ``expected`` is torch's float32 (n, dimension), ``names`` what to call the pictures. Where
+    bfloat16 is too coarse for a network, it is marked to run in float32. Raises EncoderError,
+    saying which runtime and picture, where a cosine is below 0.999.
     """
-    found: dict[str, float] = {}
+    found = {"ONNX Runtime": _least("ONNX Runtime", ONNXRuntime, made, pixels, expected, names)}
+    if importlib.util.find_spec("openvino") is not None:
+        try:
+            found["OpenVINO"] = _least("OpenVINO", OpenVINORuntime, made, pixels, expected, names)
+        except EncoderError:
+            exact = {"precision": "float32"}
+            made = dataclasses.replace(made, architecture=made.architecture | exact)
+            found["OpenVINO"] = _least("OpenVINO", OpenVINORuntime, made, pixels, expected, names)
+    return dataclasses.replace(made, origin=made.origin | {"agreement": found})
+
+
+def _least(
+    name: str,
+    open_runtime: Callable[[Path, EncoderRecord], Runtime],
+    made: Imported,
+    pixels: PixelArray,
+    expected: FloatArray,
+    names: Sequence[str],
+) -> float:
+    """The least cosine of a runtime. Raises EncoderError where it is too low."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place, "encoder")
-        write_imported(made, folder)
-        encoder = Encoder.open(folder, "cpu")
-        for name, open_runtime in _runtimes().items():
-            runtime = open_runtime(encoder.folder, encoder.record)
-            given = np.concatenate([runtime.embed(one[None]) for one in pixels])
-            cosines = (given * expected).sum(axis=1)
-            # Not the least of them: that may be no number.
-            worst = int(np.argmin(np.nan_to_num(cosines, nan=-1.0)))
-            found[name] = round(float(cosines[worst]), 6)
-            if not cosines[worst] >= AGREEMENT:
-                which = names[worst] if names else f"generated picture {worst + 1}"
-                raise EncoderError(
-                    f"{made.name} is not imported: {name} disagrees with torch on {which}, with a"
-                    f" cosine of {cosines[worst]:.4f} where {AGREEMENT} is needed{_way_out(name)}"
-                )
-    return found
-
-
-def _runtimes() -> dict[str, Callable[[Path, Any], Runtime]]:
-    """Those that may run the encoder on this machine's CPU."""
-    runtimes: dict[str, Callable[[Path, Any], Runtime]] = {"ONNX Runtime": ONNXRuntime}
-    chosen = os.environ.get("SIASEARCH_RUNTIME")
-    if chosen != "onnxruntime" and importlib.util.find_spec("openvino") is not None:
-        runtimes["OpenVINO"] = OpenVINORuntime
-    return runtimes
-
-
-def _way_out(name: str) -> str:
-    if name != "OpenVINO":
-        return ""
-    return "; set SIASEARCH_RUNTIME=onnxruntime, to import and to use it, and it runs in float32"
+        encoder = write_imported(made, Path(place, "encoder"))
+        runtime = open_runtime(encoder.folder, encoder.record)
+        given = np.concatenate([runtime.embed(one[None]) for one in pixels])
+    # What is no number is the worst.
+    cosines = np.nan_to_num((given * expected).sum(axis=1), nan=-1.0)
+    worst = int(np.argmin(cosines))
+    if cosines[worst] < AGREEMENT:
+        which = names[worst] if names else f"generated picture {worst + 1}"
+        raise EncoderError(
+            f"{made.name} is not imported: {name} disagrees with torch on {which}, with a cosine of"
+            f" {cosines[worst]:.4f} where {AGREEMENT} is needed"
+        )
+    return round(float(cosines[worst]), 6)

@@ -10,6 +10,7 @@ import secrets
 import shutil
 from pathlib import Path
 
+from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.record import DESCRIPTION, write_encoder
 from siamese_search.errors import StorageError, UsageError
 from siamese_search.files import sync_folder
@@ -29,18 +30,18 @@ def require_new(folder: Path) -> None:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def write_imported(imported: Imported, folder: Path) -> str:
-    """Write the folder of an encoder that has no threshold yet; its fingerprint.
+def write_imported(imported: Imported, folder: str | os.PathLike[str]) -> Encoder:
+    """Write the folder of an encoder that has no threshold yet, and open it on the CPU.
 
     It is made under another name beside it, and gets its own in the end. Raises UsageError for a
     folder that is not new or empty, StorageError where it cannot be written.
     """
-    require_new(folder)
-    folder = folder.absolute()
-    made = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    place = Path(folder).absolute()
+    require_new(Path(folder))
+    made = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fingerprint = write_encoder(
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_encoder(
             made,
             name=imported.name,
             architecture=imported.architecture,
@@ -50,12 +51,12 @@ def write_imported(imported: Imported, folder: Path) -> str:
             weights=imported.weights,
             training={"imported": imported.origin},
         )
-        if folder.is_dir():
-            folder.rmdir()
-        os.rename(made, folder)
-        sync_folder(folder.parent)
+        if place.is_dir():
+            place.rmdir()
+        os.rename(made, place)
+        sync_folder(place.parent)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return fingerprint
+    return Encoder.open(place, "cpu")
