@@ -43,11 +43,14 @@ OWNERS = {
     "onnxruntime": {"embedding.onnx_runtime"},
     "openvino": {"embedding.openvino_runtime"},
     "onnx": {"embedding.network", "importing"},
-    "torch": {"embedding.torch_runtime", "embedding.network", "embedding.backbones", "training"},
-    "timm": {"embedding.network", "embedding.backbones", "training"},
-    "PIL": {"pictures", "evaluation"},
+    "torch": {
+        "embedding.torch_runtime", "embedding.network", "embedding.backbones", "training",
+        "importing",
+    },
+    "timm": {"embedding.network", "embedding.backbones", "training", "importing"},
+    "PIL": {"pictures", "evaluation", "importing"},
     "typer": {"cli"},
-}
+}  # fmt: skip
 
 
 def name_of(path: Path) -> str:

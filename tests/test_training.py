@@ -690,7 +690,7 @@ def test_a_hub_that_does_not_answer_is_soon_an_error(monkeypatch: pytest.MonkeyP
 def test_a_hub_is_not_asked_for_what_its_cache_has(monkeypatch: pytest.MonkeyPatch) -> None:
     network = timm.create_model("resnet18", num_classes=0)
     monkeypatch.setattr(backbones, "_is_cached", lambda name: True)
-    monkeypatch.setattr(backbones, "_require_hub", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(backbones, "require_hub", lambda: pytest.fail("asked"))
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: network)
     assert backbones.imagenet_weights("resnet18").keys() == network.state_dict().keys()
 

@@ -18,6 +18,7 @@ import typer
 
 from siamese_search.cli.program import spoken
 from siamese_search.errors import UsageError, require_between
+from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.embedding.encoder import Encoder
@@ -254,7 +255,7 @@ def progress_bar(
 
         def watch(progress: Progress) -> None:
             speed = display.tasks[task].speed
-            rate = f"{speed:.0f} images/s" if speed else ""
+            rate = f"{pace(speed)} images/s" if speed else ""
             whole = progress.total or total
             if whole != display.tasks[task].total:  # another stage has another pace
                 display.reset(task, total=whole)
@@ -287,5 +288,22 @@ class _Lines:
             self._total, self._count = self._count(), None
         whole = progress.total or self._total
         done = f"{progress.done} of {whole}" if whole else f"{progress.done}"
-        note(f"{progress.stage}: {done}, {(progress.done - self._done) / passed:.0f} a second")
+        rate = (progress.done - self._done) / passed
+        left = (whole - progress.done) / rate if whole and rate else 0.0
+        note(f"{progress.stage}: {done}, {pace(rate)} a second{_left(left)}")
         self._done, self._when = progress.done, now
+
+
+def pace(rate: float) -> str:
+    """A rate as a number that says something of slow ones, too."""
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _left(seconds: float) -> str:
+    """How long it still takes, in words, where that is a minute or more."""
+    if seconds < 60:
+        return ""
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f", about {counted(minutes, 'minute')} left"
+    return f", about {counted(round(minutes / 60), 'hour')} left"

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from siamese_search.cli.common import JsonOption, print_json, say, tell_rejected
+from siamese_search.cli.common import (
+    DeviceOption,
+    JsonOption,
+    note,
+    pace,
+    print_json,
+    say,
+    tell_rejected,
+)
 from siamese_search.cli.encoder_onnx import (
     BgrOption,
     LayoutOption,
@@ -19,17 +30,45 @@ from siamese_search.cli.encoder_onnx import (
     onnx_options,
 )
 from siamese_search.cli.program import program
-from siamese_search.errors import UsageError
+from siamese_search.errors import RuntimeUnavailable, UsageError
 
 if TYPE_CHECKING:
     from siamese_search.importing.imported import Imported
+    from siamese_search.importing.measuring import Measured
+    from siamese_search.importing.onnx_file import OnnxOptions
+    from siamese_search.importing.stated import Stated
 
-PICTURES = 16  # of a reference folder that the file and the encoder are compared on
+PICTURES = 16  # of a reference folder that torch and the exported graph are compared on
+SLOW = 5.0  # images a second, below which the time for many is told
 
 
 def import_(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="An ONNX file.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A timm name, hf-hub:org/name, a folder with config.json and .safetensors, or an"
+            " ONNX file.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The encoder's folder.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="The weights of the network that SOURCE names, as .safetensors; default: those"
+            " that are published, by network.",
+        ),
+    ] = None,
+    checkpoint_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint-folder",
+            metavar="DIR",
+            help="A folder with these weights, and perhaps what else is published with them.",
+        ),
+    ] = None,
     output: OutputOption = None,
     pool: PoolOption = None,
     layout: LayoutOption = None,
@@ -48,7 +87,8 @@ def import_(
         typer.Option(
             "--mean",
             metavar="X,X,X",
-            help="Subtract this from pixels, in the order of the network's channels.",
+            help="Subtract this from pixels, which are from 0 to 1 (of an ONNX file: see --scale),"
+            " in the order of the network's channels.",
         ),
     ] = None,
     std: Annotated[
@@ -86,42 +126,131 @@ def import_(
             help="Your pictures, to check the encoder on; default: some that are generated.",
         ),
     ] = None,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make an encoder of a network from elsewhere, without training.
 
-    The encoder is compared with the file on pictures, and refused where they disagree.
+    It keeps its own pooling. The exported graph is compared with torch on pictures, that of an ONNX
+    file with the file, and refused where they disagree. Only .safetensors are read: no pickles.
     """
-    from siamese_search.importing.onnx_file import import_onnx
+    # Threads that spin while they wait slow a shared machine down many times over.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from siamese_search.importing.measuring import measured
     from siamese_search.importing.sample import pictures_of
-    from siamese_search.importing.writing import write_imported
+    from siamese_search.importing.writing import require_new, write_imported
 
-    if not source.lower().endswith(".onnx"):
-        raise UsageError(f"{source} is no .onnx file")
-    if (out / "encoder.json").exists():
-        raise UsageError(f"{out} holds an encoder: name another folder, or remove that first")
-    options = onnx_options(
-        out.absolute().name,
-        output=output,
-        pool=pool,
-        layout=layout,
-        size=size,
-        bgr=bgr,
-        mean=mean,
-        std=std,
-        scale=scale,
+    require_new(out)
+    name = out.absolute().name
+    shown = {"size": size, "resize": resize, "crop": crop, "interpolation": interpolation}
+    numbers = {"mean": mean, "std": std}
+    of_file = {"output": output, "pool": pool, "layout": layout, "scale": scale, "licence": licence}
+    of_network = {"weights": weights, "checkpoint-folder": checkpoint_folder}
+    is_file = source.lower().endswith(".onnx")
+    if is_file:
+        _require_none(source, of_network, "networks that timm knows")
+    else:
+        _require_none(source, of_file | {"bgr": bgr or None}, "ONNX files")
+    make: Callable[[Sequence[str]], Imported]
+    if is_file:
+        options = onnx_options(name, bgr=bgr, **of_file, **shown, **numbers)  # type: ignore[arg-type]
+        make = partial(_from_file, source, options)
+    else:
+        asked = _asked(**shown, **numbers)  # type: ignore[arg-type]
+        make = partial(_from_network, source, name, weights, checkpoint_folder, asked)
+    pictures = [] if reference is None else pictures_of(str(reference), PICTURES, tell_rejected)
+    made = make(pictures)
+    encoder = write_imported(made, out)
+    note("measuring")
+    _print(out, made, encoder.fingerprint, measured(out, device), as_json)
+
+
+def _require_none(source: str, options: Mapping[str, object], what: str) -> None:
+    """Raise UsageError for an option that would do nothing."""
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"--{option} is for {what}, and {source} is none of these")
+
+
+def _asked(
+    size: str | None,
+    resize: str | None,
+    crop: float | None,
+    interpolation: str | None,
+    mean: str | None,
+    std: str | None,
+) -> Stated:
+    """What options say, before what files say."""
+    from siamese_search.importing.stated import Stated
+
+    width, height = _sides(size) if size is not None else (None, None)
+    asked = Stated(
+        height=height,
+        width=width,
+        mean=_scaled("--mean", mean),
+        std=_scaled("--std", std),
         resize=resize,
         crop=crop,
         interpolation=interpolation,
-        licence=licence,
     )
-    pictures = [] if reference is None else pictures_of(str(reference), PICTURES, tell_rejected)
-    made = import_onnx(source, options, pictures)
-    encoder = write_imported(made, out)
-    _print(out, made, encoder.fingerprint, as_json)
+    asked.preprocessing()  # tells of nonsense soon
+    return asked
 
 
-def _print(out: Path, made: Imported, fingerprint: str, as_json: bool) -> None:
+def _from_file(source: str, options: OnnxOptions, pictures: Sequence[str]) -> Imported:
+    from siamese_search.importing.checking import suited
+    from siamese_search.importing.onnx_file import import_onnx
+
+    return suited(import_onnx(source, options, pictures), pictures)
+
+
+def _from_network(
+    source: str,
+    name: str,
+    weights: Path | None,
+    checkpoint_folder: Path | None,
+    asked: Stated,
+    pictures: Sequence[str],
+) -> Imported:
+    try:
+        from siamese_search.importing.network import import_network
+    except ImportError as error:
+        raise RuntimeUnavailable(
+            f"importing needs torch: pip install 'siamese-search[train]' ({error})"
+        ) from error
+    return import_network(
+        source,
+        name=name,
+        weights=weights,
+        checkpoint_folder=checkpoint_folder,
+        asked=asked,
+        pictures=pictures,
+        tell=note,
+    )
+
+
+def _sides(text: str) -> tuple[int, int]:
+    """Width and height of ``224`` or ``128x256``."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"--size is {text!r}: give pixels, as 224, or as 128x256")
+    return int(parts[0]), int(parts[-1])
+
+
+def _scaled(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Numbers for pixels from 0 to 1, for those from 0 to 255."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 <= value <= 1 for value in found):
+        raise UsageError(f"{option} is {text!r}: give numbers from 0 to 1, as 0.485,0.456,0.406")
+    return tuple(255.0 * value for value in found)
+
+
+def _print(out: Path, made: Imported, fingerprint: str, speed: Measured, as_json: bool) -> None:
     shown, origin = made.preprocessing, made.origin
     if as_json:
         print_json(
@@ -131,24 +260,35 @@ def _print(out: Path, made: Imported, fingerprint: str, as_json: bool) -> None:
                 "dimension": made.dimension,
                 "preprocessing": dataclasses.asdict(shown),
                 "origin": origin,
+                **dataclasses.asdict(speed),
             }
         )
         return
-    taken = origin["input"]
-    say(
-        f"{out}: {made.dimension} dimensions, from {origin['file']}, value"
-        f" {origin['output']['name']}"
-    )
+    taken = origin.get("input")  # of an ONNX file
+    value = f", value {origin['output']['name']}" if taken else ""
+    say(f"{out}: {made.dimension} dimensions, from {origin['file' if taken else 'source']}{value}")
     say(f"licence: {origin.get('licence') or 'the files do not say'}")
     cut = f", {shown.crop_fraction:.4g} of it" if shown.crop_fraction < 1 else ""
     seen = f"{shown.width} × {shown.height} pixels"
-    say(f"pictures: {seen}, {shown.resize}{cut}, {shown.interpolation}, by {taken['said by']}")
-    scaled = f"mean {_list(taken['mean'] or [0])}, std {_list(taken['std'] or [1])}"
-    say(f"channels: {taken['channels']}, from 0 to 255, {scaled}, {taken['layout']}")
-    if origin["one at a time"]:
-        say("its graph takes one picture at a time: so do the runtimes")
+    by = f", by {taken['said by']}" if taken else ""
+    say(f"pictures: {seen}, {shown.resize}{cut}, {shown.interpolation}{by}")
+    if taken:
+        scaled = f"mean {_list(taken['mean'] or [0])}, std {_list(taken['std'] or [1])}"
+        say(f"channels: {taken['channels']}, from 0 to 255, {scaled}, {taken['layout']}")
+        if origin["one at a time"]:
+            say("its graph takes one picture at a time: so do the runtimes")
     agreement = ", ".join(f"{name} {cosine:.5f}" for name, cosine in origin["agreement"].items())
-    say(f"least cosine to the file: {agreement}")
+    say(f"least cosine to {'the file' if taken else 'torch'}: {agreement}")
+    if made.architecture.get("precision"):
+        note("note: bfloat16 is too coarse for it: it runs in float32")
+    memory = "" if speed.memory is None else f", {speed.memory / 1e6:.0f} MB of memory"
+    rate = speed.images_per_second
+    say(f"{pace(rate)} images/s on {speed.device}{memory}")
+    if rate < SLOW:
+        note(
+            f"note: 1000 pictures take {1000 / rate / 60:.0f} minutes here; a smaller --size, or a"
+            " smaller network, is faster"
+        )
     say(f"{program()} add FOLDER --encoder {out}   enrols with it")
 
 

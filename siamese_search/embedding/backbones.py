@@ -113,7 +113,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
         return weights
     try:
         if not _is_cached(name):
-            _require_hub()
+            require_hub()
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's client raises many kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -135,7 +135,7 @@ def _is_cached(name: str) -> bool:
     )
 
 
-def _require_hub() -> None:
+def require_hub() -> None:
     """Raise ConnectionError where the hub does not answer soon: its client tries for a minute.
 
     With ``HF_HUB_OFFLINE`` the client itself refuses at once.

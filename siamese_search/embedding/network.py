@@ -4,10 +4,13 @@ Only the torch runtime and training import this, since torch takes seconds to im
 architecture is the JSON that ``encoder.json`` carries:
 
     backbone     a timm model name, or siasearch_resnet (backbones.py)
+    arguments    what timm is to build it with beside the channels, such as img_size; none if absent
     channels     1 or 3
     mean, std    a number per channel, on the 0 to 255 scale: (pixel - mean) / std
     pooling      a list of parts, each with
-        source   "features" (what the backbone's classifier would pool) or a stage number
+        source   "features" (what the backbone's classifier would pool), a stage number, or "head":
+                 what the backbone's own head makes of the features for its classifier (a class
+                 token, attention pooling, ...), which is taken as it is
         power    of the generalised mean (Radenovic et al. 2018); 1 is the plain mean
         grid     cells along each side that are pooled apart and joined, 1 if absent; more than
                  one keeps where things are, for pictures that are centred
@@ -19,6 +22,7 @@ architecture is the JSON that ``encoder.json`` carries:
     dropout      probability, before the projection
     projection   dimension of a learned linear projection, or null for none
     centred      true where the projection takes a mean off first: it has a bias; false if absent
+    precision    "float32" for a network that half precision is too coarse for; none if absent
     places       local features beside the embedding, none if absent: the means over the cells of a
                  ``grid`` on the map of ``source``, projected to ``dimension``
 
@@ -41,6 +45,10 @@ from torch.nn import functional
 from siamese_search.decision.closer import fit_projection
 from siamese_search.embedding import backbones  # noqa: F401  registers ours with timm
 
+HALF = float(np.finfo(np.float16).max)
+# What would have timm read files, or build what is no backbone.
+UNTAKEN = {"pretrained", "checkpoint_path", "cache_dir", "features_only", "in_chans", "num_classes"}
+
 
 class EmbeddingNetwork(nn.Module):
     """Builds the network that an architecture describes, with random weights.
@@ -57,12 +65,16 @@ class EmbeddingNetwork(nn.Module):
         super().__init__()
         channels = int(architecture.get("channels", 3))
         self.backbone = timm.create_model(
-            architecture["backbone"], pretrained=False, in_chans=channels, num_classes=0
+            _known(architecture["backbone"]),
+            pretrained=False,
+            in_chans=channels,
+            num_classes=0,
+            **arguments_of(architecture),
         )
         parts: Sequence[Mapping[str, Any]] = architecture["pooling"]
         places = architecture.get("places")
         sources = {part["source"] for part in parts} | ({places["source"]} if places else set())
-        self._stages = sorted(sources - {"features"})
+        self._stages = sorted(sources - {"features", "head"})
         self.pools = nn.ModuleList(_pool(part) for part in parts)
         self._sources = [part["source"] for part in parts]
         self._weights = [float(part.get("weight", 1.0)) for part in parts]
@@ -132,7 +144,7 @@ class EmbeddingNetwork(nn.Module):
             return functional.normalize(embedding)
 
     def _feature_maps(self, images: Tensor) -> dict[str | int, Tensor]:
-        """The maps to pool, each (n, channels, rows, columns), by source."""
+        """The maps to pool, each (n, channels, rows, columns), by source; a head's (n, width)."""
         backbone = cast(Any, self.backbone)
         maps: dict[str | int, Tensor] = {}
         if self._stages:
@@ -140,9 +152,12 @@ class EmbeddingNetwork(nn.Module):
             maps.update(zip(self._stages, stages, strict=True))
         else:
             features = backbone.forward_features(images)
-        if "features" in self._sources:
+        if "features" in (*self._sources, self._places):
             maps["features"] = features
-        return {source: self._as_map(features) for source, features in maps.items()}
+        found = {source: self._as_map(features) for source, features in maps.items()}
+        if "head" in self._sources:
+            found["head"] = backbone.forward_head(features, pre_logits=True)
+        return found
 
     def _as_map(self, features: Tensor) -> Tensor:
         """What a backbone gives as (n, channels, rows, columns).
@@ -165,11 +180,31 @@ class EmbeddingNetwork(nn.Module):
         backbone = cast(Any, self.backbone)
         if source == "features":
             return int(backbone.num_features)
+        if source == "head":
+            return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
         return int(backbone.feature_info[source]["num_chs"])
+
+
+def _known(name: object) -> str:
+    """A name that timm knows; ValueError for any other, such as a file's or a hub's."""
+    if not isinstance(name, str) or not timm.is_model(name):
+        raise ValueError(f"timm knows no backbone {name!r}")
+    return name
+
+
+def arguments_of(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm builds an architecture's backbone with. Raises ValueError for what it shall not."""
+    given = architecture.get("arguments") or {}
+    for name in given:
+        if name in UNTAKEN or name.startswith("pretrained"):
+            raise ValueError(f"a backbone has no argument {name!r} here")
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
 
 
 def _pool(part: Mapping[str, Any]) -> nn.Module:
     """What pools a part of an architecture's ``pooling``."""
+    if part["source"] == "head":
+        return nn.Identity()
     if part.get("grid", 1) > 1:
         return GridPool(part["grid"])
     if part.get("deviation", False):
@@ -256,8 +291,8 @@ def export_onnx(network: EmbeddingNetwork, height: int, width: int) -> bytes:
     ``embedding`` float32 (n, dimension) and, where the architecture has them, ``places`` float32
     (n, grid * grid, dimension of places).
 
-    Kernels are stored as float16 and cast to float32, which halves the file; what is computed
-    stays float32. Needs onnx and onnxscript.
+    Kernels are stored as float16, where that holds their values, and cast to float32, which halves
+    the file; what is computed stays float32. Needs onnx and onnxscript.
     """
     # The torch runtime has no need of these.
     import onnx
@@ -281,7 +316,7 @@ def export_onnx(network: EmbeddingNetwork, height: int, width: int) -> bytes:
     casts = []
     for tensor in exported.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.ndim > 1:
+        if values.dtype == np.float32 and values.ndim > 1 and np.abs(values).max(initial=0) <= HALF:
             name = tensor.name
             halved = numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
             tensor.CopyFrom(halved)

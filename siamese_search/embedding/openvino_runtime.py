@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from siamese_search.embedding.record import EncoderRecord
 
 STREAMS = 4
+BATCH = 16
+PIXELS = BATCH * 288 * 288  # of a batch: activations grow with them, and so does the time for it
 VALUES = 1 << 28  # that a step may give for one picture, or a constant may have
 
 
@@ -54,10 +56,11 @@ class OpenVINORuntime:
     """The ONNX graph on the CPU, in bfloat16 where the processor computes in it."""
 
     device = "cpu"
-    batch = 16
 
     def __init__(self, folder: Path, record: EncoderRecord, exact: bool = False) -> None:
         """``exact`` computes in float32 whatever the processor has."""
+        shown = record.preprocessing
+        self.batch = max(1, min(BATCH, PIXELS // (shown.height * shown.width)))
         try:
             openvino = import_openvino()
         except ImportError as error:
@@ -71,6 +74,7 @@ class OpenVINORuntime:
         content = verified_graph(folder, record)
         core = openvino.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        exact = exact or record.architecture.get("precision") == "float32"
         fast = not exact and "BF16" in capabilities
         # Streams do not wait for each other: a batch over all cores ends with the slowest, which
         # is the one that decoding has taken meanwhile. Each holds activations, so only a few.

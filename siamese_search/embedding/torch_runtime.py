@@ -83,6 +83,7 @@ class TorchRuntime:
         self.parallel = 2 if device == "cuda" else 1
         self._turn = Lock() if device == "mps" else nullcontext()
         self._torch: Any = torch
+        self._half = device != "cpu" and record.architecture.get("precision") != "float32"
         weights = verified_weights(folder, record)
         try:
             network = EmbeddingNetwork(record.architecture)
@@ -106,7 +107,7 @@ class TorchRuntime:
         if self.device == "cuda":
             batch = batch.pin_memory()
         with self._turn, torch.inference_mode(), torch.autocast(
-            self.device, dtype=torch.float16, enabled=self.device != "cpu"
+            self.device, dtype=torch.float16, enabled=self._half
         ):  # fmt: skip
             moved = batch.to(self.device, non_blocking=True)
             if self._network.place_shape is None:
