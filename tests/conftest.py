@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +23,8 @@ from siamese_search.storage.catalog import Catalog
 # Threads that spin while they wait slow a busy machine down many times over. It is read when the
 # libraries load that have such threads: scikit-learn and torch, by the tests that need them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What a shell starts in the background ignores Ctrl-C, and so would all that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def toy_graph(side: int, pool: int, places: bool = False) -> bytes:
