@@ -125,9 +125,7 @@ def gallery_of(folder: Path, encoder: Encoder, vectors: FloatArray, names: list[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("each", [1, 4])
-def test_strangers_pass_at_the_rate_that_was_asked(
-    tmp_path: Path, toy: Encoder, each: int
-) -> None:
+def test_strangers_pass_at_the_rate_that_was_asked(tmp_path: Path, toy: Encoder, each: int) -> None:
     rates = []
     for draw in range(1, 6):  # of one gallery the rate may be off by more
         vectors, names = clustered(2 * draw, toy.dimension, 150, each)
