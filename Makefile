@@ -1,10 +1,13 @@
 # `make demo` and `make test` set up what they need in .venv on a fresh machine (Python 3.11, pip).
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses auto
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 # A stamp per set of extras: pip runs again only when pyproject.toml has changed.
 DEMO := .venv/.installed-demo
 DEV := .venv/.installed-dev
+
+# Tests start hundreds of processes, each of which would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test quick lint docs coverage clean
 

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,11 +61,22 @@ def run(command: str, folder: Path) -> str:
     )
     if result.returncode not in (0, 1):  # 1: the answer is no
         raise RuntimeError(f"{command}: {result.stderr}")
-    printed = result.stdout.replace(os.path.realpath(folder), HERE)
-    return "\n".join(line.rstrip() for line in printed.splitlines()).strip("\n")
+    return shown(result.stdout, folder)
 
 
-def outputs(page: str, demo: Path, demo_says: str, folder: Path) -> Iterator[tuple[str, str, str]]:
+def shown(printed: str, folder: Path) -> str:
+    """What was printed in a folder, as pages show it."""
+    lines = printed.replace(os.path.realpath(folder), HERE).splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+
+def outputs(
+    page: str,
+    demo: Path,
+    demo_says: str,
+    folder: Path,
+    run: Callable[[str, Path], str] = run,
+) -> Iterator[tuple[str, str, str]]:
     """(command, output on the page, output now) of a page's examples, run in a new ``folder``.
 
     ``demo`` is a folder in which ``siasearch demo`` has printed ``demo_says``.

@@ -39,7 +39,7 @@ class Shell:
     ``separate`` is the same in processes of their own, as people run it.
     """
 
-    def __init__(self, folder: Path, encoder: Path) -> None:
+    def __init__(self, folder: Path, encoder: Path = Path()) -> None:
         self.folder = folder
         self.encoder = str(encoder)
 

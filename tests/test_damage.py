@@ -111,18 +111,18 @@ def test_a_jpeg_of_many_scans_is_refused_at_once() -> None:
     data = FILES["JPEG"]["progressive"]
     scan = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)  # which may be repeated
     end = data.index(b"\xff\xc4", scan)
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert "scans" in refusal(data[:end] + data[scan:end] * 1000 + data[end:])
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
     # Some more than usual are read, where the picture is small.
     some = data[:end] + data[scan:end] * 20 + data[end:]
     np.testing.assert_array_equal(decoded(some), decoded(data))
 
 
 def test_a_long_text_of_numbers_is_refused_at_once() -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert "save it as binary" in refusal(b"P2 4900 4900 255\n" + b"200 " * 4900**2)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_a_jpeg_whose_restarts_are_out_of_order_is_refused() -> None:
@@ -421,9 +421,9 @@ def test_bad_pictures_are_read_or_refused_in_words(form: str) -> None:
             for number, harm in enumerate(HARM):
                 for seed in range(4):
                     bad = harmed(data, harm, 100 * number + seed, others[seed % len(others)])
-                    begun = time.perf_counter()
+                    begun = time.process_time()
                     assert words(bad) != "", (kind, harm, seed)
-                    assert time.perf_counter() - begun < 5, (kind, harm, seed)
+                    assert time.process_time() - begun < 5, (kind, harm, seed)
     assert not [str(warning.message) for warning in caught]
 
 

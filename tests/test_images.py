@@ -707,13 +707,13 @@ def test_a_bomb_is_refused_before_it_is_decoded_and_without_a_warning(
     kind: str, size: tuple[int, int]
 ) -> None:
     data = claims(*size)[kind]
-    started = time.perf_counter()
+    started = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(ImageError) as error:
             render.decode(data, SMALL)
     assert not caught
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     # A JPEG may have more pixels, since it is decoded at reduced scale, but they must be there.
     missing = kind == "JPEG" and size == (9_000, 11_000)
     assert ("a part is missing" if missing else "too many pixels") in str(error.value)
@@ -755,10 +755,10 @@ def test_directory_bombs_are_refused() -> None:
 def test_runs_that_cannot_fill_a_bmp_are_not_tried() -> None:
     fields = (54 + 1024, 40, 9_000, 9_000, 1, 8, 1, *[0] * 5)
     head = b"BM" + bytes(8) + struct.pack("<IIiiHHIIIIII", *fields)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ImageError, match="cut short"):
         render.decode(head + bytes(range(256)) * 4 + b"\1\1\0\0" * 50, SMALL)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_broken_animation_chunks_do_not_matter() -> None:

@@ -47,6 +47,10 @@ ENGINES = {
 }
 
 
+# What is written is the same, however it is asked.
+writing = pytest.mark.parametrize("kind", [ENGINES["faiss"]], ids=["faiss"])
+
+
 @pytest.fixture(params=ENGINES)
 def kind(request: pytest.FixtureRequest) -> Kind:
     return ENGINES[request.param]
@@ -209,6 +213,7 @@ def test_a_search_gives_as_many_as_there_are(rough: tuple[Index, FloatArray]) ->
 
 
 @pytest.mark.slow
+@writing
 def test_what_goes_on_from_an_earlier_file_is_as_good(kind: Kind, tmp_path: Path) -> None:
     vectors = clustered(2, 3000)
     first = kind.engine.write(tmp_path / "old", 24, [(np.arange(2000), vectors[:2000])], kind.rough)
@@ -223,6 +228,7 @@ def test_what_goes_on_from_an_earlier_file_is_as_good(kind: Kind, tmp_path: Path
 
 
 @pytest.mark.slow
+@writing
 @pytest.mark.parametrize("part", [0.05, 0.5, 0.9])
 def test_nothing_is_taken_from_an_earlier_file_that_was_damaged(
     kind: Kind, tmp_path: Path, part: float
@@ -239,6 +245,7 @@ def test_nothing_is_taken_from_an_earlier_file_that_was_damaged(
     assert with_it.sha256 == without.sha256
 
 
+@writing
 def test_a_file_is_written_whole_or_not_at_all(kind: Kind, tmp_path: Path) -> None:
     def chunks() -> Iterator[tuple[IntArray, FloatArray]]:
         yield np.arange(4), EXACT_VECTORS[:4]
@@ -249,6 +256,7 @@ def test_a_file_is_written_whole_or_not_at_all(kind: Kind, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@writing
 @pytest.mark.parametrize("wanted", [Wanted("nonsense"), Wanted(recall=1.5), Wanted(recall=0)])
 def test_what_cannot_be_made_is_said_and_leaves_nothing(
     kind: Kind, wanted: Wanted, tmp_path: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import socket
 import subprocess
 import sys
@@ -71,16 +72,28 @@ SMALL = Settings(
 )
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def drawn(folder: Path) -> Path:
     """Twelve classes with four noisy versions each of a mosaic."""
     for number in range(12):
-        place = tmp_path / "pictures" / f"class-{number:02}"
+        place = folder / f"class-{number:02}"
         place.mkdir(parents=True)
         for version in range(4):
             noisy = picture(number, noise=20 * (version + 1)).resize((32, 32))
             noisy.save(place / f"{version}.png")
-    return tmp_path / "pictures"
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return drawn(tmp_path / "pictures")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Pictures, and a run on them, which are left as they are."""
+    place = tmp_path_factory.mktemp("first")
+    train([drawn(place / "pictures")], place / "run", SMALL)
+    return place / "pictures", place / "run"
 
 
 # Losses, against slow loops
@@ -381,7 +394,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path
     script.write_text(
         "import os, signal, sys, time, traceback\n"
         "from pathlib import Path\n"
-        "import torch\n"
+        "import networkx, sklearn.manifold, torch, torch.export\n"  # once for all of them
         "from siamese_search.training.run import train\n"
         "from siamese_search.training.settings import Settings\n"
         "settings = Settings(start='scratch', augmentation='glyph', size=16, steps=12,"
@@ -415,11 +428,13 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(folder: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(
+    first: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without augmentation and batch statistics, halves of a batch give the whole's gradients."""
-    train([folder], tmp_path / "start", replace(SMALL, steps=2))
-    settings = {
-        **asdict(replace(SMALL, start=str(tmp_path / "start"), steps=3, epoch_steps=3)),
+    folder, start = first
+    settings: dict[str, Any] = {
+        **asdict(replace(SMALL, start=str(start), steps=3, epoch_steps=3)),
         "rate": 1e-3,
         "freeze_norm": True,
         "weight_decay": 0.0,
@@ -436,13 +451,12 @@ def test_two_processes_train_as_one(folder: Path, tmp_path: Path) -> None:
         "hardware.half_precision = lambda device: False\n"
         f"train([{str(folder)!r}], sys.argv[1], Settings(**json.loads({json.dumps(settings)!r})))\n"
     )
-    for name, launcher in {
-        "one": [],
-        "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-    }.items():
-        command = [sys.executable, *launcher, str(script), str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, str(script), str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(hardware, "half_precision", lambda device: False)
+    train([folder], tmp_path / "one", Settings(**settings))
     one, two = (
         checkpoint.read_checkpoint(tmp_path / run / checkpoint.NAME)[0] for run in ("one", "two")
     )
@@ -452,14 +466,16 @@ def test_two_processes_train_as_one(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_on_from_an_encoder_keeps_its_preprocessing(folder: Path, tmp_path: Path) -> None:
-    train([folder], tmp_path / "first", SMALL)
-    settings = replace(SMALL, start=str(tmp_path / "first"), dimension=None, steps=4, freeze=2)
+def test_training_on_from_an_encoder_keeps_its_preprocessing(
+    first: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, start = first
+    settings = replace(SMALL, start=str(start), dimension=None, steps=4, freeze=2)
     report = train([folder], tmp_path / "second", settings)
     assert report.dimension == 16
-    first, second = (Encoder.open(tmp_path / name) for name in ("first", "second"))
-    assert first.record.preprocessing == second.record.preprocessing
-    assert first.record.architecture == second.record.architecture
+    before, after = (Encoder.open(name).record for name in (start, tmp_path / "second"))
+    assert before.preprocessing == after.preprocessing
+    assert before.architecture == after.architecture
 
 
 @pytest.mark.slow
@@ -636,8 +652,9 @@ def test_settings_are_parsed_by_their_types() -> None:
 
 
 @pytest.mark.slow
-def test_an_earlier_run_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
-    train([folder], tmp_path / "out", SMALL)
+def test_an_earlier_run_is_not_overwritten(first: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, run = first
+    shutil.copytree(run, tmp_path / "out")
     with pytest.raises(TrainingError, match="--resume"):
         train([folder], tmp_path / "out", SMALL)
     with pytest.raises(TrainingError, match="other settings: steps was 8, not 9"):
@@ -717,16 +734,16 @@ def test_torch_draws_as_if_nothing_had_been_trained(folder: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_run_that_gains_nothing_leaves_the_start_and_its_threshold(
-    folder: Path, tmp_path: Path
+    first: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    train([folder], tmp_path / "first", replace(SMALL, steps=4))
-    still = replace(SMALL, start=str(tmp_path / "first"), dimension=None, steps=4, rate=0.0)
+    folder, start = first
+    still = replace(SMALL, start=str(start), dimension=None, steps=4, rate=0.0)
     report = train([folder], tmp_path / "second", still)
-    first, second = (Encoder.open(tmp_path / name) for name in ("first", "second"))
+    before, after = (Encoder.open(name) for name in (start, tmp_path / "second"))
     assert (report.kept, report.gained) == (0, 0.0)
-    assert second.fingerprint == first.fingerprint
-    assert second.threshold == first.threshold
-    assert second.record.calibration == first.record.calibration
+    assert after.fingerprint == before.fingerprint
+    assert after.threshold == before.threshold
+    assert after.record.calibration == before.record.calibration
     assert "nothing was gained" in " ".join(_gain(report))
 
 
