@@ -585,6 +585,7 @@ def test_the_command_says_what_it_made(
     )  # fmt: skip
     assert told["encoder"] == "mine"
     assert told["images_per_second"] > 0
+    assert told["threshold"] is None  # of so few identities
     assert told["memory"] is None or told["memory"] > 1e7
     assert told["preprocessing"]["resize"] == "squash"
     assert told["origin"]["licence"] == "apache-2.0"

@@ -20,6 +20,7 @@ from siamese_search.cli.common import (
     say,
     tell_rejected,
 )
+from siamese_search.cli.encoder_calibrate import print_fit
 from siamese_search.cli.encoder_onnx import (
     BgrOption,
     LayoutOption,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from siamese_search.importing.imported import Imported
     from siamese_search.importing.measuring import Measured
     from siamese_search.importing.onnx_file import OnnxOptions
+    from siamese_search.importing.reference import Fit
     from siamese_search.importing.stated import Stated
 
 PICTURES = 16  # of a reference folder that torch and the exported graph are compared on
@@ -123,7 +125,8 @@ def import_(
         typer.Option(
             "--reference",
             metavar="FOLDER",
-            help="Your pictures, to check the encoder on; default: some that are generated.",
+            help="Your pictures, to check the encoder on (default: some that are generated);"
+            " of ten identities or more, in a folder each, they also give its threshold.",
         ),
     ] = None,
     device: DeviceOption = None,
@@ -161,8 +164,21 @@ def import_(
     pictures = [] if reference is None else pictures_of(str(reference), PICTURES, tell_rejected)
     made = make(pictures)
     encoder = write_imported(made, out)
+    fit = None if reference is None else _fitted(out, reference, device)
     note("measuring")
-    _print(out, made, encoder.fingerprint, measured(out, device), as_json)
+    _print(out, made, encoder.fingerprint, measured(out, device), fit, as_json)
+
+
+def _fitted(out: Path, reference: Path, device: str | None) -> Fit | None:
+    """The threshold that the reference gives; None where that has too few identities."""
+    from siamese_search.importing.reference import fit_reference
+
+    note("fitting the threshold")
+    try:
+        return fit_reference(out, [str(reference)], device=device)
+    except UsageError as error:
+        note(f"note: it has no threshold: {error}")
+        return None
 
 
 def _require_none(source: str, options: Mapping[str, object], what: str) -> None:
@@ -250,7 +266,14 @@ def _scaled(option: str, text: str | None) -> tuple[float, ...] | None:
     return tuple(255.0 * value for value in found)
 
 
-def _print(out: Path, made: Imported, fingerprint: str, speed: Measured, as_json: bool) -> None:
+def _print(
+    out: Path,
+    made: Imported,
+    fingerprint: str,
+    speed: Measured,
+    fit: Fit | None,
+    as_json: bool,
+) -> None:
     shown, origin = made.preprocessing, made.origin
     if as_json:
         print_json(
@@ -261,6 +284,7 @@ def _print(out: Path, made: Imported, fingerprint: str, speed: Measured, as_json
                 "preprocessing": dataclasses.asdict(shown),
                 "origin": origin,
                 **dataclasses.asdict(speed),
+                "threshold": None if fit is None else fit.threshold,
             }
         )
         return
@@ -279,6 +303,8 @@ def _print(out: Path, made: Imported, fingerprint: str, speed: Measured, as_json
             say("its graph takes one picture at a time: so do the runtimes")
     agreement = ", ".join(f"{name} {cosine:.5f}" for name, cosine in origin["agreement"].items())
     say(f"least cosine to {'the file' if taken else 'torch'}: {agreement}")
+    if fit is not None:
+        print_fit(fit)
     if made.architecture.get("precision"):
         note("note: bfloat16 is too coarse for it: it runs in float32")
     memory = "" if speed.memory is None else f", {speed.memory / 1e6:.0f} MB of memory"
