@@ -499,7 +499,7 @@ def test_what_a_hub_has_is_fetched_but_no_pickle(
         return str(tmp_path / repository / file)
 
     monkeypatch.setattr(hub, "require_hub", lambda: None)
-    monkeypatch.setattr(hub.huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     found = source_of("hf-hub:org/name@main", None, None)
     assert found.weights == [there / "model.safetensors"]
     assert found.origin == {
