@@ -20,6 +20,7 @@ import safetensors.torch  # noqa: E402
 import timm  # noqa: E402
 from conftest import picture  # noqa: E402
 from huggingface_hub import constants  # noqa: E402
+from huggingface_hub.errors import EntryNotFoundError  # noqa: E402
 from test_cli import Shell, shell  # noqa: E402, F401
 
 from siamese_search import Encoder, Gallery  # noqa: E402
@@ -30,11 +31,12 @@ from siamese_search.embedding.onnx_runtime import ONNXRuntime  # noqa: E402
 from siamese_search.embedding.record import EncoderRecord  # noqa: E402
 from siamese_search.embedding.torch_runtime import TorchRuntime  # noqa: E402
 from siamese_search.errors import EncoderError, StorageError, UsageError  # noqa: E402
-from siamese_search.importing import checking, writing  # noqa: E402
+from siamese_search.importing import checking, hub, writing  # noqa: E402
 from siamese_search.importing.files import read_tensors, weights_in  # noqa: E402
 from siamese_search.importing.imported import Imported  # noqa: E402
 from siamese_search.importing.measuring import measured  # noqa: E402
 from siamese_search.importing.network import import_network  # noqa: E402
+from siamese_search.importing.sources import source_of  # noqa: E402
 from siamese_search.importing.stated import (  # noqa: E402
     Stated,
     from_open_clip,
@@ -74,7 +76,7 @@ def network(name: str, arguments: dict[str, Any], **more: Any) -> Any:
 
 def save(folder: Path, made: Any, config: dict[str, Any] | None = None) -> Path:
     """A folder with the weights of a network, and a ``config.json``."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: values.contiguous() for key, values in made.state_dict().items()}
     safetensors.torch.save_file(tensors, folder / "model.safetensors")
     if config is not None:
@@ -480,6 +482,35 @@ def test_a_hub_that_does_not_answer_is_soon_an_error(monkeypatch: pytest.MonkeyP
             with pytest.raises(EncoderError, match=r"does not answer.*--checkpoint-folder DIR"):
                 import_network(source)
     assert time.monotonic() - begun < 5
+
+
+def test_what_a_hub_has_is_fetched_but_no_pickle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = saved(tmp_path / "org" / "name", "registers")
+    (there / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    asked: list[str] = []
+
+    def download(repository: str, file: str, revision: str | None = None) -> str:
+        asked.append(file)
+        assert revision == "main"
+        if not (tmp_path / repository / file).exists():
+            raise EntryNotFoundError(file)
+        return str(tmp_path / repository / file)
+
+    monkeypatch.setattr(hub, "require_hub", lambda: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    found = source_of("hf-hub:org/name@main", None, None)
+    assert found.weights == [there / "model.safetensors"]
+    assert found.origin == {
+        "source": "hf-hub:org/name@main",
+        "url": "https://huggingface.co/org/name",
+        "licence": "cc-by-4.0",
+    }
+    (there / "model.safetensors").rename(there / "pytorch_model.bin")
+    with pytest.raises(EncoderError, match=r"no safetensors.*--weights"):
+        source_of("hf-hub:org/name@main", None, None)
+    assert "pytorch_model.bin" not in asked
 
 
 def test_a_graph_that_disagrees_with_torch_is_refused(
