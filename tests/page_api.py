@@ -39,6 +39,7 @@ class Fake:
     undone: list[tuple[dict[str, Any], dict[int, str]]] = field(default_factory=list)
     jobs: list[dict[str, Any]] = field(default_factory=list)
     unknowns: dict[int, list[int]] = field(default_factory=lambda: {1: [1, 2, 3], 4: [4]})
+    undecided: str | None = None  # why nothing is named
 
     def change(self, gallery: str, what: str, identity: str | None, items: dict[int, str]) -> None:
         old = self.galleries[gallery]
@@ -96,11 +97,14 @@ def application(fake: Fake) -> Starlette:
                 "gallery": name,
                 "identities": len(set(own.values())),
                 "items": len(own),
-                "threshold": 0.8,
+                "threshold": None if fake.undecided else 0.8,
+                "undecided": fake.undecided,
                 "read_only": name in fake.read_only,
                 "change": fake.undo[-1][0] if fake.undo else None,
                 "undone": fake.undone[-1][0] if fake.undone else None,
-                "calibration": {
+                "calibration": None
+                if fake.undecided
+                else {
                     "fpir": 0.01,
                     "thresholds": rates,
                     "strangers": 40,
@@ -135,20 +139,21 @@ def application(fake: Fake) -> Starlette:
                     }
                     for rank, (one, number) in enumerate(list(best.items())[:5])
                 ]
-                strange = name.startswith("stranger")
+                strange = name.startswith("stranger") or fake.undecided is not None
+                known = fake.undecided is None
                 threshold = 0.95 if strange else 0.71
                 answers.append(
                     {
                         "image": name,
                         "identity": None if strange or not matches else matches[0]["identity"],
                         "score": matches[0]["score"] if matches else None,
-                        "confidence": 0.034 if strange else 0.917,
-                        "threshold": threshold,
+                        "confidence": (0.034 if strange else 0.917) if known else None,
+                        "threshold": threshold if known else None,
                         "matches": matches,
                         "p_value": 0.0042,
                     }
                 )
-        return JSONResponse({"answers": answers})
+        return JSONResponse({"answers": answers, "undecided": fake.undecided})
 
     async def enroll(request: Request) -> Response:
         async with request.form() as form:
@@ -262,6 +267,9 @@ def application(fake: Fake) -> Starlette:
             return problem(422, "b: not an image")
         same = a.filename == b.filename
         score, sure = (0.97, 0.99) if same else (0.31, 0.02)
+        if fake.undecided:
+            nothing = dict.fromkeys(("same", "confidence", "threshold"))
+            return JSONResponse({"score": score, **nothing})
         return JSONResponse({"same": same, "score": score, "confidence": sure, "threshold": 0.7995})
 
     async def explain_verification(_: Request) -> Response:

@@ -127,6 +127,31 @@ def test_a_picture_given_is_named_beside_candidates(open_page: Open, event: str)
     expect(page.locator("#live")).to_have_text("mine.jpg: bowl, 92 % sure")
 
 
+def test_without_a_threshold_candidates_are_shown_and_nothing_is_claimed(
+    open_page: Open, fake: Fake
+) -> None:
+    fake.undecided = "no threshold is known: run `siasearch calibrate`"
+    page = open_page()
+    expect(page.locator("main")).to_contain_text(
+        "No threshold is known: run `siasearch calibrate`."
+    )
+    give(page, "drop", "mine.jpg")
+    answer = page.locator(".answer")
+    expect(answer.get_by_role("heading")).to_have_text("Unknown")
+    facts = "nearest: bowl · score 0.930 · threshold not known"
+    expect(answer.locator(".facts").first).to_contain_text(facts)
+    expect(answer.locator(".candidate")).to_have_count(4)
+    expect(answer.locator(".candidate", has_text="below")).to_have_count(0)
+    expect(answer.get_by_role("img", name="Threshold not known")).to_be_visible()
+    page = open_page("verify")
+    for _ in range(2):
+        give(page, "drop", "mine.jpg")
+    verdict = page.locator(".verdict")
+    expect(verdict.get_by_role("heading")).to_have_text("Not known")
+    expect(verdict.locator(".facts")).to_have_text("score 0.970 · threshold not known")
+    expect(open_page("quality").locator("main")).to_contain_text("threshold is not known")
+
+
 def test_many_files_are_each_answered_in_their_order(open_page: Open) -> None:
     page = open_page()
     names = [f"{number}.jpg" for number in range(20)] + ["stranger.jpg", "notes.txt"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,7 @@ def test_it_calibrates_itself_once_it_can(gallery: Gallery, twelve: Path, tmp_pa
     found = gallery.calibration
     assert found is not None
     assert found.identities == 12
+    assert (found.metric, found.closer) == (None, 0)  # what a score is stays as it was
     assert gallery.undecided is None
     assert "by itself" in (gallery.info().calibration or "")
     answers = gallery.identify([view(number, 9) for number in range(12)])
@@ -348,6 +350,43 @@ def test_add_says_that_the_gallery_has_calibrated_itself(shell: Shell, twelve: P
     asked = shell("calibrate", "-g", "a", "--fpir", "0.05")
     assert "the encoder's threshold" not in asked.stderr
     assert "by itself" not in shell("info", "-g", "a").stdout
+
+
+# The server
+
+
+def test_the_server_says_it_and_enrols_alike(gallery: Gallery, tmp_path: Path) -> None:
+    pytest.importorskip("starlette")
+    pytest.importorskip("httpx")
+    from starlette.testclient import TestClient
+
+    from siamese_search.serving.app import application
+
+    def shown(identity: int, number: int) -> tuple[str, tuple[str, bytes]]:
+        content = BytesIO()
+        view(identity, number).save(content, "PNG")
+        return "image", ("a.png", content.getvalue())
+
+    gallery.enroll(things(tmp_path / "few", range(9)))
+    gallery.close()
+    at = "/api/v1/galleries/gallery"
+    with TestClient(application([gallery.folder], ["testserver"])) as client:
+        facts = client.get(at).json()
+        assert (facts["threshold"], facts["calibration"]) == (None, None)
+        answered = client.post(f"{at}/identify", files=[shown(0, 9)]).json()
+        (answer,) = answered["answers"]
+        assert [answer[key] for key in ("identity", "threshold", "confidence")] == [None] * 3
+        assert answer["matches"][0]["identity"] == "thing-00"
+        assert answered["undecided"] == facts["undecided"]
+        assert "so nothing is named" in facts["undecided"]
+        pair = [("a", shown(0, 0)[1]), ("b", shown(0, 1)[1])]
+        assert client.post(f"{at}/verify", files=pair).json()["same"] is None
+        enrolled = client.post(f"{at}/enroll", files=[shown(9, 0)], data={"label": "thing-09"})
+        assert enrolled.json()["calibrated"] == 0.01
+        answered = client.post(f"{at}/identify", files=[shown(0, 9)]).json()
+        assert answered["answers"][0]["identity"] == "thing-00"
+        assert answered["undecided"] is None
+        assert client.get(at).json()["undecided"] is None
 
 
 # A reference

@@ -252,13 +252,13 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
             f" {counted(report.items, 'item')}"
         )
     if report.calibrated is not None:
-        show, off = (
-            command(words, gallery, DEFAULT_GALLERY) for words in ("info", "calibrate --off")
+        more, off = (
+            command(words, gallery, DEFAULT_GALLERY) for words in ("calibrate", "calibrate --off")
         )
         note(
             f"note: the gallery calibrated itself, since the threshold of its encoder is not known:"
-            f" about {100 * report.calibrated:g}% of strangers may get a name; `{show}` says more,"
-            f" `{off}` takes that back"
+            f" about {100 * report.calibrated:g}% of strangers may get a name; `{more}` also learns"
+            f" how its items are best compared, `{off}` takes that back"
         )
     if report.rejected:
         raise typer.Exit(1)

@@ -33,6 +33,7 @@ from siamese_search.gallery.identification import Identifier
 from siamese_search.gallery.learning import (
     AUTO,
     LEAST_GAIN,
+    SAMPLE,
     Asked,
     Candidate,
     Learning,
@@ -62,6 +63,7 @@ from siamese_search.storage.catalog import Catalog
 log = logging.getLogger("siasearch")
 
 AGAIN_AT_MOST = 20_000  # items for which a stale metric is learned again along the way
+UNASKED = 1000  # items that are looked at where nobody has asked, so that nobody waits long
 ENOUGH = 10  # identities to calibrate by unasked; by fewer a rate is hardly more than a guess
 SHOWN = 3  # pictures that are left out
 
@@ -99,15 +101,18 @@ class Calibrating:
         turns: int = 1,
         itself: bool = False,
     ) -> Calibration:
-        """See ``Gallery.calibrate``; ``itself`` tells that nobody has asked for it."""
+        """See ``Gallery.calibrate``; ``itself`` tells that nobody has asked for it: then scores
+        stay what they are, plain cosines, which takes a fraction of the time.
+        """
         require_turns(turns)
         if turns > 1 and strangers is None:
             raise UsageError(
                 "how strangers score in several turns is told by their pictures alone: name some by"
                 " --strangers, or strangers="
             )
-        looked = self._wants_closer(closer)
+        looked = not itself and self._wants_closer(closer)
         wanted = known_choice(metric or self._catalog.wanted_metric() or AUTO)
+        wanted = "none" if itself else wanted
         rule = rules.known_rule(rule or rules.DEFAULT_RULE)
         fpir = self._rate_before() if fpir is None else fpir
         calibration.require_rate(fpir)
@@ -123,7 +128,8 @@ class Calibrating:
         source = "gallery" if asked is None else "strangers"
         look = closely = None
         try:
-            seen = self._evidence(candidate, active, rule, asked)
+            most = UNASKED if itself else SAMPLE
+            seen = self._evidence(candidate, active, rule, asked, most=most)
             if looked:
                 self._warn_of_places(active)
                 look = candidate.closer_look(self._catalog, rule)
@@ -202,11 +208,12 @@ class Calibrating:
         rule: str,
         asked: Asked | None,
         weight: float = 0.0,
+        most: int = SAMPLE,
     ) -> Evidence:
-        """What the gallery's items say, and pictures of strangers in their place where there are
-        any; by scores to which votes are added by a weight.
+        """What about so many of the gallery's items say, and pictures of strangers in their place
+        where there are any; by scores to which votes are added by a weight.
         """
-        seen = candidate.evidence(self._catalog, rule, weight)
+        seen = candidate.evidence(self._catalog, rule, weight, most)
         if asked is None:
             return seen
         identifier = Identifier(self._catalog, candidate.searched, Ranking(self._catalog))

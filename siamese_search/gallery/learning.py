@@ -124,9 +124,11 @@ class Candidate:
         if self._path is not None:
             delete(self._path)
 
-    def evidence(self, catalog: Catalog, rule: str, weight: float = 0.0) -> Evidence:
-        """What the items say of it, each searched without itself, about ``SAMPLE`` of them; by
-        scores to which votes of a closer look are added by a weight.
+    def evidence(
+        self, catalog: Catalog, rule: str, weight: float = 0.0, most: int = SAMPLE
+    ) -> Evidence:
+        """What the items say of it, each searched without itself, about so many of them; by scores
+        to which votes of a closer look are added by a weight.
 
         Items that helped to fit a metric stand out too well under it. So as a stranger, each is
         asked under a metric that was fitted without its identity, and as a genuine probe under one
@@ -137,8 +139,8 @@ class Candidate:
         never = catalog.distractors(None)
         crossed = self._crossed
         if crossed is None and not weight:
-            return calibration.self_test(list(asked.left_out(rule, SAMPLE)), never)
-        probes = asked.probes(SAMPLE)
+            return calibration.self_test(list(asked.left_out(rule, most)), never)
+        probes = asked.probes(most)
         strangers, genuine = (
             calibration.self_test(
                 list(asked.looked(probes, rule, weight, strange))
