@@ -34,7 +34,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from crashing import Action, Told, World, prepare_process
+from crashing import PICTURES, Action, Told, World, prepare_process
 
 import siamese_search
 import siamese_search.cli
@@ -244,6 +244,10 @@ class Campaign:
 
     def every_step(self, kind: str) -> int:
         """Kill one operation at each of its steps, from the same gallery each time."""
+        if kind == "undo":  # of a few, which were enrolled in two commits
+            absent = [n for n in range(PICTURES) if n not in self.world.model]
+            copied = Action("copy", tuple(absent[:6]))
+            self._settle("not", (copied,), [Child.start(self.world, copied)])
         self.world.save()
         (action,) = self.world.plan(kind, self.random)
         if kind in ("bulk", "copy"):  # two commits, as a batch is of five
