@@ -1,4 +1,4 @@
-"""Nothing acknowledged is lost when siasearch is killed. The long version: benchmarks/crash.py."""
+"""Nothing acknowledged is lost when siasearch is killed. All: benchmarks/faults/kills.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "crash.py"
+CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "faults" / "operations.py"
 STEPS = {
     "first half": ["create", "add", "remove", "relabel", "compact", "reindex"],
     "second half": ["undo", "bulk", "copy", "rebuild"],

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from siamese_search.decision.learning import Prior
 from siamese_search.errors import EncoderError
-from siamese_search.files import read_regular, write_whole
+from siamese_search.files import make_folder, read_regular, write_whole
 from siamese_search.pictures.preprocessing import RENDERING, Preprocessing
 from siamese_search.records import surplus_fields
 
@@ -232,7 +232,7 @@ def write_encoder(
     description = {"format": FORMAT, "fingerprint": record.fingerprint, **asdict(record)}
     description["checksum"] = _checksum(json.loads(json.dumps(description)))
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     (target / DESCRIPTION).unlink(missing_ok=True)
     for file, content in files.items():
         write_whole(target / file, content)
