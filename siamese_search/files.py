@@ -86,11 +86,14 @@ def whole_file(
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a whole file. Raises StorageError, and leaves what was there, where it cannot."""
+    """Write a whole file, its name synced as well. Raises StorageError, and leaves what was there,
+    where it cannot.
+    """
     require_place(path)
     try:
         with whole_file(path) as file:
             file.write(content)
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path} could not be written: {error.strerror}") from error
 
@@ -147,10 +150,21 @@ def is_left_behind(path: Path, alone: bool = False) -> bool:
         return False
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, durably. Keeps one that is there. Raises OSError."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        sync_folder(one.parent)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable, where the system lets folders be opened."""
+    """Make what was done to names in a folder durable, where the system lets it be opened."""
     if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except PermissionError:  # one may be allowed to make files there, but not to list them
+            return
         try:
             os.fsync(descriptor)
         finally:

@@ -1,6 +1,6 @@
 """A small gallery whose operations get killed, and the model of what must be there afterwards.
 
-Shared by ``test_crash.py`` and ``benchmarks/crash.py``. Everything runs in forks of one warm
+Shared by ``benchmarks/faults/`` and tests. Everything runs in forks of one warm
 process, which OpenVINO does not survive, so the toy encoders are computed by numpy here.
 """
 
@@ -143,6 +143,10 @@ class World:
     def content(self, digest: str) -> int:
         """Which picture has this content."""
         return self._names[digest]
+
+    def vectors(self, fingerprint: str) -> FloatArray:
+        """The embeddings of all pictures by an encoder, made anew."""
+        return self._expected[fingerprint]
 
     def perform(self, action: Action) -> None:
         """Do it by way of the library."""
@@ -299,7 +303,7 @@ class World:
         self, gallery: Gallery, numbers: dict[int, int], there: dict[int, str]
     ) -> list[str]:
         """Where answers differ from a brute-force search over embeddings made anew."""
-        vectors = self._expected[gallery.info().fingerprint]
+        vectors = self.vectors(gallery.info().fingerprint)
         items = np.array(sorted(numbers), np.int64)
         enrolled = [numbers[item] for item in items.tolist()]
         probes = vectors[:: PICTURES // 8]

@@ -1,4 +1,4 @@
-"""Nothing acknowledged is lost when siasearch is killed. The long version: benchmarks/crash.py."""
+"""Nothing acknowledged is lost when siasearch is killed. All: benchmarks/faults/kills.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "crash.py"
+CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "faults" / "operations.py"
 STEPS = [
     ["create"],
     ["add", "remove", "relabel", "compact", "reindex"],

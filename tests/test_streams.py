@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import picture
 
-from siamese_search import Gallery
+from siamese_search import Encoder, Gallery, cli
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
@@ -47,6 +47,45 @@ def test_what_cannot_be_printed_is_no_traceback(tmp_path: Path, toy_folder: Path
     assert (done.returncode, done.stderr) == (0, "")
     done = shell("$S list -g gallery >/dev/full", tmp_path)
     assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")
+
+
+def test_what_cannot_be_said_stops_nothing(tmp_path: Path, toy_folder: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(2):
+        picture(number).save(tmp_path / "a" / f"{number}.png")
+    (tmp_path / "a" / "broken.png").write_text("no picture")
+    done = shell(f"$S add a --label a -e {toy_folder} -g gallery 2>/dev/full", tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.startswith("2 added, 0 skipped (enrolled already), 1 rejected")
+    assert shell("$S remove nobody -g gallery 2>/dev/full", tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (RuntimeError("can't start new thread"), "no thread can be started"),
+    ],
+)
+def test_too_little_memory_is_one_line(
+    error: Exception,
+    said: str,
+    tmp_path: Path,
+    toy: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Gallery.open(tmp_path / "gallery", toy).close()
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Gallery, "compact", fail)
+    monkeypatch.setattr(sys, "argv", ["siasearch", "compact", "-g", str(tmp_path / "gallery")])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 def test_an_identity_called_unknown_is_told_from_the_answer(

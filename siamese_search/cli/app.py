@@ -120,8 +120,16 @@ def main() -> None:
     except OSError as error:
         note(f"error: {_in_words(error)}")
         sys.exit(2)
+    except MemoryError:
+        note("error: there is not enough memory")
+        sys.exit(2)
+    except RuntimeError as error:
+        if "new thread" not in str(error):  # Python has no error of its own for that
+            raise
+        note("error: no thread can be started: allow more (`ulimit -u`), or more memory")
+        sys.exit(2)
     except SystemExit as stop:
         if stop.code == CTRL_C:
-            typer.echo("interrupted", err=True)
+            note("interrupted")
             sys.exit(1)
         raise

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -197,8 +197,12 @@ def say(line: str) -> None:
 
 
 def note(message: str) -> None:
-    """A message for people, on standard error: one line, whatever names are in it."""
-    typer.echo(shown(spoken(message)), err=True)
+    """A message for people, on standard error: one line, whatever names are in it.
+
+    What cannot be written there stops nothing: nobody would read of that either.
+    """
+    with suppress(OSError):
+        typer.echo(shown(spoken(message)), err=True)
 
 
 def confirmed(question: str, yes: bool, unasked: str | None = None) -> bool:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from siamese_search.decision.learning import Prior
 from siamese_search.embedding.offers import names
 from siamese_search.errors import EncoderError, StorageError, UsageError
-from siamese_search.files import read_regular, write_whole
+from siamese_search.files import make_folder, read_regular, write_whole
 from siamese_search.pictures.preprocessing import RENDERING, Preprocessing
 from siamese_search.records import surplus_fields
 
@@ -253,7 +253,7 @@ def write_encoder(
         digests={file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
     )
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     (target / DESCRIPTION).unlink(missing_ok=True)
     for file, content in files.items():
         write_whole(target / file, content)

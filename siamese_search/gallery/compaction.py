@@ -297,6 +297,9 @@ class Compaction:
             ]
             for path in found:
                 delete(path)
+        if found:  # what is removed for good must not come back
+            with suppress(OSError):
+                sync_folder(self._folder)
         return len(found)
 
 

@@ -19,6 +19,7 @@ from siamese_search.files import (
     delete,
     is_left_behind,
     left_alone,
+    make_folder,
     new_file,
     sync_folder,
     underway,
@@ -104,6 +105,7 @@ def settle_copies(catalog: Catalog, folder: Path) -> None:
             if copy.path not in there:
                 _rename(folder, copy, hide=True)
         hidden = {copy.path for copy in kept} - there
+        emptied: set[Path] = set()
         for copy in (*kept, *dropped):
             if copy.path in hidden:
                 continue
@@ -112,9 +114,14 @@ def settle_copies(catalog: Catalog, folder: Path) -> None:
                 places = places[1:] if places and places[0].exists() else []
             for path in places:
                 try:
-                    path.unlink(missing_ok=True)
+                    if path.exists():
+                        path.unlink()
+                        emptied.add(path.parent)
                 except OSError as error:
                     log.warning("%s was not deleted: %s", copy.path, error.strerror)
+        for place in emptied:  # what is removed for good must not come back
+            with suppress(OSError):
+                sync_folder(place)
 
 
 def keep_picture(folder: Path, data: bytes) -> Path:
@@ -124,7 +131,7 @@ def keep_picture(folder: Path, data: bytes) -> Path:
     """
     place = folder / KEPT
     try:
-        place.mkdir(exist_ok=True)
+        make_folder(place)
     except OSError as error:
         raise StorageError(f"{place}: {error.strerror}") from error
     if not _leads_to(place, folder, KEPT):
@@ -227,8 +234,9 @@ class NewCopies:
             else:
                 temporary.unlink(missing_ok=True)
             made.add(temporary)
-        for folder in {path.parent for path in made}:
-            sync_folder(folder)
+        if made:  # another process may have made their folders, and not synced them yet
+            for folder in {path.parent for path in made} | {self._folder / COPIES, self._folder}:
+                sync_folder(folder)
         self._unpublished -= made
 
     def discard(self) -> None:

@@ -22,7 +22,7 @@ from siamese_search.errors import (
     StorageError,
     UsageError,
 )
-from siamese_search.files import sync_folder, underway
+from siamese_search.files import make_folder, sync_folder, underway
 from siamese_search.forks import Followed, leave
 
 FORMAT = 7
@@ -215,7 +215,7 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
 
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with _mapped(path), ExitStack() as making:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         making.enter_context(underway(path.parent))
         try:
             db = _connect(temporary, "rwc")

@@ -20,7 +20,7 @@ import numpy as np
 from siamese_search.decision.trained import Known, View, trained_record
 from siamese_search.embedding.network import EmbeddingNetwork
 from siamese_search.errors import StorageError, TrainingError, UsageError
-from siamese_search.files import write_whole
+from siamese_search.files import make_folder, write_whole
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.sources import find, not_empty, places_of
 from siamese_search.records import ImageFile, Progress, Rejection
@@ -214,7 +214,7 @@ def _prepare(folder: Path, resume: bool) -> None:
     if not resume and (there or (folder / "encoder.json").exists()):
         raise TrainingError(f"{folder} holds an earlier run: --resume it, or name another folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         probe = folder / f".{METRICS}"
         probe.touch()
         probe.unlink()

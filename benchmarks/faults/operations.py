@@ -1,12 +1,13 @@
-"""Kill siasearch at thousands of moments and look at what is left: nothing may be lost.
+"""Kill siasearch in a long sequence of operations, also of two at once: nothing may be lost.
 
-    python benchmarks/crash.py --kills 3000 --seed 1
+    python benchmarks/faults/operations.py --kills 400 --seed 1
 
 Three ways to die, each in a forked process that works on a small gallery: at every instrumented
 step of every operation (SQL statements, syncs, renames, deletions, index files; just before and
 just after), by the kernel inside a write (a file size limit whose signal is not ignored), and by
 SIGKILL at random moments of a sequence of operations. After each, the gallery is opened afresh
-and compared with the model in ``tests/crashing.py``. Writes ``results/crash.json``.
+and compared with the model in ``tests/crashing.py``. A part of ``kills.py``; by itself it writes
+``results/operations.json`` beside this file.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from crashing import PICTURES, Action, Told, World, prepare_process
 
@@ -347,7 +348,7 @@ def main() -> int:
         "--steps", nargs="*", choices=single, default=single, help="operations to kill at each step"
     )
     parser.add_argument("--folder", type=Path, help="where the gallery lies; default: as usual")
-    parser.add_argument("--out", type=Path, default=RESULTS / "crash.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "operations.json")
     options = parser.parse_args()
     prepare_process()
     faiss.omp_set_num_threads(1)  # OpenMP's threads do not survive a fork
