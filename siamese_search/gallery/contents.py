@@ -92,12 +92,13 @@ class Contents:
         than can be meant: a folder of nothing but pictures, or a file called as an identity that is
         enrolled from another folder.
         """
+        encoder = self.encoder
         if label is None and labels is None:
             paths = list(several(paths))
             named = [os.fspath(one) for one in paths if is_path(one)]
-            require_own_names(self._catalog, named, self.encoder.kind)
-        files = given(paths, label, metadata, labels, self.encoder.kind)
-        return self.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
+            require_own_names(self._catalog, named, encoder.kind)
+        files = given(paths, label, metadata, labels, encoder.kind)
+        return self._enrolled(files, copy, distractor, watch, encoder).report()
 
     def enroll_found(
         self,
@@ -111,12 +112,17 @@ class Contents:
         return self._enrolled(files, copy, distractor, watch).report()
 
     def _enrolled(
-        self, files: Files, copy: bool, distractor: bool, watch: Watcher | None
+        self,
+        files: Files,
+        copy: bool,
+        distractor: bool,
+        watch: Watcher | None,
+        encoder: Encoder | None = None,
     ) -> enrolment.Enrolment:
         """A run of enrolment that is done."""
         run = enrolment.Enrolment(
             self._catalog,
-            self.encoder,
+            encoder or self.encoder,
             copies=self.folder if copy else None,
             distractor=distractor,
             after_commit=lambda: self._compaction.compact_if_due(underway=True),
