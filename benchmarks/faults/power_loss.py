@@ -27,6 +27,8 @@ from disks import KINDS_OF_LOSS, OPTIONS, Recording, recorded
 from tracing import tracing, untraceable
 from trials import NAMES, Ended, Trials
 
+from siamese_search.errors import SiaSearchError
+
 
 def record(trials: Trials, name: str) -> Recording:
     """What a command does to its prepared gallery."""
@@ -48,7 +50,12 @@ def tried(
     disk.write(trials.folder.parent)
     if count < len(recording.changes):
         return trials.faults(trials.commands[name], None)
-    traces = trials.left_behind(compact=False) if name == "remove --forever" else []
+    traces = []
+    if name == "remove --forever":
+        try:
+            traces = trials.left_behind(compact=False)
+        except SiaSearchError as error:
+            traces = [str(error)]
     faults = trials.faults(trials.commands[name], Ended(0, ""))
     return [f"not gone for good: {trace}" for trace in traces] + faults
 
