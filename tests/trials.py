@@ -28,6 +28,12 @@ from siamese_search.gallery.gallery import Gallery
 
 ENROLLED, COPIED, LATER = range(24), range(24, 32), range(32, 36)
 NEVER, KEPT, NEW, MORE = range(40, 43), range(50, 54), range(60, 72), range(80, 83)
+NAMES = (
+    "create", "add", "add metadata", "add --copy", "add --copy later", "add --distractor", "remove",
+    "remove --item", "remove --forever", "relabel", "relabel --item", "undo", "redo",
+    "query --keep-unknown", "unknowns --enroll", "unknowns --drop", "calibrate", "calibrate --off",
+    "compact", "rebuild", "rebuild --encoder",
+)  # fmt: skip
 CLOSE = 1e-5  # a score of an item with itself may be so far below 1
 FAILED = 70  # the exit code of what no command may raise
 HANGS = 71
@@ -106,6 +112,7 @@ class Trials:
         self._codes: dict[str, int] = {}
         self._prepare()
         self.commands = {command.name: command for command in self._commands()}
+        assert tuple(self.commands) == NAMES
 
     # What there is
 

@@ -25,7 +25,9 @@ from typing import Any
 from campaign import Case, Try, faults_of, finish, parser, run, scratch
 from disks import KINDS_OF_LOSS, OPTIONS, Recording, recorded
 from tracing import tracing, untraceable
-from trials import Ended, Trials
+from trials import NAMES, Ended, Trials
+
+from siamese_search.errors import SiaSearchError
 
 
 def record(trials: Trials, name: str) -> Recording:
@@ -48,7 +50,12 @@ def tried(
     disk.write(trials.folder.parent)
     if count < len(recording.changes):
         return trials.faults(trials.commands[name], None)
-    traces = trials.left_behind(compact=False) if name == "remove --forever" else []
+    traces = []
+    if name == "remove --forever":
+        try:
+            traces = trials.left_behind(compact=False)
+        except SiaSearchError as error:
+            traces = [str(error)]
     faults = trials.faults(trials.commands[name], Ended(0, ""))
     return [f"not gone for good: {trace}" for trace in traces] + faults
 
@@ -83,12 +90,10 @@ def main() -> int:
     if why := untraceable():
         sys.exit(why)
     began = time.monotonic()
-    with scratch() as folder:
-        names = list(Trials(Path(folder)).commands)
     chance = random.Random(options.seed)
     cases: list[Case] = []
     for number in range(options.cases):
-        name, turn = names[number % len(names)], number // len(names)
+        name, turn = NAMES[number % len(NAMES)], number // len(NAMES)
         loss = KINDS_OF_LOSS[turn % len(KINDS_OF_LOSS)]
         # Once for each command and kind of loss, the power goes when the command has just ended.
         step = SCALE if turn < len(KINDS_OF_LOSS) else chance.randrange(SCALE + 1)
@@ -97,7 +102,7 @@ def main() -> int:
     faults = faults_of(outcomes)
     summary = (
         f"power lost while a command wrote, what was not synced lost, torn or out of order:"
-        f" {len(outcomes)} states of {len(names)} commands, {len(faults)} faults"
+        f" {len(outcomes)} states of {len(NAMES)} commands, {len(faults)} faults"
     )
     return finish(
         options, began, summary,
