@@ -109,7 +109,8 @@ def test_differences_are_those_of_the_same_pictures(
             assert one.mean >= 0 or one.figure != found.main
     for each in found.contestants:
         assert each.rate.mean > 0
-        assert each.size is not None and each.size > 1000
+        assert each.size is not None
+        assert each.size > 1000
         assert each.memory is None or each.memory > 10e6
     (line,) = comparison_words.verdict(found)
     assert ("is better than" in line) == any(

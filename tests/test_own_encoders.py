@@ -341,8 +341,8 @@ def test_what_needs_pictures_or_a_network_says_so_in_one_line(texts: Path, shell
         ["benchmark", str(texts), "--attack", "natural"],
         ["benchmark", "--split", str(texts), "--encoder", "sentences", "--attack", "all"],
     ):
-        said = shell(*words, code=2).stderr.strip().splitlines()
-        assert "are of pictures, and the encoder sentences takes files" in said[-1]
+        *_, last = shell(*words, code=2).stderr.strip().splitlines()
+        assert "are of pictures, and the encoder sentences takes files" in last
     said = shell("encoder", "calibrate", "sentences", "--reference", str(texts), code=2).stderr
     assert "is its own, in its package" in said
     said = shell("encoder", "compare", "sentences", "glyph", "--data", str(texts), code=2).stderr
