@@ -77,7 +77,8 @@ def test_what_is_known_of_an_encoder_is_shown(shell: Shell) -> None:
     assert (found["calibrated"], found["ok"], found["rate"]) == (False, True, None)
     assert found["fingerprint"] == Encoder.open(folder).fingerprint
     text = shell("encoder", "info", "mine").stdout
-    assert "it names nobody before `siasearch calibrate`" in text
+    assert "threshold   not known: it gives no names until the gallery is calibrated" in text
+    assert found["threshold"] is None
     assert "there\\x1b[2J" in text
     assert "16 × 16 pixels, colours; the middle of the picture, bilinear" in text
     listed = shell("encoder", "list")

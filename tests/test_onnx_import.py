@@ -602,6 +602,8 @@ def test_both_runtimes_run_what_takes_one_picture_at_a_time(
 
 def test_an_encoder_without_a_torch_network_says_so(tmp_path: Path) -> None:
     write_imported(import_onnx(saved(tmp_path, face_network()), FACE), tmp_path / "face")
+    with pytest.raises(RuntimeUnavailable, match="was an ONNX file, and has no network for it"):
+        Encoder.open(tmp_path / "face").twin()
     with pytest.raises(RuntimeUnavailable, match="runs on the CPU"):
         Encoder.open(tmp_path / "face", "cuda").embed([picture(1)])
     assert Encoder.open(tmp_path / "face", "auto").embed([picture(1)]).shape == (1, DIMENSION)

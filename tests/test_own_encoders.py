@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
+import os
 import sys
 import wave
 from collections.abc import Callable, Iterator
@@ -313,6 +315,67 @@ def test_the_command_line_takes_it(texts: Path, shell: Shell) -> None:
     assert "TPIR" in split.stdout
     assert "0 pairs of nearly the same" in shell("audit").stdout
     assert "no faults" in shell("check", "--deep").stdout
+
+
+@pytest.mark.usefixtures("installed")
+def test_encoders_of_packages_are_listed_unrun_and_told_of(shell: Shell) -> None:
+    listed = [one["encoder"] for one in shell.json("encoder", "list") if one["source"] == "package"]
+    assert listed == ["broken@broken-for-siasearch", "sentences@words-for-siasearch"]
+    assert "offered by the package broken-for-siasearch" in shell("encoder", "list").stdout
+    assert "no_such_module" not in sys.modules
+    told = shell("encoder", "info", "sentences").stdout
+    assert "offered by the package words-for-siasearch" in told
+    assert "files with the suffix .md or .txt" in told
+    assert "pixels" not in told
+    (facts,) = shell.json("encoder", "info", "sentences")
+    assert (facts["suffixes"], facts["preprocessing"]) == ([".md", ".txt"], None)
+    assert facts["fingerprint"] == Encoder.open("sentences").fingerprint
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_needs_pictures_or_a_network_says_so_in_one_line(texts: Path, shell: Shell) -> None:
+    shell("add", str(texts), "--encoder", "sentences")
+    for words in (
+        ["encoder", "info", "sentences", "--measure"],
+        ["encoder", "export", "sentences", "--out", "x.onnx"],
+        ["benchmark", str(texts), "--attack", "natural"],
+        ["benchmark", "--split", str(texts), "--encoder", "sentences", "--attack", "all"],
+    ):
+        *_, last = shell(*words, code=2).stderr.strip().splitlines()
+        assert "are of pictures, and the encoder sentences takes files" in last
+    said = shell("encoder", "calibrate", "sentences", "--reference", str(texts), code=2).stderr
+    assert "is its own, in its package" in said
+    said = shell("encoder", "compare", "sentences", "glyph", "--data", str(texts), code=2).stderr
+    assert "name encoders of the same files" in said
+
+
+def test_encoders_of_texts_are_compared(
+    installed: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = Path(sys.modules["sentences_encoder"].__file__ or "").parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (installed, sources))))
+    (installed / "words_encoder.py").write_text(
+        "import sentences_encoder\n\n\nclass Words(sentences_encoder.Sentences):\n"
+        "    fingerprint = 'letters 2'\n"
+    )
+    offer(installed, "more-words", "words", "words_encoder:Words")
+    importlib.invalidate_caches()
+    for number in range(10):
+        folder = shell.folder / "said" / f"thing {number}"
+        folder.mkdir(parents=True)
+        for way in ("here", "there"):
+            (folder / f"{way}.txt").write_text(f"{hash_of(number)} is {way}")
+    (found,) = shell.json(
+        "encoder", "compare", "sentences", "words", "--data", "said", "--seeds", "5"
+    )
+    assert found["pictures"] == 20
+    assert [one["size"] for one in found["contestants"]] == [None, None]
+    assert all(one["figures"]["recall@1"]["mean"] == 1 for one in found["contestants"])
+
+
+def hash_of(number: int) -> str:
+    """A word of its own for each number."""
+    return hashlib.sha256(bytes([number])).hexdigest()
 
 
 @pytest.mark.usefixtures("installed")

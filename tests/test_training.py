@@ -20,9 +20,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_metric_learning")
 pytest.importorskip("onnxscript")
 
+import huggingface_hub  # noqa: E402
+import safetensors.torch  # noqa: E402
 import timm  # noqa: E402
 from conftest import picture  # noqa: E402
 from huggingface_hub import constants  # noqa: E402
+from huggingface_hub.errors import EntryNotFoundError  # noqa: E402
 
 from siamese_search import Encoder, Gallery  # noqa: E402
 from siamese_search.cli.train import _gain  # noqa: E402
@@ -694,7 +697,7 @@ def test_what_makes_no_sense_is_a_clear_error(
 def test_a_hub_that_does_not_answer_is_soon_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "PATIENCE", 0.3)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(backbones, "_is_cached", lambda name: False)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and never answers
         port = silent.getsockname()[1]
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
@@ -704,12 +707,33 @@ def test_a_hub_that_does_not_answer_is_soon_an_error(monkeypatch: pytest.MonkeyP
     assert time.monotonic() - begun < 5
 
 
-def test_a_hub_is_not_asked_for_what_its_cache_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = timm.create_model("resnet18", num_classes=0)
-    monkeypatch.setattr(backbones, "_is_cached", lambda name: True)
+def test_a_hub_is_not_asked_for_what_its_cache_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = timm.create_model("test_vit")
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda place, file: str(tmp_path / file)
+    )
     monkeypatch.setattr(backbones, "require_hub", lambda: pytest.fail("asked"))
-    monkeypatch.setattr(timm, "create_model", lambda *_, **__: network)
-    assert backbones.imagenet_weights("resnet18").keys() == network.state_dict().keys()
+    found = backbones.imagenet_weights("test_vit")
+    assert torch.equal(found["cls_token"], network.state_dict()["cls_token"])
+    assert not any(name.startswith("head") for name in found)
+
+
+def test_pickles_of_a_hub_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(place: str, file: str) -> str:
+        asked.append(file)
+        raise EntryNotFoundError(f"{place} has no {file}")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(backbones, "require_hub", lambda: None)
+    with pytest.raises(EncoderError, match="nobody has published any as safetensors"):
+        backbones.imagenet_weights("test_vit")
+    assert all(file.endswith(".safetensors") for file in asked)
 
 
 @pytest.mark.slow

@@ -77,7 +77,8 @@ def compare(
 
     rejected: list[Rejection] = []
     files: list[ImageFile] = []
-    for one in not_empty(find([str(data)]), [str(data)]):
+    kind = comparison.common_kind(encoders)
+    for one in not_empty(find([str(data)], kind=kind), [str(data)], kind):
         if isinstance(one, ImageFile):
             files.append(one)
         else:

@@ -46,6 +46,7 @@ def export(
         raise UsageError(f"--to is {to!r}: choose {' or '.join(TARGETS)}")
     require_place(out)
     encoder = Encoder.open(name, "cpu")
+    encoder.require_pictures("files for other programs")
     pictures = [] if reference is None else pictures_of(str(reference), PICTURES, tell_rejected)
     made = portable(encoder, pictures)
     write_whole(out, made.content)

@@ -23,9 +23,11 @@ from siamese_search.records import Rejection, printable
 
 if TYPE_CHECKING:
     from siamese_search.embedding.about import About
+    from siamese_search.embedding.encoder import Encoder
     from siamese_search.embedding.known import KnownEncoder
     from siamese_search.embedding.record import EncoderRecord
 
+UNTIL = "until the gallery is calibrated"
 HEADER = ("name", "dimension", "input", "MB", "threshold", "for, or from")
 
 
@@ -39,18 +41,24 @@ def list_(
     ] = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """List the encoders: those that are shipped, and those in folders.
+    """List the encoders: those that are shipped, those of installed packages, and those in folders.
 
-    The first column is what `--encoder` takes. An encoder that cannot be opened is named, and the
-    exit code is 1.
+    The first column is what `--encoder` takes. No package is run: `encoder info` does that, and
+    says what its encoder is. An encoder that cannot be opened is named, and the exit code is 1.
     """
-    from siamese_search.embedding.known import KnownEncoder, known_encoders
+    from siamese_search.embedding.known import OfferedEncoder, known_encoders
 
     rejected: list[Rejection] = []
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in known_encoders([str(folder) for folder in folders or ()]):
-        if not isinstance(one, KnownEncoder):
+        if isinstance(one, Rejection):
             rejected.append(one)
+        elif isinstance(one, OfferedEncoder):
+            name, package = one.location.split("@")
+            if as_json:
+                print_json({"encoder": one.location, "source": "package", "name": name})
+            else:
+                rows.append((one.location, "", "", "", "", f"offered by the package {package}"))
         elif as_json:
             print_json(_facts(one))
         else:
@@ -58,7 +66,7 @@ def list_(
     if rows:
         _print_table([HEADER, *rows])
     if any(row[4] == "-" for row in rows):
-        note("note: those without a threshold name nobody before `siasearch calibrate`")
+        note(f"note: those without a threshold (-) give no names {UNTIL}")
     name_rejections(rejected)
     if rejected:
         raise typer.Exit(1)
@@ -77,7 +85,7 @@ def _facts(one: KnownEncoder) -> dict[str, Any]:
         "height": record.preprocessing.height,
         "channels": record.preprocessing.channels,
         "bytes": told.size,
-        "threshold": record.threshold,
+        "threshold": _threshold(record),
         "calibrated": record.calibrated,
         "purpose": told.purpose,
         "origin": told.origin,
@@ -95,7 +103,7 @@ def _row(one: KnownEncoder) -> tuple[str, ...]:
         printable(one.location),
         str(record.dimension),
         f"{shown.width} × {shown.height}{' grey' * (shown.channels == 1)}",
-        f"{told.size / 1e6:.1f}",
+        f"{(told.size or 0) / 1e6:.1f}",
         f"{record.threshold:.3f}" if record.calibrated else "-",
         told.purpose or f"{told.origin}{trained}",
     )
@@ -114,7 +122,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 def info(
     encoder: Annotated[
-        str, typer.Argument(metavar="ENCODER", help="A shipped encoder's name or a folder.")
+        str, typer.Argument(metavar="ENCODER", help="A name of `encoder list`, or a folder.")
     ],
     measure: Annotated[
         bool,
@@ -128,12 +136,19 @@ def info(
     """Show what an encoder is: its origin, its sizes, its threshold, whether its files are whole.
 
     Its files are read and compared with their checksums; if one is damaged, the exit code is 1.
+    That of a package has none.
     """
-    from siamese_search.embedding.about import about
-    from siamese_search.embedding.encoder import Encoder
+    from siamese_search.embedding.about import about, about_offered
+    from siamese_search.embedding.encoder import Encoder, OwnEncoder
 
     opened = Encoder.open(encoder, device)
-    told = about(opened.folder, opened.record)
+    is_own = isinstance(opened, OwnEncoder)
+    if measure:
+        opened.require_pictures("rates that --measure takes")
+    if is_own:
+        told = about_offered(opened.location, str(opened.kind))
+    else:
+        told = about(opened.folder, opened.record)
     damage = None
     try:
         opened.verify_files()
@@ -145,16 +160,18 @@ def info(
 
         rate = measured_rate(opened)
     if as_json:
-        found = _all_facts(encoder, opened.record, told) | {"ok": damage is None, "damage": damage}
+        found = _all_facts(encoder, opened, told) | {"ok": damage is None, "damage": damage}
         print_json(found | {"rate": rate and dataclasses.asdict(rate)})
     else:
-        for name, value in _lines(opened.record, told):
-            say(f"{name:<12}{value}")
+        for name, value in _lines(opened, told):
+            say(f"{name:<11} {value}")
         if rate is not None:
             say(
                 f"{'rate':<12}{rate.mean:.0f} ± {rate.error:.0f} images/s on {rate.device}, the"
                 " network alone; decoding is not in it"
             )
+        if is_own:
+            return
         say(f"{'files':<12}{damage or 'whole: they have the checksums that the encoder notes'}")
         if opened.location != opened.name:
             say(f"{'folder':<12}{near(printable(opened.folder))}")
@@ -162,7 +179,13 @@ def info(
         raise typer.Exit(1)
 
 
-def _all_facts(called: str, record: EncoderRecord, told: About) -> dict[str, Any]:
+def _threshold(record: EncoderRecord) -> float | None:
+    return record.threshold if record.calibrated else None
+
+
+def _all_facts(called: str, encoder: Encoder, told: About) -> dict[str, Any]:
+    record, suffixes = encoder.record, encoder.kind.suffixes
+    shown = dataclasses.asdict(record.preprocessing) if suffixes is None else None
     return {
         "encoder": printable(called),
         "name": record.name,
@@ -174,25 +197,24 @@ def _all_facts(called: str, record: EncoderRecord, told: About) -> dict[str, Any
         "dimension": record.dimension,
         "parameters": told.parameters,
         "bytes": told.size,
-        "preprocessing": dataclasses.asdict(record.preprocessing),
-        "places": record.architecture.get("places") is not None,
-        "threshold": record.threshold,
+        "preprocessing": shown,
+        "suffixes": None if suffixes is None else sorted(suffixes),
+        "places": encoder.gives_places,
+        "threshold": _threshold(record),
         "calibrated": record.calibrated,
         "calibration_data": record.calibration.get("data"),
-        "fingerprint": record.fingerprint,
+        "fingerprint": encoder.fingerprint,
     }
 
 
-def _lines(record: EncoderRecord, told: About) -> list[tuple[str, str]]:
-    from siamese_search.embedding.about import input_in_words
-
+def _lines(encoder: Encoder, told: About) -> list[tuple[str, str]]:
+    record = encoder.record
     unknown = "not noted"
     fitted = record.calibration.get("data")
     threshold = f"{record.threshold:.4g}" + (f", fitted on {fitted}" if fitted else "")
     if not record.calibrated:
-        threshold = "none: it names nobody before `siasearch calibrate`"
-    places = record.architecture.get("places") is not None
-    size = "" if told.parameters is None else f", {told.parameters / 1e6:.1f} million parameters"
+        threshold = f"not known: it gives no names {UNTIL}"
+    weights = "" if told.parameters is None else f", {told.parameters / 1e6:.1f} million parameters"
     return [
         ("name", record.name),
         ("for", told.purpose or unknown),
@@ -202,13 +224,18 @@ def _lines(record: EncoderRecord, told: About) -> list[tuple[str, str]]:
         *(
             (name, str(value))
             for name, value in sorted((told.imported or {}).items())
-            if isinstance(value, str | int | float) and name not in ("source", "licence")
+            if isinstance(value, str | int | float)
+            and not isinstance(value, bool)
+            and name not in ("source", "licence")
         ),
-        ("dimension", f"{record.dimension}{', with places for the closer look' * places}"),
-        ("size", f"{told.size / 1e6:.1f} MB on disk{size}"),
-        ("input", input_in_words(record.preprocessing)),
+        (
+            "dimension",
+            f"{record.dimension}{', with places for the closer look' * encoder.gives_places}",
+        ),
+        *([] if told.size is None else [("size", f"{told.size / 1e6:.1f} MB on disk{weights}")]),
+        ("input", told.takes),
         ("threshold", threshold),
-        ("fingerprint", record.fingerprint),
+        ("fingerprint", encoder.fingerprint),
     ]
 
 

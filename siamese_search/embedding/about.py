@@ -40,7 +40,8 @@ class About:
 
     ``purpose`` is what it is for, ``origin`` where it comes from, ``trained_on`` which pictures it
     has learned from, ``imported`` all that was noted when it was taken over from elsewhere.
-    ``size`` is that of its folder, in bytes; ``parameters`` counts its weights.
+    ``size`` is that of its folder, in bytes, None where it has none; ``parameters`` counts its
+    weights. ``takes`` says which files, and how pictures are brought to it.
     """
 
     purpose: str | None
@@ -49,7 +50,8 @@ class About:
     trained_on: str | None
     imported: Mapping[str, Any] | None
     parameters: int | None
-    size: int
+    size: int | None
+    takes: str
 
 
 def about(folder: Path, record: EncoderRecord) -> About:
@@ -65,7 +67,14 @@ def about(folder: Path, record: EncoderRecord) -> About:
         imported=imported,
         parameters=_parameters(folder / WEIGHTS),
         size=folder_size(folder, record),
+        takes=input_in_words(record.preprocessing),
     )
+
+
+def about_offered(location: str, takes: str) -> About:
+    """What is told of an encoder of a package, whose ``location`` is NAME@PACKAGE."""
+    origin = f"offered by the package {location.partition('@')[2]}"
+    return About(None, origin, None, None, None, None, None, takes)
 
 
 def folder_size(folder: Path, record: EncoderRecord) -> int:
@@ -88,7 +97,9 @@ def input_in_words(shown: Preprocessing) -> str:
 
 def _origin(record: EncoderRecord, shipped: bool, imported: Mapping[str, Any] | None) -> str:
     if imported is not None:
-        return f"imported from {_noted(imported, 'source') or 'elsewhere'}"
+        source = _noted(imported, "source") or "elsewhere"
+        file = _noted(imported, "file")
+        return f"imported from {source if file is None else f'{source} {file}'}"
     start = _noted(record.training, "start")
     settings = record.training.get("settings")
     if start is None and isinstance(settings, dict):

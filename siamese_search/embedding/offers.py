@@ -30,6 +30,11 @@ def names() -> list[str]:
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
+def locations() -> list[str]:
+    """The same, each as NAME@PACKAGE, in the order of the names."""
+    return sorted({f"{point.name}@{_package(point)}" for point in entry_points(group=GROUP)})
+
+
 def offered(text: str) -> Offer | None:
     """The encoder of a NAME, or NAME@PACKAGE; None where this is no such name, but a folder, say.
 

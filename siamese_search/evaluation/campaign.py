@@ -95,6 +95,7 @@ class Campaign:
     def __init__(self, gallery: Gallery, files: Sequence[ImageFile], plan: Plan) -> None:
         if not len(gallery):
             raise UsageError(f"nothing is enrolled in {gallery.folder}: nothing is measured")
+        gallery.encoder.require_pictures("attacks and changes")
         self._gallery, self._plan = gallery, plan
         self._random = np.random.default_rng(plan.seed)
         never = gallery.distractors()
@@ -134,7 +135,7 @@ class Campaign:
             return self._gallery.encoder.twin()
         except RuntimeUnavailable as error:
             raise RuntimeUnavailable(
-                f"attacks by gradient run on torch: {error}; natural changes need none"
+                f"attacks by gradient run on torch: {error}; `--attack natural` needs none"
             ) from error
 
     def _drawn(self, files: Sequence[ImageFile]) -> _Probes:

@@ -27,6 +27,7 @@ from siamese_search.evaluation.results import Evaluation, LeftOutFigure
 from siamese_search.evaluation.side_by_side import Embedded, embedded_side_by_side
 from siamese_search.evaluation.splits import Split, each_draw, enrolled_classes
 from siamese_search.evaluation.standard_errors import Halves, Measured, Shares, beyond_chance
+from siamese_search.pictures.kind import Kind
 from siamese_search.pictures.sources import normalised
 from siamese_search.records import ImageFile, Progress, Rejection, Watcher, printable, unwatched
 
@@ -52,14 +53,15 @@ class Figure:
 @dataclass(frozen=True)
 class Contestant:
     """What was measured of an encoder. ``encoder`` is what it was called; ``size`` is that of its
-    folder and ``memory`` the most that a process held which embeds by it, in bytes.
+    folder, None where it has none, and ``memory`` the most that a process held which embeds by it,
+    in bytes.
     """
 
     encoder: str
     dimension: int
     figures: dict[str, Figure]
     rate: Figure
-    size: int
+    size: int | None
     memory: int | None
     device: str
 
@@ -116,7 +118,7 @@ def compare(
     require_whole("draws", draws, FEWEST_DRAWS)
     files = [replace(file, identity=normalised(file.identity)) for file in files]
     _shots(Counter(file.identity for file in files), shots)  # before anything is embedded
-    sides = embedded_side_by_side([str(one.folder) for one in opened], files, device, watch)
+    sides = embedded_side_by_side([one.location for one in opened], files, device, watch)
     probes, rejected = _in_common([side.probes for side in sides])
     shots = _shots(Counter(probes[0].labels), shots)
     ways = [(1, False), *([(shots, False), (shots, True)] if shots > 1 else [])]
@@ -146,11 +148,23 @@ def compare(
     )
 
 
+def common_kind(encoders: Sequence[str | os.PathLike[str]]) -> Kind:
+    """The kind of files that all of these encoders take. Raises UsageError where they differ."""
+    first, *others = (Encoder.open(one) for one in encoders)
+    for other in others:
+        if other.kind != first.kind:
+            raise UsageError(
+                f"{first.name} takes {first.kind}, and {other.name} {other.kind}: name encoders of"
+                " the same files"
+            )
+    return first.kind
+
+
 def _contestant(
     name: str, encoder: Encoder, side: Embedded, found: dict[str, Measured]
 ) -> Contestant:
     figures = {what: Figure(one.mean, one.error, one.draws) for what, one in found.items()}
-    size = folder_size(encoder.folder, encoder.record)
+    size = None if encoder.kind.suffixes else folder_size(encoder.folder, encoder.record)
     return Contestant(name, encoder.dimension, figures, _rate(side), size, side.memory, side.device)
 
 

@@ -11,7 +11,6 @@ from siamese_search.evaluation.comparison import (
     ONE_SHOT,
     RATE,
     Comparison,
-    Contestant,
     Figure,
 )
 from siamese_search.evaluation.words import titled
@@ -30,8 +29,8 @@ def table(found: Comparison) -> list[list[str]]:
             for name in every[0].figures
         ),
         [RATE, *(f"{one.rate.mean:.0f} ± {one.rate.error:.0f}" for one in every)],
-        ["MB on disk", *(f"{one.size / MEGABYTE:.1f}" for one in every)],
-        ["MB of memory", *(_memory(one) for one in every)],
+        ["MB on disk", *(_megabytes(one.size, 1) for one in every)],
+        ["MB of memory", *(_megabytes(one.memory) for one in every)],
         ["dimension", *(str(one.dimension) for one in every)],
     ]
 
@@ -80,8 +79,8 @@ def _share(figure: Figure) -> str:
     return f"{100 * figure.mean:.1f} ± {100 * figure.error:4.1f} %"
 
 
-def _memory(one: Contestant) -> str:
-    return "-" if one.memory is None else f"{one.memory / MEGABYTE:.0f}"
+def _megabytes(count: int | None, digits: int = 0) -> str:
+    return "-" if count is None else f"{count / MEGABYTE:.{digits}f}"
 
 
 def plot(found: Comparison, title: str) -> bytes:
@@ -105,7 +104,7 @@ def plot(found: Comparison, title: str) -> bytes:
                     fmt="o",
                     capsize=3,
                     color=f"C{number}",
-                    label=f"{one.encoder}, {one.size / MEGABYTE:.0f} MB",
+                    label=f"{one.encoder}, {_megabytes(one.size)} MB" if one.size else one.encoder,
                 )
             axes.margins(0.15)
             if fastest > WIDE * slowest:

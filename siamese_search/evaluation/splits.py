@@ -144,7 +144,7 @@ def _warn(encoder: Encoder, split: Split, refused: Sequence[UsageError]) -> None
             len(refused),
             split.draws,
             encoder.name,
-            "" if encoder.calibrated else " and name nobody",
+            "" if encoder.calibrated else " and give no names",
             refused[0],
         )
 

@@ -17,7 +17,9 @@ from siamese_search.importing.stated import (
 )
 
 JSON_BYTES = 16 << 20  # at most
-PREPROCESSOR, OPEN_CLIP, TIMM = "preprocessor_config.json", "open_clip_config.json", "config.json"
+PREPROCESSOR, OPEN_CLIP = "preprocessor_config.json", "open_clip_config.json"
+TIMM = "config.json"  # also that of transformers
+README = "README.md"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def licence_beside(folder: Path) -> str | None:
     """The licence that a model card, ``README.md``, names in its head; None where it does not."""
     try:
-        text = read_regular(folder / "README.md", JSON_BYTES).decode("utf-8", "replace")
+        text = read_regular(folder / README, JSON_BYTES).decode("utf-8", "replace")
     except OSError:
         return None
     head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)

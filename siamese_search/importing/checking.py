@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.onnx_runtime import ONNXRuntime
@@ -19,38 +18,21 @@ from siamese_search.embedding.record import EncoderRecord
 from siamese_search.embedding.runtimes import Runtime
 from siamese_search.errors import EncoderError
 from siamese_search.importing.imported import Imported
+from siamese_search.importing.sample import drawn_pixels
 from siamese_search.importing.writing import write_imported
 from siamese_search.pictures import render
 from siamese_search.pictures.preprocessing import Preprocessing
 
 AGREEMENT = 0.999  # the least cosine
-PICTURES = 8
-SEED = 0
+PICTURES, DRAWN = 8, Preprocessing(256, 256)
 
 
 def rendered(pictures: Sequence[Any], how: Preprocessing) -> PixelArray:
     """The pixels of some pictures, uint8 (n, height, width, channels).
 
-    Without pictures, of mosaics that are made here. Raises ImageError for what cannot be read.
+    Without pictures, of some that are drawn. Raises ImageError for what cannot be read.
     """
-    return np.stack([render.load(one, how) for one in pictures or mosaics()])
-
-
-def mosaics() -> list[PixelArray]:
-    """Pictures with coarse and fine structure in colours, always the same: uint8 (256, 256, 3)."""
-    random = np.random.default_rng(SEED)
-    made = []
-    for _ in range(PICTURES):
-        layers = [
-            Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8)).resize((256, 256))
-            for side in (3, 12, 64)
-        ]
-        shares = random.dirichlet((3.0, 2.0, 1.0))
-        mixed = sum(
-            share * np.asarray(one, float) for share, one in zip(shares, layers, strict=True)
-        )
-        made.append(np.asarray(mixed).round().astype(np.uint8))
-    return made
+    return np.stack([render.load(one, how) for one in pictures or drawn_pixels(DRAWN, PICTURES)])
 
 
 def checked(

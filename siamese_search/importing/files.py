@@ -1,4 +1,4 @@
-"""Files of networks: weights as safetensors, and what lies beside them.
+"""Files of networks: weights as safetensors.
 
 No pickle is ever read: it can run anything. Knows nothing of networks.
 """
@@ -6,60 +6,24 @@ No pickle is ever read: it can run anything. Knows nothing of networks.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from siamese_search.embedding.backbones import WEIGHTS
 from siamese_search.errors import EncoderError
-from siamese_search.files import read_regular
+from siamese_search.importing.beside import read_json
 
-CONFIG = "config.json"
-BESIDE = ("preprocessor_config.json", "open_clip_config.json", "README.md")
-WEIGHTS = (
-    "model.safetensors",
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-)
 INDEX = "model.safetensors.index.json"  # of weights in several files
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar", ".joblib")
-JSON_BYTES = 16 << 20  # at most
 CONVERT = (
     'where you trust the file, `python -c "import torch, safetensors.torch as s;'
     " s.save_file(torch.load('{name}', weights_only=True), 'model.safetensors')\"` writes one that"
     " is taken"
 )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file's JSON object; empty where there is no file. Raises EncoderError for anything else."""
-    try:
-        found = json.loads(read_regular(path, JSON_BYTES))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise EncoderError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise EncoderError(f"{path} is no JSON: {type(error).__name__}") from error
-    if not isinstance(found, dict):
-        raise EncoderError(f"{path} has no JSON object")
-    return found
-
-
-def licence_beside(folder: Path) -> str | None:
-    """The licence that a model card, ``README.md``, names in its head; None where it does not."""
-    try:
-        text = read_regular(folder / "README.md", JSON_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return None
-    head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = head and re.search(r"^license:\s*([\w.-]+)\s*$", head[1], re.MULTILINE)
-    return found[1] if found else None
 
 
 def require_safetensors(path: Path) -> None:

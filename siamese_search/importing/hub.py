@@ -8,9 +8,10 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError
 
-from siamese_search.embedding.backbones import require_hub
+from siamese_search.embedding.backbones import WEIGHTS, require_hub
 from siamese_search.errors import EncoderError
-from siamese_search.importing.files import BESIDE, CONFIG, INDEX, WEIGHTS
+from siamese_search.importing.beside import OPEN_CLIP, PREPROCESSOR, README, TIMM
+from siamese_search.importing.files import INDEX
 
 PREFIX = "hf-hub:"
 
@@ -34,11 +35,11 @@ def fetched(repository: str) -> Path:
 
     try:
         for file in (*WEIGHTS, INDEX):
-            config, weights = cached(CONFIG), cached(file)
+            config, weights = cached(TIMM), cached(file)
             if weights is not None and file != INDEX:
                 return Path(config or weights).parent
         require_hub()
-        config_file = got(CONFIG)
+        config_file = got(TIMM)
         found = next(filter(None, map(got, (*WEIGHTS, INDEX))), None)
         if found is None:
             raise EncoderError(
@@ -49,7 +50,7 @@ def fetched(repository: str) -> Path:
             huggingface_hub.snapshot_download(
                 name, revision=revision or None, allow_patterns=["model-*.safetensors"]
             )
-        for file in BESIDE:
+        for file in (PREPROCESSOR, OPEN_CLIP, README):
             got(file)
     except EncoderError:
         raise

@@ -69,6 +69,11 @@ def fit_reference(
     identities with two pictures, and where these are not told apart.
     """
     encoder = Encoder.open(encoder_folder, device)
+    if encoder.kind.suffixes is not None:
+        raise EncoderError(
+            f"the threshold of the encoder {encoder.name} is its own, in its package: calibrate"
+            " the gallery (`siasearch calibrate`)"
+        )
     if encoder.is_shipped:
         raise EncoderError(
             f"{encoder.location} comes with siasearch and is not changed: copy its folder"

@@ -17,7 +17,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor
 
 from siamese_search.errors import EncoderError, UsageError
-from siamese_search.importing import files, hub, transformers
+from siamese_search.importing import beside, files, hub, transformers
 from siamese_search.importing.stated import Stated, from_open_clip, from_preprocessor, from_timm
 
 PAGE = "https://huggingface.co/"
@@ -110,14 +110,14 @@ def _named(source: str, weights: Path | None, folder: Path | None) -> Source:
     says = from_timm(settled, f"timm's {source}")
     if folder is not None:
         says = _beside(folder).over(says)
-        place = folder / files.CONFIG
-        config = files.read_json(place)
+        place = folder / beside.TIMM
+        config = beside.read_json(place)
         if _is_timm(config):
             other, arguments, told = _timm_fields(config, place)
             if other != backbone:
                 raise UsageError(f"{place} describes {other!r}, not {backbone!r}: name that")
             settled, says = settled | told, from_timm(told, str(place)).over(says)
-        if licence := files.licence_beside(folder):
+        if licence := beside.licence_beside(folder):
             origin["licence"] = licence
     return Source(
         backbone=backbone,
@@ -139,39 +139,39 @@ def _weights(weights: Path | None, folder: Path | None) -> list[Path]:
 
 def _beside(folder: Path) -> Stated:
     """What the files that describe no network say of how it takes pictures."""
-    shown, clip = folder / "preprocessor_config.json", folder / "open_clip_config.json"
-    said = from_preprocessor(found, str(shown)) if (found := files.read_json(shown)) else Stated()
-    if found := files.read_json(clip):
+    shown, clip = folder / beside.PREPROCESSOR, folder / beside.OPEN_CLIP
+    said = from_preprocessor(found, str(shown)) if (found := beside.read_json(shown)) else Stated()
+    if found := beside.read_json(clip):
         said = said.over(from_open_clip(found, str(clip)))
     return said
 
 
 def _in_folder(folder: Path, weights: Path | None, origin: dict[str, Any]) -> Source:
     """The network that a folder's files describe: in timm's, transformers' or OpenCLIP's way."""
-    place = folder / files.CONFIG
-    config = files.read_json(place)
-    trunk = _trunk(folder / "open_clip_config.json")
-    beside = _beside(folder)
+    place = folder / beside.TIMM
+    config = beside.read_json(place)
+    trunk = _trunk(folder / beside.OPEN_CLIP)
+    said = _beside(folder)
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     if _is_timm(config):
         backbone, arguments, settled = _timm_fields(config, place)
-        says = from_timm(settled, str(place)).over(beside)
+        says = from_timm(settled, str(place)).over(said)
     elif trunk is not None:
         backbone, arguments = trunk, {}
         cfg = timm.get_pretrained_cfg(backbone)
         settled = {} if cfg is None else cfg.to_dict()
-        says = beside.over(from_timm(settled, backbone))
+        says = said.over(from_timm(settled, backbone))
     elif isinstance(config.get("model_type"), str):
         network = transformers.described(config, place)
         backbone, arguments, settled = network.backbone, network.arguments, network.settled
-        says = beside.over(from_timm(settled, str(place)))
+        says = said.over(from_timm(settled, str(place)))
         convert = network.converted
     else:
         raise EncoderError(
             f"{place} names no network (architecture, or model_type): name it yourself, as"
             f" `siasearch encoder import vit_small_patch14_dinov2 --checkpoint-folder {folder}`"
         )
-    licence = files.licence_beside(folder) or (_is_timm(config) and settled.get("license"))
+    licence = beside.licence_beside(folder) or (_is_timm(config) and settled.get("license"))
     if licence:
         origin = origin | {"licence": licence}
     paths = _weights(weights, folder)
@@ -180,7 +180,7 @@ def _in_folder(folder: Path, weights: Path | None, origin: dict[str, Any]) -> So
 
 def _trunk(place: Path) -> str | None:
     """The timm network that an ``open_clip_config.json`` names, if there is one."""
-    found: Any = files.read_json(place)
+    found: Any = beside.read_json(place)
     for name in ("model_cfg", "vision_cfg", "timm_model_name"):
         found = found.get(name) if isinstance(found, dict) else None
     if not isinstance(found, str):
