@@ -513,6 +513,17 @@ def test_what_a_hub_has_is_fetched_but_no_pickle(
     assert "pytorch_model.bin" not in asked
 
 
+def test_a_hub_that_is_not_asked_is_not_said_to_have_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for source in ("test_vit.r160_in1k", "hf-hub:nobody/nothing"):
+        with pytest.raises(EncoderError, match=r"cannot be had: .*--checkpoint-folder DIR"):
+            import_network(source)
+    with pytest.raises(EncoderError, match=r"no ImageNet weights .*: .*--from general"):
+        backbones.imagenet_weights("resnet18")
+
+
 def test_a_graph_that_disagrees_with_torch_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -724,7 +724,7 @@ def test_a_hub_is_not_asked_for_what_its_cache_has(
 def test_pickles_of_a_hub_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def download(place: str, file: str) -> str:
+    def download(place: str, file: str, **_: object) -> str:
         asked.append(file)
         raise EntryNotFoundError(f"{place} has no {file}")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +16,7 @@ import huggingface_hub
 import timm
 import torch
 from huggingface_hub import constants
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional
@@ -148,9 +147,21 @@ def _safetensors(name: str) -> str:
             return found
     require_hub()
     for file in WEIGHTS:
-        with suppress(EntryNotFoundError):
-            return str(huggingface_hub.hf_hub_download(place, file))
+        if (downloaded := from_hub(place, file)) is not None:
+            return downloaded
     raise ValueError("nobody has published any as safetensors")
+
+
+def from_hub(repository: str, file: str, revision: str | None = None) -> str | None:
+    """The path of a hub's file in its cache on this machine, None where the repository has none of
+    that name. Raises whatever its client raises.
+    """
+    try:
+        return str(huggingface_hub.hf_hub_download(repository, file, revision=revision))
+    except LocalEntryNotFoundError:  # the hub was not asked: nobody knows whether it has one
+        raise
+    except EntryNotFoundError:
+        return None
 
 
 def require_hub() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import EntryNotFoundError
 
-from siamese_search.embedding.backbones import WEIGHTS, require_hub
+from siamese_search.embedding.backbones import WEIGHTS, from_hub, require_hub
 from siamese_search.errors import EncoderError
 from siamese_search.importing.beside import OPEN_CLIP, PREPROCESSOR, README, TIMM
 from siamese_search.importing.files import INDEX
@@ -29,9 +27,8 @@ def fetched(repository: str) -> Path:
         return found if isinstance(found, str) else None
 
     def got(file: str) -> Path | None:
-        with suppress(EntryNotFoundError):
-            return Path(huggingface_hub.hf_hub_download(name, file, revision=revision or None))
-        return None
+        found = from_hub(name, file, revision or None)
+        return None if found is None else Path(found)
 
     try:
         for file in (*WEIGHTS, INDEX):
