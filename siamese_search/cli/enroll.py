@@ -208,8 +208,8 @@ def _asked_about(answers: str, label: str) -> list[ImageFile]:
         return read_answers(lines, answers, label)
 
 
-def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None:
-    """Print what an enrolment did; exit code 1 where something was rejected."""
+def tell_of(report: EnrollmentReport, gallery: Path) -> None:
+    """Say what of an enrolment a person should know: what was rejected, replaced or renamed."""
     for was, now, count in report.relabelled:
         note(f"{counted(count, 'image')} of {was!r} skipped: relabelled {now!r} since")
     if report.replaced:
@@ -230,6 +230,24 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
             f"rejected: {counted(count, 'image')}, all of {was!r}, under another name, {now!r}: if"
             f" the folder was renamed, `{relabel}`"
         )
+
+
+def tell_calibrated(report: EnrollmentReport, gallery: Path) -> None:
+    """Say where the gallery has calibrated itself after an enrolment."""
+    if report.calibrated is not None:
+        show, off = (
+            command(words, gallery, DEFAULT_GALLERY) for words in ("info", "calibrate --off")
+        )
+        note(
+            f"note: the gallery calibrated itself, since the threshold of its encoder is not known:"
+            f" about {100 * report.calibrated:g}% of strangers may get a name; `{show}` says more,"
+            f" `{off}` takes that back"
+        )
+
+
+def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None:
+    """Print what an enrolment did; exit code 1 where something was rejected."""
+    tell_of(report, gallery)
     if as_json:
         print_json(
             {
@@ -251,15 +269,7 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
             f"{gallery} has {counted(report.identities, 'identity', 'identities')},"
             f" {counted(report.items, 'item')}"
         )
-    if report.calibrated is not None:
-        show, off = (
-            command(words, gallery, DEFAULT_GALLERY) for words in ("info", "calibrate --off")
-        )
-        note(
-            f"note: the gallery calibrated itself, since the threshold of its encoder is not known:"
-            f" about {100 * report.calibrated:g}% of strangers may get a name; `{show}` says more,"
-            f" `{off}` takes that back"
-        )
+    tell_calibrated(report, gallery)
     if report.rejected:
         raise typer.Exit(1)
 

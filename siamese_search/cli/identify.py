@@ -177,7 +177,7 @@ def query(
         if parts:
             source.encoder.require_pictures("--crop and --grid")
         probes = asked(named, source.encoder.kind, rejected.append)
-        _warn(source, turns, threshold)
+        warn_of_rate(source, turns, threshold)
         ask = partial(
             source.identify_each,
             k=SHOWN if k is None else k,
@@ -205,9 +205,9 @@ def query(
                     print_row(one)
             elif as_json:
                 part = {"crop": box} if parts else {}
-                print_json({"image": image, **part, **_as_json(answer, metadata)})
+                print_json({"image": image, **part, **as_json_object(answer, metadata)})
             else:
-                typer.echo(_described(place_of(near(image), box), answer, metadata, where))
+                typer.echo(described(place_of(near(image), box), answer, metadata, where))
         if kept:  # not those that are enrolled
             kept = source.count_unknowns()
     if keep_unknown:
@@ -221,7 +221,7 @@ def query(
         raise typer.Exit(1)
 
 
-def _warn(source: Gallery, turns: int, threshold: float | None) -> None:
+def warn_of_rate(source: Gallery, turns: int, threshold: float | None) -> None:
     """Say where the error rate is not what the gallery was calibrated for."""
     known = source.calibration
     if known is None:
@@ -250,7 +250,8 @@ Metadata = Mapping[int, Mapping[str, str]]
 """What is known of items, by their numbers; nothing of those just removed."""
 
 
-def _as_json(answer: Identification, metadata: Metadata) -> dict[str, object]:
+def as_json_object(answer: Identification, metadata: Metadata) -> dict[str, object]:
+    """An answer as ``query --json`` has it, without its image."""
     matches = [
         dataclasses.asdict(match) | {"metadata": metadata.get(match.item, {})}
         for match in answer.matches
@@ -258,9 +259,10 @@ def _as_json(answer: Identification, metadata: Metadata) -> dict[str, object]:
     return dataclasses.asdict(answer) | {"matches": matches}
 
 
-def _described(
+def described(
     image: str, answer: Identification, metadata: Metadata, where: list[str] | None
 ) -> str:
+    """An answer for people: a line, and one for each candidate."""
     if answer.score is None:
         why = f"no item has {' and '.join(where)}" if where else "nothing is enrolled"
         return f"{image}: unknown ({shown(why)})"
