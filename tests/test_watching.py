@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import watchfiles
 from conftest import picture
 from test_cli import Shell
 
@@ -114,7 +115,6 @@ def test_where_nobody_tells_of_changes_a_folder_is_polled(
 
 
 def test_the_system_tells_of_changes(tmp_path: Path) -> None:
-    pytest.importorskip("watchfiles")
     with Listener(str(tmp_path)) as listener:
         begun = time.monotonic()
         while time.monotonic() - begun < 30:
@@ -131,8 +131,6 @@ def test_the_system_tells_of_changes(tmp_path: Path) -> None:
 def test_trouble_with_telling_leads_to_polling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watchfiles = pytest.importorskip("watchfiles")
-
     def refuse(*_: object, **__: object) -> Iterator[object]:
         raise OSError(28, "No space left on device")
 
