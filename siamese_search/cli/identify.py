@@ -45,9 +45,11 @@ from siamese_search.cli.common import (
     share,
     shown,
 )
+from siamese_search.cli.finding import ExcludeOption
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.evaluation.verdict import compared, verdict
+from siamese_search.pictures.choosing import Exclusion
 from siamese_search.records import counted
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ def query(
         bool,
         typer.Option("--keep-unknown", help="Keep images that get no name, for `unknowns`."),
     ] = False,
+    exclude: ExcludeOption = None,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     decoding: DecodingOption = None,
@@ -172,11 +175,12 @@ def query(
             " --crop and --grid"
         )
     boxes = boxes_of(crop or [])
+    leave_out = Exclusion.of(exclude or ())
     named = listed(images, rejected.append) if paths_from else images
     with open_gallery(gallery, encoder, device) as source:
         if parts:
             source.encoder.require_pictures("--crop and --grid")
-        probes = asked(named, source.encoder.kind, rejected.append)
+        probes = asked(named, source.encoder.kind, rejected.append, leave_out)
         warn_of_rate(source, turns, threshold)
         ask = partial(
             source.identify_each,

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -34,12 +33,19 @@ from siamese_search.cli.common import (
     tell_rejected,
 )
 from siamese_search.cli.enroll import tell_calibrated, tell_of
+from siamese_search.cli.finding import (
+    ExcludeOption,
+    FlatOption,
+    IdentityFromOption,
+    naming_by,
+)
 from siamese_search.cli.identify import SHOWN, as_json_object, described, warn_of_rate
 from siamese_search.cli.program import command
 from siamese_search.errors import StorageError, UsageError
 from siamese_search.files import require_place
+from siamese_search.pictures.choosing import Exclusion, Naming
 from siamese_search.pictures.find import find_images
-from siamese_search.pictures.sources import normalised
+from siamese_search.pictures.sources import normalised, renamed
 from siamese_search.pictures.watching import Files, Folder, Listener, Look, Status, looks, status_of
 from siamese_search.records import ImageFile, Rejection, counted, printable
 
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
     from siamese_search.pictures.kind import Kind
 
 AT_ONCE = 256  # files that are enrolled before anything is said of them
+ENROLLING = ("--label", "--flat", "--identity-from", "--copy")
 ASKING = ("--k", "--threshold", "--fpir", "--where", "--turns", "--keep-unknown", "--out")
 
 
@@ -60,6 +67,9 @@ def watch(
     label: Annotated[
         str | None, typer.Option("--label", "-l", help="The identity of all that appears.")
     ] = None,
+    flat: FlatOption = False,
+    identity_from: IdentityFromOption = None,
+    exclude: ExcludeOption = None,
     copy: Annotated[
         bool, typer.Option("--copy", help="Keep a copy of every image in the gallery.")
     ] = False,
@@ -122,10 +132,10 @@ def watch(
     """Enrol what appears in a folder, or name it with --query, until Ctrl-C or SIGTERM.
 
     Identities are as with `add`: an image's is its folder's path relative to FOLDER; an image
-    directly in FOLDER is its own, named by its file, unless --label names them all. What is in
-    FOLDER at the start is enrolled, too, and what is enrolled already is skipped; so the same
-    command goes on after any stop. A file is looked at once its size and time have stood still for
-    a second, and again when it has changed. Items stay when their files go.
+    directly in FOLDER is its own, named by its file, unless --label, --flat or --identity-from
+    says otherwise. What is in FOLDER at the start is enrolled, too, and what is enrolled already is
+    skipped; so the same command goes on after any stop. A file is looked at once its size and time
+    have stood still for a second, and again when it has changed. Items stay when their files go.
 
     With --query, what is in FOLDER at the start is not asked about, unless --out names a file: then
     all is that this file has no answer to.
@@ -136,14 +146,19 @@ def watch(
     """
     decode_as(decoding)
     asking = (k, threshold, fpir, where, turns, keep_unknown or None, out)
-    _require_one_use(query, label, copy, dict(zip(ASKING, asking, strict=True)))
+    enrolling = (label, flat or None, identity_from, copy or None)
+    _require_one_use(query, dict(zip(ENROLLING, enrolling, strict=True)), "--query enrols nothing")
+    _require_one_use(not query, dict(zip(ASKING, asking, strict=True)), "nothing is asked about")
+    naming, leave_out = naming_by(label, flat, identity_from), Exclusion.of(exclude or ())
     if not os.path.isdir(folder):
         raise UsageError(f"{printable(folder)} is no folder: name one that is there")
     if fpir is not None and threshold is not None:
         raise UsageError("--fpir chooses a threshold: leave out --threshold")
-    name = None if label is None else normalised(label)
+    if label is not None:
+        name = normalised(label)
+        naming = lambda root, path: name  # noqa: E731
     with _one_gallery(gallery, query, encoder, device) as target:
-        found = partial(_found, folder, name, target.encoder.kind)
+        found = partial(_found, folder, target.encoder.kind, leave_out, naming)
         if not query:
             done = _Enrolling(target, gallery, copy, as_json)
             _watch(Folder(folder, found, settle), poll, done, "their items stay")
@@ -164,19 +179,16 @@ def watch(
         if answers is None and (there := watched.skip()):
             see = command("query", gallery, DEFAULT_GALLERY)
             note(f"{counted(there, 'file')} there already, and not asked about: `{see}` does that")
-        with closing(_Asking(target, ask, answers, where, as_json)) as naming:
-            _watch(watched, poll, naming, "their answers stay")
+        with closing(_Asking(target, ask, answers, where, as_json)) as asking_of:
+            _watch(watched, poll, asking_of, "their answers stay")
 
 
-def _require_one_use(
-    query: bool, label: str | None, copy: bool, asking: Mapping[str, object]
-) -> None:
-    """Raise UsageError for an option that would do nothing."""
-    if query and (label is not None or copy):
-        raise UsageError(f"--query enrols nothing: leave out {'--copy' if copy else '--label'}")
-    for option, value in asking.items():
-        if not query and value is not None and value != []:
-            raise UsageError(f"{option} is about what is asked: it needs --query")
+def _require_one_use(idle: bool, options: Mapping[str, object], why: str) -> None:
+    """Raise UsageError for an option that would do nothing, since these are ``idle``."""
+    for option, value in options.items():
+        if idle and value is not None and value != []:
+            way_out = "leave it out" if option in ENROLLING else "it needs --query"
+            raise UsageError(f"{why}, so {option} does nothing: {way_out}")
 
 
 @contextmanager
@@ -196,9 +208,13 @@ def _one_gallery(
         yield target
 
 
-def _found(folder: str, name: str | None, kind: Kind) -> Files:
-    for file in find_images(folder, kind=kind):
-        yield file if name is None or isinstance(file, Rejection) else replace(file, identity=name)
+def _found(folder: str, kind: Kind, leave_out: Exclusion, naming: Naming | None) -> Files:
+    root = os.path.abspath(folder)
+    for file in find_images(root, kind=kind, exclude=leave_out):
+        if naming is None or isinstance(file, Rejection):
+            yield file
+        else:
+            yield renamed(file, root, naming)
 
 
 def _watch(folder: Folder, poll: float | None, do: Any, stays: str) -> None:
