@@ -29,7 +29,7 @@ its reason), or `verify` or `check` says no. 2 is stopped by an error: one line 
 """
 # In the order in which a new user needs them; a command that is missing here comes last.
 ORDER = (
-    "demo", "add", "query", "verify", "list", "info", "relabel", "remove", "undo", "redo",
+    "demo", "add", "query", "watch", "verify", "list", "info", "relabel", "remove", "undo", "redo",
     "calibrate", "benchmark", "audit", "unknowns", "plot", "explain", "train", "encoder list",
     "encoder info", "encoder compare", "encoder import", "encoder calibrate", "encoder export",
     "rebuild", "check",

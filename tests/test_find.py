@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from siamese_search.errors import ImageError
-from siamese_search.pictures.find import find_images
+from siamese_search.errors import ImageError, UsageError
+from siamese_search.pictures.choosing import Exclusion, naming
+from siamese_search.pictures.find import NO_KIND, SYSTEM, find_images
 from siamese_search.pictures.read import MAX_FILE_BYTES, content_hash, read_file
 from siamese_search.records import ImageFile, Rejection
 
@@ -75,6 +76,57 @@ def test_hidden_names_and_clutter_are_passed_over(tmp_path: Path) -> None:
     assert [f.path for f in find_images(str(tmp_path / ".git"))] == [
         str(tmp_path / ".git" / "x.png")
     ]
+
+
+def test_folders_of_systems_are_passed_over_and_told(tmp_path: Path) -> None:
+    names = ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", ".git", "a/@eaDir")
+    touch(tmp_path, "a/1.png", "a/.hidden.png", "a/note.txt", *(f"{one}/x.png" for one in names))
+    told: list[tuple[str, str]] = []
+    found = find_images(str(tmp_path), lambda path, why: told.append((path, why)))
+    assert [os.path.basename(file.path) for file in found] == ["1.png"]
+    expected = [(str(tmp_path / one), SYSTEM) for one in names]
+    assert sorted(told) == sorted([*expected, (str(tmp_path / "a" / "note.txt"), NO_KIND)])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [
+        ("*.gif", ["1.png", "a/b/2.png", "old/3.png"]),
+        ("old", ["1.png", "a/4.gif", "a/b/2.png"]),
+        ("old/", ["1.png", "a/4.gif", "a/b/2.png"]),
+        ("a/b", ["1.png", "a/4.gif", "old/3.png"]),
+        ("/old/*", ["1.png", "a/4.gif", "a/b/2.png"]),
+        ("a/*.png", ["1.png", "a/4.gif", "old/3.png"]),
+        ("?.png", ["a/4.gif"]),
+        ("OLD", ["1.png", "a/4.gif", "a/b/2.png", "old/3.png"]),
+    ],
+)
+def test_what_a_pattern_leaves_out(tmp_path: Path, pattern: str, left: list[str]) -> None:
+    touch(tmp_path, "1.png", "a/b/2.png", "old/3.png", "a/4.gif")
+    found = find_images(str(tmp_path), exclude=Exclusion.of([pattern]))
+    assert [os.path.relpath(file.path, tmp_path) for file in found] == left
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [
+        ("parent", ["in", "milk", "back"]),
+        ("stem", ["tea_1", "front", "2"]),
+        ("^[^_/]+", ["tea", "milk", "milk"]),
+        ("^(?:([a-z]+)/|([a-z]+)_)", ["tea", "milk", "milk"]),
+        ("(m)(?P<identity>i..)", [None, "ilk", "ilk"]),
+    ],
+)
+def test_ways_to_name_identities(tmp_path: Path, way: str, expected: list[str | None]) -> None:
+    root = str(tmp_path / "in")
+    files = ["tea_1.png", "milk/front.png", "milk/back/2.png"]
+    assert [naming(way)(root, os.path.join(root, one)) for one in files] == expected
+
+
+@pytest.mark.parametrize("way", ["(", "folder", ""])
+def test_what_names_no_identity_is_refused(way: str) -> None:
+    with pytest.raises(UsageError, match="regular expression"):
+        naming(way)
 
 
 def test_an_empty_folder_yields_nothing_and_a_missing_one_a_rejection(tmp_path: Path) -> None:

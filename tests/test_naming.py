@@ -240,3 +240,69 @@ def test_a_dry_run_says_what_would_be_and_changes_nothing(shell: Shell) -> None:
     (plan,) = shell.json("add", "shop/Milk", "--dry-run")
     assert plan == {"images": 3, "identities": {"0": 1, "1": 1, "2": 1}}
     assert not (shell.folder / "indexes").exists()
+
+
+def test_each_folder_named_is_one_identity_where_it_is_flat(shell: Shell, shop: Path) -> None:
+    (shop / "Milk" / "back").mkdir()
+    picture(20).save(shop / "Milk" / "back" / "0.png")
+    picture(21).save(shell.folder / "coin.png")
+    typed = ("add", "shop/Milk", "shop/Tea/", "coin.png", "--flat", "--encoder", shell.encoder)
+    assert shell.json(*typed, "--dry-run") == [
+        {"images": 7, "identities": {"Milk": 4, "Tea": 2, "coin": 1}}
+    ]
+    assert shell(*typed).stderr.startswith("note: 1 of 3 identities has one picture (coin)")
+    assert [(one["identity"], one["items"]) for one in shell.json("list")] == [
+        ("Milk", 4), ("Tea", 2), ("coin", 1),
+    ]  # fmt: skip
+
+
+def test_identities_from_parents_stems_and_expressions(shell: Shell, shop: Path) -> None:
+    every = sorted(f"shop/{one.name}" for one in shop.iterdir())
+    plan = ("--encoder", shell.encoder, "--dry-run")
+
+    def planned(*arguments: str, code: int = 0) -> dict[str, int]:
+        (found,) = shell.json("add", *arguments, *plan, code=code)
+        identities: dict[str, int] = found["identities"]
+        return identities
+
+    assert planned(*every, "--identity-from", "parent") == {"Milk": 3, "Rice": 1, "Tea": 2}
+    assert planned("shop", "--identity-from", "stem") == {"0": 3, "1": 2, "2": 1}
+    assert planned("shop", "--identity-from", "^(.)") == {"M": 3, "R": 1, "T": 2}
+    assert planned("shop", "--identity-from", "^(?P<identity>M..)") == {"Mil": 3}
+    result = shell("add", "shop", "--identity-from", "^(M.*)/", "-e", shell.encoder, code=1)
+    assert result.stderr.count("no identity is found in its path") == 3
+    assert "3 added" in result.stdout
+
+
+def test_what_is_left_out_is_counted(shell: Shell, shop: Path) -> None:
+    (shop / "Milk" / "@eaDir").mkdir()
+    (shop / "Milk" / "@eaDir" / "0.png").write_bytes(b"no picture")
+    (shop / "note.txt").write_text("no picture")
+    left_out = ("--exclude", "2.png", "--exclude", "Rice")
+    expected = [
+        "1 file passed over, no pictures by their names: 1 .txt",
+        "1 system or hidden folder passed over: 1 @eaDir",
+        "2 files and folders excluded",
+    ]
+    result = shell("add", "shop", *left_out, "--encoder", shell.encoder, "--dry-run")
+    assert "4 images of 2 identities; nothing was enrolled" in result.stdout
+    assert result.stderr.splitlines() == expected
+    result = shell("add", "shop", *left_out, "--encoder", shell.encoder)
+    assert result.stderr.splitlines() == expected
+    assert len(shell.json("query", "shop", *left_out)) == 4
+    assert "no images in shop" in shell("query", "shop", "--exclude", "*", code=2).stderr
+
+
+@pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--flat", "--label", "x"], "--label and --flat name identities: use one"),
+        (["--flat", "--identity-from", "stem"], "--flat and --identity-from name identities"),
+        (["--identity-from", "("], "is no regular expression"),
+        (["--exclude", ""], "'' excludes nothing"),
+    ],
+)
+def test_options_that_make_no_sense(shell: Shell, options: list[str], said: str) -> None:
+    assert said in shell("add", "shop", *options, "-e", shell.encoder, code=2).stderr
+    assert not (shell.folder / "indexes").exists()

@@ -28,6 +28,7 @@ from siamese_search.cli import (
     serve,
     train,
     unknowns,
+    watch,
 )
 from siamese_search.cli.common import note
 from siamese_search.cli.help import Command, Commands
@@ -65,8 +66,8 @@ def siasearch(
 
 
 for module in (
-    enroll, identify, edit, unknowns, calibrate, benchmark, audit, plot, maintain, serve, train,
-    encoder, demo,
+    enroll, identify, watch, edit, unknowns, calibrate, benchmark, audit, plot, maintain, serve,
+    train, encoder, demo,
 ):  # fmt: skip
     module.register(app)
 for registered in app.registered_commands:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from siamese_search.errors import UsageError
+from siamese_search.pictures.choosing import NOTHING, Exclusion
 from siamese_search.pictures.sources import find, not_empty
 from siamese_search.records import ImageFile, Rejection, printable
 
@@ -58,12 +59,15 @@ def listed(places: Iterable[str], reject: Callable[[Rejection], object]) -> list
 
 
 def asked(
-    images: Sequence[str], kind: Kind, reject: Callable[[Rejection], object]
+    images: Sequence[str],
+    kind: Kind,
+    reject: Callable[[Rejection], object],
+    exclude: Exclusion = NOTHING,
 ) -> Iterator[str | bytes]:
     """The images to ask about, named as they were typed; the one on standard input as its bytes.
 
-    What is not of the kind by its name is passed over, and what does not exist rejected. Raises
-    UsageError where there is no image.
+    What is not of the kind by its name, or excluded, is passed over, and what does not exist is
+    rejected. Raises UsageError where there is no image.
     """
     named = [image for image in images if image != STANDARD_INPUT]
     files = [image for image in named if os.path.lexists(image)]
@@ -76,7 +80,11 @@ def asked(
         yield sys.stdin.buffer.read()
     if not files:
         return
-    each = (_as_typed(root, found) for root in files for found in find([root], kind=kind))
+    each = (
+        _as_typed(root, found)
+        for root in files
+        for found in find([root], kind=kind, exclude=exclude)
+    )
     for found in not_empty(each, files, kind):
         if isinstance(found, ImageFile):
             yield found.path

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections import Counter
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,10 +28,18 @@ from siamese_search.cli.common import (
     progress_bar,
     say,
 )
+from siamese_search.cli.finding import (
+    ExcludeOption,
+    FlatOption,
+    IdentityFromOption,
+    PassedOver,
+    naming_by,
+)
 from siamese_search.cli.naming import settle_label, settle_names, single_pictures, warn_of_unknown
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
-from siamese_search.pictures.drawings import SUFFIX
+from siamese_search.pictures.choosing import Exclusion
+from siamese_search.pictures.find import Passed
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
 from siamese_search.records import ImageFile, Rejection, counted, same_picture
 
@@ -66,6 +72,9 @@ def add(
             " or - for standard input.",
         ),
     ] = None,
+    exclude: ExcludeOption = None,
+    flat: FlatOption = False,
+    identity_from: IdentityFromOption = None,
     encoder: EncoderOption = None,
     copy: Annotated[
         bool,
@@ -97,7 +106,8 @@ def add(
     an image directly in PATH, or named itself, is its own identity, named by its file. Where there
     are several such, `add` says so and asks first on a terminal; elsewhere it needs --yes, or
     --label. What is enrolled already is skipped without being decoded, so the same command may be
-    run again at any time. Texts, side-cars and films in folders are passed over.
+    run again at any time. Texts, side-cars and films in folders are passed over, and so are hidden
+    folders and those of systems (@eaDir, #recycle, $RECYCLE.BIN, __MACOSX).
     """
     from siamese_search.gallery.gallery import Gallery
 
@@ -108,6 +118,10 @@ def add(
         raise UsageError("--from-query enrols all its images as one identity: name it by --label")
     if not paths and manifest is None and from_query is None:
         raise UsageError("name images or folders to enrol, or a --manifest")
+    naming = naming_by(label, flat, identity_from)
+    if naming is not None and not paths:
+        raise UsageError("--flat and --identity-from are about images in PATH: name a folder")
+    leave_out = Exclusion.of(exclude or ())
     if label is not None and manifest is not None:
         raise UsageError("--label and --manifest both name identities: use one")
 
@@ -116,26 +130,25 @@ def add(
     if from_query is not None and label is not None:
         listed += _asked_about(from_query, label)
 
-    passed: Counter[str] = Counter()
+    passed = PassedOver()
 
     # An encoder is named only to make a gallery, or to insist on the one it has.
     if encoder is None and not Gallery.exists(gallery):
         encoder = DEFAULT_ENCODER
     kind = encoder_for(gallery, encoder, device).kind
 
-    def found(pass_over: Callable[[str], object] = lambda path: None) -> Files:
-        return chain(find(paths or (), label, pass_over, kind), listed)
-
-    def pass_over(path: str) -> None:
-        passed[os.path.splitext(path)[1].lower()] += 1
+    def found(passed: Passed = lambda path, why: None) -> Files:
+        return chain(find(paths or (), label, passed, kind, leave_out, naming), listed)
 
     places = [*(paths or ()), *([str(manifest)] if manifest else ())]
-    files = not_empty(found(pass_over), places, kind)
-    told = label is None and settle_names(paths or (), gallery, yes or dry_run, kind)
+    files = not_empty(found(passed), places, kind)
+    named = label is not None or naming is not None
+    told = not named and settle_names(paths or (), gallery, yes or dry_run, kind, leave_out)
     if label is not None:
         settle_label(paths or (), label, yes or dry_run)
     if dry_run:
         _print_plan(files, as_json)
+        passed.tell(kind)
         return
     with Gallery.open(gallery, encoder, device, background=True) as target:
         before, names = len(target), set[str]()
@@ -152,12 +165,7 @@ def add(
         undecided = target.undecided
     if report.added:
         warn_of_unknown(names)
-    drawn = passed.pop(SUFFIX, 0) if kind.takes(SUFFIX) else 0
-    if drawn:
-        note(f"{counted(drawn, 'drawing')} of siasearch passed over")
-    if passed:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(passed.items()))
-        note(f"{counted(passed.total(), 'file')} passed over, no {kind} by their names: {kinds}")
+    passed.tell(kind)
     if single and not told:
         note(single)
     if undecided is not None:
@@ -208,8 +216,8 @@ def _asked_about(answers: str, label: str) -> list[ImageFile]:
         return read_answers(lines, answers, label)
 
 
-def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None:
-    """Print what an enrolment did; exit code 1 where something was rejected."""
+def tell_of(report: EnrollmentReport, gallery: Path) -> None:
+    """Say what of an enrolment a person should know: what was rejected, replaced or renamed."""
     for was, now, count in report.relabelled:
         note(f"{counted(count, 'image')} of {was!r} skipped: relabelled {now!r} since")
     if report.replaced:
@@ -230,6 +238,24 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
             f"rejected: {counted(count, 'image')}, all of {was!r}, under another name, {now!r}: if"
             f" the folder was renamed, `{relabel}`"
         )
+
+
+def tell_calibrated(report: EnrollmentReport, gallery: Path) -> None:
+    """Say where the gallery has calibrated itself after an enrolment."""
+    if report.calibrated is not None:
+        more, off = (
+            command(words, gallery, DEFAULT_GALLERY) for words in ("calibrate", "calibrate --off")
+        )
+        note(
+            f"note: the gallery calibrated itself, since the threshold of its encoder is not known:"
+            f" about {100 * report.calibrated:g}% of strangers may get a name; `{more}` also learns"
+            f" how its items are best compared, `{off}` takes that back"
+        )
+
+
+def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None:
+    """Print what an enrolment did; exit code 1 where something was rejected."""
+    tell_of(report, gallery)
     if as_json:
         print_json(
             {
@@ -251,15 +277,7 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
             f"{gallery} has {counted(report.identities, 'identity', 'identities')},"
             f" {counted(report.items, 'item')}"
         )
-    if report.calibrated is not None:
-        more, off = (
-            command(words, gallery, DEFAULT_GALLERY) for words in ("calibrate", "calibrate --off")
-        )
-        note(
-            f"note: the gallery calibrated itself, since the threshold of its encoder is not known:"
-            f" about {100 * report.calibrated:g}% of strangers may get a name; `{more}` also learns"
-            f" how its items are best compared, `{off}` takes that back"
-        )
+    tell_calibrated(report, gallery)
     if report.rejected:
         raise typer.Exit(1)
 

@@ -87,7 +87,7 @@ class Commands(TyperGroup):
         called = program() if group is None else f"{program()} {group}"
         if typed in known:
             return f"try `{called} {known[typed]}`"
-        close = [known[name] for name in difflib.get_close_matches(typed, known, n=3)]
+        close = [known[name] for name in difflib.get_close_matches(typed, known, n=3, cutoff=0.65)]
         # Nobody shall remove anything because of a slip.
         meant = dict.fromkeys(f"`{called} {name}`" for name in close if name != "remove")
         if meant and close[0] != "remove":

@@ -45,9 +45,11 @@ from siamese_search.cli.common import (
     share,
     shown,
 )
+from siamese_search.cli.finding import ExcludeOption
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.evaluation.verdict import compared, verdict
+from siamese_search.pictures.choosing import Exclusion
 from siamese_search.records import counted
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ def query(
         bool,
         typer.Option("--keep-unknown", help="Keep images that get no name, for `unknowns`."),
     ] = False,
+    exclude: ExcludeOption = None,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     decoding: DecodingOption = None,
@@ -172,12 +175,13 @@ def query(
             " --crop and --grid"
         )
     boxes = boxes_of(crop or [])
+    leave_out = Exclusion.of(exclude or ())
     named = listed(images, rejected.append) if paths_from else images
     with open_gallery(gallery, encoder, device) as source:
         if parts:
             source.encoder.require_pictures("--crop and --grid")
-        probes = asked(named, source.encoder.kind, rejected.append)
-        _warn(source, turns, threshold)
+        probes = asked(named, source.encoder.kind, rejected.append, leave_out)
+        warn_of_rate(source, turns, threshold)
         ask = partial(
             source.identify_each,
             k=SHOWN if k is None else k,
@@ -205,9 +209,9 @@ def query(
                     print_row(one)
             elif as_json:
                 part = {"crop": box} if parts else {}
-                print_json({"image": image, **part, **_as_json(answer, metadata)})
+                print_json({"image": image, **part, **as_json_object(answer, metadata)})
             else:
-                typer.echo(_described(place_of(near(image), box), answer, metadata, where))
+                typer.echo(described(place_of(near(image), box), answer, metadata, where))
         if kept:  # not those that are enrolled
             kept = source.count_unknowns()
     if keep_unknown:
@@ -221,7 +225,7 @@ def query(
         raise typer.Exit(1)
 
 
-def _warn(source: Gallery, turns: int, threshold: float | None) -> None:
+def warn_of_rate(source: Gallery, turns: int, threshold: float | None) -> None:
     """Say where the error rate is not what the gallery was calibrated for."""
     known = source.calibration
     if known is None:
@@ -250,7 +254,8 @@ Metadata = Mapping[int, Mapping[str, str]]
 """What is known of items, by their numbers; nothing of those just removed."""
 
 
-def _as_json(answer: Identification, metadata: Metadata) -> dict[str, object]:
+def as_json_object(answer: Identification, metadata: Metadata) -> dict[str, object]:
+    """An answer as ``query --json`` has it, without its image."""
     matches = [
         dataclasses.asdict(match) | {"metadata": metadata.get(match.item, {})}
         for match in answer.matches
@@ -258,9 +263,10 @@ def _as_json(answer: Identification, metadata: Metadata) -> dict[str, object]:
     return dataclasses.asdict(answer) | {"matches": matches}
 
 
-def _described(
+def described(
     image: str, answer: Identification, metadata: Metadata, where: list[str] | None
 ) -> str:
+    """An answer for people: a line, and one for each candidate."""
     if answer.score is None:
         why = f"no item has {' and '.join(where)}" if where else "nothing is enrolled"
         return f"{image}: unknown ({shown(why)})"

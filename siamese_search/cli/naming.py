@@ -17,6 +17,7 @@ import typer
 from siamese_search.cli.common import confirmed, note
 from siamese_search.cli.program import program
 from siamese_search.errors import UsageError
+from siamese_search.pictures.choosing import NOTHING, Exclusion
 from siamese_search.pictures.naming import (
     Loose,
     clash,
@@ -35,14 +36,16 @@ SHOWN = 3  # names, or commands
 UNKNOWN = "unknown"  # what answers say where there is no identity
 
 
-def settle_names(paths: Sequence[str], gallery: Path, yes: bool, kind: Kind) -> bool:
+def settle_names(
+    paths: Sequence[str], gallery: Path, yes: bool, kind: Kind, exclude: Exclusion = NOTHING
+) -> bool:
     """Say which pictures will be called by their files, and what to type where something else is
     meant; ask before that on a terminal, unless ``yes``. Returns whether anything was said.
 
     Pictures that are enrolled so already are not spoken of. Raises UsageError where nobody can be
     asked, typer.Exit where the answer is no.
     """
-    given = loose(paths, kind)
+    given = loose(paths, kind, exclude)
     sources = _sources(given, gallery)
     found = _not_enrolled(given, sources)
     pictures = sum(len(one.files) for one in found)

@@ -14,11 +14,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from siamese_search.pictures.choosing import NOTHING, Exclusion, inside, stem
 from siamese_search.pictures.kind import PICTURES, Kind
 from siamese_search.pictures.read import kind_of, os_reason
 from siamese_search.records import ImageFile, Rejection, printable
 
-_CLUTTER: Final = frozenset({"__macosx", "gallery.db", "gallery.db-journal"})
+Passed = Callable[[str, str], object]
+"""Told the path of what is passed over, and why: one of the words below."""
+
+NO_KIND: Final = "no kind"  # a file in a folder that is not of the kind by its name
+SYSTEM: Final = "system"  # a folder that is hidden, or of a system
+EXCLUDED: Final = "excluded"
+DRAWING: Final = "drawing"
+
+# Folders of macOS, Synology, QNAP and Windows: miniatures, what was deleted, snapshots.
+_SYSTEM: Final = frozenset({
+    "__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin",
+    "system volume information", "lost+found",
+})  # fmt: skip
+_CLUTTER: Final = frozenset({"gallery.db", "gallery.db-journal"})
 # What a gallery in the root keeps there, beside somebody's pictures.
 _KEPT: Final = re.compile(r"/(index-[^/]*\.faiss|(images/[0-9a-f]{2}|unknowns)/[0-9a-f]{64}[^/]*)")
 _GALLERY: Final = "gallery.db"  # a folder below the root that has one is passed over, too
@@ -32,16 +46,20 @@ class Directly:
     folders: tuple[str, ...]
 
 
+def _untold(path: str, why: str) -> None:
+    """In place of whoever wants to know what is passed over."""
+
+
 def find_images(
-    root: str, passed: Callable[[str], object] = lambda path: None, kind: Kind = PICTURES
+    root: str, passed: Passed = _untold, kind: Kind = PICTURES, exclude: Exclusion = NOTHING
 ) -> Iterator[ImageFile | Rejection]:
     """Every file under a folder, in name order, with the identity that its folder implies.
 
     An identity is the folder's path relative to ``root`` with ``/`` between its parts. A file
     directly in ``root``, or ``root`` itself if it is a file, is its own identity, named by its
-    stem. Hidden names, operating-system clutter and galleries are passed over, and so are files in
-    a folder that are not of the ``kind`` by their names (texts, side-cars, films), which go to
-    ``passed``.
+    stem. Hidden names, folders of systems and galleries are passed over, and so are what is to
+    ``exclude`` and files in a folder that are not of the ``kind`` by their names (texts, side-cars,
+    films). ``passed`` is told of what is not hidden, and of all folders but galleries.
     What can be no image (a pipe, a dangling link, a folder that cannot be listed, a link to a
     folder that contains it, a name that is not UTF-8) is a :class:`Rejection`; whether a regular
     file is an image shows when it is decoded. Paths are absolute; links in them are kept. Nothing
@@ -52,16 +70,17 @@ def find_images(
     if isinstance(found, Rejection):
         yield found
     elif stat.S_ISDIR(found.st_mode):
-        yield from _walk(root, found, passed, kind)
+        yield from _walk(root, found, passed, kind, exclude)
     else:
         yield ImageFile(root, stem(os.path.basename(root)))
 
 
-def directly_in(folder: str, kind: Kind = PICTURES) -> Directly:
+def directly_in(folder: str, kind: Kind = PICTURES, exclude: Exclusion = NOTHING) -> Directly:
     """What lies directly in a folder, without what ``find_images`` passes over or rejects."""
     files: list[str] = []
     folders: list[str] = []
-    for entry in _list(os.path.abspath(folder)):
+    root = os.path.abspath(folder)
+    for entry in _list(root, root, _untold, exclude):
         if isinstance(entry, Rejection):
             continue
         if entry.place is not None:
@@ -71,17 +90,12 @@ def directly_in(folder: str, kind: Kind = PICTURES) -> Directly:
     return Directly(tuple(files), tuple(folders))
 
 
-def stem(name: str) -> str:
-    """The name of a picture that is an identity of its own: its file's, without the suffix."""
-    return os.path.splitext(name)[0]
-
-
 def _walk(
-    root: str, status: os.stat_result, passed: Callable[[str], object], kind: Kind
+    root: str, status: os.stat_result, passed: Passed, kind: Kind, exclude: Exclusion
 ) -> Iterator[ImageFile | Rejection]:
     # Kept as a stack, not by recursion: folders nest deeper than Python's calls may.
     above = _folders_above(root)
-    stack = [(_list(root), "", (status.st_dev, status.st_ino))]
+    stack = [(_list(root, root, passed, exclude), "", (status.st_dev, status.st_ino))]
     shared = os.path.lexists(os.path.join(root, _GALLERY))
     while stack:
         names, identity, _ = stack[-1]
@@ -96,13 +110,14 @@ def _walk(
             if kind.takes(entry.name):
                 yield ImageFile(entry.path, identity or stem(entry.name))
             else:
-                passed(entry.path)
+                passed(entry.path, NO_KIND)
         elif entry.place in above or any(entry.place == outer for _, _, outer in stack):
             yield Rejection(entry.path, "the link leads back to a folder that contains it")
         else:
             inner = f"{identity}/{entry.name}" if identity else entry.name
             if not os.path.lexists(os.path.join(entry.path, _GALLERY)):
-                stack.append((_list(entry.path), inner, entry.place))
+                names = _list(entry.path, root, passed, exclude)
+                stack.append((names, inner, entry.place))
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,9 @@ class _Entry:
     place: tuple[int, int] | None = None
 
 
-def _list(folder: str) -> Iterator[_Entry | Rejection]:
+def _list(
+    folder: str, root: str, passed: Passed, exclude: Exclusion
+) -> Iterator[_Entry | Rejection]:
     """A folder's entries that are not passed over, sorted by name."""
     try:
         with os.scandir(folder) as listing:
@@ -123,7 +140,14 @@ def _list(folder: str) -> Iterator[_Entry | Rejection]:
         yield Rejection(folder, f"the folder cannot be read: {os_reason(error)}")
         return
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in _CLUTTER:
+        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+            if entry.is_dir(follow_symlinks=False):
+                passed(entry.path, SYSTEM)
+            continue
+        if entry.name.lower() in _CLUTTER:
+            continue
+        if exclude.patterns and exclude(inside(root, entry.path)):
+            passed(entry.path, EXCLUDED)
             continue
         if entry.is_file(follow_symlinks=False) and _is_text(entry.name):
             yield _Entry(entry.name, entry.path)

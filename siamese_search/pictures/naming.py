@@ -11,8 +11,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from siamese_search.pictures.choosing import NOTHING, Exclusion, stem
 from siamese_search.pictures.drawings import is_drawing
-from siamese_search.pictures.find import directly_in, stem
+from siamese_search.pictures.find import directly_in
 from siamese_search.pictures.kind import PICTURES, Kind
 from siamese_search.records import counted, printable
 
@@ -41,12 +42,12 @@ class Loose:
         return {name_of(file) for file in self.files}
 
 
-def loose(paths: Iterable[str], kind: Kind = PICTURES) -> list[Loose]:
+def loose(paths: Iterable[str], kind: Kind = PICTURES, exclude: Exclusion = NOTHING) -> list[Loose]:
     """The pictures among files and folders that are called by their files, folder by folder."""
     found: dict[str, Loose] = {}
     for path in paths:
         if os.path.isdir(path):
-            here = directly_in(path, kind)
+            here = directly_in(path, kind, exclude)
             files = tuple(file for file in here.files if not is_drawing(os.path.join(path, file)))
             one = Loose(path, files, whole=True, mixed=bool(here.folders))
         elif os.path.isfile(path) and kind.takes(path):

@@ -9,7 +9,7 @@ import csv
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from itertools import chain, repeat
@@ -17,8 +17,9 @@ from numbers import Real
 from typing import Any, Final
 
 from siamese_search.errors import UsageError
+from siamese_search.pictures.choosing import NOTHING, Exclusion, Naming
 from siamese_search.pictures.drawings import is_drawing
-from siamese_search.pictures.find import find_images
+from siamese_search.pictures.find import DRAWING, Passed, find_images
 from siamese_search.pictures.kind import PICTURES, Kind
 from siamese_search.pictures.read import is_path, several
 from siamese_search.records import ImageFile, Rejection, printable
@@ -45,13 +46,16 @@ def normalised(label: str) -> str:
 def find(
     paths: Iterable[str],
     label: str | None = None,
-    passed: Callable[[str], object] = lambda path: None,
+    passed: Passed = lambda path, why: None,
     kind: Kind = PICTURES,
+    exclude: Exclusion = NOTHING,
+    naming: Naming | None = None,
 ) -> Iterator[ImageFile | Rejection]:
-    """The images of files and folders, labelled by their place, or all by ``label``.
+    """The images of files and folders, labelled by their place, all by ``label``, or by ``naming``.
 
-    What is not of the ``kind`` by its name, or a drawing of siasearch, and was not named itself,
-    goes to ``passed``. Raises UsageError, before anything is found, for a path that does not exist.
+    ``passed`` is told of what ``find_images`` passes over, and of drawings of siasearch that were
+    not named themselves. Raises UsageError, before anything is found, for a path that does not
+    exist.
     """
     roots = [os.fspath(path) for path in paths]
     for root in roots:
@@ -62,15 +66,27 @@ def find(
     def each() -> Iterator[ImageFile | Rejection]:
         for root in roots:
             named = os.path.abspath(root)
-            for found in find_images(root, passed, kind):
+            for found in find_images(root, passed, kind, exclude):
                 if isinstance(found, Rejection):
                     yield found
                 elif found.path != named and is_drawing(found.path):
-                    passed(found.path)
+                    passed(found.path, DRAWING)
+                elif naming is not None:
+                    yield renamed(found, named, naming)
                 else:
                     yield found if name is None else replace(found, identity=name)
 
     return each()
+
+
+def renamed(found: ImageFile, root: str, naming: Naming) -> ImageFile | Rejection:
+    """A file found in a ``root``, with the identity that a naming gives it; rejected where that is
+    none.
+    """
+    identity = naming(root, found.path)
+    if not identity:
+        return Rejection(found.path, "no identity is found in its path: see --identity-from")
+    return replace(found, identity=identity)
 
 
 def given(

@@ -1,0 +1,320 @@
+"""Watching a folder: each file once, when it is whole, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import watchfiles
+from conftest import picture
+from test_cli import Shell
+
+from siamese_search.pictures.find import find_images
+from siamese_search.pictures.watching import Folder, Listener, Look
+from siamese_search.records import ImageFile
+
+Watching = subprocess.Popen[str]
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Watched:
+    """A folder that is looked at a second after the last look."""
+
+    def __init__(self, root: Path) -> None:
+        self.clock = Clock()
+        self.folder = Folder(str(root), lambda: find_images(str(root)), clock=self.clock)
+
+    def look(self) -> Look:
+        self.clock.now += 1
+        return self.folder.look()
+
+    def new(self) -> list[str]:
+        return [os.path.basename(file.path) for file in self.look().new]
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    (tmp_path / "in").mkdir()
+    return Watched(tmp_path / "in")
+
+
+def test_a_file_is_handed_out_once_when_it_stands_still(watched: Watched, tmp_path: Path) -> None:
+    place = tmp_path / "in" / "milk" / "1.png"
+    place.parent.mkdir()
+    for written in (b"a", b"ab", b"abc"):
+        place.write_bytes(written)
+        assert (watched.new(), watched.folder.look().waiting) == ([], 1)
+    (found,) = watched.look().new
+    assert found == ImageFile(str(place), "milk")
+    assert (watched.new(), watched.new()) == ([], [])
+    place.write_bytes(b"abcd")
+    assert (watched.new(), watched.new(), watched.new()) == ([], ["1.png"], [])
+
+
+def test_what_is_empty_or_not_finished_by_its_name_waits(watched: Watched, tmp_path: Path) -> None:
+    empty, part = tmp_path / "in" / "a.png", tmp_path / "in" / "b.png.part"
+    empty.touch()
+    part.write_bytes(b"b")
+    assert [watched.new() for _ in range(3)] == [[], [], []]
+    part.rename(tmp_path / "in" / "b.png")
+    empty.write_bytes(b"a")
+    assert (watched.new(), watched.new()) == ([], ["a.png", "b.png"])
+    empty.write_bytes(b"")
+    look = watched.look()
+    assert (look.new, look.gone) == ([], [])
+
+
+def test_what_goes_is_told_and_what_comes_back_is_no_news(watched: Watched, tmp_path: Path) -> None:
+    place, away = tmp_path / "in" / "a.png", tmp_path / "a.png"
+    place.write_bytes(b"a")
+    assert (watched.new(), watched.new()) == ([], ["a.png"])
+    place.rename(away)
+    assert watched.look().gone == [str(place)]
+    assert watched.look().gone == []
+    away.rename(place)
+    assert (watched.new(), watched.new()) == ([], [])
+    place.rename(place.with_name("b.png"))
+    assert watched.look().gone == [str(place)]
+    assert watched.new() == ["b.png"]
+
+
+def test_a_folder_that_is_away_loses_nothing(watched: Watched, tmp_path: Path) -> None:
+    (tmp_path / "in" / "a.png").write_bytes(b"a")
+    assert (watched.new(), watched.new()) == ([], ["a.png"])
+    (tmp_path / "in").rename(tmp_path / "away")
+    assert watched.look() == Look(missing=True)
+    (tmp_path / "away").rename(tmp_path / "in")
+    assert watched.look() == Look()
+
+
+def test_where_nobody_tells_of_changes_a_folder_is_polled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said: list[str] = []
+    with Listener(str(tmp_path), None, said.append) as listener:
+        listener.wait(0.01)
+    assert "looked through every 2 seconds: with `pip install" in said[0]
+
+
+def test_the_system_tells_of_changes(tmp_path: Path) -> None:
+    with Listener(str(tmp_path)) as listener:
+        begun = time.monotonic()
+        while time.monotonic() - begun < 30:
+            (tmp_path / f"{time.monotonic_ns()}.png").write_bytes(b"a")
+            listener.wait(0.2)
+            if time.monotonic() - begun < 0.2:
+                break
+        took = time.monotonic()
+        (tmp_path / "last.png").write_bytes(b"a")
+        listener.wait(30)
+        assert time.monotonic() - took < 20
+
+
+def test_trouble_with_telling_leads_to_polling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> Iterator[object]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(watchfiles, "watch", refuse)
+    said: list[str] = []
+    with Listener(str(tmp_path), None, said.append) as listener:
+        listener.wait(30)
+    assert "the system does not tell of changes (No space left on device)" in said[0]
+
+
+# The command
+
+
+@pytest.fixture
+def shell(tmp_path: Path, toy_folder: Path) -> Shell:
+    return Shell(tmp_path, toy_folder)
+
+
+@contextmanager
+def watching(shell: Shell, *arguments: str) -> Iterator[Watching]:
+    """The command as it runs; killed in the end where it has not ended."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "siamese_search", "watch", *arguments, "--settle", "0.3"],
+        cwd=shell.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def stop(process: Watching, by: signal.Signals = signal.SIGINT) -> tuple[str, str]:
+    """What it printed until it was stopped."""
+    process.send_signal(by)
+    printed = process.communicate(timeout=60)
+    assert "Traceback" not in printed[1]
+    return printed
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    begun = time.monotonic()
+    while not true():
+        assert time.monotonic() - begun < 60
+        time.sleep(0.1)
+
+
+def count(shell: Shell) -> int:
+    if not (shell.folder / "indexes" / "default" / "gallery.db").exists():
+        return 0
+    result = shell.run(["info", "--json"])
+    return json.loads(result.stdout)["items"] if result.returncode == 0 else 0
+
+
+def test_what_appears_is_enrolled_until_ctrl_c(shell: Shell, pictures: Callable[..., Path]) -> None:
+    pictures({"milk": 2}, "in")
+    with watching(shell, "in", "--encoder", shell.encoder, "--json") as process:
+        until(lambda: count(shell) == 2)
+        pictures({"tea": 1}, "in", first_seed=50)
+        picture(60).save(shell.folder / "in" / "loose.png")
+        (shell.folder / "in" / "note.txt").write_text("no picture")
+        (shell.folder / "in" / "bad.png").write_bytes(b"bad")
+        until(lambda: count(shell) == 4)
+        (shell.folder / "in" / "milk" / "0.png").unlink()
+        time.sleep(3)
+        stdout, stderr = stop(process)
+    lines = [json.loads(line) for line in stdout.splitlines()]
+    place = shell.folder / "in" / "tea" / "0.png"
+    assert {"image": str(place), "identity": "tea", "item": 4} in lines or {
+        "image": str(place), "identity": "tea", "item": 3
+    } in lines  # fmt: skip
+    assert sorted(line["identity"] for line in lines) == ["loose", "milk", "milk", "tea"]
+    assert "in/milk/0.png; their items stay" in stderr
+    assert "rejected: " in stderr
+    assert "stopped: 4 enrolled, 1 rejected; 4 items now" in stderr
+    assert process.returncode == 1  # something was rejected
+    picture(61).save(shell.folder / "in" / "last.png")
+    chosen = ("--flat", "--exclude", "m*", "--exclude", "bad.png")
+    with watching(shell, "in", *chosen) as process:
+        until(lambda: count(shell) == 5)
+        _, stderr = stop(process, signal.SIGTERM)
+    assert shell.json("list", "in")[0]["path"].endswith("last.png")
+    assert stderr.count("the same image is enrolled as") == 2  # as another than in, below, too
+
+
+@pytest.mark.slow
+def test_each_file_of_a_burst_is_enrolled_once_with_kills(shell: Shell) -> None:
+    prepared = shell.folder / "prepared"
+    names = [f"{number % 7}/{number}.png" for number in range(300)]
+    for number, name in enumerate(names):
+        (prepared / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(prepared / name)
+    into = shell.folder / "in"
+    into.mkdir()
+    for burst in range(3):
+        with watching(shell, "in", "--encoder", shell.encoder) as process:
+            for name in names[100 * burst : 100 * burst + 100]:
+                (into / name).parent.mkdir(exist_ok=True)
+                shutil.copy(prepared / name, into / name)
+            before = count(shell)
+            until(lambda before=before: count(shell) > before)  # type: ignore[misc]
+            process.kill()  # in the midst of it, or just after
+    with watching(shell, "in") as process:
+        until(lambda: count(shell) == len(names))
+        stop(process)
+    assert process.returncode == 0
+    found = [
+        item["path"]
+        for identity in shell.json("list")
+        for item in shell.json("list", identity["identity"])
+    ]
+    assert sorted(found) == sorted(str(into / name) for name in names)
+    assert shell.json("check")[0]["ok"]
+
+
+@pytest.mark.slow
+def test_each_file_is_named_once_with_kills(shell: Shell, pictures: Callable[..., Path]) -> None:
+    folder = pictures({"a": 20, "b": 20}, "enrolled")
+    shell("add", "enrolled", "--encoder", shell.encoder)
+    out = shell.folder / "answers.jsonl"
+
+    def answered() -> int:
+        return len(out.read_text().splitlines()) if out.exists() else 0
+
+    into = shell.folder / "in"
+    into.mkdir()
+    for burst in "ab":
+        with watching(shell, "in", "--query", "--json", "--out", "answers.jsonl") as process:
+            shutil.copytree(folder / burst, into / burst)
+            before = answered()
+            until(lambda before=before: answered() > before)  # type: ignore[misc]
+            process.kill()
+    text = out.read_text()
+    out.write_text(text[: len(text) - 5])  # as where a disk was full
+    with watching(shell, "in", "--query", "--json", "--out", "answers.jsonl") as process:
+        until(lambda: answered() == 40)
+        time.sleep(2)
+        _, stderr = stop(process)
+    assert "rejected" in stderr
+    assert process.returncode == 0
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(answers) == 40
+    assert {one["image"] for one in answers} == {str(path) for path in into.rglob("*.png")}
+    for one in answers:
+        assert one["matches"][0]["identity"] == Path(one["image"]).parent.name
+        assert one["size"] == Path(one["image"]).stat().st_size
+
+
+def test_without_a_file_of_answers_only_what_is_new_is_named(
+    shell: Shell, pictures: Callable[..., Path]
+) -> None:
+    pictures({"a": 1, "b": 1}, "enrolled")
+    shell("add", "enrolled", "--encoder", shell.encoder)
+    pictures({"old": 2}, "in")
+    with watching(shell, "in", "--query") as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        first = process.stderr.readline()
+        assert "2 files there already, and not asked about: `" in first
+        process.stderr.readline()
+        picture(1).save(shell.folder / "in" / "new.png")
+        assert process.stdout.readline().startswith("in/new.png: b ")
+        stop(process)
+    assert process.returncode == 0
+
+
+def test_what_cannot_be_watched_is_a_line(shell: Shell, pictures: Callable[..., Path]) -> None:
+    pictures({"a": 2}, "in")
+    assert "nowhere is no folder" in shell("watch", "nowhere", code=2).stderr
+    assert not (shell.folder / "indexes").exists()
+    said = shell("watch", "in", "--out", "x", code=2).stderr
+    assert "nothing is asked about, so --out does nothing: it needs --query" in said
+    assert "so --where does" in shell("watch", "in", "--where", "a=b", code=2).stderr
+    for option in ("--label=a", "--flat", "--copy", "--identity-from=stem"):
+        said = shell("watch", "in", "--query", option, code=2).stderr
+        assert f"--query enrols nothing, so {option.split('=')[0]} does nothing" in said
+    assert "no gallery" in shell("watch", "in", "--query", code=2).stderr
+    shell("add", "in", "--encoder", shell.encoder)
+    for text in ("no answers\n", "no answers", '{"image": 1}\n'):
+        (shell.folder / "x").write_text(text)
+        said = shell("watch", "in", "--query", "--out", "x", code=2).stderr
+        assert "x, line 1, is not what" in said
+        assert (shell.folder / "x").read_text() == text
