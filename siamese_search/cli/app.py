@@ -22,6 +22,7 @@ from siamese_search.cli import (
     edit,
     encoder,
     enroll,
+    exchange,
     identify,
     maintain,
     plot,
@@ -65,8 +66,8 @@ def siasearch(
 
 
 for module in (
-    enroll, identify, edit, unknowns, calibrate, benchmark, audit, plot, maintain, serve, train,
-    encoder, demo,
+    enroll, identify, edit, unknowns, calibrate, benchmark, audit, plot, maintain, exchange, serve,
+    train, encoder, demo,
 ):  # fmt: skip
     module.register(app)
 for registered in app.registered_commands:

@@ -17,7 +17,7 @@ import numpy as np
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import EncoderError, require_type, require_whole
-from siamese_search.gallery import editing, enrolment
+from siamese_search.gallery import archive, editing, enrolment
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.naming import require_own_names
 from siamese_search.gallery.unknowns import Unknowns, Without
@@ -329,6 +329,39 @@ class Contents:
         change = editing.undo(self._catalog, self.folder, number, again=True)
         self._upkeep.after(change.items)
         return change
+
+    # In and out
+
+    def export(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        pictures: bool = True,
+        watch: Watcher | None = None,
+    ) -> archive.Archived:
+        """Write the whole gallery as one archive, as it is now, while others may change it.
+
+        In it are the copies of images that the gallery has, unless ``pictures`` is False. Index
+        files, which can be made again, and what ``undo`` would take back stay out. Raises
+        StorageError where the file cannot be written, GalleryDamaged for a gallery with a fault.
+        """
+        return archive.export_archive(self._catalog, Path(out), pictures, watch or unwatched)
+
+    @staticmethod
+    def restore(
+        path: str | os.PathLike[str],
+        folder: str | os.PathLike[str],
+        *,
+        watch: Watcher | None = None,
+    ) -> archive.Archived:
+        """Make a gallery, in a new folder, of an archive that ``export`` wrote: whole, or not at
+        all.
+
+        The archive may come from anybody. Raises UsageError where there is no such file,
+        StorageError where something is in the folder, GalleryDamaged for anything that is no sound
+        archive, and GalleryFormatError for one by a newer siasearch.
+        """
+        return archive.import_archive(Path(path), Path(folder), watch or unwatched)
 
     @staticmethod
     def _require_change(number: int | None) -> None:
