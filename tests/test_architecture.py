@@ -50,6 +50,7 @@ OWNERS = {
     "timm": {"embedding.network", "embedding.backbones", "training", "importing"},
     "PIL": {"pictures", "evaluation", "importing"},
     "typer": {"cli"},
+    "pyarrow": {"gallery.parquet"},
 }  # fmt: skip
 
 

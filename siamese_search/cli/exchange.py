@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,34 +23,66 @@ from siamese_search.records import counted
 
 if TYPE_CHECKING:
     from siamese_search.gallery.archive import Archived
+    from siamese_search.storage.exchange import TakenIn
 
 ARCHIVES = (".zip", ".siasearch")
+TABLES = (".parquet", ".npz", ".csv")
 SHOWN = 5  # items without their pictures
 
 
 def export(
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The file to write: .zip or .siasearch.")
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="The file to write: .zip or .siasearch for the whole gallery; .parquet, .npz or"
+            " .csv for a table of its items.",
+        ),
     ],
     gallery: GalleryOption = DEFAULT_GALLERY,
     without_pictures: Annotated[
         bool,
         typer.Option("--without-pictures", help="Leave out the gallery's copies of pictures."),
     ] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="With the embeddings, in CSV, too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the whole gallery as one file, to back it up, move it or hand it on.
+    """Write the whole gallery as one file, to back it up, move it or hand it on; or its items as a
+    table for other programs.
 
     Others may go on adding: the file holds the gallery as it was at one moment, with the pictures
-    that `add --copy` has kept. `import` makes a gallery of it.
+    that `add --copy` has kept. Tables have what is known of each item, and its embedding.
+    `import` takes all of them back.
     """
-    _require_archive(out)
-    with open_gallery(gallery) as source, progress_bar("writing pictures") as watch:
-        made = source.export(out, pictures=not without_pictures, watch=watch)
+    table = _is_table(out)
+    if table and without_pictures:
+        raise UsageError(f"--without-pictures: {out.suffix} files have no pictures")
+    if embeddings and not table:
+        raise UsageError("--embeddings is for tables: a whole gallery has them anyway")
+    with open_gallery(gallery) as source, progress_bar("writing") as watch:
+        if table:
+            written = source.export_items(out, embeddings=embeddings or None, watch=watch)
+        else:
+            made = source.export(out, pictures=not without_pictures, watch=watch)
+    size = _size(out)
+    if table:
+        if as_json:
+            print_json({"file": str(out), "items": written.items, "left_out": written.left_out})
+        else:
+            say(f"{out}: {counted(written.items, 'item')}, {size}")
+        if written.left_out:
+            note(
+                f"{counted(written.left_out, 'item')} without an embedding left out:"
+                " `siasearch rebuild` embeds them"
+            )
+            raise typer.Exit(1)
+        return
     if as_json:
         print_json({"file": str(out), **_facts(made), "missing": list(made.missing)})
     else:
-        say(f"{out}: {_in_words(made)}, {out.stat().st_size / 1e6:.1f} MB")
+        say(f"{out}: {_in_words(made)}, {size}")
     for number in made.missing[:SHOWN]:
         note(f"item {number}: its copy in the gallery is gone or damaged, and stays out")
     if len(made.missing) > SHOWN:
@@ -61,27 +94,72 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote.")],
     gallery: GalleryOption = DEFAULT_GALLERY,
+    on_conflict: Annotated[
+        str,
+        typer.Option(
+            "--on-conflict",
+            metavar="skip|replace|error",
+            help="What is done with items of a table whose picture is enrolled already.",
+        ),
+    ] = "skip",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a gallery of a file that `export` wrote: all of it, or nothing.
+    """Make a gallery of a file that `export` wrote, or enrol the items of a table: all, or nothing.
 
-    The gallery's folder must be new or empty. The file may come from anybody: it is verified before
-    there is a gallery.
+    A whole gallery goes into a new or empty folder. A table goes there, too, or into a gallery of
+    the same encoder; `undo` takes that back. The file may come from anybody: it is verified before
+    anything is kept.
     """
     from siamese_search.gallery.gallery import Gallery
 
-    _require_archive(file)
-    with progress_bar("restoring pictures") as watch:
-        made = Gallery.restore(file, gallery, watch=watch)
-    if as_json:
+    _require_conflict(on_conflict)
+    with progress_bar("importing") as watch:
+        if _is_table(file) and Gallery.exists(gallery):
+            with open_gallery(gallery) as target:
+                taken = target.import_items(file, on_conflict=on_conflict, watch=watch)
+                left = len(target)
+        else:
+            taken, made = None, Gallery.restore(file, gallery, watch=watch)
+    if taken is not None:
+        _tell(taken, gallery, left, as_json)
+    elif as_json:
         print_json({"gallery": str(gallery), **_facts(made)})
     else:
         say(f"{gallery}: {_in_words(made)}")
 
 
-def _require_archive(file: Path) -> None:
-    if file.suffix.lower() not in ARCHIVES:
-        raise UsageError(f"{file}: name a file that ends in {' or '.join(ARCHIVES)}")
+def _require_conflict(chosen: str) -> None:
+    from siamese_search.storage.exchange import CONFLICTS
+
+    if chosen not in CONFLICTS:
+        raise UsageError(f"--on-conflict is {chosen!r}: choose {', '.join(CONFLICTS)}")
+
+
+def _tell(taken: TakenIn, gallery: Path, left: int, as_json: bool) -> None:
+    """Say what became of the items that came; the gallery has so many now."""
+    if as_json:
+        print_json({**asdict(taken), "items": left})
+        return
+    replaced = f" ({taken.replaced} in place of others)" if taken.replaced else ""
+    say(f"{taken.added} added{replaced}, {taken.skipped} skipped (enrolled already)")
+    say(f"{gallery} has {counted(left, 'item')}")
+    if taken.renamed:
+        who = counted(taken.renamed, "item is", "items are")
+        note(f"{who} enrolled as another identity: --on-conflict replace takes the file's")
+
+
+def _is_table(file: Path) -> bool:
+    """Whether a file is called as a table; UsageError where it is called as nothing of ours."""
+    suffix = file.suffix.lower()
+    if suffix not in (*ARCHIVES, *TABLES):
+        known = ", ".join((*ARCHIVES, *TABLES))
+        raise UsageError(f"{file}: name a file that ends in one of {known}")
+    return suffix in TABLES
+
+
+def _size(file: Path) -> str:
+    size = file.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
 
 
 def _facts(made: Archived) -> dict[str, int]:

@@ -199,7 +199,7 @@ def import_archive(path: Path, folder: Path, watch: Watcher) -> Archived:
     with whole_folder(folder) as place:
         try:
             with open(path, "rb") as file:
-                size = _require_bounded(file, path)
+                size = require_bounded(file, path)
                 with zipfile.ZipFile(file) as archive:
                     members = _members(archive, path, size)
                     facts = _described(archive, members, path)
@@ -224,7 +224,7 @@ def _refused(path: Path, why: str) -> GalleryDamaged:
     )
 
 
-def _require_bounded(file: IO[bytes], path: Path) -> int:
+def require_bounded(file: IO[bytes], path: Path) -> int:
     """The bytes of a file. Raises GalleryDamaged where it lists so many members that their list
     alone fills the memory; ``zipfile`` would read that as a whole.
     """
