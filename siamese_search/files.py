@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -96,6 +98,31 @@ def write_whole(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path} could not be written: {error.strerror}") from error
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill by way of a temporary name beside it; there is none where that fails.
+
+    Raises StorageError where something is there already, but for an empty folder.
+    """
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise StorageError(f"{path} is there already: name a new folder")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if hasattr(os, "sync"):  # all its files at once
+            os.sync()
+        if path.is_dir():
+            path.rmdir()
+        temporary.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"{error.filename or path}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def delete(path: Path) -> None:

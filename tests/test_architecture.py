@@ -51,6 +51,7 @@ OWNERS = {
     "PIL": {"pictures", "evaluation", "importing"},
     "typer": {"cli"},
     "watchfiles": {"pictures.watching"},
+    "pyarrow": {"gallery.parquet"},
 }  # fmt: skip
 
 

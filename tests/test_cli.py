@@ -303,7 +303,7 @@ def test_every_command_has_help() -> None:
     assert set(commands) == {
         "add", "query", "verify", "list", "info", "remove", "relabel", "undo", "redo",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
-        "benchmark", "unknowns", "explain", "plot", "serve", "encoder", "watch",
+        "benchmark", "unknowns", "explain", "plot", "serve", "encoder", "watch", "export", "import",
     }  # fmt: skip
     below = commands["encoder"].commands
     assert {"list", "info", "compare", "import", "export"} <= set(below)
@@ -590,7 +590,7 @@ def test_a_bar_says_how_many_and_never_of_how_many_it_does_not_know(
         ("delete", "try `siasearch remove`"),
         ("search", "try `siasearch query`"),
         ("identify", "try `siasearch query`"),
-        ("export", "try `siasearch list --csv`"),
+        ("backup", "try `siasearch export`"),
         ("move", "try `siasearch relabel`"),
         ("version", "try `siasearch --version`"),
         ("remov", "`siasearch --help` lists them"),  # nothing is removed because of a slip

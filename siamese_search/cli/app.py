@@ -22,6 +22,7 @@ from siamese_search.cli import (
     edit,
     encoder,
     enroll,
+    exchange,
     identify,
     maintain,
     plot,
@@ -66,7 +67,8 @@ def siasearch(
 
 
 for module in (
-    enroll, identify, watch, edit, unknowns, calibrate, benchmark, audit, plot, maintain, serve,
+    enroll, identify, watch, edit, unknowns, calibrate, benchmark, audit, plot, maintain, exchange,
+    serve,
     train, encoder, demo,
 ):  # fmt: skip
     module.register(app)

@@ -141,6 +141,31 @@ def keep_picture(folder: Path, data: bytes) -> Path:
     return path
 
 
+def kept_pictures(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The pictures that a gallery has kept because nobody fitted, each with its SHA-256 (hex)."""
+    if _leads_to(folder / KEPT, folder, KEPT):
+        for path in sorted(folder.glob(f"{KEPT}/*")):
+            named = KEPT_NAME.fullmatch(path.name)
+            if named and named[1]:
+                yield path, named[1]
+
+
+def copied_bytes(folder: Path, copy: Copy) -> bytes | None:
+    """The bytes of a gallery's copy, also where it is hidden since its item was removed; None where
+    it is gone, or is not as it was made.
+    """
+    try:
+        path = own_copy(folder, copy.path, copy.content)
+    except ImageError:
+        return None
+    for place in (path, path.with_name(f".{path.name}.{HIDDEN}"), path):  # it may come back
+        with suppress(ImageError):
+            data = read_file(str(place))
+            if content_hash(data) == copy.content:
+                return data
+    return None
+
+
 def publish_again(folder: Path, copies: Iterable[RemovedCopy]) -> None:
     """Give hidden copies their names again, inside the transaction that puts back their items."""
     folders = {path.parent for copy in copies for path in _rename(folder, copy, hide=False)}

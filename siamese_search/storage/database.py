@@ -57,8 +57,8 @@ class Database(Followed):
         self._closed = False
         path = self.path
         self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-        with _mapped(path):
-            self._db = _connect(path, "rw" if self.writable else "ro")
+        with mapped(path):
+            self._db = connect(path, "rw" if self.writable else "ro")
             try:
                 self._check_owner()
                 if self.writable:
@@ -133,7 +133,7 @@ class Database(Followed):
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        with self._lock, _mapped(self.path):
+        with self._lock, mapped(self.path):
             self.require_open()
             if self._process != os.getpid():
                 self._open()
@@ -214,11 +214,11 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     from siamese_search.storage.schema import migrate
 
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with _mapped(path), ExitStack() as making:
+    with mapped(path), ExitStack() as making:
         make_folder(path.parent)
         making.enter_context(underway(path.parent))
         try:
-            db = _connect(temporary, "rwc")
+            db = connect(temporary, "rwc")
             try:
                 _make_durable(db)
                 db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
@@ -238,7 +238,7 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
+def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open a database file; ``mode`` is ``ro``, ``rw`` or ``rwc`` (create)."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     db = sqlite3.connect(
@@ -256,7 +256,7 @@ def _make_durable(db: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[None]:
+def mapped(path: Path) -> Iterator[None]:
     """Turn what SQLite and the file system say into our errors."""
     try:
         yield

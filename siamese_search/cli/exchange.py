@@ -1,0 +1,179 @@
+"""``export`` and ``import``: a gallery as a file, and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from siamese_search.cli.common import (
+    DEFAULT_GALLERY,
+    GalleryOption,
+    JsonOption,
+    note,
+    open_gallery,
+    print_json,
+    progress_bar,
+    say,
+)
+from siamese_search.errors import UsageError
+from siamese_search.records import counted
+
+if TYPE_CHECKING:
+    from siamese_search.gallery.archive import Archived
+    from siamese_search.storage.exchange import TakenIn
+
+ARCHIVES = (".zip", ".siasearch")
+TABLES = (".parquet", ".npz", ".csv")
+SHOWN = 5  # items without their pictures
+
+
+def export(
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="The file to write: .zip or .siasearch for the whole gallery; .parquet, .npz or"
+            " .csv for a table of its items.",
+        ),
+    ],
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    without_pictures: Annotated[
+        bool,
+        typer.Option("--without-pictures", help="Leave out the gallery's copies of pictures."),
+    ] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="With the embeddings, in CSV, too.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the whole gallery as one file, to back it up, move it or hand it on; or its items as a
+    table for other programs.
+
+    Others may go on adding: the file holds the gallery as it was at one moment, with the pictures
+    that `add --copy` has kept. Tables have what is known of each item, and its embedding.
+    `import` takes all of them back.
+    """
+    table = _is_table(out)
+    if table and without_pictures:
+        raise UsageError(f"--without-pictures: {out.suffix} files have no pictures")
+    if embeddings and not table:
+        raise UsageError("--embeddings is for tables: a whole gallery has them anyway")
+    with open_gallery(gallery) as source, progress_bar("writing") as watch:
+        if table:
+            written = source.export_items(out, embeddings=embeddings or None, watch=watch)
+        else:
+            made = source.export(out, pictures=not without_pictures, watch=watch)
+    size = _size(out)
+    if table:
+        if as_json:
+            print_json({"file": str(out), "items": written.items, "left_out": written.left_out})
+        else:
+            say(f"{out}: {counted(written.items, 'item')}, {size}")
+        if written.left_out:
+            note(
+                f"{counted(written.left_out, 'item')} without an embedding left out:"
+                " `siasearch rebuild` embeds them"
+            )
+            raise typer.Exit(1)
+        return
+    if as_json:
+        print_json({"file": str(out), **_facts(made), "missing": list(made.missing)})
+    else:
+        say(f"{out}: {_in_words(made)}, {size}")
+    for number in made.missing[:SHOWN]:
+        note(f"item {number}: its copy in the gallery is gone or damaged, and stays out")
+    if len(made.missing) > SHOWN:
+        note(f"and {len(made.missing) - SHOWN} more: `siasearch check` names all")
+    if made.missing:
+        raise typer.Exit(1)
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote.")],
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    on_conflict: Annotated[
+        str,
+        typer.Option(
+            "--on-conflict",
+            metavar="skip|replace|error",
+            help="What is done with items of a table whose picture is enrolled already.",
+        ),
+    ] = "skip",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a gallery of a file that `export` wrote, or enrol the items of a table: all, or nothing.
+
+    A whole gallery goes into a new or empty folder. A table goes there, too, or into a gallery of
+    the same encoder; `undo` takes that back. The file may come from anybody: it is verified before
+    anything is kept.
+    """
+    from siamese_search.gallery.gallery import Gallery
+
+    _require_conflict(on_conflict)
+    with progress_bar("importing") as watch:
+        if _is_table(file) and Gallery.exists(gallery):
+            with open_gallery(gallery) as target:
+                taken = target.import_items(file, on_conflict=on_conflict, watch=watch)
+                left = len(target)
+        else:
+            taken, made = None, Gallery.restore(file, gallery, watch=watch)
+    if taken is not None:
+        _tell(taken, gallery, left, as_json)
+    elif as_json:
+        print_json({"gallery": str(gallery), **_facts(made)})
+    else:
+        say(f"{gallery}: {_in_words(made)}")
+
+
+def _require_conflict(chosen: str) -> None:
+    from siamese_search.storage.exchange import CONFLICTS
+
+    if chosen not in CONFLICTS:
+        raise UsageError(f"--on-conflict is {chosen!r}: choose {', '.join(CONFLICTS)}")
+
+
+def _tell(taken: TakenIn, gallery: Path, left: int, as_json: bool) -> None:
+    """Say what became of the items that came; the gallery has so many now."""
+    if as_json:
+        print_json({**asdict(taken), "items": left})
+        return
+    replaced = f" ({taken.replaced} in place of others)" if taken.replaced else ""
+    say(f"{taken.added} added{replaced}, {taken.skipped} skipped (enrolled already)")
+    say(f"{gallery} has {counted(left, 'item')}")
+    if taken.renamed:
+        who = counted(taken.renamed, "item is", "items are")
+        note(f"{who} enrolled as another identity: --on-conflict replace takes the file's")
+
+
+def _is_table(file: Path) -> bool:
+    """Whether a file is called as a table; UsageError where it is called as nothing of ours."""
+    suffix = file.suffix.lower()
+    if suffix not in (*ARCHIVES, *TABLES):
+        known = ", ".join((*ARCHIVES, *TABLES))
+        raise UsageError(f"{file}: name a file that ends in one of {known}")
+    return suffix in TABLES
+
+
+def _size(file: Path) -> str:
+    size = file.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
+
+
+def _facts(made: Archived) -> dict[str, int]:
+    return {"identities": made.identities, "items": made.items, "pictures": made.pictures}
+
+
+def _in_words(made: Archived) -> str:
+    return (
+        f"{counted(made.identities, 'identity', 'identities')}, {counted(made.items, 'item')},"
+        f" {counted(made.pictures, 'picture')} of its own"
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(export)
+    app.command("import")(import_)

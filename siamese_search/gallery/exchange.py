@@ -1,0 +1,157 @@
+"""Exchange: a gallery's items as tables, items of tables and of other galleries into it.
+
+Knows nothing of how a table is written and of SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from siamese_search.errors import GalleryMismatch, UsageError
+from siamese_search.files import require_place, whole_file, whole_folder
+from siamese_search.gallery.archive import Archived, copied_state
+from siamese_search.gallery.copies import settle_copies
+from siamese_search.gallery.opening import DATABASE
+from siamese_search.gallery.parquet import read_parquet, write_parquet
+from siamese_search.gallery.tables import (
+    Blocks,
+    Table,
+    read_csv,
+    read_npz,
+    refused,
+    write_csv,
+    write_npz,
+)
+from siamese_search.records import Generation, Progress, Watcher
+from siamese_search.storage.catalog import Catalog
+from siamese_search.storage.exchange import CONFLICTS, ERROR, Block, Exchange, TakenIn
+
+READERS: dict[str, Callable[[Path], Table]] = {
+    ".npz": read_npz,
+    ".parquet": read_parquet,
+    ".csv": read_csv,
+}
+# A table with more takes so long to import that others have to wait, since it would fill the
+# memory if it stayed there until it is committed.
+IN_MEMORY = 256 << 20
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A table: how many items are in it, and how many were ``left_out``, since they have no
+    embedding.
+    """
+
+    items: int
+    left_out: int
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is called as a table."""
+    return path.suffix.lower() in READERS
+
+
+def export_table(catalog: Catalog, out: Path, embeddings: bool | None, watch: Watcher) -> Exported:
+    """Write a gallery's items as a table, as they are at one moment.
+
+    CSV has ``embeddings`` only where they are asked for, others always.
+    """
+    require_place(out)
+    suffix = out.suffix.lower()
+    if embeddings is False and suffix != ".csv":
+        raise UsageError(f"{out}: only CSV is written without embeddings")
+    embedded = suffix != ".csv" or bool(embeddings)
+    with copied_state(catalog, out) as state:
+        generation = state.state().generation
+        left_out = state.count_unembedded(generation) if embedded else 0
+        count = state.totals()[1] - left_out
+        blocks = _watched(state, generation, embedded, count, watch)
+        with whole_file(out) as file:
+            _write(file, suffix, generation, count, blocks, embedded)
+    return Exported(count, left_out)
+
+
+def _watched(
+    state: Exchange, generation: Generation, embedded: bool, count: int, watch: Watcher
+) -> Blocks:
+    def blocks() -> Iterator[Block]:
+        done = 0
+        for block in state.exported(generation, embedded=embedded):
+            yield block
+            done += len(block.numbers)
+            watch(Progress("writing items", done, count))
+
+    return blocks
+
+
+def _write(
+    file: IO[bytes], suffix: str, generation: Generation, count: int, blocks: Blocks, embedded: bool
+) -> None:
+    if suffix == ".npz":
+        write_npz(file, generation, count, blocks)
+    elif suffix == ".parquet":
+        write_parquet(file, generation, blocks)
+    else:
+        write_csv(file, generation, blocks, embedded=embedded)
+
+
+def opened_table(path: Path) -> Table:
+    """A table that can be imported. Raises UsageError where there is none."""
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    if not is_table(path):
+        raise UsageError(f"{path} is no table: its name ends in none of {', '.join(READERS)}")
+    return READERS[path.suffix.lower()](path)
+
+
+def import_table(
+    catalog: Catalog, path: Path, table: Table, conflict: str, watch: Watcher
+) -> TakenIn:
+    """Enrol a table's items, all or none; see ``Exchange.take_in``.
+
+    Raises GalleryMismatch where its embeddings are of another encoder than the gallery's.
+    """
+    if conflict not in CONFLICTS:
+        raise UsageError(f"on_conflict is {conflict!r}: choose {', '.join(CONFLICTS)}")
+    _require_same(catalog, table.fingerprint, table.encoder, path)
+    if table.dimension != catalog.state().generation.dimension:
+        raise refused(path, f"its embeddings have {table.dimension} values")
+
+    def blocks() -> Iterator[Block]:
+        done = 0
+        for block in table.blocks():
+            yield block
+            done += len(block.numbers)
+            watch(Progress("importing items", done))
+
+    small = path.stat().st_size <= IN_MEMORY
+    with closing(Exchange(catalog.path, spill=not small)) as writer:
+        taken = writer.take_in(blocks, table.fingerprint, conflict)
+        settle_copies(writer, catalog.path.parent)
+    return taken
+
+
+def new_gallery(path: Path, folder: Path, watch: Watcher) -> Archived:
+    """Make a gallery of a table in a new folder: whole, or not at all."""
+    table = opened_table(path)
+    with whole_folder(folder) as place:
+        database = place / DATABASE
+        Catalog.create(database, table.fingerprint, table.encoder, table.dimension)
+        with closing(Catalog(database)) as catalog:
+            import_table(catalog, path, table, ERROR, watch)
+            return Archived(*catalog.totals(), 0)
+
+
+def _require_same(catalog: Catalog, fingerprint: str, encoder: str, path: Path) -> None:
+    generation = catalog.state().generation
+    if generation.fingerprint != fingerprint:
+        raise GalleryMismatch(
+            f"{path} has embeddings of the encoder {encoder!r} ({fingerprint[:12]}),"
+            f" {catalog.path.parent} those of {generation.encoder!r}"
+            f" ({generation.fingerprint[:12]}): they cannot be compared; import it into a new"
+            " gallery, or enrol the pictures"
+        )
