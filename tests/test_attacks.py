@@ -284,7 +284,7 @@ main()
     refused = run("gradient")
     assert refused.returncode != 0
     assert "pip install 'siamese-search[train]'" in refused.stderr
-    assert "natural changes need none" in refused.stderr
+    assert "`--attack natural` needs none" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -354,7 +354,7 @@ def test_a_filter_or_a_lonely_identity_lets_no_more_strangers_pass(
 def test_one_large_identity_does_not_hide_the_others(
     tmp_path: Path, toy: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siamese_search.gallery.learning.SAMPLE", 60)
+    monkeypatch.setattr("siamese_search.gallery.calibrating.SAMPLE", 60)
     large, _ = clustered(0, toy.dimension, 1, 1000)
     vectors, names = clustered(1, toy.dimension, 12, 1)
     with gallery_of(tmp_path / "gallery", toy, large, ["big"] * 1000) as gallery:
