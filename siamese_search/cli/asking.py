@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from siamese_search.errors import UsageError
+from siamese_search.pictures.archives import Member, is_archive, members
 from siamese_search.pictures.choosing import NOTHING, Exclusion
 from siamese_search.pictures.sources import find, not_empty
 from siamese_search.records import ImageFile, Rejection, printable
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     Ask = Callable[[Iterable[Any]], Iterator[tuple[Any, Identification | ImageError]]]
     Part = tuple[int, int, int, int]
-    Answers = Iterator[tuple[str | bytes, Part | None, Identification | ImageError]]
+    Asked = str | bytes | Member
+    Answers = Iterator[tuple[Asked, Part | None, Identification | ImageError]]
 
 STANDARD_INPUT = "-"
 BINARY = {*range(1, 9), *range(14, 32)}  # bytes that no list of paths has
@@ -63,8 +65,9 @@ def asked(
     kind: Kind,
     reject: Callable[[Rejection], object],
     exclude: Exclusion = NOTHING,
-) -> Iterator[str | bytes]:
-    """The images to ask about, named as they were typed; the one on standard input as its bytes.
+) -> Iterator[Asked]:
+    """The images to ask about, named as they were typed; the one on standard input as its bytes,
+    those in archives that were named as open files.
 
     What is not of the kind by its name, or excluded, is passed over, and what does not exist is
     rejected. Raises UsageError where there is no image.
@@ -80,16 +83,22 @@ def asked(
         yield sys.stdin.buffer.read()
     if not files:
         return
-    each = (
-        _as_typed(root, found)
-        for root in files
-        for found in find([root], kind=kind, exclude=exclude)
-    )
-    for found in not_empty(each, files, kind):
-        if isinstance(found, ImageFile):
-            yield found.path
-        else:
+    for found in not_empty(_each(files, kind, exclude), files, kind):
+        if isinstance(found, Rejection):
             reject(found)
+        else:
+            yield found.path if found.picture is None else found.picture
+
+
+def _each(roots: Iterable[str], kind: Kind, exclude: Exclusion) -> Iterator[ImageFile | Rejection]:
+    """What is in files, folders and archives, named as these were typed."""
+    for root in roots:
+        if is_archive(root, kind):
+            for one in members(root, kind, exclude):
+                yield one if isinstance(one, Rejection) else ImageFile(one.name, "", picture=one)
+        else:
+            for found in find([root], kind=kind, exclude=exclude):
+                yield _as_typed(root, found)
 
 
 def _as_typed(root: str, found: ImageFile | Rejection) -> ImageFile | Rejection:
@@ -100,8 +109,10 @@ def _as_typed(root: str, found: ImageFile | Rejection) -> ImageFile | Rejection:
     return replace(found, path=root if inside == os.curdir else os.path.join(root, inside))
 
 
-def name_of(image: str | bytes) -> str:
+def name_of(image: Asked) -> str:
     """What an image is called in answers."""
+    if isinstance(image, Member):
+        return image.name
     return STANDARD_INPUT if isinstance(image, bytes) else image
 
 
@@ -134,7 +145,7 @@ def boxes_of(texts: Sequence[str]) -> list[Box]:
     return [parse_box(text) for text in texts]
 
 
-def as_asked(ask: Ask, images: Iterable[str | bytes], boxes: Sequence[Box]) -> Answers:
+def as_asked(ask: Ask, images: Iterable[Asked], boxes: Sequence[Box]) -> Answers:
     """Answers to images, or to the same boxes of each."""
     if not boxes:
         for image, answer in ask(images):
@@ -146,7 +157,7 @@ def as_asked(ask: Ask, images: Iterable[str | bytes], boxes: Sequence[Box]) -> A
         yield region.image, region.box, answer
 
 
-def in_grid(ask: Ask, images: Iterable[str | bytes], along: int) -> Answers:
+def in_grid(ask: Ask, images: Iterable[Asked], along: int) -> Answers:
     """Answers to images, and to windows of them that name an identity."""
     from siamese_search.errors import ImageError
     from siamese_search.gallery.viewing import in_windows, what_is_where

@@ -64,8 +64,8 @@ def query(
         list[str],
         typer.Argument(
             metavar="IMAGE...",
-            help="Images to identify, or folders, with all folders in them; - is an image on"
-            " standard input.",
+            help="Images to identify, or folders, with all folders in them, or zip and tar archives"
+            " of these; - is an image on standard input.",
         ),
     ],
     gallery: GalleryOption = DEFAULT_GALLERY,
@@ -200,7 +200,7 @@ def query(
             if isinstance(answer, ImageError):
                 rejected.append(Rejection(place_of(printable(image), box), str(answer)))
                 continue
-            if image is probe:  # what is no file cannot be kept
+            if not isinstance(probe, bytes):  # what is no file cannot be kept
                 kept += answer.strange
             found = source.items_by_number([match.item for match in answer.matches])
             metadata = {item.number: item.metadata for item in found}

@@ -90,6 +90,11 @@ def directly_in(folder: str, kind: Kind = PICTURES, exclude: Exclusion = NOTHING
     return Directly(tuple(files), tuple(folders))
 
 
+def is_hidden_or_system(name: str) -> bool:
+    """Whether a file or folder is called as what is hidden, or as a folder of a system."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
 def _walk(
     root: str, status: os.stat_result, passed: Passed, kind: Kind, exclude: Exclusion
 ) -> Iterator[ImageFile | Rejection]:
@@ -140,7 +145,7 @@ def _list(
         yield Rejection(folder, f"the folder cannot be read: {os_reason(error)}")
         return
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+        if is_hidden_or_system(entry.name):
             if entry.is_dir(follow_symlinks=False):
                 passed(entry.path, SYSTEM)
             continue

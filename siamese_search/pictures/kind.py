@@ -11,9 +11,9 @@ _NO_PICTURE: Final = frozenset({
     ".txt", ".md", ".rst", ".log", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml",
     ".toml", ".ini", ".cfg", ".html", ".htm", ".css", ".js", ".py", ".ipynb", ".pdf", ".rtf",
     ".doc", ".docx", ".odt", ".xls", ".xlsx", ".ods", ".ppt", ".pptx", ".db", ".sqlite", ".npy",
-    ".npz", ".mat", ".pkl", ".xmp", ".aae", ".pp3", ".dop", ".cos", ".zip", ".tar", ".gz", ".7z",
-    ".rar", ".mp3", ".wav", ".m4a", ".aac", ".ogg", ".flac", ".mp4", ".mov", ".avi", ".mkv",
-    ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".faiss",
+    ".npz", ".mat", ".pkl", ".xmp", ".aae", ".pp3", ".dop", ".cos", ".zip", ".tar", ".gz", ".tgz",
+    ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar", ".mp3", ".wav", ".m4a", ".aac", ".ogg",
+    ".flac", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".faiss",
 })  # fmt: skip
 
 
