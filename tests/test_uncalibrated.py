@@ -247,6 +247,7 @@ def test_what_cannot_be_calibrated_yet_is_tried_again_as_it_grows(
     gallery.enroll(things(tmp_path / "eleven", range(10, 11)))
     assert calls == 1
     assert "once more is enrolled" in (gallery.undecided or "")
+    assert "`siasearch calibrate --fpir 0.1` may" in (gallery.undecided or "")
     gallery.enroll(things(tmp_path / "some", range(11, 14)))
     assert calls == 2
     monkeypatch.undo()

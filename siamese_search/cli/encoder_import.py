@@ -29,6 +29,7 @@ from siamese_search.cli.encoder_onnx import (
     PoolOption,
     ScaleOption,
     onnx_options,
+    sides,
 )
 from siamese_search.cli.program import program
 from siamese_search.errors import RuntimeUnavailable, UsageError
@@ -199,7 +200,7 @@ def _asked(
     """What options say, before what files say."""
     from siamese_search.importing.stated import Stated
 
-    width, height = _sides(size) if size is not None else (None, None)
+    height, width = sides(size) if size is not None else (None, None)
     asked = Stated(
         height=height,
         width=width,
@@ -243,14 +244,6 @@ def _from_network(
         pictures=pictures,
         tell=note,
     )
-
-
-def _sides(text: str) -> tuple[int, int]:
-    """Width and height of ``224`` or ``128x256``."""
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--size is {text!r}: give pixels, as 224, or as 128x256")
-    return int(parts[0]), int(parts[-1])
 
 
 def _scaled(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -82,7 +82,7 @@ def onnx_options(
         output=output,
         pool=pool,
         layout=cast(Literal["nchw", "nhwc"] | None, layout),
-        size=None if size is None else _sides(size),
+        size=None if size is None else sides(size),
         bgr=bgr,
         mean=_numbers("--mean", mean),
         std=_numbers("--std", std),
@@ -94,7 +94,7 @@ def onnx_options(
     )
 
 
-def _sides(text: str) -> tuple[int, int]:
+def sides(text: str) -> tuple[int, int]:
     """Height and width of ``224``, or of ``128x256``, which is the width first."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):

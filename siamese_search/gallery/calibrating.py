@@ -179,7 +179,10 @@ class Calibrating:
             if self._catalog.totals()[0] < ENOUGH:
                 way = f"from {ENOUGH} identities on the gallery calibrates itself"
             elif self._catalog.tried() is not None:
-                way = "the gallery calibrates itself once more is enrolled"
+                way = (
+                    "the gallery calibrates itself once more is enrolled, `siasearch calibrate"
+                    " --fpir 0.1` may do so now"
+                )
         return (
             f"the threshold of the encoder {encoder.name} is not known, so nothing is named: {way},"
             " or give a threshold (--threshold)"
