@@ -175,6 +175,48 @@ def test_another_encoder_and_another_kind_are_refused(
         Gallery.restore(tmp_path / "items.npz", gallery.folder)
 
 
+def test_a_gallery_merged_into_another_brings_all_that_it_has(
+    placing: Encoder, coarse: Encoder, tmp_path: Path, pictures: Pictures
+) -> None:
+    folder = pictures({"cat": 3, "dog": 2})
+    with (
+        Gallery.open(tmp_path / "a", placing) as a,
+        Gallery.open(tmp_path / "b", placing) as b,
+    ):
+        a.enroll(folder / "cat", label="puss")
+        b.enroll(folder, metadata={"shelf": "4"}, copy=True)
+        b.enroll([picture(60)], label="fence", distractor=True)
+        b.remove(item=2)
+        (lost, *_) = b.items("dog")
+        (b.folder / str(lost.copy)).unlink()
+        before = facts(a)
+        with pytest.raises(UsageError, match="is enrolled already"):
+            a.merge(b, on_conflict="error")
+        taken = a.merge(b)
+        assert (taken.added, taken.skipped, taken.renamed) == (3, 2, 2)
+        assert (a.count("puss"), a.count("dog"), a.distractors()) == (3, 2, {"fence"})
+        assert (a.info().copies, a.info().places) == (1, 6)
+        assert a.check(deep=True) == []
+        a.undo()
+        assert facts(a) == before
+        taken = a.merge(b, on_conflict="replace")
+        assert (taken.added, taken.replaced) == (5, 2)
+        assert (a.count("puss"), a.count("cat")) == (1, 2)
+        assert (a.info().copies, a.info().places) == (3, 6)
+        assert [a.image(item) for item in a.items("cat")] == [b.image(i) for i in b.items("cat")]
+        assert a.check(deep=True) == []
+        a.undo()
+        a.compact()
+        assert facts(a) == before
+        assert not list((a.folder / "images").rglob("*.*"))
+        with pytest.raises(UsageError, match="with itself"):
+            a.merge(a)
+        with Gallery.open(tmp_path / "c", coarse) as c, pytest.raises(GalleryMismatch):
+            a.merge(c)
+    hidden = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert hidden == []
+
+
 # Tables that make no sense
 
 
@@ -272,6 +314,7 @@ def test_arrays_that_make_no_sense_are_refused(
         Gallery.restore(tmp_path / "none.npz", tmp_path / "third")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_damaged_table_is_taken_in(
     gallery: Gallery, toy: Encoder, tmp_path: Path, kind: str
@@ -319,6 +362,8 @@ def test_the_command_line_exports_and_imports_tables(
     assert facts == {
         "added": 1506, "replaced": 1506, "skipped": 0, "renamed": 0, "items": 1506
     }  # fmt: skip
+    (facts,) = shell.json("merge", "new", "old")
+    assert facts == {"added": 0, "replaced": 0, "skipped": 1506, "renamed": 0, "items": 1506}
     shell("export", "plain.csv", "-g", "old")
     assert "no column 'encoder'" in shell("import", "plain.csv", "-g", "x", code=2).stderr
     assert (

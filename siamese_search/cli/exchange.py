@@ -1,4 +1,4 @@
-"""``export`` and ``import``: a gallery as a file, and back."""
+"""``export``, ``import`` and ``merge``: a gallery as a file, and back, or into another."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 ARCHIVES = (".zip", ".siasearch")
 TABLES = (".parquet", ".npz", ".csv")
 SHOWN = 5  # items without their pictures
+
+ConflictOption = Annotated[
+    str,
+    typer.Option(
+        "--on-conflict",
+        metavar="skip|replace|error",
+        help="What is done with items whose picture is enrolled already.",
+    ),
+]
 
 
 def export(
@@ -94,14 +103,7 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote.")],
     gallery: GalleryOption = DEFAULT_GALLERY,
-    on_conflict: Annotated[
-        str,
-        typer.Option(
-            "--on-conflict",
-            metavar="skip|replace|error",
-            help="What is done with items of a table whose picture is enrolled already.",
-        ),
-    ] = "skip",
+    on_conflict: ConflictOption = "skip",
     as_json: JsonOption = False,
 ) -> None:
     """Make a gallery of a file that `export` wrote, or enrol the items of a table: all, or nothing.
@@ -126,6 +128,25 @@ def import_(
         print_json({"gallery": str(gallery), **_facts(made)})
     else:
         say(f"{gallery}: {_in_words(made)}")
+
+
+def merge(
+    gallery: Annotated[Path, typer.Argument(metavar="A", help="The gallery that grows.")],
+    other: Annotated[Path, typer.Argument(metavar="B", help="The gallery whose items it gets.")],
+    on_conflict: ConflictOption = "skip",
+    as_json: JsonOption = False,
+) -> None:
+    """Enrol all items of gallery B in gallery A, of the same encoder, with the copies of pictures
+    that B has: all, or nothing.
+
+    B stays as it is. `undo -g A` takes it back. To merge two identities, see `relabel`.
+    """
+    _require_conflict(on_conflict)
+    with open_gallery(gallery) as target, open_gallery(other) as source:
+        with progress_bar("merging") as watch:
+            taken = target.merge(source, on_conflict=on_conflict, watch=watch)
+        left = len(target)
+    _tell(taken, gallery, left, as_json)
 
 
 def _require_conflict(chosen: str) -> None:
@@ -177,3 +198,4 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(export)
     app.command("import")(import_)
+    app.command()(merge)

@@ -26,7 +26,6 @@ INSTEAD = {
     "rename": "relabel",
     "move": "relabel",
     "mv": "relabel",
-    "merge": "relabel",
     "version": "--version",
     "help": "--help",
     "restore": "import",

@@ -81,7 +81,11 @@ def copied_state(catalog: Catalog, out: Path) -> Iterator[Exchange]:
             path = Path(place) / DATABASE
             copy_database(catalog, path)
             with closing(Exchange(path)) as state:
-                yield state
+                try:
+                    yield state
+                except GalleryDamaged as error:  # it was so before
+                    said = str(error).replace(str(path), str(catalog.path))
+                    raise GalleryDamaged(said) from error
     except OSError as error:
         raise StorageError(f"{out} could not be written: {error.strerror or error}") from error
 
@@ -105,8 +109,7 @@ def _export(catalog: Catalog, out: Path, pictures: bool, watch: Watcher) -> Arch
     with copied_state(catalog, out) as state:
         state.make_portable()
         for fault in state.faults():
-            said = fault.replace(str(state.path), str(catalog.path))
-            raise GalleryDamaged(f"{said}: `siasearch check` says what helps; nothing was written")
+            raise GalleryDamaged(f"{fault}: `siasearch check` says what helps; nothing was written")
         with whole_file(out) as file, zipfile.ZipFile(file, "w") as archive:
             count, missing = 0, list[int]()
             if pictures:

@@ -412,6 +412,21 @@ class Contents:
             self._upkeep.after(1)  # nobody waits for the index of many
         return taken
 
+    def merge(
+        self, other: Contents, *, on_conflict: str = "skip", watch: Watcher | None = None
+    ) -> TakenIn:
+        """Enrol another gallery's items here, all or none, with the copies of images and what else
+        it has of each; it stays as it is.
+
+        ``on_conflict`` as for ``import_items``; ``undo`` takes it back. Raises GalleryMismatch
+        where it is of another encoder.
+        """
+        with self._compaction.making_room():
+            taken = exchange.merge(self._catalog, other._catalog, on_conflict, watch or unwatched)
+        if taken.added:
+            self._upkeep.after(1)  # nobody waits for the index of many
+        return taken
+
     @staticmethod
     def _require_change(number: int | None) -> None:
         if number is not None:

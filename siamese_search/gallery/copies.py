@@ -264,6 +264,10 @@ class NewCopies:
                 sync_folder(folder)
         self._unpublished -= made
 
+    def close(self) -> None:
+        """As ``discard``."""
+        self.discard()
+
     def discard(self) -> None:
         """Delete what was not published; no more is written."""
         for path in self._unpublished:

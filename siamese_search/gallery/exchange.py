@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from siamese_search.errors import GalleryMismatch, UsageError
+from siamese_search.errors import GalleryMismatch, StorageError, UsageError
 from siamese_search.files import require_place, whole_file, whole_folder
 from siamese_search.gallery.archive import Archived, copied_state
-from siamese_search.gallery.copies import settle_copies
+from siamese_search.gallery.copies import NewCopies, copied_bytes, settle_copies
 from siamese_search.gallery.opening import DATABASE
 from siamese_search.gallery.parquet import read_parquet, write_parquet
 from siamese_search.gallery.tables import (
@@ -28,7 +28,7 @@ from siamese_search.gallery.tables import (
 )
 from siamese_search.records import Generation, Progress, Watcher
 from siamese_search.storage.catalog import Catalog
-from siamese_search.storage.exchange import CONFLICTS, ERROR, Block, Exchange, TakenIn
+from siamese_search.storage.exchange import CONFLICTS, ERROR, REPLACE, Block, Exchange, TakenIn
 
 READERS: dict[str, Callable[[Path], Table]] = {
     ".npz": read_npz,
@@ -146,12 +146,69 @@ def new_gallery(path: Path, folder: Path, watch: Watcher) -> Archived:
             return Archived(*catalog.totals(), 0)
 
 
+def merge(catalog: Catalog, other: Catalog, conflict: str, watch: Watcher) -> TakenIn:
+    """Enrol another gallery's items, as they are at one moment, with their copies and places: all
+    or none. See ``Exchange.take_in``.
+    """
+    if conflict not in CONFLICTS:
+        raise UsageError(f"on_conflict is {conflict!r}: choose {', '.join(CONFLICTS)}")
+    folder, source = catalog.path.parent, other.path.parent
+    if catalog.path.samefile(other.path):
+        raise UsageError(f"{folder} cannot be merged with itself")
+    catalog.require_writable()
+    with copied_state(other, folder) as state, closing(NewCopies(folder)) as copies:
+        generation = state.state().generation
+        _require_same(catalog, generation.fingerprint, generation.encoder, source)
+        written = _written(catalog, state, source, copies, conflict)
+        count = state.totals()[1]
+
+        def blocks() -> Iterator[Block]:
+            done = 0
+            for block in state.exported(generation, places=True):
+                yield block
+                done += len(block.numbers)
+                watch(Progress("merging", done, count))
+
+        def publish(added: set[str]) -> None:
+            if any(not (folder / copy).exists() for copy in added - written):
+                raise StorageError(f"{folder} was changed meanwhile: try again")
+            copies.publish({copy: copy in added for copy in written})
+
+        small = 4 * generation.dimension * count <= IN_MEMORY
+        with closing(Exchange(catalog.path, spill=not small)) as writer:
+            taken = writer.take_in(blocks, generation.fingerprint, conflict, publish)
+            settle_copies(writer, folder)
+    return taken
+
+
+def _written(
+    catalog: Catalog, state: Exchange, source: Path, copies: NewCopies, conflict: str
+) -> set[str]:
+    """Write the copies that the gallery may need under temporary names; returns their paths. What
+    is missing in the other gallery is noted as no copy there.
+    """
+    written: set[str] = set()
+    missing = []
+    for copy in state.copies_by_number():
+        known = catalog.known([copy.content]).get(copy.content)
+        if known and (known.copied or conflict != REPLACE):
+            continue
+        data = copied_bytes(source, copy)
+        if data is None:
+            missing.append(copy.item)
+        else:
+            copies.write(copy.path, data)
+            written.add(copy.path)
+    state.forget_copies(missing)
+    return written
+
+
 def _require_same(catalog: Catalog, fingerprint: str, encoder: str, path: Path) -> None:
     generation = catalog.state().generation
     if generation.fingerprint != fingerprint:
         raise GalleryMismatch(
             f"{path} has embeddings of the encoder {encoder!r} ({fingerprint[:12]}),"
             f" {catalog.path.parent} those of {generation.encoder!r}"
-            f" ({generation.fingerprint[:12]}): they cannot be compared; import it into a new"
-            " gallery, or enrol the pictures"
+            f" ({generation.fingerprint[:12]}): they cannot be compared; import them into a"
+            " new gallery, or enrol the pictures"
         )
