@@ -28,6 +28,7 @@ _UNFINISHED: Final = frozenset({
 })  # fmt: skip
 _EMPTY: Final = (0,)
 _EVERY: Final = 60.0  # seconds between looks where the system tells of changes
+_AFTER: Final = 3.0  # seconds after a change, once more
 _BETWEEN: Final = 0.2  # between looks at least, and so many times what the last one took:
 _SHARE: Final = 9
 _GONE: Final = 100_000  # files that are remembered after they have gone
@@ -178,10 +179,10 @@ class Listener:
         self._thread = threading.Thread(target=self._listen, args=(self._stop,), daemon=True)
         self._thread.start()
 
-    def wait(self, most: float | None = None) -> None:
-        """Wait for a change, for ``most`` seconds."""
+    def wait(self, most: float | None = None) -> bool:
+        """Wait for a change, for ``most`` seconds; whether something may have changed."""
         every = self._poll if self._polls else _EVERY
-        self._changed.wait(every if most is None else min(most, every))
+        changed = self._changed.wait(every if most is None else min(most, every))
         self._changed.clear()
         if self._trouble is not None:
             why, self._trouble = self._trouble, None
@@ -190,22 +191,27 @@ class Listener:
                 f"{self._root} is looked through every {self._poll:g} seconds, since the system"
                 f" does not tell of changes ({why})"
             )
+        return changed
 
     def _listen(self, stop: threading.Event) -> None:
         import watchfiles  # an extra
 
+        ready = False
         try:
-            for _ in watchfiles.watch(
+            for changes in watchfiles.watch(
                 self._root,
                 watch_filter=None,
                 debounce=400,
                 step=100,
-                rust_timeout=1000,
+                rust_timeout=500,
+                yield_on_timeout=True,
                 stop_event=stop,
                 raise_interrupt=False,
                 ignore_permission_denied=True,
             ):
-                self._changed.set()
+                if changes or not ready:  # of what came before it was ready nobody tells
+                    self._changed.set()
+                ready = True
         except (OSError, RuntimeError) as error:
             if not stop.is_set() and os.path.isdir(self._root):
                 self._trouble = getattr(error, "strerror", None) or str(error)
@@ -223,7 +229,7 @@ def looks(folder: Folder, listener: Listener) -> Iterator[Look]:
 
     Looking takes at most a tenth of the time, however large the folder is.
     """
-    missing = False
+    missing = changed = False
     while True:
         begun = time.monotonic()
         look = folder.look()
@@ -234,4 +240,7 @@ def looks(folder: Folder, listener: Listener) -> Iterator[Look]:
             missing = look.missing
             yield look
         time.sleep(max(_BETWEEN, _SHARE * took))
-        listener.wait(folder.settle if look.waiting else None if not missing else 2.0)
+        if look.waiting:
+            changed |= listener.wait(folder.settle)
+        else:  # in new folders files may have come before the system told of them
+            changed = listener.wait(_AFTER if changed or missing else None)
