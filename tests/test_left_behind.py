@@ -11,6 +11,7 @@ from siamese_search import Encoder, Gallery
 from siamese_search.errors import DiskFull, StorageError
 from siamese_search.files import underway
 from siamese_search.index import FaissEngine
+from siamese_search.records import Snapshot
 from siamese_search.storage.catalog import Catalog
 
 STRAY = ".index-1-0123456789ab.faiss"  # as of a process that was killed while it wrote
@@ -40,6 +41,24 @@ def test_an_index_that_could_not_be_switched_to_is_deleted(
     with pytest.raises(StorageError):
         gallery.compact()
     assert names(gallery) == before
+    assert gallery.check() == []
+
+
+def test_an_index_whose_commit_failed_but_is_there_is_kept(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = gallery.info().index
+    commit = Catalog.set_snapshot
+
+    def committed(self: Catalog, snapshot: Snapshot) -> None:
+        commit(self, snapshot)
+        raise StorageError("disk I/O error")  # as where the end of the journal was not synced
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "set_snapshot", committed)
+        with pytest.raises(StorageError):
+            gallery.compact()
+    assert gallery.info().index != before
     assert gallery.check() == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sqlite3
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from terminal import answered
 from test_cli import Shell
 
 from siamese_search import Encoder, Gallery
-from siamese_search.errors import UsageError
+from siamese_search.errors import StorageError, UsageError
 from siamese_search.gallery import enrolment
 from siamese_search.records import ImageFile, NewItem
 from siamese_search.storage import history
@@ -179,6 +180,31 @@ def test_copies_outlive_what_was_removed_and_enrolled_again(
     assert facts(gallery) == before[0]
     gallery.compact()
     assert copies(gallery) == before[1]
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_what_was_removed_is_back_with_its_copies_or_not_at_all(
+    failing: int, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = facts(gallery)
+    gallery.remove("a")
+    without = facts(gallery)
+    replace, calls = Path.replace, list[Path]()
+
+    def fail_once(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) == failing:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail_once)
+    with pytest.raises(StorageError, match=r"Input/output error; nothing was put back"):
+        gallery.undo()
+    assert facts(gallery) == without
+    assert gallery.check() == []
+    gallery.undo()
+    assert facts(gallery) == before
+    assert gallery.check() == []
 
 
 def test_only_so_many_changes_and_items_are_kept(

@@ -113,7 +113,11 @@ class Compaction:
         try:
             return self._switch_to(path, written, state)
         except BaseException:
-            delete(path)
+            # A commit may be there although the disk reported an error. What cannot be told now,
+            # the next compaction sweeps.
+            with suppress(SiaSearchError):
+                if path.name not in self._catalog.snapshot_files():
+                    delete(path)
             raise
 
     def _switch_to(self, path: Path, written: Written, state: State) -> bool:

@@ -167,7 +167,10 @@ def copied_bytes(folder: Path, copy: Copy) -> bytes | None:
 
 
 def publish_again(folder: Path, copies: Iterable[RemovedCopy]) -> None:
-    """Give hidden copies their names again, inside the transaction that puts back their items."""
+    """Give hidden copies their names again, inside the transaction that puts back their items.
+
+    Raises StorageError where one stays hidden: its item would be without it.
+    """
     folders = {path.parent for copy in copies for path in _rename(folder, copy, hide=False)}
     for place in folders:
         sync_folder(place)
@@ -186,6 +189,8 @@ def _rename(folder: Path, copy: RemovedCopy, hide: bool) -> list[Path]:
         except FileNotFoundError:  # that was done before, or it lies at the other place
             continue
         except OSError as error:
+            if not hide:
+                raise StorageError(f"{before}: {error.strerror}; nothing was put back") from error
             log.warning("%s was left as it is: %s", copy.path, error.strerror)
             return []
         return [before, after]

@@ -283,6 +283,10 @@ def mapped(path: Path) -> Iterator[None]:
             raise StorageError(f"{path} cannot be opened: check its permissions") from error
         if code == sqlite3.SQLITE_FULL:
             raise DiskFull(f"{path}: the disk is full; nothing of this step was kept") from error
+        if code == sqlite3.SQLITE_IOERR:  # also where only the end of a commit was not synced
+            raise StorageError(
+                f"{path}: {error}; whether this step was kept is not certain: look before you go on"
+            ) from error
         if isinstance(error, sqlite3.OperationalError):
             raise StorageError(f"{path}: {error}; nothing of this step was kept") from error
         raise
