@@ -150,13 +150,15 @@ def make_room() -> None:
 
 
 class _Chunked(h11.Connection):
-    """Refuses bodies in crumbs: each chunk costs far more than its bytes."""
+    """Refuses unknown versions, and bodies in crumbs: each chunk costs far more than its bytes."""
 
     _left = 0
 
     def next_event(self) -> Any:
         event = super().next_event()
         if isinstance(event, h11.Request):
+            if event.http_version not in (b"1.0", b"1.1"):  # h11 takes what looks like a version
+                raise h11.RemoteProtocolError("this version of HTTP is not known")
             self._left = CHUNKS << 10
         elif isinstance(event, h11.Data):
             self._left += len(event.data) - (1024 if event.chunk_start else 0)
