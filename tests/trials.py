@@ -219,16 +219,23 @@ class Trials:
         so many seconds.
         """
         reading, writing = os.pipe()
-        said = self.root / f"said-{os.getpid()}.txt"
+        said = self.root / "said.txt"
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        printed = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         pid = os.fork()
         if not pid:
             os.close(writing)
             code = FAILED
             try:
-                code = self._in_child(arguments, reading, said)
+                for descriptor, target in ((nowhere, 0), (printed, 1), (printed, 2)):
+                    os.dup2(descriptor, target)
+                os.close(printed)
+                os.close(nowhere)
+                code = self._in_child(arguments, reading)
             finally:
                 os._exit(code)
-        os.close(reading)
+        for descriptor in (reading, nowhere, printed):
+            os.close(descriptor)
         late = True
         try:
             prepare(pid)
@@ -239,17 +246,12 @@ class Trials:
             if late:
                 os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
-        printed = said.read_text(errors="replace") if said.exists() else ""
         hangs = late and kill_after is None
-        return Ended(HANGS if hangs else os.waitstatus_to_exitcode(status), printed)
+        return Ended(
+            HANGS if hangs else os.waitstatus_to_exitcode(status), said.read_text(errors="replace")
+        )
 
-    def _in_child(self, arguments: tuple[str, ...], go: int, said: Path) -> int:
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        printed = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        for descriptor, target in ((nowhere, 0), (printed, 1), (printed, 2)):
-            os.dup2(descriptor, target)
-        os.close(printed)
-        os.close(nowhere)
+    def _in_child(self, arguments: tuple[str, ...], go: int) -> int:
         with suppress(OSError):  # this, too, may be made to fail
             os.read(go, 1)
         sys.argv = ["siasearch", *arguments, "--gallery", str(self.folder)]
