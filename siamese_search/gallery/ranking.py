@@ -25,6 +25,7 @@ DEEP = 4096  # items looked at before identities are sought one after the other
 FEWEST = 5  # identities that are compared at least
 PROTOTYPES_AT_MOST = 100_000  # items of a gallery whose prototypes are all compared
 FILTERS = 4  # whose members are kept at hand
+OWNERS = 1 << 16  # items whose owners are kept at hand
 FURTHER = 4  # identities that are scored at a time, when more may be among the best
 ROUNDING = np.float32(1e-5)  # of sums of products in another order
 
@@ -46,6 +47,7 @@ class Ranking:
         self._catalog = catalog
         self._known: dict[bytes | None, MembersOf] = {}
         self._seen: tuple[Index, tuple[int, int]] | None = None
+        self._owners: tuple[tuple[int, int], dict[int, tuple[str, str | None]]] | None = None
 
     def rank(
         self,
@@ -146,7 +148,7 @@ class Ranking:
         item scores more than, -inf where there are no others, and these items with their owners.
         """
         found, scores = index.search(queries, wanted, allowed)
-        owners = self._catalog.owners(set(found[found >= 0].tolist()))
+        owners = self._owned(set(found[found >= 0].tolist()))
         matches = [
             rules.best_items(zip(row, cosines, strict=True), owners)
             for row, cosines in zip(found.tolist(), scores.tolist(), strict=True)
@@ -155,6 +157,19 @@ class Ranking:
             [(item, owners[item][0]) for item in row if item in owners] for row in found.tolist()
         ]
         return matches, scores[:, -1], near
+
+    def _owned(self, numbers: set[int]) -> dict[int, tuple[str, str | None]]:
+        """As ``Catalog.owners`` for these numbers, and more; what is read is kept until the gallery
+        changes.
+        """
+        version, kept = self._catalog.version(), self._owners
+        if kept is None or kept[0] != version or len(kept[1]) > OWNERS:
+            kept = self._owners = version, {}
+        known = kept[1]
+        new = numbers - known.keys()
+        if new:
+            known.update(self._catalog.owners(new))
+        return known
 
     def _complete(
         self,
@@ -235,7 +250,7 @@ class Ranking:
             place + int(cosines[place:end].argmax())
             for place, end in zip(places, ends, strict=True)
         ]
-        owners = self._catalog.owners(numbers[best].tolist())
+        owners = self._owned(set(numbers[best].tolist()))
         return [
             Match(name, float(cosines[place]), item, owners[item][1])
             for name, place, item in zip(names, best, numbers[best].tolist(), strict=True)

@@ -6,12 +6,15 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from siamese_search.arrays import PixelArray
 from siamese_search.embedding.encoder import Encoder
+from siamese_search.embedding.pipeline import described_by
 from siamese_search.embedding.turning import describe_turns_each
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import GalleryMismatch, ImageError, UsageError
@@ -19,12 +22,13 @@ from siamese_search.gallery.gallery import Gallery
 from siamese_search.gallery.identification import Question
 from siamese_search.machine import cores
 from siamese_search.records import Identification, UnknownGroup
-from siamese_search.serving.batching import ALIKE, Batcher
+from siamese_search.serving.batching import Batcher
 from siamese_search.serving.problems import Problem
 
 T = TypeVar("T")
 TRIES = 3  # to answer while others switch encoders
 MOST_CORES = 4  # that are kept busy by requests about pictures
+ALIKE = 8  # pictures in a batch: in larger ones OpenVINO rounds otherwise than for one picture
 
 Looks = list[Description]  # at one picture, in several turns
 
@@ -37,6 +41,10 @@ class Answered(NamedTuple):
     answers: list[Identification | ImageError]
     metadata: Mapping[int, Mapping[str, str]]
     version: str
+
+
+# Pixels, and what is asked of them: None where they are only described.
+Shown = tuple[PixelArray, Question | None]
 
 
 class Elsewhere(Protocol):
@@ -59,7 +67,9 @@ class Hosted:
         self._host = host
         self._lock = threading.Lock()
         self._groups: tuple[str, list[UnknownGroup]] | None = None
-        self._asked: tuple[Encoder, Batcher] | None = None  # by which it was asked last
+        self._asked: tuple[Encoder, Batcher[Shown, Looks | Answered]] | None = (
+            None  # by which it was asked last
+        )
 
     async def call(self, function: Callable[[], T]) -> T:
         """What a function gives that reads or writes, in a thread."""
@@ -88,22 +98,45 @@ class Hosted:
             return self._host.elsewhere.identify(self.name, images, question)
         for _ in range(TRIES):
             encoder, batcher = self._asking()
-            looks = self._looks(encoder, batcher, images, question.turns)
             try:
+                if len(images) == 1 and question.turns == 1:  # in one run with those of others
+                    return self._told(encoder, batcher, images[0], question)
+                looks = self._looks(encoder, batcher, images, question.turns)
                 return self._answered(encoder, looks, question)
             except GalleryMismatch:
                 self._asked = None
         raise Problem(503, f"the gallery {self.name} is being rebuilt: try again")
 
-    def _asking(self) -> tuple[Encoder, Batcher]:
+    def _asking(self) -> tuple[Encoder, Batcher[Shown, Looks | Answered]]:
         with self._lock:
             if self._asked is None:
                 encoder = self.gallery.encoder
-                self._asked = encoder, Batcher(encoder.runtime)
+                most, parallel = min(ALIKE, encoder.runtime.batch), encoder.runtime.parallel
+                self._asked = encoder, Batcher(partial(self._together, encoder), most, parallel)
             return self._asked
 
+    def _told(
+        self,
+        encoder: Encoder,
+        batcher: Batcher[Shown, Looks | Answered],
+        image: bytes,
+        question: Question,
+    ) -> Answered:
+        try:
+            with batcher.expected():
+                pixels = encoder.decode(image)
+            found = batcher.ask((pixels, question))
+        except ImageError as error:
+            return self._answered(encoder, [error], question)
+        assert isinstance(found, Answered)
+        return found
+
     def _looks(
-        self, encoder: Encoder, batcher: Batcher, images: Sequence[bytes], turns: int
+        self,
+        encoder: Encoder,
+        batcher: Batcher[Shown, Looks | Answered],
+        images: Sequence[bytes],
+        turns: int,
     ) -> list[Looks | ImageError]:
         if turns > 1:
             return [looks for _, looks in describe_turns_each(encoder, images, turns)]
@@ -112,14 +145,48 @@ class Hosted:
             try:
                 with batcher.expected():
                     pixels = encoder.decode(data)
-                found = batcher.describe(pixels)
+                found = batcher.ask((pixels, None))
             except ImageError as error:
                 return error
-            return found if isinstance(found, ImageError) else [found]
+            assert isinstance(found, list)
+            return found
 
-        if len(images) == 1:  # this thread is as good as any
-            return [described(images[0])]
         return list(self._host.describing.map(described, images))
+
+    def _together(
+        self, encoder: Encoder, batch: Sequence[Shown]
+    ) -> list[Looks | Answered | BaseException]:
+        """What is told of each: what the encoder gives, or the answer, or what is wrong."""
+        described = described_by(encoder.runtime, np.stack([pixels for pixels, _ in batch]))
+        looks = [one if isinstance(one, ImageError) else [one] for one in described]
+        told: list[Looks | Answered | BaseException] = list(looks)
+        left = {
+            place: question
+            for place, (_, question) in enumerate(batch)
+            if question is not None and not isinstance(looks[place], ImageError)
+        }
+        while left:
+            question = next(iter(left.values()))
+            places = [place for place, other in left.items() if other == question]
+            for place in places:
+                del left[place]
+            answers = self._each([looks[place] for place in places], encoder, question)
+            for place, answer in zip(places, answers, strict=True):
+                told[place] = answer
+        return told
+
+    def _each(
+        self, looks: list[Looks | ImageError], encoder: Encoder, question: Question
+    ) -> list[Answered | BaseException]:
+        """An answer for each, from one state of the gallery."""
+        try:
+            found = self._answered(encoder, looks, question)
+        except Exception as error:
+            if len(looks) == 1:
+                return [error]
+            # It may be wrong with one of them only.
+            return [answer for one in looks for answer in self._each([one], encoder, question)]
+        return [found._replace(answers=[answer]) for answer in found.answers]
 
     def _answered(
         self, encoder: Encoder, looks: Sequence[Looks | ImageError], question: Question
