@@ -20,6 +20,7 @@ from siamese_search.cli import (
     calibrate,
     demo,
     edit,
+    embed,
     encoder,
     enroll,
     exchange,
@@ -68,7 +69,7 @@ def siasearch(
 
 for module in (
     enroll, identify, watch, edit, unknowns, calibrate, benchmark, audit, plot, maintain, exchange,
-    serve,
+    embed, serve,
     train, encoder, demo,
 ):  # fmt: skip
     module.register(app)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, astuple
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,28 +102,46 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `export` wrote.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="What `export` or `embed` wrote; tables may be several."
+        ),
+    ],
     gallery: GalleryOption = DEFAULT_GALLERY,
     on_conflict: ConflictOption = "skip",
     as_json: JsonOption = False,
 ) -> None:
-    """Make a gallery of a file that `export` wrote, or enrol the items of a table: all, or nothing.
+    """Make a gallery of a file that `export` wrote, or enrol the items of tables: of each file all,
+    or nothing.
 
     A whole gallery goes into a new or empty folder. A table goes there, too, or into a gallery of
     the same encoder; `undo` takes that back. The file may come from anybody: it is verified before
     anything is kept.
     """
     from siamese_search.gallery.gallery import Gallery
+    from siamese_search.storage.exchange import TakenIn
 
     _require_conflict(on_conflict)
+    if len(files) > 1 and not all(map(_is_table, files)):
+        raise UsageError("a whole gallery is imported alone: name one file, or several tables")
+    for file in files:  # before any is imported
+        if not file.is_file():
+            raise UsageError(f"there is no file {file}")
     with progress_bar("importing") as watch:
-        if _is_table(file) and Gallery.exists(gallery):
+        made = None
+        if not (_is_table(files[0]) and Gallery.exists(gallery)):
+            made = Gallery.restore(files[0], gallery, watch=watch)
+        others = files if made is None else files[1:]
+        taken = TakenIn(made.items if made else 0, 0, 0, 0)
+        left = taken.added
+        if others:
             with open_gallery(gallery) as target:
-                taken = target.import_items(file, on_conflict=on_conflict, watch=watch)
+                for file in others:
+                    found = target.import_items(file, on_conflict=on_conflict, watch=watch)
+                    taken = TakenIn(*map(add, astuple(taken), astuple(found)))
                 left = len(target)
-        else:
-            taken, made = None, Gallery.restore(file, gallery, watch=watch)
-    if taken is not None:
+    if made is None or others:
         _tell(taken, gallery, left, as_json)
     elif as_json:
         print_json({"gallery": str(gallery), **_facts(made)})

@@ -119,6 +119,15 @@ def fault(packed: object) -> str | None:
     return None
 
 
+def shape_of(packed: Sequence[bytes]) -> tuple[int, int] | None:
+    """(count, dimension) of packed places of items, None where there are none.
+
+    Raises GalleryDamaged as ``unpack``.
+    """
+    found = unpack(packed).shape[1:]
+    return (found[0], found[1]) if packed else None
+
+
 def _damaged(how: str) -> GalleryDamaged:
     return GalleryDamaged(f"places of items {how}: `siasearch rebuild` makes them again")
 

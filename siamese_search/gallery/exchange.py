@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from siamese_search.decision import closer
 from siamese_search.errors import GalleryMismatch, StorageError, UsageError
 from siamese_search.files import require_place, whole_file, whole_folder
 from siamese_search.gallery.archive import Archived, copied_state
@@ -55,10 +55,17 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in READERS
 
 
-def export_table(catalog: Catalog, out: Path, embeddings: bool | None, watch: Watcher) -> Exported:
+def export_table(
+    catalog: Catalog,
+    out: Path,
+    embeddings: bool | None,
+    watch: Watcher,
+    places: bool = False,
+) -> Exported:
     """Write a gallery's items as a table, as they are at one moment.
 
-    CSV has ``embeddings`` only where they are asked for, others always.
+    CSV has ``embeddings`` only where they are asked for, others always; Parquet has ``places``
+    where these are asked for, others never.
     """
     require_place(out)
     suffix = out.suffix.lower()
@@ -69,34 +76,34 @@ def export_table(catalog: Catalog, out: Path, embeddings: bool | None, watch: Wa
         generation = state.state().generation
         left_out = state.count_unembedded(generation) if embedded else 0
         count = state.totals()[1] - left_out
-        blocks = _watched(state, generation, embedded, count, watch)
+        places = places and suffix == ".parquet"
+        blocks = _watched(state, generation, embedded, places, count, watch)
         with whole_file(out) as file:
-            _write(file, suffix, generation, count, blocks, embedded)
+            if suffix == ".npz":
+                write_npz(file, generation, count, blocks)
+            elif suffix == ".parquet":
+                write_parquet(file, generation, blocks, places=places)
+            else:
+                write_csv(file, generation, blocks, embedded=embedded)
     return Exported(count, left_out)
 
 
 def _watched(
-    state: Exchange, generation: Generation, embedded: bool, count: int, watch: Watcher
+    state: Exchange,
+    generation: Generation,
+    embedded: bool,
+    places: bool,
+    count: int,
+    watch: Watcher,
 ) -> Blocks:
     def blocks() -> Iterator[Block]:
         done = 0
-        for block in state.exported(generation, embedded=embedded):
+        for block in state.exported(generation, embedded=embedded, places=places):
             yield block
             done += len(block.numbers)
             watch(Progress("writing items", done, count))
 
     return blocks
-
-
-def _write(
-    file: IO[bytes], suffix: str, generation: Generation, count: int, blocks: Blocks, embedded: bool
-) -> None:
-    if suffix == ".npz":
-        write_npz(file, generation, count, blocks)
-    elif suffix == ".parquet":
-        write_parquet(file, generation, blocks)
-    else:
-        write_csv(file, generation, blocks, embedded=embedded)
 
 
 def opened_table(path: Path) -> Table:
@@ -121,9 +128,16 @@ def import_table(
     if table.dimension != catalog.state().generation.dimension:
         raise refused(path, f"its embeddings have {table.dimension} values")
 
+    shape = _places_kept(catalog)
+
     def blocks() -> Iterator[Block]:
+        nonlocal shape
         done = 0
         for block in table.blocks():
+            found = closer.shape_of([*block.places.values()][:1]) or shape
+            if found != (shape or found):
+                raise refused(path, "its places are of another shape than those of other items")
+            shape = found
             yield block
             done += len(block.numbers)
             watch(Progress("importing items", done))
@@ -133,6 +147,13 @@ def import_table(
         taken = writer.take_in(blocks, table.fingerprint, conflict)
         settle_copies(writer, catalog.path.parent)
     return taken
+
+
+def _places_kept(catalog: Catalog) -> tuple[int, int] | None:
+    """The shape of the places of a gallery's items, None where none has any."""
+    generation = catalog.state().generation.number
+    some = catalog.some_places(generation)
+    return None if some is None else closer.shape_of([some])
 
 
 def new_gallery(path: Path, folder: Path, watch: Watcher) -> Archived:

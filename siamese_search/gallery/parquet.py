@@ -16,6 +16,7 @@ from siamese_search.errors import UsageError
 from siamese_search.gallery.tables import (
     ENCODER,
     FACTS,
+    PLACES,
     ROWS,
     Blocks,
     Table,
@@ -32,27 +33,29 @@ TEXTS = tuple(name for name in FACTS if name not in ("number", "size", "distract
 MOST_BYTES = 1 << 30  # of a group of rows, at most: it is read as a whole
 
 
-def write_parquet(file: IO[bytes], generation: Generation, blocks: Blocks) -> None:
-    """Write a row for each item, its embedding as a list of float32. Raises UsageError where
-    pyarrow is not installed.
+def write_parquet(
+    file: IO[bytes], generation: Generation, blocks: Blocks, *, places: bool = False
+) -> None:
+    """Write a row for each item, its embedding as a list of float32, and with ``places`` these, as
+    they are stored. Raises UsageError where pyarrow is not installed.
     """
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow_modules()
     kinds = {"number": arrow.int64(), "size": arrow.int64(), "distractor": arrow.bool_()}
     columns = [(name, kinds.get(name, arrow.string())) for name in (*FACTS, *ENCODER)]
     vector = arrow.list_(arrow.float32(), generation.dimension)
-    schema = arrow.schema([*columns, ("embedding", vector)])
+    schema = arrow.schema([*columns, ("embedding", vector), *[(PLACES, arrow.binary())] * places])
     settings = {"compression": "zstd", "compression_level": 1, "write_page_checksum": True}
     repeated = ["identity", *ENCODER]
     with parquet.ParquetWriter(file, schema, use_dictionary=repeated, **settings) as writer:
         for some in _grouped(blocks()):
             writer.write_table(
-                arrow.table(_columns(arrow, some, generation, vector), schema=schema),
+                arrow.table(_columns(arrow, some, generation, schema), schema=schema),
                 row_group_size=GROUP * ROWS,
             )
 
 
 def _columns(
-    arrow: Any, blocks: list[Block], generation: Generation, vector: Any
+    arrow: Any, blocks: list[Block], generation: Generation, schema: Any
 ) -> dict[str, Any]:
     pairs = chain.from_iterable(zip(block.numbers, block.facts, strict=True) for block in blocks)
     rows = [row_of(*pair) for pair in pairs]
@@ -62,7 +65,10 @@ def _columns(
     columns |= {"fingerprint": [generation.fingerprint] * len(rows)}
     vectors = [block.embeddings for block in blocks if block.embeddings is not None]
     flat = np.concatenate(vectors).reshape(-1) if vectors else np.empty(0, np.float32)
+    vector = schema.field("embedding").type
     columns["embedding"] = arrow.FixedSizeListArray.from_arrays(arrow.array(flat), type=vector)
+    if PLACES in schema.names:
+        columns[PLACES] = [block.places.get(one) for block in blocks for one in block.numbers]
     return columns
 
 
@@ -83,7 +89,7 @@ def read_parquet(path: Path) -> Table:
     Raises UsageError where pyarrow is not installed, or columns are missing; GalleryDamaged for a
     file that is none.
     """
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow_modules()
     try:
         with parquet.ParquetFile(path) as file:
             missing = {*FACTS, *ENCODER, "embedding"} - {"number", *file.schema_arrow.names}
@@ -109,10 +115,11 @@ def read_parquet(path: Path) -> Table:
                 for batch in file.iter_batches(ROWS):
                     vectors = _vectors(batch.column("embedding"), dimension, path)
                     rows = batch.drop_columns(["embedding"]).to_pylist()
+                    places = [one.pop(PLACES, None) for one in rows]
                     require_encoder(path, rows, row["fingerprint"])
                     for one in rows:
                         one["metadata"] = json.loads(one["metadata"])
-                    yield block_of(rows, vectors, dimension, number, path)
+                    yield block_of(rows, vectors, dimension, number, path, places)
                     number += len(rows)
         except (arrow.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
             raise refused(path, error) from error
@@ -129,7 +136,7 @@ def _vectors(column: Any, dimension: int, path: Path) -> FloatArray:
     return flat.astype(np.float32).reshape(-1, dimension)  # type: ignore[no-any-return]
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def pyarrow_modules() -> tuple[Any, Any]:
     """The library and its part for Parquet. Raises UsageError where it is not installed."""
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")

@@ -10,7 +10,7 @@ import csv
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -22,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from siamese_search.arrays import FloatArray
+from siamese_search.decision import closer
 from siamese_search.embedding.vectors import as_embeddings
 from siamese_search.errors import GalleryDamaged, UsageError
 from siamese_search.gallery.archive import DAMAGES, MODIFIED, require_bounded
@@ -35,6 +36,7 @@ LINE_BYTES = 1 << 20  # of what is known of one item, at most
 DIMENSIONS = 1 << 16  # at most
 FACTS = ("number", "identity", "path", "content", "size", "added", "was", "distractor", "metadata")
 ENCODER = ("encoder", "fingerprint")
+PLACES = "places"
 EMBEDDINGS, ITEMS, ABOUT = "embeddings.npy", "items.jsonl", "about.json"
 HASH = re.compile("[0-9a-f]{64}")
 Blocks = Callable[[], Iterator[Block]]
@@ -99,15 +101,24 @@ def _name(label: str) -> str:
 
 
 def block_of(
-    rows: list[dict[str, Any]], embeddings: FloatArray, dimension: int, first: int, path: Path
+    rows: list[dict[str, Any]],
+    embeddings: FloatArray,
+    dimension: int,
+    first: int,
+    path: Path,
+    places: Sequence[bytes | None] = (),
 ) -> Block:
-    """Rows with their embeddings (n, dimension), of which the ``first`` is counted from 1."""
+    """Rows with their embeddings (n, dimension), and packed places (n) where there are any; the
+    ``first`` row is counted from 1.
+    """
     try:
         vectors = as_embeddings(embeddings, dimension)
     except UsageError as error:
         raise UsageError(f"{path}, rows from {first} on: {error}; nothing was imported") from error
     facts = [facts_of(row, f"{path}, row {number}") for number, row in enumerate(rows, first)]
-    return Block(list(range(first, first + len(rows))), facts, vectors)
+    packed = {number: one for number, one in enumerate(places, first) if one is not None}
+    closer.shape_of(list(packed.values()))  # raises where they are not sound, or not alike
+    return Block(list(range(first, first + len(rows))), facts, vectors, packed)
 
 
 def refused(path: Path, why: object) -> GalleryDamaged:

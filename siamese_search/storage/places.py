@@ -51,6 +51,14 @@ class PlacesTable(Database):
         with self._guard():
             return self._value("SELECT count(*) FROM places WHERE generation = ?", (generation,))
 
+    def some_places(self, generation: int) -> bytes | None:
+        """The packed places of some item, None where none has any."""
+        with self._guard():
+            row = self._db.execute(
+                "SELECT content FROM places WHERE generation = ? LIMIT 1", (generation,)
+            ).fetchone()
+        return None if row is None else row[0]
+
     def unplaced(self, generation: int, after: int = 0, limit: int = CHUNK) -> list[int]:
         """Numbers of items that have a picture and an embedding, but no sound places, ascending."""
         found: list[int] = []
