@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import socketserver
 import struct
@@ -29,7 +30,7 @@ import typer
 from PIL import Image
 from test_cli import Shell
 
-from siamese_search.cli.asking import moment
+from siamese_search import Gallery, Region
 from siamese_search.cli.filming import duration
 from siamese_search.errors import ImageError, RuntimeUnavailable, UsageError
 from siamese_search.pictures import video
@@ -78,6 +79,7 @@ def film(
     **options: Any,
 ) -> Path:
     """A video of pictures; each ``at`` a time in frames, where they are given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = pictures[0].shape[:2]
@@ -510,6 +512,17 @@ def test_frames_are_named_with_their_times(shell: Shell) -> None:
     ]
 
 
+def test_changes_alone_are_told_where_that_is_asked_for(shell: Shell) -> None:
+    def told(*arguments: str) -> list[tuple[str, float | None, str | None]]:
+        answers = shell.json("query", *arguments, "--every", "500ms", "-t", "0.99", "--changes")
+        return [(one["image"], one.get("time"), one["identity"]) for one in answers]
+
+    assert told("clip.mp4") == [("clip.mp4", 0.0, "Milk"), ("clip.mp4", 2.0, "Tea")]
+    assert len(told("clip.mp4", "--crop", "0,0,32,48")) == 1  # no half of it is named
+    assert len(told("pictures/Milk/0.png", "pictures/Milk/0.png")) == 2
+    assert "--grid" in shell("query", "clip.mp4", "--changes", "--grid", "2", code=2).stderr
+
+
 def test_parts_turns_and_lists_go_with_videos(shell: Shell) -> None:
     answers = shell.json(
         "query", "clip.mp4", "--every", "3s", "--crop", "0,0,16,48", "--turns", "2"
@@ -549,6 +562,36 @@ def test_frames_that_get_no_name_are_kept_as_pictures(shell: Shell) -> None:
         read_answers(BytesIO(answers), "answers", "Milk")
 
 
+def test_frames_are_enrolled_as_pictures_that_the_gallery_keeps(shell: Shell) -> None:
+    assert "--every 1s, and --copy" in shell("add", "clip.mp4", code=2).stderr
+    assert "--copy" in shell("add", "clip.mp4", "--every", "1s", code=2).stderr
+    shades = [grey(number) for number in (10, 60, 110)]
+    film(shell.folder / "films" / "Fog" / "one.mkv", [one for one in shades for _ in range(10)])
+    (plan,) = shell.json("add", "films", "--every", "1s", "--dry-run")
+    assert plan["identities"] == {"Fog": 1}  # the video; its frames are not counted
+    (report,) = shell.json("add", "films", "--every", "1s", "--copy")
+    assert (report["added"], report["rejected"]) == (3, [])
+    (again,) = shell.json("add", "films", "--every", "1s", "--copy")
+    assert (again["added"], again["skipped"]) == (0, 3)
+    (answer,) = shell.json("query", "films/Fog/one.mkv", "--every", "5s")
+    best = answer["matches"][0]
+    assert (best["identity"], best["metadata"]["time"]) == ("Fog", "0")
+    assert best["metadata"]["video"] == str(shell.folder / "films/Fog/one.mkv")
+    shutil.rmtree(shell.folder / "films")
+    shell("rebuild", "--encoder", shell.encoder)
+    shell("check")
+
+
+def test_in_python_frames_are_pictures(tmp_path: Path, toy_folder: Path, clip: Path) -> None:
+    with Gallery.open(tmp_path / "gallery", str(toy_folder)) as gallery:
+        report = gallery.enroll(frames(clip, 5.0), label="grey", copy=True)
+        assert report.added == 2
+        named = [gallery.identify(frame)[0].matches[0].identity for frame in frames(clip, 5.0)]
+        assert named == ["grey", "grey"]
+        (box,) = gallery.identify(Region(next(frames(clip)), (0, 0, 8, 8)))
+        assert box.matches[0].identity == "grey"
+
+
 def test_times_are_read_and_written_as_people_do() -> None:
     assert [duration(text) for text in ("500ms", "1s", "2.5", "10m", "1h")] == [
         0.5, 1.0, 2.5, 600.0, 3600.0
@@ -556,8 +599,8 @@ def test_times_are_read_and_written_as_people_do() -> None:
     for text in ("", "0", "0s", "-1s", "1 day", "inf", "nan", "1e3"):
         with pytest.raises(typer.BadParameter):
             duration(text)
-    said = [moment(Frame("a", seconds, b"")) for seconds in (0.04, 12.0, 59.96, 3725.51)]
-    assert said == [" at 0:00.0", " at 0:12.0", " at 1:00.0", " at 1:02:05.5"]
+    said = [Frame("a", seconds, b"").moment for seconds in (0.04, 12.0, 59.96, 3725.51)]
+    assert said == ["0:00.0", "0:12.0", "1:00.0", "1:02:05.5"]
 
 
 # Cameras and streams

@@ -99,6 +99,8 @@ def _each(
     roots: Iterable[str], kind: Kind, exclude: Exclusion, every: float | None
 ) -> Iterator[ImageFile | Rejection]:
     """What is in files, folders, archives and videos, named as these were typed."""
+    from siamese_search.pictures.video import filmed
+
     pictures = kind.suffixes is None
     below = WITH_VIDEOS if pictures and every is not None else kind
     for root in roots:
@@ -112,20 +114,6 @@ def _each(
                 yield from filmed(typed, every)
             else:
                 yield typed
-
-
-def filmed(file: ImageFile, every: float | None) -> Iterator[ImageFile | Rejection]:
-    """The frames of a video, each as a picture of the file's identity; last, why the rest of them
-    is not there, where any is missing.
-    """
-    from siamese_search.errors import ImageError
-    from siamese_search.pictures.video import STEP, frames
-
-    try:
-        for frame in frames(file.path, STEP if every is None else every):
-            yield replace(file, picture=frame)
-    except ImageError as error:
-        yield Rejection(printable(file.path), str(error))
 
 
 def _as_typed(root: str, found: ImageFile | Rejection) -> ImageFile | Rejection:
@@ -177,18 +165,24 @@ def when(image: Asked) -> dict[str, object]:
 
 
 def moment(image: Asked) -> str:
-    """When a frame is, for people: at 0:12.0; of a camera by the clock. Nothing of pictures."""
+    """When a frame is, for people; nothing of pictures."""
     from siamese_search.pictures.video import Frame
 
-    if not isinstance(image, Frame):
-        return ""
-    if image.taken is not None:
-        return f" at {image.taken.astimezone():%H:%M:%S}"
-    minutes, seconds = divmod(round(image.time, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return (
-        f" at {hours}:{minutes:02}:{seconds:04.1f}" if hours else f" at {minutes}:{seconds:04.1f}"
-    )
+    return f" at {image.moment}" if isinstance(image, Frame) else ""
+
+
+def changes(answers: Answers) -> Answers:
+    """Answers to frames that name another identity than that to the frame before, or none where
+    that did; all to pictures.
+    """
+    before: dict[tuple[str, Part | None], tuple[str | None]] = {}
+    for image, box, answer in answers:
+        if when(image) and not isinstance(answer, Exception):
+            place, found = (name_of(image), box), (answer.identity,)
+            if before.get(place) == found:
+                continue
+            before[place] = found
+        yield image, box, answer
 
 
 def columns(ranked: bool, timed: bool = False) -> list[str]:

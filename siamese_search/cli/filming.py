@@ -47,6 +47,14 @@ ForOption = Annotated[
         help="Ask about a camera or stream for so long; else until Ctrl-C.",
     ),
 ]
+ChangesOption = Annotated[
+    bool,
+    typer.Option(
+        "--changes",
+        help="Of videos, cameras and streams, print only answers with another name than that of the"
+        " frame before.",
+    ),
+]
 
 
 def has_times(images: Iterable[str], every: float | None) -> bool:

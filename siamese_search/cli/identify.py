@@ -15,6 +15,7 @@ from siamese_search.cli.asking import (
     as_asked,
     asked,
     boxes_of,
+    changes,
     columns,
     in_grid,
     listed,
@@ -49,6 +50,7 @@ from siamese_search.cli.common import (
     shown,
 )
 from siamese_search.cli.filming import (
+    ChangesOption,
     EveryOption,
     ForOption,
     has_times,
@@ -136,6 +138,7 @@ def query(
     exclude: ExcludeOption = None,
     every: EveryOption = None,
     bound: ForOption = None,
+    only_changes: ChangesOption = False,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     decoding: DecodingOption = None,
@@ -188,6 +191,8 @@ def query(
         raise UsageError("--fpir chooses a threshold: leave out --threshold")
     if crop and grid is not None:
         raise UsageError("--crop says where to look and --grid looks everywhere: give one of them")
+    if only_changes and grid is not None:
+        raise UsageError("--changes is about whole frames, or --crop: leave out --grid")
     parts = bool(crop) or grid is not None
     if keep_unknown and parts:
         raise UsageError(
@@ -201,9 +206,7 @@ def query(
     answered = 0
     with (
         open_gallery(gallery, encoder, device) as source,
-        until_stopped(lambda: f"{counted(answered, 'frame')} named or unknown")
-        if camera
-        else nullcontext(),
+        until_stopped(lambda: counted(answered, "answer")) if camera else nullcontext(),
     ):
         if parts:
             source.encoder.require_pictures("--crop and --grid")
@@ -229,7 +232,7 @@ def query(
         if as_csv:
             print_row(columns(ranked, timed))
         answers = as_asked(ask, probes, boxes) if grid is None else in_grid(ask, probes, grid)
-        for probe, box, answer in answers:
+        for probe, box, answer in changes(answers) if only_changes else answers:
             image = name_of(probe)
             if isinstance(answer, ImageError):
                 place = printable(image) + moment(probe)

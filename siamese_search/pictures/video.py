@@ -28,6 +28,7 @@ from siamese_search.pictures.apart import WHOLE_BYTES_A_PIXEL, Died, Limits, Wor
 from siamese_search.pictures.kind import CAMERA
 from siamese_search.pictures.limits import most_pixels
 from siamese_search.processes import command
+from siamese_search.records import ImageFile, Rejection, printable
 
 if TYPE_CHECKING:  # numpy.typing takes time to load
     import numpy.typing as npt
@@ -54,6 +55,15 @@ class Frame:
     time: float
     content: bytes = field(repr=False)
     taken: datetime | None = None
+
+    @property
+    def moment(self) -> str:
+        """When it is, for people: ``0:12.0``; of a camera or stream by the clock: ``14:03:09``."""
+        if self.taken is not None:
+            return f"{self.taken.astimezone():%H:%M:%S}"
+        minutes, seconds = divmod(round(self.time, 1), 60)
+        hours, minutes = divmod(int(minutes), 60)
+        return f"{hours}:{minutes:02}:{seconds:04.1f}" if hours else f"{minutes}:{seconds:04.1f}"
 
     def seekable(self) -> bool:
         """Whoever reads it need not go back."""
@@ -103,6 +113,19 @@ def frames(path: str | os.PathLike[str], every: float = STEP) -> Iterator[Frame]
         raise ImageError("there is no frame in it that can be shown")
     if answer["end"]:
         raise ImageError(f"{answer['end']}; its other frames were used")
+
+
+def filmed(file: ImageFile, every: float | None) -> Iterator[ImageFile | Rejection]:
+    """The frames of a video, each as a picture of the file's identity, with the video and the time
+    among its metadata; last, why the rest of them is not there, where any is missing.
+    """
+    video = os.path.abspath(file.path)
+    try:
+        for frame in frames(file.path, STEP if every is None else every):
+            known = file.metadata | {"video": video, "time": f"{frame.time:g}"}
+            yield ImageFile(f"{file.path} at {frame.moment}", file.identity, known, frame)
+    except ImageError as error:
+        yield Rejection(printable(file.path), str(error))
 
 
 def live(name: str, every: float = STEP, most: float = math.inf) -> Iterator[Frame]:
