@@ -20,6 +20,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -50,25 +51,25 @@ def write(
 ) -> None:
     """A video that shows each picture for so many frames."""
     with av.open(str(path), "w") as container:
-        stream = None
+        stream: Any = None
         for picture in pictures:
             if stream is None:
                 stream = container.add_stream(codec, rate=rate, options=options)
                 stream.width, stream.height = picture.size
                 stream.pix_fmt = "yuv420p"
             for _ in range(each):
-                container.mux(stream.encode(av.VideoFrame.from_image(picture)))
-        assert stream is not None
+                frame = av.VideoFrame.from_ndarray(np.asarray(picture), "rgb24")
+                container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
-def square(path: Path) -> Image.Image:
+def square(path: str) -> Image.Image:
     """A photo at the size of all."""
     with Image.open(path) as image:
         return ImageOps.fit(image.convert("RGB"), (SIDE, SIDE))
 
 
-def panned(path: Path, count: int) -> Iterable[Image.Image]:
+def panned(path: str, count: int) -> Iterable[Image.Image]:
     """So many frames of 1080p across a photo."""
     with Image.open(path) as image:
         wide = image.convert("RGB").resize((2400, 1350), Image.Resampling.BICUBIC)
@@ -86,12 +87,12 @@ def likeness(work: Path, photos: int, encoder: str) -> dict[str, float]:
         picture.save(work / f"{number:04}.png")
     files = [work / f"{number:04}.png" for number in range(photos)]
     with Gallery.open(work / "gallery", encoder) as gallery:
-        gallery.enroll([ImageFile(str(one.path), one.label) for one in grocery_split("train")])
+        gallery.enroll([ImageFile(one.path, one.fine) for one in grocery_split("train")])
         by_file = [one.matches[0] for one in gallery.identify(files)]
         shown = frames(work / "film.mp4", 1.0)
         by_frame = [gallery.identify(frame)[0].matches[0] for frame in shown]
     assert len(by_frame) == photos
-    names = [photo.label for photo in chosen]
+    names = [photo.fine for photo in chosen]
     return {
         "photos": photos,
         "right as files": sum(m.identity == n for m, n in zip(by_file, names, strict=True)),

@@ -118,8 +118,8 @@ def add(
     are several such, `add` says so and asks first on a terminal; elsewhere it needs --yes, or
     --label. What is enrolled already is skipped without being decoded, so the same command may be
     run again at any time. Texts, side-cars and films in folders are passed over, and so are hidden
-    folders and those of systems (@eaDir, #recycle, $RECYCLE.BIN, __MACOSX). With --every and --copy,
-    frames of videos are enrolled as pictures, with the video and the time as metadata.
+    folders and those of systems (@eaDir, #recycle, $RECYCLE.BIN, __MACOSX). With --every and
+    --copy, frames of videos are enrolled as pictures, with the video and the time as metadata.
     """
     from siamese_search.gallery.gallery import Gallery
 
