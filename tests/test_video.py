@@ -21,7 +21,7 @@ from contextlib import closing, suppress
 from fractions import Fraction
 from io import BytesIO, FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -416,7 +416,7 @@ def test_damage_anywhere_crashes_nothing(tmp_path: Path) -> None:
         form = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         rate = 25 if codec == "mpeg2video" else 10
         data = bytearray(film(tmp_path / name, list(noise), codec, form, rate).read_bytes())
-        for _ in range(8):
+        for _ in range(4):
             hurt = data.copy()
             for place in chance.integers(0, len(hurt), chance.integers(1, 30)):
                 hurt[place] = chance.integers(0, 256)
@@ -609,8 +609,14 @@ def test_times_are_read_and_written_as_people_do() -> None:
 class Camera(http.server.BaseHTTPRequestHandler):
     """A stream as network cameras have it: a JPEG after the other, 20 a second, each brighter."""
 
+    files: ClassVar[dict[str, bytes]] = {}
+
     def do_GET(self) -> None:
         self.send_response(200)
+        if self.path in self.files:
+            self.end_headers()
+            self.wfile.write(self.files[self.path])
+            return
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
         for number in range(1, 120):
@@ -680,6 +686,16 @@ def test_ctrl_c_ends_a_camera_as_it_should_end(camera: str, shell: Shell) -> Non
     assert "Traceback" not in said
 
 
+def test_of_a_web_server_live_streams_alone_are_taken(camera: str, clip: Path) -> None:
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{clip}\n"
+    playlist += "#EXT-X-ENDLIST\n"
+    Camera.files = {"/clip.mp4": clip.read_bytes(), "/list.m3u8": playlist.encode()}
+    with pytest.raises(ImageError, match="a recording, not a live stream"):
+        next(live(camera + "/clip.mp4"))
+    with pytest.raises(ImageError):  # no address leads to files of this machine
+        next(live(camera + "/list.m3u8"))
+
+
 def test_a_bound_ends_it(camera: str, shell: Shell) -> None:
     answers = shell.json("query", camera + "/all", "--every", "200ms", "--for", "500ms")
     assert 1 <= len(answers) <= 3
@@ -689,6 +705,7 @@ def test_what_makes_no_sense_of_cameras(shell: Shell) -> None:
     assert "alone" in shell("query", "camera:0", "clip.mp4", code=2).stderr
     assert "--for is about" in shell("query", "clip.mp4", "--for", "1s", code=2).stderr
     assert "does not exist" in shell("query", "camera:99", code=1).stderr
+    assert "rejected: camera:clip.mp4" in shell("query", "camera:clip.mp4", code=1).stderr
     refused = shell("query", "rtsp://me:secret@127.0.0.1:9/x", code=1).stderr
     assert "connection refused" in refused
     assert "secret" not in refused

@@ -131,6 +131,11 @@ class Reader:
         self._packets = self._container.demux(self._stream)
         self._jumped = True
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it says that it has an end."""
+        return self._container.duration is not None
+
     def fault(self) -> str | None:
         """At the end, in words, what of it could not be read; None where all could."""
         if self.damaged:
@@ -184,7 +189,8 @@ def _chosen(streams: tuple[VideoStream, ...]) -> VideoStream:
 
 
 def _refusal(error: Exception, live: bool) -> str:
-    said = (getattr(error, "strerror", None) or str(error)).strip()
+    # Not str(error), which has the address, and so the password that may be in it.
+    said = (getattr(error, "strerror", None) or type(error).__name__).strip()
     if live and isinstance(error, OSError):
         return said[:1].lower() + said[1:]
     return f"it cannot be opened: {said}" if live else f"damaged, or no video: {said}"

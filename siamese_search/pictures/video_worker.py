@@ -53,6 +53,10 @@ class _Live:
 
     def __init__(self, address: str, form: str | None, options: dict[str, str]) -> None:
         self._reader = Reader(address, form, options)
+        if address.lower().startswith("http") and self._reader.is_recorded:  # it comes all at once
+            raise ImageError(
+                "a recording, not a live stream: save it as a file, and ask about that"
+            )
         self._changed = threading.Condition()
         self._newest: tuple[int, str, Any] | None = None
         self._given = 0
