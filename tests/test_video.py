@@ -575,7 +575,7 @@ def test_frames_are_enrolled_as_pictures_that_the_gallery_keeps(shell: Shell) ->
     assert (again["added"], again["skipped"]) == (0, 3)
     (answer,) = shell.json("query", "films/Fog/one.mkv", "--every", "5s")
     best = answer["matches"][0]
-    assert (best["identity"], best["metadata"]["time"]) == ("Fog", "0")
+    assert (best["identity"], best["metadata"]["time"]) == ("Fog", "0.0")
     assert best["metadata"]["video"] == str(shell.folder / "films/Fog/one.mkv")
     shutil.rmtree(shell.folder / "films")
     shell("rebuild", "--encoder", shell.encoder)

@@ -202,7 +202,7 @@ def query(
     boxes = boxes_of(crop or [])
     leave_out = Exclusion.of(exclude or ())
     named = listed(images, rejected.append) if paths_from else images
-    camera, timed = live_one(named, bound), has_times(named, every)
+    camera = live_one(named, bound)
     answered = 0
     with (
         open_gallery(gallery, encoder, device) as source,
@@ -210,6 +210,8 @@ def query(
     ):
         if parts:
             source.encoder.require_pictures("--crop and --grid")
+        pictures = source.encoder.kind.suffixes is None
+        timed = pictures and has_times(named, every)
         if timed:
             tell_step(named, every)
         probes: Iterable[Asked]

@@ -122,7 +122,7 @@ def filmed(file: ImageFile, every: float | None) -> Iterator[ImageFile | Rejecti
     video = os.path.abspath(file.path)
     try:
         for frame in frames(file.path, STEP if every is None else every):
-            known = file.metadata | {"video": video, "time": f"{frame.time:g}"}
+            known = file.metadata | {"video": video, "time": str(frame.time)}
             yield ImageFile(f"{file.path} at {frame.moment}", file.identity, known, frame)
     except ImageError as error:
         yield Rejection(printable(file.path), str(error))
