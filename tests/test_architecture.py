@@ -51,6 +51,7 @@ OWNERS = {
     "PIL": {"pictures", "evaluation", "importing"},
     "typer": {"cli"},
     "watchfiles": {"pictures.watching"},
+    "av": {"pictures.video_frame", "pictures.video_reader", "pictures.video_worker"},
     "pyarrow": {"gallery.parquet"},
 }  # fmt: skip
 

@@ -28,6 +28,7 @@ from siamese_search.cli.common import (
     progress_bar,
     say,
 )
+from siamese_search.cli.filming import duration
 from siamese_search.cli.finding import (
     ExcludeOption,
     FlatOption,
@@ -40,6 +41,7 @@ from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.pictures.choosing import Exclusion
 from siamese_search.pictures.find import Passed
+from siamese_search.pictures.kind import WITH_VIDEOS, is_video
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
 from siamese_search.records import ImageFile, Rejection, counted, same_picture
 
@@ -51,7 +53,8 @@ PLANNED = 20  # identities that --dry-run lists
 
 def add(
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH...", help="Images, or folders of them.")
+        list[str] | None,
+        typer.Argument(metavar="PATH...", help="Images, or folders of them; with --every, videos."),
     ] = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
     label: Annotated[
@@ -83,6 +86,14 @@ def add(
             help="Keep a copy of every image in the gallery, also of those enrolled already.",
         ),
     ] = False,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration,
+            metavar="TIME",
+            help="Enrol videos, too: a frame every so often, as 500ms, 1s or 10m. Needs --copy.",
+        ),
+    ] = None,
     distractor: Annotated[
         bool,
         typer.Option(
@@ -107,7 +118,8 @@ def add(
     are several such, `add` says so and asks first on a terminal; elsewhere it needs --yes, or
     --label. What is enrolled already is skipped without being decoded, so the same command may be
     run again at any time. Texts, side-cars and films in folders are passed over, and so are hidden
-    folders and those of systems (@eaDir, #recycle, $RECYCLE.BIN, __MACOSX).
+    folders and those of systems (@eaDir, #recycle, $RECYCLE.BIN, __MACOSX). With --every and
+    --copy, frames of videos are enrolled as pictures, with the video and the time as metadata.
     """
     from siamese_search.gallery.gallery import Gallery
 
@@ -135,7 +147,17 @@ def add(
     # An encoder is named only to make a gallery, or to insist on the one it has.
     if encoder is None and not Gallery.exists(gallery):
         encoder = DEFAULT_ENCODER
-    kind = encoder_for(gallery, encoder, device).kind
+    used = encoder_for(gallery, encoder, device)
+    kind = used.kind
+    if every is not None:
+        used.require_pictures("--every")
+        kind = WITH_VIDEOS
+        if not (copy or dry_run):
+            raise UsageError(
+                "a frame of a video has no file of its own: --copy keeps a picture of it"
+            )
+    elif kind.suffixes is None and any(is_video(path) for path in paths or ()):
+        raise UsageError("to enrol a video, say how often a frame is taken: --every 1s, and --copy")
 
     def found(passed: Passed = lambda path, why: None) -> Files:
         return chain(find(paths or (), label, passed, kind, leave_out, naming), listed)
@@ -146,6 +168,8 @@ def add(
     told = not named and settle_names(paths or (), gallery, yes or dry_run, kind, leave_out)
     if label is not None:
         settle_label(paths or (), label, yes or dry_run)
+    if every is not None and not dry_run:
+        files = _filmed(files, every)
     if dry_run:
         _print_plan(files, as_json)
         passed.tell(kind)
@@ -154,7 +178,8 @@ def add(
         before, names = len(target), set[str]()
         files = _noting(files, names)
         try:
-            with progress_bar("enrolling", lambda: sum(1 for _ in found())) as watch:
+            count = None if every is not None else lambda: sum(1 for _ in found())
+            with progress_bar("enrolling", count) as watch:
                 report = target.enroll_found(files, copy=copy, distractor=distractor, watch=watch)
         except KeyboardInterrupt:
             done = len(target) - before
@@ -171,6 +196,17 @@ def add(
     if undecided is not None:
         note(f"note: {undecided}")
     print_report(report, gallery, as_json)
+
+
+def _filmed(files: Files, every: float) -> Files:
+    """The same files, with the frames of videos in their place."""
+    from siamese_search.pictures.video import filmed
+
+    for file in files:
+        if isinstance(file, ImageFile) and is_video(file.path):
+            yield from filmed(file, every)
+        else:
+            yield file
 
 
 def _noting(files: Files, names: set[str]) -> Files:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,12 +15,15 @@ from siamese_search.cli.asking import (
     as_asked,
     asked,
     boxes_of,
+    changes,
     columns,
     in_grid,
     listed,
+    moment,
     name_of,
     place_of,
     rows,
+    when,
 )
 from siamese_search.cli.common import (
     DEFAULT_GALLERY,
@@ -45,6 +49,16 @@ from siamese_search.cli.common import (
     share,
     shown,
 )
+from siamese_search.cli.filming import (
+    ChangesOption,
+    EveryOption,
+    ForOption,
+    has_times,
+    live_one,
+    tell_step,
+    until_stopped,
+    watched,
+)
 from siamese_search.cli.finding import ExcludeOption
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
@@ -53,6 +67,7 @@ from siamese_search.pictures.choosing import Exclusion
 from siamese_search.records import counted
 
 if TYPE_CHECKING:
+    from siamese_search.cli.asking import Asked
     from siamese_search.gallery.gallery import Gallery
     from siamese_search.records import Identification, Rejection
 
@@ -65,7 +80,8 @@ def query(
         typer.Argument(
             metavar="IMAGE...",
             help="Images to identify, or folders, with all folders in them, or zip and tar archives"
-            " of these; - is an image on standard input.",
+            " of these; - is an image on standard input. Also videos, or one camera (camera:0) or"
+            " stream (rtsp://…, http://…).",
         ),
     ],
     gallery: GalleryOption = DEFAULT_GALLERY,
@@ -120,6 +136,9 @@ def query(
         typer.Option("--keep-unknown", help="Keep images that get no name, for `unknowns`."),
     ] = False,
     exclude: ExcludeOption = None,
+    every: EveryOption = None,
+    bound: ForOption = None,
+    only_changes: ChangesOption = False,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     decoding: DecodingOption = None,
@@ -146,10 +165,14 @@ def query(
     With --json, every answer is a line: {"image": …, "identity": … or null, "score", "confidence",
     "threshold", "matches": [{"identity", "score", "item", "path", "distractor", "closer",
     "metadata"}, …]}; with --crop and --grid also "crop": [x, y, width, height], null for the whole
-    picture. Matches are in the order of "score" plus "closer", which is what a closer look adds,
-    null where none was taken. "confidence" is that of the best identity, named or not. Both
+    picture; of a frame of a video also "time", in seconds, and of a camera or stream "taken", when
+    it was received. Matches are in the order of "score" plus "closer", which is what a closer look
+    adds, null where none was taken. "confidence" is that of the best identity, named or not. Both
     "threshold" and "confidence" are null where they are not known: the encoder's were never fitted,
     and the gallery is not calibrated. Then nothing is named.
+
+    Of a video, camera or stream a frame is looked at every second, or --every so often; this needs
+    `pip install 'siamese-search[video]'`. A camera's newest picture is asked about, until Ctrl-C.
 
     In a calibrated gallery the threshold differs from picture to picture: the nearer the second
     best identity is, the more the best needs. `plot neighbours` shows the sum.
@@ -168,6 +191,8 @@ def query(
         raise UsageError("--fpir chooses a threshold: leave out --threshold")
     if crop and grid is not None:
         raise UsageError("--crop says where to look and --grid looks everywhere: give one of them")
+    if only_changes and grid is not None:
+        raise UsageError("--changes is about whole frames, or --crop: leave out --grid")
     parts = bool(crop) or grid is not None
     if keep_unknown and parts:
         raise UsageError(
@@ -177,10 +202,24 @@ def query(
     boxes = boxes_of(crop or [])
     leave_out = Exclusion.of(exclude or ())
     named = listed(images, rejected.append) if paths_from else images
-    with open_gallery(gallery, encoder, device) as source:
+    camera = live_one(named, bound)
+    answered = 0
+    with (
+        open_gallery(gallery, encoder, device) as source,
+        until_stopped(lambda: counted(answered, "answer")) if camera else nullcontext(),
+    ):
         if parts:
             source.encoder.require_pictures("--crop and --grid")
-        probes = asked(named, source.encoder.kind, rejected.append, leave_out)
+        pictures = source.encoder.kind.suffixes is None
+        timed = pictures and has_times(named, every)
+        if timed:
+            tell_step(named, every)
+        probes: Iterable[Asked]
+        if camera is None:
+            probes = asked(named, source.encoder.kind, rejected.append, leave_out, every)
+        else:
+            source.encoder.require_pictures("a camera or stream")
+            probes = watched(camera, every, bound, rejected.append)
         warn_of_rate(source, turns, threshold)
         ask = partial(
             source.identify_each,
@@ -193,25 +232,30 @@ def query(
             keep_unknown=keep_unknown,
         )
         if as_csv:
-            print_row(columns(ranked))
+            print_row(columns(ranked, timed))
         answers = as_asked(ask, probes, boxes) if grid is None else in_grid(ask, probes, grid)
-        for probe, box, answer in answers:
+        for probe, box, answer in changes(answers) if only_changes else answers:
             image = name_of(probe)
             if isinstance(answer, ImageError):
-                rejected.append(Rejection(place_of(printable(image), box), str(answer)))
+                place = printable(image) + moment(probe)
+                rejected.append(Rejection(place_of(place, box), str(answer)))
                 continue
+            answered += 1
             if not isinstance(probe, bytes):  # what is no file cannot be kept
                 kept += answer.strange
             found = source.items_by_number([match.item for match in answer.matches])
             metadata = {item.number: item.metadata for item in found}
             if as_csv:
-                for one in rows(place_of(image, box), answer, ranked):
+                time = [when(probe).get("time", "")] if timed else []
+                for one in rows([place_of(image, box), *time], answer, ranked):
                     print_row(one)
             elif as_json:
                 part = {"crop": box} if parts else {}
-                print_json({"image": image, **part, **as_json_object(answer, metadata)})
+                about = {"image": image, **when(probe), **part}
+                print_json({**about, **as_json_object(answer, metadata)})
             else:
-                typer.echo(described(place_of(near(image), box), answer, metadata, where))
+                place = place_of(near(image) + moment(probe), box)
+                typer.echo(described(place, answer, metadata, where))
         if kept:  # not those that are enrolled
             kept = source.count_unknowns()
     if keep_unknown:

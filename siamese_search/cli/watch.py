@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -33,6 +32,7 @@ from siamese_search.cli.common import (
     tell_rejected,
 )
 from siamese_search.cli.enroll import tell_calibrated, tell_of
+from siamese_search.cli.filming import until_stopped
 from siamese_search.cli.finding import (
     ExcludeOption,
     FlatOption,
@@ -221,18 +221,15 @@ def _watch(folder: Folder, poll: float | None, do: Any, stays: str) -> None:
     """Have ``do`` work on what appears, until it is interrupted. Raises typer.Exit with code 1
     where something was rejected.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with Listener(folder.root, poll, lambda why: note(f"note: {why}")) as listener:
-            note(f"watching {printable(folder.root)}: Ctrl-C ends it")
-            for look in looks(folder, listener):
-                _tell(look, folder.root, stays)
-                for begin in range(0, len(look.new), AT_ONCE):
-                    do(look.new[begin : begin + AT_ONCE])
-    except KeyboardInterrupt:
-        note(f"stopped: {do.said()}")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with (
+        until_stopped(do.said),
+        Listener(folder.root, poll, lambda why: note(f"note: {why}")) as listener,
+    ):
+        note(f"watching {printable(folder.root)}: Ctrl-C ends it")
+        for look in looks(folder, listener):
+            _tell(look, folder.root, stays)
+            for begin in range(0, len(look.new), AT_ONCE):
+                do(look.new[begin : begin + AT_ONCE])
     if do.rejected:
         raise typer.Exit(1)
 

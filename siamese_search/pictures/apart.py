@@ -85,15 +85,15 @@ class Limits:
     memory: int | None = None
 
 
-class _Died(Exception):
+class Died(Exception):
     """A worker is of no more use. The message is the reason to refuse its picture."""
 
 
-class _DiedSuddenly(_Died):
+class _DiedSuddenly(Died):
     """It may be another's fault: an earlier picture's, or of whoever killed it."""
 
 
-class _Worker:
+class Worker:
     """A process that decodes one picture at a time, until it is left alone."""
 
     def __init__(self, command: Sequence[str], limits: Limits) -> None:
@@ -149,8 +149,20 @@ class _Worker:
     ) -> Pixels | str:
         """The pixels of a file, ``most`` bytes of them at most; or why it is refused.
 
-        ``large`` is held while a large picture is decoded. Raises _Died.
+        ``large`` is held while a large picture is decoded. Raises Died.
         """
+        answer, content = self.exchange(request, data, most, large)
+        if "refused" in answer:
+            return str(answer["refused"])
+        try:
+            return np.frombuffer(content, np.uint8).reshape(answer["shape"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise _no_answer() from error
+
+    def exchange(
+        self, request: Mapping[str, Any], data: bytes, most: int, large: threading.Lock
+    ) -> tuple[dict[str, Any], memoryview]:
+        """Its answer to a request, and the bytes that come with it, as ``ask``. Raises Died."""
         held = False
         try:
             until = time.monotonic() + self._limits.in_all
@@ -163,21 +175,19 @@ class _Worker:
                 answer, content = self._connection.receive(most, until)
             if "memory" in answer:
                 size = request["memory"] or memory()
-                raise _Died(f"its decoder needs more than {size / 1e9:.1f} GB of memory")
-            if "refused" in answer:
-                return str(answer["refused"])
-            return np.frombuffer(content, np.uint8).reshape(answer["shape"])
+                raise Died(f"its decoder needs more than {size / 1e9:.1f} GB of memory")
+            return answer, content
         except TimeoutError as error:
             raise _too_slow(self._limits) from error
         except OSError as error:
             raise self._death() from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise _DiedSuddenly("its decoder gives an answer that is none") from error
+        except (ValueError, TypeError) as error:
+            raise _no_answer() from error
         finally:
             if held:
                 large.release()
 
-    def _death(self) -> _Died:
+    def _death(self) -> Died:
         """What it has died of."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
@@ -225,8 +235,8 @@ class Decoders(Followed):
         self._lock = threading.Lock()
         self._large = threading.Lock()
         self._slots: SimpleQueue[None] | None = None
-        self._idle: list[_Worker] = []
-        self._workers: set[_Worker] = set()
+        self._idle: list[Worker] = []
+        self._workers: set[Worker] = set()
 
     def in_child(self) -> None:
         """A forked process starts its own workers, and keeps none of ours alive."""
@@ -275,10 +285,10 @@ class Decoders(Followed):
                     return self._asked(self._taken(), request, data, most)
                 except _DiedSuddenly:  # another's fault must not cost this picture
                     return self._asked(self._started(), request, data, most)
-            except _Died as death:
+            except Died as death:
                 raise ImageError(str(death)) from death
 
-    def _asked(self, worker: _Worker, request: Mapping[str, Any], data: bytes, most: int) -> Pixels:
+    def _asked(self, worker: Worker, request: Mapping[str, Any], data: bytes, most: int) -> Pixels:
         try:
             worker.wait_until_ready()
             answer = worker.ask(request, data, most, self._large)
@@ -305,7 +315,7 @@ class Decoders(Followed):
         finally:
             slots.put(None)
 
-    def _taken(self) -> _Worker:
+    def _taken(self) -> Worker:
         """A worker that is idle, the one that was busy last; or a new one."""
         while True:
             try:
@@ -316,15 +326,15 @@ class Decoders(Followed):
                 return worker
             self._end(worker)
 
-    def _started(self) -> _Worker:
-        worker = _Worker(self._command, self._limits)
+    def _started(self) -> Worker:
+        worker = Worker(self._command, self._limits)
         if not self._closes:
             self._closes = True
             atexit.register(self.close)
         self._workers.add(worker)
         return worker
 
-    def _end(self, worker: _Worker) -> None:
+    def _end(self, worker: Worker) -> None:
         worker.end()
         self._workers.discard(worker)
 
@@ -335,8 +345,12 @@ def _unavailable(why: str) -> RuntimeUnavailable:
     )
 
 
-def _too_slow(limits: Limits) -> _Died:
-    return _Died(f"its decoder took longer than {limits.seconds:g} s")
+def _no_answer() -> Died:
+    return _DiedSuddenly("its decoder gives an answer that is none")
+
+
+def _too_slow(limits: Limits) -> Died:
+    return Died(f"its decoder took longer than {limits.seconds:g} s")
 
 
 DECODERS: Final = Decoders()

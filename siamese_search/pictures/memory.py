@@ -16,14 +16,17 @@ from siamese_search.pictures.limits import check_pixels
 from siamese_search.pictures.read import file_bytes, require_bytes
 from siamese_search.pictures.regions import Region
 from siamese_search.pictures.render import as_image, cut_out
+from siamese_search.pictures.video import Frame
 
 
 def contents(image: Any) -> bytes:
     """A file's contents for any picture; pixels, also those of a region, as PPM or PGM, which every
-    release writes alike.
+    release writes alike; a frame of a video as JPEG, since there are many.
 
     Raises ImageError as ``file_bytes``, and for what is no picture.
     """
+    if isinstance(image, Frame):
+        return image.kept()
     if isinstance(image, Region):
         image = cut_out(image)
     data = file_bytes(image)

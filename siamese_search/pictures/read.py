@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from io import FileIO
 from numbers import Number
 from typing import Any, Final
 
@@ -44,29 +45,36 @@ def read_file(path: str) -> bytes:
     Raises ImageError, with a plain reason, for anything else: a pipe (which is not waited on), an
     empty file, one that vanished or may not be read.
     """
+    with open_file(path) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise ImageError(_too_many_bytes(size))
+            data = file.readall()
+        except OSError as error:
+            raise ImageError(os_reason(error)) from error
+        except MemoryError as error:
+            raise ImageError("there is not enough memory to read it") from error
+    return require_bytes(data)
+
+
+def open_file(path: str) -> FileIO:
+    """A regular file, open to be read. Raises ImageError as ``read_file``, but for its size."""
     flags = os.O_RDONLY
     for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):  # not all exist everywhere
         flags |= getattr(os, name, 0)
     try:
         descriptor = os.open(path, flags)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                names = ": name the files in it" * stat.S_ISDIR(status.st_mode)
-                raise ImageError(f"{kind_of(status.st_mode)}, not a regular file{names}")
-            if status.st_size > MAX_FILE_BYTES:
-                raise ImageError(_too_many_bytes(status.st_size))
-            with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
-                data = file.readall()
-        finally:
-            os.close(descriptor)
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENXIO:
             raise ImageError("a socket or device, not a regular file") from error
         raise ImageError(os_reason(error)) from error
-    except MemoryError as error:
-        raise ImageError("there is not enough memory to read it") from error
-    return require_bytes(data)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        names = ": name the files in it" * stat.S_ISDIR(mode)
+        raise ImageError(f"{kind_of(mode)}, not a regular file{names}")
+    return FileIO(descriptor)
 
 
 def require_bytes(data: bytes) -> bytes:

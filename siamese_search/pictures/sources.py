@@ -278,6 +278,10 @@ def read_answers(lines: Iterable[bytes], place: str, label: str) -> list[ImageFi
                 f"{place}, line {number}, is about a part of {printable(path)}, and an item is a"
                 " whole file: cut that part out and add it"
             )
+        if answer.get("time") is not None:
+            raise UsageError(
+                f"{place}, line {number}, is about a frame of {printable(path)}, which is no file"
+            )
         found.append(ImageFile(os.path.abspath(path), name))
     if not found:
         raise UsageError(f"{place} is empty: `siasearch query IMAGE --json` prints what it takes")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from PIL import Image
 
@@ -23,6 +24,9 @@ try:
     import resource
 except ImportError:  # not on every system
     resource = None  # type: ignore[assignment]
+
+Answer = tuple[dict[str, Any], bytes]
+"""Facts, and bytes that come with them."""
 
 
 class _Turn:
@@ -44,12 +48,29 @@ class _Turn:
 
 def main() -> None:
     """Answer until the other side is gone."""
+    connection = connected()
+    turn = _Turn(connection)
+    render.large = turn
+
+    def answer(request: dict[str, Any], data: bytes) -> Answer:
+        turn.has_come = False
+        return _answer(request, data)
+
+    serve(connection, answer)
+
+
+def connected() -> Connection:
+    """The other process, on standard input. Raises OSError."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if resource is not None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    connection = Connection(socket.socket(fileno=os.dup(0)))
-    turn = _Turn(connection)
-    render.large = turn
+    return Connection(socket.socket(fileno=os.dup(0)))
+
+
+def serve(connection: Connection, answer: Callable[[dict[str, Any], bytes], Answer]) -> NoReturn:
+    """Answer within the limits of each request, until the other side is gone, which ends this
+    process.
+    """
     # From here on nobody reads what libraries have to say.
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
@@ -60,24 +81,20 @@ def main() -> None:
             request, content = connection.receive()
             data = bytes(content)
             del content  # a file may be large
-            turn.has_come = False
-            connection.send(*_answer(request, data))
+            connection.send(*_within_limits(request, data, answer))
     os._exit(0)  # at once: there is nothing to tidy up
 
 
-def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Pixels, or why there are none."""
+def _within_limits(
+    request: dict[str, Any], data: bytes, answer: Callable[[dict[str, Any], bytes], Answer]
+) -> Answer:
+    """What ``answer`` gives, or why there is nothing."""
     Image.MAX_IMAGE_PIXELS = request["cap"]
     _limit_memory(request["memory"])
     # Once so much of the processor's time is gone, the system ends this process.
     signal.setitimer(signal.ITIMER_PROF, request["seconds"])
     try:
-        if "preprocessing" not in request:
-            picture = render.upright(data)
-            return {"shape": (picture.height, picture.width, 3)}, picture.tobytes()
-        box = None if request["box"] is None else Box(*request["box"])
-        pixels = render.decode(data, Preprocessing(**request["preprocessing"]), box)
-        return {"shape": pixels.shape}, pixels.tobytes()
+        return answer(request, data)
     except ImageError as error:
         if isinstance(error.__cause__, MemoryError):
             return {"memory": True}, b""
@@ -86,6 +103,16 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes
         return {"memory": True}, b""
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _answer(request: dict[str, Any], data: bytes) -> Answer:
+    """The pixels of a file. Raises ImageError."""
+    if "preprocessing" not in request:
+        picture = render.upright(data)
+        return {"shape": (picture.height, picture.width, 3)}, picture.tobytes()
+    box = None if request["box"] is None else Box(*request["box"])
+    pixels = render.decode(data, Preprocessing(**request["preprocessing"]), box)
+    return {"shape": pixels.shape}, pixels.tobytes()
 
 
 def _limit_memory(size: int | None) -> None:
