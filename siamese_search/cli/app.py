@@ -33,6 +33,7 @@ from siamese_search.cli import (
 )
 from siamese_search.cli.common import note
 from siamese_search.cli.help import Command, Commands
+from siamese_search.cli.key import keyed
 from siamese_search.cli.program import program
 from siamese_search.errors import SiaSearchError
 
@@ -74,6 +75,8 @@ for module in (
     module.register(app)
 for registered in app.registered_commands:
     registered.cls = Command
+    if registered.callback is not None:
+        registered.callback = keyed(registered.callback)
 
 
 class _Notes(logging.Handler):

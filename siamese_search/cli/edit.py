@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 WILDCARDS = set("*?[")
 SHOWN = 3  # names of identities
 ABSENT = {  # what it means for people that a fact of `info` is None
-    "threshold": "not known: the encoder cannot be found",
+    "threshold": "not known: the encoder, or its key, cannot be found",
     "calibration": "none yet: `siasearch calibrate` chooses the threshold by the error rate",
     "index": "none yet",
     "recall": "exact",
