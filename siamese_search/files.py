@@ -37,6 +37,12 @@ def require_place(path: Path) -> None:
         raise StorageError(f"{path} could not be written: there is no folder {path.parent}")
 
 
+def require_new_folder(path: Path) -> None:
+    """Raise StorageError where something is there already, but for an empty folder."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise StorageError(f"{path} is there already: name a new folder")
+
+
 def read_regular(path: Path, most: int) -> bytes:
     """A regular file's content. Raises OSError for anything else, a pipe say, which may never end,
     and for more than ``most`` bytes.
@@ -107,8 +113,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises StorageError where something is there already, but for an empty folder.
     """
     path = path.absolute()
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise StorageError(f"{path} is there already: name a new folder")
+    require_new_folder(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         temporary.mkdir(parents=True)

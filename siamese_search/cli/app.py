@@ -18,6 +18,7 @@ from siamese_search.cli import (
     audit,
     benchmark,
     calibrate,
+    copies,
     demo,
     edit,
     encoder,
@@ -45,7 +46,7 @@ app = typer.Typer(
     help="Enrol pictures, identify new ones, also of things enrolled a second ago.",
     epilog="Exit codes: 0 done; 1 done in part, or the answer is no; 2 stopped by an error.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -69,7 +70,7 @@ def siasearch(
 
 for module in (
     enroll, identify, watch, edit, unknowns, calibrate, benchmark, audit, plot, maintain, exchange,
-    serve,
+    copies, serve,
     train, encoder, demo,
 ):  # fmt: skip
     module.register(app)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import UsageError
-from siamese_search.gallery import archive, exchange
+from siamese_search.gallery import archive, editing, exchange
 from siamese_search.gallery.compaction import Compaction
+from siamese_search.gallery.copying import copied
 from siamese_search.gallery.sharing import Sharing, shared
 from siamese_search.gallery.upkeep import Upkeep
 from siamese_search.records import Watcher, unwatched
@@ -74,6 +75,46 @@ class Travel:
             if exchange.is_table(path):
                 return exchange.export_table(state, path, True, watch)
             return archive.export_archive(state, path, False, watch)
+
+    def copy(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        pictures: bool = True,
+        watch: Watcher | None = None,
+    ) -> archive.Archived:
+        """Make a second gallery of this one as it is now, in a new folder: whole, or not at all.
+
+        As ``export`` and then ``restore``; raises what these raise.
+        """
+        return copied(self._catalog, Path(folder), pictures, watch or unwatched)
+
+    def split(
+        self,
+        folder: str | os.PathLike[str],
+        items: Iterable[int],
+        *,
+        keep: bool = False,
+        watch: Watcher | None = None,
+    ) -> archive.Archived:
+        """Move items, by their numbers, to a new gallery in a new folder: whole, or not at all.
+
+        They leave this one once the other is there, which ``undo`` takes back; with ``keep`` they
+        stay. Both decide as before. Raises UsageError where an item is not there or none is named,
+        and what ``export`` and ``restore`` raise.
+        """
+        wanted = list(items)
+        if not wanted:
+            raise UsageError("no items were chosen: nothing was done")
+        numbers = editing.numbers_of(self._catalog, None, wanted)
+        if not keep:
+            self._catalog.require_writable()
+        made = copied(self._catalog, Path(folder), True, watch or unwatched, numbers)
+        if not keep:
+            with self._compaction.making_room():
+                removed = editing.remove(self._catalog, self._catalog.path.parent, numbers)
+            self._upkeep.after(removed)
+        return made
 
     @staticmethod
     def restore(
