@@ -25,6 +25,7 @@ from siamese_search.cli import (
     enroll,
     exchange,
     identify,
+    listing,
     maintain,
     plot,
     serve,
@@ -69,9 +70,8 @@ def siasearch(
 
 
 for module in (
-    enroll, identify, watch, edit, unknowns, calibrate, benchmark, audit, plot, maintain, exchange,
-    copies, serve,
-    train, encoder, demo,
+    enroll, identify, watch, listing, edit, unknowns, calibrate, benchmark, audit, plot, maintain,
+    exchange, copies, serve, train, encoder, demo,
 ):  # fmt: skip
     module.register(app)
 for registered in app.registered_commands:

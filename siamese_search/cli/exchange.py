@@ -178,7 +178,7 @@ def import_(
                 taken = target.import_items(file, on_conflict=on_conflict, watch=watch)
                 left = len(target)
         else:
-            taken, made = None, Gallery.restore(file, gallery, watch=watch)
+            taken, made = None, Gallery.restore(file, gallery, background=True, watch=watch)
     if taken is not None:
         _tell(taken, gallery, left, as_json)
     elif as_json:

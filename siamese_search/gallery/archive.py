@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from siamese_search import __version__
@@ -29,7 +28,7 @@ from siamese_search.errors import (
     StorageError,
     UsageError,
 )
-from siamese_search.files import new_file, require_place, whole_file, whole_folder
+from siamese_search.files import new_file, require_place, temporary_folder, whole_file, whole_folder
 from siamese_search.gallery.copies import COPY_PATH, KEPT, copied_bytes, kept_pictures
 from siamese_search.gallery.opening import DATABASE
 from siamese_search.pictures.read import MAX_FILE_BYTES, content_hash, read_file
@@ -77,8 +76,8 @@ class _Gone(Exception):
 def copied_state(catalog: Catalog, out: Path) -> Iterator[Exchange]:
     """A gallery's database as it is now, to be read at leisure: a copy beside ``out``."""
     try:
-        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as place:
-            path = Path(place) / DATABASE
+        with temporary_folder(out.absolute()) as place:
+            path = place / DATABASE
             copy_database(catalog, path)
             with closing(Exchange(path)) as state:
                 try:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from siamese_search.errors import StorageError
-from siamese_search.files import require_new_folder
+from siamese_search.files import require_new_folder, temporary_folder
 from siamese_search.gallery.archive import Archived, export_archive, import_archive
 from siamese_search.records import Watcher
 from siamese_search.storage.catalog import Catalog
@@ -28,9 +27,8 @@ def copied(
     folder = folder.absolute()
     require_new_folder(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
-            path = Path(place, "copy.siasearch")
+        with temporary_folder(folder) as place:
+            path = place / "copy.siasearch"
             made = export_archive(catalog, path, pictures, watch, only)
             import_archive(path, folder, watch)
     except OSError as error:

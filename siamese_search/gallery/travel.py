@@ -14,7 +14,7 @@ from pathlib import Path
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import UsageError
 from siamese_search.gallery import archive, editing, exchange
-from siamese_search.gallery.compaction import Compaction
+from siamese_search.gallery.compaction import Compaction, index_new
 from siamese_search.gallery.copying import copied
 from siamese_search.gallery.sharing import Sharing, shared
 from siamese_search.gallery.upkeep import Upkeep
@@ -87,7 +87,9 @@ class Travel:
 
         As ``export`` and then ``restore``; raises what these raise.
         """
-        return copied(self._catalog, Path(folder), pictures, watch or unwatched)
+        made = copied(self._catalog, Path(folder), pictures, watch or unwatched)
+        index_new(Path(folder), background=False)
+        return made
 
     def split(
         self,
@@ -110,6 +112,7 @@ class Travel:
         if not keep:
             self._catalog.require_writable()
         made = copied(self._catalog, Path(folder), True, watch or unwatched, numbers)
+        index_new(Path(folder), background=False)
         if not keep:
             with self._compaction.making_room():
                 removed = editing.remove(self._catalog, self._catalog.path.parent, numbers)
@@ -121,6 +124,7 @@ class Travel:
         path: str | os.PathLike[str],
         folder: str | os.PathLike[str],
         *,
+        background: bool = False,
         watch: Watcher | None = None,
     ) -> archive.Archived:
         """Make a gallery, in a new folder, of what ``export`` or ``export_items`` wrote: whole, or
@@ -128,10 +132,13 @@ class Travel:
 
         The file may come from anybody. Raises UsageError where there is no such file, StorageError
         where something is in the folder, GalleryDamaged for anything that is not as it was written,
-        and GalleryFormatError for an archive by a newer siasearch.
+        and GalleryFormatError for an archive by a newer siasearch. Its index file is written, too;
+        with ``background``, of many items by a process of its own, see ``Gallery.open``.
         """
         make = exchange.new_gallery if exchange.is_table(Path(path)) else archive.import_archive
-        return make(Path(path), Path(folder), watch or unwatched)
+        made = make(Path(path), Path(folder), watch or unwatched)
+        index_new(Path(folder), background)
+        return made
 
     def export_items(
         self,
