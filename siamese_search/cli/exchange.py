@@ -152,9 +152,7 @@ def _share(
         note(f"{pseudonyms} says whose names these are: keep it, and hand it to nobody")
     if protect is not None:
         what = "a new key" if new else "the key"
-        note(
-            f"{protect} is {what}: only who has it can ask {out.name}, and it can undo the rotation"
-        )
+        note(f"{protect} is {what}: only who has it can ask {out.name}; keep it apart from that")
 
 
 def import_(
