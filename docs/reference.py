@@ -27,8 +27,8 @@ Results are on standard output; progress, messages and rejected files are on sta
 done, also where a query's answer is *unknown*. 1 is done in part (every rejected file is named with
 its reason), or `verify` or `check` says no. 2 is stopped by an error: one line says what to do.
 
-`siasearch --install-completion` makes your shell (bash, zsh, fish or PowerShell) complete commands and
-options; `siasearch --show-completion` only shows what it would install.
+`siasearch --install-completion` makes your shell (bash, zsh, fish or PowerShell) complete commands
+and options; `siasearch --show-completion` only shows what it would install.
 """
 # In the order in which a new user needs them; a command that is missing here comes last.
 ORDER = (
