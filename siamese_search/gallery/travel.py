@@ -70,7 +70,8 @@ class Travel:
         """
         path, watch = Path(out), watch or unwatched
         table, key = (None if one is None else Path(one) for one in (pseudonyms, key))
-        wanted = Sharing(table, key, frozenset(metadata))
+        names = [metadata] if isinstance(metadata, str) else metadata
+        wanted = Sharing(table, key, frozenset(names))
         with shared(self._catalog, wanted, path, lambda: self.encoder, watch) as state:
             if exchange.is_table(path):
                 return exchange.export_table(state, path, True, watch)
