@@ -26,14 +26,16 @@ Results are on standard output; progress, messages and rejected files are on sta
 `--json`, standard output has JSON Lines and nothing else: one JSON object a line. Exit codes: 0 is
 done, also where a query's answer is *unknown*. 1 is done in part (every rejected file is named with
 its reason), or `verify` or `check` says no. 2 is stopped by an error: one line says what to do.
+
+`siasearch --install-completion` makes your shell (bash, zsh, fish or PowerShell) complete commands
+and options; `siasearch --show-completion` only shows what it would install.
 """
 # In the order in which a new user needs them; a command that is missing here comes last.
 ORDER = (
     "demo", "add", "query", "watch", "verify", "list", "info", "relabel", "remove", "undo", "redo",
     "calibrate", "benchmark", "audit", "unknowns", "plot", "explain", "train", "encoder list",
     "encoder info", "encoder compare", "encoder import", "encoder calibrate", "encoder export",
-    "rebuild", "check",
-    "compact",
+    "rebuild", "check", "prune", "compact", "export", "import", "copy", "split", "merge",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@
     ├── UsageError            what was asked for makes no sense
     ├── ImageError            one image cannot be used; says why
     ├── EncoderError          an encoder folder is missing, damaged or unknown
+    │   ├── KeyMissing            a protected gallery's key is not at hand, or another
     │   └── RuntimeUnavailable    the device or library asked for is not there
     ├── TrainingError         a training run cannot begin or go on
     └── GalleryError          a gallery cannot be used as it is
@@ -63,6 +64,10 @@ class ImageError(SiaSearchError):
 
 class EncoderError(SiaSearchError):
     """An encoder folder is missing, damaged or unknown."""
+
+
+class KeyMissing(EncoderError):
+    """The key of a protected gallery is not at hand, or it is another."""
 
 
 class RuntimeUnavailable(EncoderError):

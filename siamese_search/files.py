@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import glob
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -24,6 +26,7 @@ except ImportError:  # Windows
 log = logging.getLogger("siasearch")
 
 _BINARY = getattr(os, "O_BINARY", 0)
+_RANDOM = re.compile("[0-9a-f]{8}")  # the end of a temporary folder's name
 STALE_SECONDS = 3600.0  # after which a file that nothing names belongs to no running process
 
 
@@ -35,6 +38,12 @@ def require_place(path: Path) -> None:
         raise StorageError(f"{path} is no regular file: name another to write")
     if not path.parent.is_dir():
         raise StorageError(f"{path} could not be written: there is no folder {path.parent}")
+
+
+def require_new_folder(path: Path) -> None:
+    """Raise StorageError where something is there already, but for an empty folder."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise StorageError(f"{path} is there already: name a new folder")
 
 
 def read_regular(path: Path, most: int) -> bytes:
@@ -101,28 +110,44 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 @contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A folder beside a path, for what is made on the way to it; it is gone in the end. Those that
+    a process left there that was killed go, too.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if _RANDOM.fullmatch(left.name.rpartition(".")[2]) and left.is_dir():
+            with left_alone(left) as alone, suppress(OSError):
+                # One without files may have been made just now.
+                if is_left_behind(left, alone and any(left.iterdir())):
+                    shutil.rmtree(left, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.mkdir(parents=True)
+    try:
+        with underway(temporary):
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill by way of a temporary name beside it; there is none where that fails.
 
     Raises StorageError where something is there already, but for an empty folder.
     """
     path = path.absolute()
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise StorageError(f"{path} is there already: name a new folder")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    require_new_folder(path)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if hasattr(os, "sync"):  # all its files at once
-            os.sync()
-        if path.is_dir():
-            path.rmdir()
-        temporary.rename(path)
-        sync_folder(path.parent)
+        with temporary_folder(path) as temporary:
+            yield temporary
+            if hasattr(os, "sync"):  # all its files at once
+                os.sync()
+            if path.is_dir():
+                path.rmdir()
+            temporary.rename(path)
+            sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{error.filename or path}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def delete(path: Path) -> None:

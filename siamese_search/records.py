@@ -55,6 +55,13 @@ class Rejection:
 
 
 @dataclass(frozen=True)
+class ChangedPicture(Rejection):
+    """The file of an enrolled ``item`` that is gone or has other content now, and which it is."""
+
+    item: int
+
+
+@dataclass(frozen=True)
 class Generation:
     """The gallery's embeddings under one encoder. ``encoder`` is a shipped name or a folder."""
 

@@ -108,3 +108,31 @@ def test_half_a_new_gallery_is_swept_unless_somebody_is_making_it(gallery: Galle
         assert half.exists()
     gallery.compact()
     assert not half.exists()
+
+
+def test_what_a_killed_import_or_export_has_left_goes_with_the_next(
+    gallery: Gallery, tmp_path: Path
+) -> None:
+    gallery.export(tmp_path / "a.zip")
+    (empty, other, mine) = (
+        tmp_path / name for name in (".new.00000000", ".new.x", ".new.0123abcd")
+    )
+    left = [tmp_path / ".new.89abcdef", tmp_path / ".a.zip.89abcdef"]
+    for place in (other, mine, *left):
+        place.mkdir()
+        (place / "gallery.db").write_bytes(b"half")
+    empty.mkdir()
+    with underway(mine):  # somebody is importing
+        Gallery.restore(tmp_path / "a.zip", tmp_path / "new")
+        gallery.export(tmp_path / "a.zip")
+    assert not any(place.exists() for place in left)
+    assert all(place.exists() for place in (empty, other, mine))
+
+
+def test_a_gallery_that_came_in_has_its_index(gallery: Gallery, tmp_path: Path) -> None:
+    gallery.export(tmp_path / "a.zip")
+    gallery.export_items(tmp_path / "a.npz")
+    for name in ("a.zip", "a.npz"):
+        Gallery.restore(tmp_path / name, tmp_path / f"new {name}")
+        with Gallery.open(tmp_path / f"new {name}") as new:
+            assert (new.info().indexed, new.check()) == (2, [])

@@ -18,6 +18,7 @@ from siamese_search.cli import (
     audit,
     benchmark,
     calibrate,
+    copies,
     demo,
     edit,
     embed,
@@ -25,6 +26,7 @@ from siamese_search.cli import (
     enroll,
     exchange,
     identify,
+    listing,
     maintain,
     plot,
     serve,
@@ -34,6 +36,7 @@ from siamese_search.cli import (
 )
 from siamese_search.cli.common import note
 from siamese_search.cli.help import Command, Commands
+from siamese_search.cli.key import keyed
 from siamese_search.cli.program import program
 from siamese_search.errors import SiaSearchError
 
@@ -45,7 +48,7 @@ app = typer.Typer(
     help="Enrol pictures, identify new ones, also of things enrolled a second ago.",
     epilog="Exit codes: 0 done; 1 done in part, or the answer is no; 2 stopped by an error.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -68,13 +71,14 @@ def siasearch(
 
 
 for module in (
-    enroll, identify, watch, edit, unknowns, calibrate, benchmark, audit, plot, maintain, exchange,
-    embed, serve,
-    train, encoder, demo,
+    enroll, identify, watch, listing, edit, unknowns, calibrate, benchmark, audit, plot, maintain,
+    exchange, copies, embed, serve, train, encoder, demo,
 ):  # fmt: skip
     module.register(app)
 for registered in app.registered_commands:
     registered.cls = Command
+    if registered.callback is not None:
+        registered.callback = keyed(registered.callback)
 
 
 class _Notes(logging.Handler):

@@ -16,13 +16,15 @@ from siamese_search.cli.common import (
     near,
     open_gallery,
     print_json,
+    print_row,
     progress_bar,
     say,
 )
+from siamese_search.errors import UsageError
 from siamese_search.records import DUPLICATE, counted
 
 if TYPE_CHECKING:
-    from siamese_search.records import Item
+    from siamese_search.records import Audit, Item, LeftOut
 
 
 def audit(
@@ -37,16 +39,22 @@ def audit(
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print a table: a row for each item or pair.")
+    ] = False,
 ) -> None:
     """List what looks wrong: likely wrong labels, near-duplicates, identities not told apart.
 
     Every item is searched without itself. Nothing is changed: `relabel --item` and `remove --item`
     correct. With --json, likely wrong labels come first, all items in the order of their doubt.
     """
+    if as_json and as_csv:
+        raise UsageError("--json and --csv: choose one")
     with open_gallery(gallery, encoder, device) as source:
         with progress_bar("auditing", lambda: len(source)) as watch:
             found = source.audit(duplicate=duplicate, watch=watch)
-        numbers = {item for pair in found.duplicates[:top] for item in pair[:2]}
+        shown = found.duplicates if as_csv else found.duplicates[:top]
+        numbers = {item for pair in shown for item in pair[:2]}
         items = {item.number: item for item in source.items_by_number(numbers)}
     if as_json:
         print_json(
@@ -74,6 +82,9 @@ def audit(
         )
         return
     doubtful = [one for one in found.suspects if one.doubt > 0]
+    if as_csv:
+        _print_table(found, doubtful, items)
+        return
     of = counted(found.items, "item")
     typer.echo(
         f"{len(doubtful)} of {of} look{'s' * (len(doubtful) == 1)} more like another identity"
@@ -91,6 +102,21 @@ def audit(
     typer.echo(f"{pairs} taken for each other")
     for first, second, count, total in found.confusable[:top]:
         say(f"  {count} of {total} items: {first} and {second}")
+
+
+def _print_table(found: Audit, doubtful: list[LeftOut], items: dict[int, Item]) -> None:
+    """A row for each doubtful label, each pair of pictures and each pair of identities."""
+    print_row(("kind", "item", "identity", "path", "score", "other", "other item", "other score"))
+    for one in doubtful:
+        better = one.others[0]
+        row = (one.item, one.identity, one.path or "", one.own)
+        print_row(("label", *row, better.identity, better.item, better.score))
+    for first, second, score in found.duplicates:
+        a, b = items[first], items[second]
+        row = (a.number, a.identity, a.source or "", score)
+        print_row(("duplicate", *row, b.identity, b.number, ""))
+    for one_name, another, count, total in found.confusable:
+        print_row(("confusable", "", one_name, "", count / total, another, "", ""))
 
 
 def _named(item: Item) -> str:

@@ -172,6 +172,10 @@ def benchmark(
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
+    as_csv: Annotated[
+        bool,
+        typer.Option("--csv", help="Print a table of the figures, with a column for each draw."),
+    ] = False,
 ) -> None:
     """Measure how well it works on your own labelled pictures, and where it fails.
 
@@ -183,6 +187,8 @@ def benchmark(
     With --attack: who is named when pictures are changed, and how much it takes. `gradient`,
     `patch` and `views` need torch. It says first how long that will last.
     """
+    if as_csv and (as_json or attack is not None):
+        raise UsageError("--csv is a table of figures: leave out --json and --attack")
     if [bool(probes), split is not None, suite is not None].count(True) != 1:
         raise UsageError("name labelled PROBES for the gallery, a folder to --split, or a --suite")
     way = "PROBES" if probes else f"--suite {suite}" if suite is not None else "--split"
@@ -190,7 +196,7 @@ def benchmark(
     how = How(encoder, device, rule, seeds, fpir)
     _refuse_with_attack(context, way, attack)
     if suite is not None:
-        print_suite(_suite(Suite(suite, data), how), as_json)
+        print_suite(_suite(Suite(suite, data), how), as_json, as_csv)
         return
     if report is not None:
         require_place(report)
@@ -205,7 +211,7 @@ def benchmark(
         measured = _split(Split(split, shots, strangers), how)
     else:
         measured = _probes(Probes(probes or [], gallery), how)
-    print_evaluation(measured, report, as_json)
+    print_evaluation(measured, report, as_json, as_csv)
     if measured.rejected:
         raise typer.Exit(1)
 

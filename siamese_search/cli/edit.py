@@ -1,11 +1,10 @@
-"""``list``, ``info``, ``remove``, ``relabel``, ``undo`` and ``redo``: see and edit the gallery."""
+"""``info``, ``remove``, ``relabel``, ``undo`` and ``redo``: see and edit the gallery."""
 
 from __future__ import annotations
 
 import dataclasses
 from contextlib import suppress
 from datetime import datetime
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,16 +13,12 @@ import typer
 from siamese_search.cli.common import (
     DEFAULT_GALLERY,
     GalleryOption,
-    JsonLinesOption,
     JsonOption,
     YesOption,
-    conditions,
     confirmed,
-    near,
     note,
     open_gallery,
     print_json,
-    print_row,
     say,
 )
 from siamese_search.cli.naming import warn_of_unknown
@@ -33,15 +28,12 @@ from siamese_search.pictures.sources import normalised
 from siamese_search.records import UNDOABLE, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from siamese_search.gallery.gallery import Gallery
-    from siamese_search.records import Change, Item
+    from siamese_search.records import Change
 
-WILDCARDS = set("*?[")
 SHOWN = 3  # names of identities
 ABSENT = {  # what it means for people that a fact of `info` is None
-    "threshold": "not known: the encoder cannot be found",
+    "threshold": "not known: the encoder, or its key, cannot be found",
     "calibration": "none yet: `siasearch calibrate` chooses the threshold by the error rate",
     "index": "none yet",
     "recall": "exact",
@@ -57,89 +49,6 @@ ItemsOption = Annotated[
 ListOption = Annotated[
     bool, typer.Option("--list", help="Only list the changes, the last one first.")
 ]
-
-
-def list_(
-    identity: Annotated[
-        str | None,
-        typer.Argument(
-            help="Show this identity's items instead of all identities; with wildcards, as"
-            " 'Milk/*', the identities that it fits."
-        ),
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="List the items with this metadata instead; repeatable."
-        ),
-    ] = None,
-    gallery: GalleryOption = DEFAULT_GALLERY,
-    as_json: JsonLinesOption = False,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print a table; of items with a column for each metadata.")
-    ] = False,
-) -> None:
-    """List the identities, or the items of one, or those with some metadata."""
-    if as_json and as_csv:
-        raise UsageError("--json and --csv: choose one")
-    with open_gallery(gallery) as source:
-        every = source.identities() if identity is None or WILDCARDS & set(identity) else []
-        # A name may have such signs itself.
-        several = identity is None or (bool(every) and identity not in dict(every))
-        fits = normalised(identity or "*")
-        fitting = [row for row in every if fnmatchcase(row[0], fits)]
-        if identity is not None and several and not fitting:
-            raise UsageError(f"no identity fits {identity!r} in {gallery}")
-        if where:
-            names = {name for name, _ in fitting} if several else {fits}
-            items = [one for one in source.items_where(conditions(where)) if one.identity in names]
-            _print_items(items, gallery, as_json, as_csv, owners=True)
-            if not items:
-                note(f"no item has {' and '.join(where)}")
-        elif several:
-            if not fitting:
-                note(f"nothing is enrolled in {gallery}")
-            never = source.distractors()
-            if as_csv:
-                print_row(("identity", "items", "distractor"))
-            for name, count in fitting:
-                if as_csv:
-                    print_row((name, count, name in never))
-                elif as_json:
-                    print_json({"identity": name, "items": count, "distractor": name in never})
-                else:
-                    mark = "  (distractor)" if name in never else ""
-                    say(f"{count:>8}  {name}{mark}")
-        elif identity is not None:
-            _print_items(source.items(identity), gallery, as_json, as_csv)
-
-
-def _print_items(
-    items: Sequence[Item], gallery: Path, as_json: bool, as_csv: bool, owners: bool = False
-) -> None:
-    """Print items, with their ``owners`` where these may be several."""
-    if as_csv:
-        keys = sorted(set().union(*(item.metadata for item in items)))
-        print_row(("item", "identity", "path", *keys))
-        for item in items:
-            described = (item.metadata.get(key, "") for key in keys)
-            print_row((item.number, item.identity, item.source or "", *described))
-        return
-    for item in items:
-        if as_json:
-            fields = dataclasses.asdict(item)
-            fields["item"], fields["path"] = fields.pop("number"), fields.pop("source")
-            print_json(fields)
-        else:
-            metadata = "  ".join(f"{key}={value}" for key, value in item.metadata.items())
-            owner = f"{item.identity}  " if owners else ""
-            line = f"{item.number:>8}  {owner}{near(_place(item, gallery))}  {metadata}"
-            say(line.rstrip())
-
-
-def _place(item: Item, gallery: Path) -> str:
-    """Where an item's image lies, for people."""
-    return item.source or (str(gallery / item.copy) if item.copy else "(no file)")
 
 
 def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) -> None:
@@ -382,7 +291,6 @@ def _in_words(change: Change) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    app.command("list")(list_)
     app.command()(info)
     app.command()(remove)
     app.command()(relabel)

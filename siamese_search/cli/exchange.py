@@ -57,6 +57,32 @@ def export(
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="With the embeddings, in CSV, too.")
     ] = False,
+    pseudonyms: Annotated[
+        Path | None,
+        typer.Option(
+            "--pseudonyms",
+            metavar="TABLE",
+            help="Share it without pictures, paths and names: a random name stands for each"
+            " identity, and this CSV file, for you alone, says whose it is.",
+        ),
+    ] = None,
+    protect: Annotated[
+        Path | None,
+        typer.Option(
+            "--protect",
+            metavar="KEYFILE",
+            help="Share it without pictures and paths, its embeddings rotated by the key in this"
+            " file, which is made where it is not there. Whoever asks it needs --key KEYFILE.",
+        ),
+    ] = None,
+    keep_metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-metadata",
+            metavar="KEY",
+            help="Metadata to share, with --pseudonyms or --protect; repeatable.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the whole gallery as one file, to back it up, move it or hand it on; or its items as a
@@ -64,9 +90,15 @@ def export(
 
     Others may go on adding: the file holds the gallery as it was at one moment, with the pictures
     that `add --copy` has kept. Tables have what is known of each item, and its embedding.
-    `import` takes all of them back.
+    `import` takes all of them back. With --pseudonyms or --protect nothing in the file leads back
+    to a picture: no paths, hashes, dates and metadata, in a random order.
     """
     table = _is_table(out)
+    if pseudonyms is not None or protect is not None:
+        _share(out, gallery, pseudonyms, protect, keep_metadata or [], as_json)
+        return
+    if keep_metadata:
+        raise UsageError("--keep-metadata is for --pseudonyms and --protect: all stay otherwise")
     if table and without_pictures:
         raise UsageError(f"--without-pictures: {out.suffix} files have no pictures")
     if embeddings and not table:
@@ -101,6 +133,29 @@ def export(
         raise typer.Exit(1)
 
 
+def _share(
+    out: Path,
+    gallery: Path,
+    pseudonyms: Path | None,
+    protect: Path | None,
+    metadata: list[str],
+    as_json: bool,
+) -> None:
+    """Write what leads back to no picture; say which files are for nobody else."""
+    new = protect is not None and not protect.exists()
+    with open_gallery(gallery) as source, progress_bar("sharing") as watch:
+        made = source.share(out, pseudonyms=pseudonyms, key=protect, metadata=metadata, watch=watch)
+    if as_json:
+        print_json({"file": str(out), "items": made.items})
+    else:
+        say(f"{out}: {counted(made.items, 'item')}, {_size(out)}")
+    if pseudonyms is not None:
+        note(f"{pseudonyms} says whose names these are: keep it, and hand it to nobody")
+    if protect is not None:
+        what = "a new key" if new else "the key"
+        note(f"{protect} is {what}: only who has it can ask {out.name}; keep it apart from that")
+
+
 def import_(
     files: Annotated[
         list[Path],
@@ -131,7 +186,7 @@ def import_(
     with progress_bar("importing") as watch:
         made = None
         if not (_is_table(files[0]) and Gallery.exists(gallery)):
-            made = Gallery.restore(files[0], gallery, watch=watch)
+            made = Gallery.restore(files[0], gallery, background=True, watch=watch)
         others = files if made is None else files[1:]
         taken = TakenIn(made.items if made else 0, 0, 0, 0)
         left = taken.added

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siamese_search.cli.common import name_rejections, note, print_json, say
+from siamese_search.cli.common import name_rejections, note, print_json, print_row, say
 from siamese_search.records import Rejection
 
 if TYPE_CHECKING:
@@ -48,13 +48,18 @@ class MeasuredSuite:
     figures: dict[str, list[float]]
 
 
-def print_evaluation(measured: Measured, report: Path | None, as_json: bool) -> None:
+def print_evaluation(
+    measured: Measured, report: Path | None, as_json: bool, as_csv: bool = False
+) -> None:
     """Print what was measured, name what could not be read, and write the report if one is asked
     for. Labels that are not enrolled come first: they may change what everything else means.
     """
     curves = measured.curves
     if as_json:
         print_json(_as_json(measured, curves))
+    elif as_csv:
+        names = list(measured.draws[0].figures)
+        _print_table({name: [one.figures[name] for one in measured.draws] for name in names})
     else:
         _print(measured, curves)
     name_rejections(measured.rejected)
@@ -65,7 +70,7 @@ def print_evaluation(measured: Measured, report: Path | None, as_json: bool) -> 
         write_report(report, title, measured.draws[0], curves)
         plots = "" if find_spec("matplotlib") else "; for plots: pip install 'siamese-search[plot]'"
         note(f"the report is in {report}{plots}")
-    elif not as_json:
+    elif not (as_json or as_csv):
         note("note: with --report FILE.html a report says what each figure means")
 
 
@@ -143,10 +148,22 @@ def _print_strangers(found: Evaluation) -> None:
     )
 
 
-def print_suite(measured: MeasuredSuite, as_json: bool) -> None:
+def _print_table(figures: Mapping[str, Sequence[float]]) -> None:
+    """A row for each figure, a column for each draw; what is not known is empty."""
+    draws = max(map(len, figures.values()), default=0)
+    print_row(("figure", *(f"draw {number}" for number in range(1, draws + 1))))
+    for name, values in figures.items():
+        known = ["" if math.isnan(value) else value for value in values]
+        print_row((name, *known, *[""] * (draws - len(known))))
+
+
+def print_suite(measured: MeasuredSuite, as_json: bool, as_csv: bool = False) -> None:
     """Print the figures of a published data set, in per cent."""
     if as_json:
         print_json(measured.figures)
+        return
+    if as_csv:
+        _print_table(measured.figures)
         return
     from siamese_search.evaluation import words
 

@@ -1,4 +1,4 @@
-"""``check``, ``compact`` and ``rebuild``: keep the gallery sound."""
+"""``check``, ``prune``, ``compact`` and ``rebuild``: keep the gallery sound."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from siamese_search.cli.common import (
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.pictures.read import OTHER_CONTENT
-from siamese_search.records import counted
+from siamese_search.records import UNDOABLE, counted
 
 if TYPE_CHECKING:
     from siamese_search.gallery.gallery import Gallery
@@ -71,8 +71,8 @@ def check(
     if altered:
         note(
             f"{counted(len(altered), 'picture')} changed since enrolment, and answers are still by"
-            " what was there: remove these items (`siasearch remove --item N`) and add the pictures"
-            " again"
+            f" what was there: `{command('prune --overwritten', gallery, DEFAULT_GALLERY)}` drops"
+            " these items; then add the pictures again"
         )
     if len(changed) > len(altered):
         lost = counted(len(changed) - len(altered), "picture is", "pictures are")
@@ -83,6 +83,61 @@ def check(
         )
     if faults:
         raise typer.Exit(1)
+
+
+def prune(
+    gallery: GalleryOption = DEFAULT_GALLERY,
+    gone: Annotated[
+        bool, typer.Option("--gone", help="Only items whose picture is gone, without a copy.")
+    ] = False,
+    overwritten: Annotated[
+        bool, typer.Option("--overwritten", help="Only items whose picture has other content now.")
+    ] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Read every picture, not only those of another size or time."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Drop them.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Drop the items whose pictures were deleted or overwritten since they were enrolled; without
+    --yes it only says which. `undo` puts them back.
+
+    Where pictures were moved, or a disk is not there, do not: `add` finds moved ones by their
+    content, and all names stay.
+    """
+    with open_gallery(gallery) as target:
+        every = list(target.changed_pictures(deep=deep))
+        chosen = [
+            one
+            for one in every
+            if gone == overwritten or overwritten == one.reason.endswith(OTHER_CONTENT)
+        ]
+        total = len(target)
+        if chosen and yes:
+            if len(chosen) > UNDOABLE:
+                note(f"more items than `undo` keeps ({UNDOABLE}): this cannot be taken back")
+            target.remove(item=[one.item for one in chosen])
+        left = len(target)
+    if as_json:
+        pictures = [{"item": one.item, "path": one.path, "reason": one.reason} for one in chosen]
+        print_json({"pruned": total - left, "chosen": pictures, "items": left})
+        return
+    for one in chosen[:SHOWN]:
+        say(f"{one.path}: {one.reason}")
+    if len(chosen) > SHOWN:
+        say(f"and {len(chosen) - SHOWN} more: --json names all")
+    items = counted(len(chosen), "item")
+    if not chosen:
+        say("nothing to drop: every picture is as it was")
+    elif yes:
+        back = "" if len(chosen) > UNDOABLE else "; `undo` puts them back"
+        back = back.replace("`undo`", f"`{command('undo', gallery, DEFAULT_GALLERY)}`")
+        say(f"dropped {items}, {left} left{back}")
+    else:
+        say(f"{items} of {total} would be dropped: say --yes")
+    if chosen and len(chosen) == total and not yes:
+        note("these are all: is a disk not there, or were the pictures moved?")
 
 
 def compact(
@@ -204,5 +259,6 @@ def _note_forgotten(gallery: Gallery, before: Change | None) -> None:
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(check)
+    app.command()(prune)
     app.command()(compact)
     app.command()(rebuild)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from siamese_search.arrays import FloatArray
 from siamese_search.errors import EncoderError
 
 SNIPPET = 300  # bytes of a file that are shown as text
@@ -107,6 +108,33 @@ def required(own: Any) -> EncoderProtocol:
                 f"the {member} of the encoder {what} is {value!r}: it needs {wanted}"
             )
     return fits
+
+
+class OwnRuntime:
+    """Runs batches of objects in boxes, see ``OwnEncoder.decode``."""
+
+    device = "cpu"
+    parallel = 1
+
+    def __init__(self, own: EncoderProtocol) -> None:
+        self._own = own
+        self.batch = own.batch
+
+    def embed(self, pixels: npt.NDArray[Any]) -> FloatArray:
+        """Raises EncoderError where the encoder fails, or gives anything but (n, dimension)."""
+        name, wanted = self._own.name, (len(pixels), self._own.dimension)
+        try:
+            vectors = np.asarray(self._own.embed(list(pixels)), np.float32)
+        except Exception as error:
+            raise EncoderError(
+                f"the encoder {name} fails: {type(error).__name__}: {error}"
+            ) from error
+        if vectors.shape != wanted:
+            raise EncoderError(f"the encoder {name} gives the shape {vectors.shape}, not {wanted}")
+        return vectors
+
+    def describe(self, pixels: npt.NDArray[Any]) -> tuple[FloatArray, None]:
+        return self.embed(pixels), None
 
 
 def _is_text(value: object) -> bool:

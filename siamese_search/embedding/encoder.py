@@ -15,18 +15,19 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.arrays import DoubleArray, FloatArray, PixelArray
 from siamese_search.decision.evidence import probability
 from siamese_search.decision.learning import Prior
 from siamese_search.embedding import offers, pipeline
-from siamese_search.embedding.contract import EncoderProtocol, required
+from siamese_search.embedding.contract import EncoderProtocol, OwnRuntime, required
+from siamese_search.embedding.protection import Key, ProtectedRuntime, protected, rotated
 from siamese_search.embedding.record import (
     SHIPPED,
     EncoderRecord,
@@ -40,7 +41,6 @@ from siamese_search.embedding.runtimes import Runtime, open_runtime
 from siamese_search.embedding.torch_runtime import TorchRuntime, seen_accelerator
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import (
-    EncoderError,
     ImageError,
     RuntimeUnavailable,
     UsageError,
@@ -68,6 +68,9 @@ class Encoder(Followed):
     is_found_again: bool = True
     """Whether ``open`` finds it by its ``location``."""
 
+    is_protected: bool = False
+    """Whether its embeddings are rotated by a key."""
+
     def __init__(self, folder: Path, record: EncoderRecord, device: str | None = None) -> None:
         self.folder = folder
         self.record = record
@@ -90,11 +93,16 @@ class Encoder(Followed):
         or an object that fulfils ``EncoderProtocol``; loads no weights yet.
 
         ``device`` is ``auto``, ``cpu``, ``cuda`` or ``mps``; None reads ``SIASEARCH_DEVICE``.
-        Raises EncoderError where there is no such encoder or its description is damaged.
+        Raises EncoderError where there is no such encoder or its description is damaged, KeyMissing
+        where it is protected by a key that is not at hand.
         """
         if not isinstance(encoder, str | os.PathLike):
             return OwnEncoder(encoder)
         text = os.fspath(encoder)
+        named = protected(text)
+        if named is not None:
+            key = Key.at_hand(named.check)
+            return cls.open(named.location, device).protected(key)
         offer = None if text in shipped() else offers.offered(text)
         if offer is not None:
             return OwnEncoder(offer.made, offer.location)
@@ -259,6 +267,77 @@ class Encoder(Followed):
     def require_pictures(self, what: str) -> None:
         """Raise UsageError, saying for ``what``, where it takes anything but pictures."""
 
+    def protected(self, key: Key | str | os.PathLike[str]) -> Encoder:
+        """The same, its embeddings rotated as a key, or the key of a file, says; see
+        ``protection.py``. Without places, which would tell more of a picture.
+        """
+        return ProtectedEncoder(self, key if isinstance(key, Key) else Key.read(Path(key)))
+
+    def protected_as(self, location: str) -> Encoder:
+        """The same, protected by the key at hand where an encoder of that location is."""
+        named = None if self.is_protected else protected(location)
+        return self if named is None else self.protected(Key.at_hand(named.check))
+
+
+class ProtectedEncoder(Encoder):
+    """An encoder whose embeddings are rotated by a key: to a gallery just another encoder."""
+
+    is_protected = True
+
+    def __init__(self, below: Encoder, key: Key) -> None:
+        known = below.record.architecture
+        kept = {name: fact for name, fact in known.items() if name != "places"}
+        super().__init__(below.folder, replace(below.record, architecture=kept))
+        self.below, self.key = below, key
+        self.kind, self.is_found_again = below.kind, below.is_found_again
+
+    @cached_property
+    def rotation(self) -> DoubleArray:
+        """What embeddings are multiplied by, float64 (dimension, dimension)."""
+        return self.key.rotation(self.dimension)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.key.fingerprint(self.below.fingerprint)
+
+    @property
+    def location(self) -> str:
+        return self.key.location(self.below.location)
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        return ProtectedRuntime(self.below.runtime, self.rotation)
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        prior, rotation = self.below.prior, self.rotation
+        if prior is None:
+            return None
+        within = (rotation.T @ prior.within @ rotation).astype(np.float32)
+        return Prior(rotated(prior.mean, rotation), within)
+
+    def twin(self) -> TorchRuntime:
+        raise RuntimeUnavailable(f"the encoder {self.name} is protected by a key")
+
+    def verify_files(self) -> None:
+        self.below.verify_files()
+
+    def decode(self, data: bytes) -> PixelArray:
+        return self.below.decode(data)
+
+    def miniature(self, data: bytes, side: int) -> PixelArray:
+        return self.below.miniature(data, side)
+
+    def require_pictures(self, what: str) -> None:
+        self.below.require_pictures(what)
+
+    def protected(self, key: Key | str | os.PathLike[str]) -> Encoder:
+        """As the encoder below: it is protected by that key in place of this one."""
+        return self.below.protected(key)
+
+    def _load(self, image: Any) -> PixelArray:
+        return self.below._load(image)
+
 
 class OwnEncoder(Encoder):
     """An encoder of somebody's own, of whatever it takes, as a gallery asks for it."""
@@ -299,7 +378,7 @@ class OwnEncoder(Encoder):
 
     @cached_property
     def runtime(self) -> Runtime:
-        return _OwnRuntime(self.own)
+        return OwnRuntime(self.own)
 
     def decode(self, data: bytes) -> PixelArray:
         """What ``EncoderProtocol.decode`` gives, in an array of one object: so that what differs in
@@ -336,33 +415,6 @@ class OwnEncoder(Encoder):
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             said = " ".join(str(error).split())[:SAID]
             raise ImageError(f"the encoder {self.name} refuses it: {kind}{said}") from error
-
-
-class _OwnRuntime:
-    """Runs batches of objects in boxes, see ``OwnEncoder.decode``."""
-
-    device = "cpu"
-    parallel = 1
-
-    def __init__(self, own: EncoderProtocol) -> None:
-        self._own = own
-        self.batch = own.batch
-
-    def embed(self, pixels: npt.NDArray[Any]) -> FloatArray:
-        """Raises EncoderError where the encoder fails, or gives anything but (n, dimension)."""
-        name, wanted = self._own.name, (len(pixels), self._own.dimension)
-        try:
-            vectors = np.asarray(self._own.embed(list(pixels)), np.float32)
-        except Exception as error:
-            raise EncoderError(
-                f"the encoder {name} fails: {type(error).__name__}: {error}"
-            ) from error
-        if vectors.shape != wanted:
-            raise EncoderError(f"the encoder {name} gives the shape {vectors.shape}, not {wanted}")
-        return vectors
-
-    def describe(self, pixels: npt.NDArray[Any]) -> tuple[FloatArray, None]:
-        return self.embed(pixels), None
 
 
 def named_error(image: Any, error: ImageError, number: int) -> ImageError:

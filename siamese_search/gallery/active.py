@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.errors import EncoderError, GalleryMismatch
+from siamese_search.errors import EncoderError, GalleryMismatch, KeyMissing
 from siamese_search.forks import Followed
 from siamese_search.records import Generation
 from siamese_search.storage.catalog import Catalog
@@ -59,11 +59,12 @@ class ActiveEncoder(Followed):
     def adopt(self, encoder: Encoder | None) -> None:
         """Make sure that an encoder, if any, is the gallery's, and remember where it lies now.
 
-        Raises GalleryMismatch where it is another.
+        Raises GalleryMismatch where it is another, KeyMissing where the key is that protects it.
         """
         if encoder is None:
             return
         generation = self._catalog.state().generation
+        encoder = self._encoder = encoder.protected_as(generation.encoder)
         require(encoder, generation, self._folder)
         moved = encoder.location != generation.encoder and encoder.is_found_again
         if moved and self._catalog.writable:
@@ -80,6 +81,8 @@ class ActiveEncoder(Followed):
             return self._encoder
         try:
             encoder = Encoder.open(generation.encoder, self.device)
+        except KeyMissing:
+            raise
         except EncoderError as error:
             raise EncoderError(
                 f"{error}; this gallery needs it: give it by --encoder, or encoder="

@@ -14,11 +14,10 @@ import re
 import stat
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from siamese_search import __version__
@@ -29,7 +28,7 @@ from siamese_search.errors import (
     StorageError,
     UsageError,
 )
-from siamese_search.files import new_file, require_place, whole_file, whole_folder
+from siamese_search.files import new_file, require_place, temporary_folder, whole_file, whole_folder
 from siamese_search.gallery.copies import COPY_PATH, KEPT, copied_bytes, kept_pictures
 from siamese_search.gallery.opening import DATABASE
 from siamese_search.pictures.read import MAX_FILE_BYTES, content_hash, read_file
@@ -77,8 +76,8 @@ class _Gone(Exception):
 def copied_state(catalog: Catalog, out: Path) -> Iterator[Exchange]:
     """A gallery's database as it is now, to be read at leisure: a copy beside ``out``."""
     try:
-        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as place:
-            path = Path(place) / DATABASE
+        with temporary_folder(out.absolute()) as place:
+            path = place / DATABASE
             copy_database(catalog, path)
             with closing(Exchange(path)) as state:
                 try:
@@ -90,8 +89,15 @@ def copied_state(catalog: Catalog, out: Path) -> Iterator[Exchange]:
         raise StorageError(f"{out} could not be written: {error.strerror or error}") from error
 
 
-def export_archive(catalog: Catalog, out: Path, pictures: bool, watch: Watcher) -> Archived:
-    """Write a gallery as one archive, as it was at one moment.
+def export_archive(
+    catalog: Catalog,
+    out: Path,
+    pictures: bool,
+    watch: Watcher,
+    only: Sequence[int] | None = None,
+) -> Archived:
+    """Write a gallery as one archive, as it was at one moment; of its items ``only`` some, and no
+    kept probes then.
 
     Without ``pictures``, its copies of images stay out. Raises GalleryDamaged for a gallery with a
     fault, since nobody could restore it.
@@ -99,14 +105,18 @@ def export_archive(catalog: Catalog, out: Path, pictures: bool, watch: Watcher) 
     require_place(out)
     for _ in range(TRIES):
         try:
-            return _export(catalog, out, pictures, watch)
+            return _export(catalog, out, pictures, watch, only)
         except _Gone:
             continue
     raise StorageError(f"others remove pictures from {catalog.path.parent} just now: try again")
 
 
-def _export(catalog: Catalog, out: Path, pictures: bool, watch: Watcher) -> Archived:
+def _export(
+    catalog: Catalog, out: Path, pictures: bool, watch: Watcher, only: Sequence[int] | None
+) -> Archived:
     with copied_state(catalog, out) as state:
+        if only is not None:
+            state.keep_only(only)
         state.make_portable()
         for fault in state.faults():
             raise GalleryDamaged(f"{fault}: `siasearch check` says what helps; nothing was written")

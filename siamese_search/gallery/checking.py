@@ -21,7 +21,7 @@ from siamese_search.gallery.compaction import DATABASE_NAME
 from siamese_search.gallery.copies import copies_in, copy_fault
 from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of
 from siamese_search.pictures.read import file_fault
-from siamese_search.records import GalleryInfo, Rejection, printable
+from siamese_search.records import ChangedPicture, GalleryInfo, printable
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.facts import Source
 
@@ -81,7 +81,7 @@ def _embedded_otherwise(catalog: Catalog, active: ActiveEncoder) -> Iterator[str
         )
 
 
-def changed_pictures(catalog: Catalog, deep: bool) -> Iterator[Rejection]:
+def changed_pictures(catalog: Catalog, deep: bool) -> Iterator[ChangedPicture]:
     """The files that are gone or have other content than when they were enrolled.
 
     Told by size and time; what was written to since is read, and ``deep`` reads all. A file that is
@@ -90,7 +90,8 @@ def changed_pictures(catalog: Catalog, deep: bool) -> Iterator[Rejection]:
     for source in catalog.sources():
         fault = _source_fault(source, deep)
         if fault:
-            yield Rejection(printable(source.path), f"item {source.item}: {fault}")
+            said = f"item {source.item}: {fault}"
+            yield ChangedPicture(printable(source.path), said, source.item)
 
 
 def _source_fault(source: Source, deep: bool) -> str | None:

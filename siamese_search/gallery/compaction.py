@@ -13,13 +13,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from siamese_search.decision.metric import Metric
 from siamese_search.errors import DiskFull, SiaSearchError, StorageError, UsageError
 from siamese_search.files import delete, is_left_behind, left_alone, sync_folder
 from siamese_search.gallery.copies import sweep_copies, sweep_kept
+from siamese_search.gallery.opening import DATABASE
 from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of, names_index
 from siamese_search.index import Previous, Wanted, Written
 from siamese_search.processes import PLACE, command, environment
@@ -305,6 +306,15 @@ class Compaction:
             with suppress(OSError):
                 sync_folder(self._folder)
         return len(found)
+
+
+def index_new(folder: Path, background: bool) -> None:
+    """Write the index file of a gallery that was just made, where it can be; see ``Compaction``."""
+    folder = folder.absolute()
+    with closing(Catalog(folder / DATABASE)) as catalog:
+        snapshots = Snapshots(folder, catalog)
+        Compaction(folder, catalog, snapshots, background).compact_if_due(changed=1)
+        snapshots.release()
 
 
 def pending_in(state: State) -> int:

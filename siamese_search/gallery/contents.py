@@ -7,7 +7,6 @@ are found, and of pixels and SQL.
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.errors import EncoderError, UsageError, require_type, require_whole
-from siamese_search.gallery import archive, editing, enrolment, exchange
-from siamese_search.gallery.compaction import Compaction
+from siamese_search.errors import EncoderError, require_type, require_whole
+from siamese_search.gallery import editing, enrolment
 from siamese_search.gallery.naming import require_own_names
+from siamese_search.gallery.travel import Travel
 from siamese_search.gallery.unknowns import Unknowns, Without
-from siamese_search.gallery.upkeep import Upkeep
 from siamese_search.pictures.read import is_path, several
 from siamese_search.pictures.render import miniature
 from siamese_search.pictures.sources import Files, given, normalised, texts_of
@@ -33,24 +31,14 @@ from siamese_search.records import (
     Watcher,
     unwatched,
 )
-from siamese_search.storage.catalog import Catalog
-from siamese_search.storage.exchange import TakenIn
 from siamese_search.storage.listing import Listed
 
 
-class Contents:
+class Contents(Travel):
     """What a ``Gallery`` holds, and how that is changed."""
 
     folder: Path
-    _catalog: Catalog
-    _compaction: Compaction
-    _upkeep: Upkeep
     _unknowns: Unknowns
-
-    @property
-    @abstractmethod
-    def encoder(self) -> Encoder:
-        """The encoder of the active generation."""
 
     def __len__(self) -> int:
         return self._catalog.totals()[1]
@@ -336,96 +324,6 @@ class Contents:
         change = editing.undo(self._catalog, self.folder, number, again=True)
         self._upkeep.after(change.items)
         return change
-
-    # In and out
-
-    def export(
-        self,
-        out: str | os.PathLike[str],
-        *,
-        pictures: bool = True,
-        watch: Watcher | None = None,
-    ) -> archive.Archived:
-        """Write the whole gallery as one archive, as it is now, while others may change it.
-
-        In it are the copies of images that the gallery has, unless ``pictures`` is False. Index
-        files, which can be made again, and what ``undo`` would take back stay out. Raises
-        StorageError where the file cannot be written, GalleryDamaged for a gallery with a fault.
-        """
-        return archive.export_archive(self._catalog, Path(out), pictures, watch or unwatched)
-
-    @staticmethod
-    def restore(
-        path: str | os.PathLike[str],
-        folder: str | os.PathLike[str],
-        *,
-        watch: Watcher | None = None,
-    ) -> archive.Archived:
-        """Make a gallery, in a new folder, of what ``export`` or ``export_items`` wrote: whole, or
-        not at all.
-
-        The file may come from anybody. Raises UsageError where there is no such file, StorageError
-        where something is in the folder, GalleryDamaged for anything that is not as it was written,
-        and GalleryFormatError for an archive by a newer siasearch.
-        """
-        make = exchange.new_gallery if exchange.is_table(Path(path)) else archive.import_archive
-        return make(Path(path), Path(folder), watch or unwatched)
-
-    def export_items(
-        self,
-        out: str | os.PathLike[str],
-        *,
-        embeddings: bool | None = None,
-        watch: Watcher | None = None,
-    ) -> exchange.Exported:
-        """Write the items as a table, as they are now, while others may change them: .parquet
-        (needs pyarrow), .npz or .csv. What the gallery has learned, and pictures, are not in it.
-
-        CSV has ``embeddings`` only where these are asked for. Items without an embedding are left
-        out where there are any. Raises StorageError where the file cannot be written.
-        """
-        path = Path(out)
-        if not exchange.is_table(path):
-            raise UsageError(f"{path}: name a file that ends in {', '.join(exchange.READERS)}")
-        return exchange.export_table(self._catalog, path, embeddings, watch or unwatched)
-
-    def import_items(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        on_conflict: str = "skip",
-        watch: Watcher | None = None,
-    ) -> TakenIn:
-        """Enrol the items of a table that ``export_items`` wrote, all or none.
-
-        What is enrolled already, by the content of its file, is skipped; with ``on_conflict``
-        "replace" the table's item takes its place, with "error" nothing is imported. ``undo`` takes
-        it back. Raises UsageError or GalleryDamaged for a table that makes no sense, and
-        GalleryMismatch for one of another encoder.
-        """
-        table = exchange.opened_table(Path(path))
-        with self._compaction.making_room():
-            taken = exchange.import_table(
-                self._catalog, Path(path), table, on_conflict, watch or unwatched
-            )
-        if taken.added:
-            self._upkeep.after(1)  # nobody waits for the index of many
-        return taken
-
-    def merge(
-        self, other: Contents, *, on_conflict: str = "skip", watch: Watcher | None = None
-    ) -> TakenIn:
-        """Enrol another gallery's items here, all or none, with the copies of images and what else
-        it has of each; it stays as it is.
-
-        ``on_conflict`` as for ``import_items``; ``undo`` takes it back. Raises GalleryMismatch
-        where it is of another encoder.
-        """
-        with self._compaction.making_room():
-            taken = exchange.merge(self._catalog, other._catalog, on_conflict, watch or unwatched)
-        if taken.added:
-            self._upkeep.after(1)  # nobody waits for the index of many
-        return taken
 
     @staticmethod
     def _require_change(number: int | None) -> None:

@@ -49,6 +49,7 @@ from siamese_search.records import (
     DUPLICATE,
     Audit,
     Calibration,
+    ChangedPicture,
     GalleryInfo,
     Identification,
     Item,
@@ -436,7 +437,7 @@ class Gallery(Contents):
         """
         return checking.faults(self._catalog, self._snapshots, self._active, deep)
 
-    def changed_pictures(self, *, deep: bool = False) -> Iterator[Rejection]:
+    def changed_pictures(self, *, deep: bool = False) -> Iterator[ChangedPicture]:
         """The files that are gone, and have no copy, or were overwritten since they were enrolled:
         answers are still by what they were.
 

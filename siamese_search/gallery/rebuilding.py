@@ -54,6 +54,7 @@ def rebuild(
     target = active.now().encoder if encoder is None else encoder
     if not isinstance(target, Encoder):
         target = Encoder.open(target, active.device)
+    target = target.protected_as(catalog.state().generation.encoder)
     # What the active encoder could not embed cannot be found already: no reason to stop.
     skip_missing = skip_missing or encoder is None
     with compaction.maintenance(wait=False):

@@ -79,6 +79,7 @@ class Catalog(History, Calibrations, Listing):
         vectors = np.ascontiguousarray(embeddings, "<f4")
         numbers: list[int | None] = []
         with self.writing():
+            self.note_home()
             generation = self._require_active(fingerprint)
             for item, vector in zip(items, vectors, strict=True):
                 number = self._add(item, added, distractor)
@@ -135,6 +136,7 @@ class Catalog(History, Calibrations, Listing):
         """
         numbers = sources.keys() | metadata.keys()
         with self.writing():
+            self.note_home()
             # Reading them raises: what is damaged must not be sealed.
             described = [
                 item.number
@@ -213,34 +215,6 @@ class Catalog(History, Calibrations, Listing):
                 self._seal(item.number for item in relabelled)
                 self._drop_empty(old)
         return len(relabelled)
-
-    # Distractors
-
-    def is_distractor(self, identity: str) -> bool | None:
-        """Whether an identity must never be named; None where there is no such identity."""
-        with self._guard():
-            row = self._db.execute(
-                "SELECT distractor FROM identities WHERE name = ?", (identity,)
-            ).fetchone()
-        return None if row is None else bool(row[0])
-
-    def count_distractors(self) -> int:
-        """How many identities must never be named."""
-        with self._guard():
-            return self._value("SELECT count(*) FROM identities WHERE distractor")
-
-    def distractors(self, identities: Iterable[str] | None) -> set[str]:
-        """Which of these, or of all, must never be named."""
-        with self._guard():
-            if identities is None:
-                rows = self._db.execute("SELECT name FROM identities WHERE distractor")
-            else:
-                rows = self._db.execute(
-                    "SELECT name FROM identities WHERE distractor AND name IN"
-                    " (SELECT value FROM json_each(?))",
-                    (json.dumps(list(identities)),),
-                )
-            return {name for (name,) in rows}
 
     # Unknowns
 
@@ -321,7 +295,7 @@ class Catalog(History, Calibrations, Listing):
         """(identity, source) of items, by number; removed ones are left out."""
         with self._guard():
             return {
-                number: (identity, source)
+                number: (identity, self.located(source))
                 for number, identity, source in self._by_numbers(
                     "SELECT items.id, name, source FROM items JOIN identities"
                     " ON identities.id = items.identity WHERE items.id IN",
@@ -431,7 +405,9 @@ class Catalog(History, Calibrations, Listing):
                 return
             last = rows[-1][0]
             for number, path, content, size, added, copied in rows:
-                yield Source(number, path, content.hex(), size, added, bool(copied))
+                yield Source(
+                    number, self.located(path) or path, content.hex(), size, added, bool(copied)
+                )
 
     def faults(self) -> Iterator[str]:
         """What is wrong inside the database, one line each."""

@@ -108,6 +108,15 @@ class Exchange(Catalog):
             self._db.execute("DELETE FROM removals")
         self.take_dropped_copies()
 
+    def keep_only(self, numbers: Sequence[int]) -> None:
+        """Remove all other items, and kept probes, for good."""
+        every = self.identity_numbers()[0]
+        self.remove(np.setdiff1d(every, np.array(numbers, np.int64)).tolist())
+        self.drop_unknowns(probe.number for probe in self.unknowns())
+        self.make_portable()
+        with self._guard():
+            self._db.execute("VACUUM")
+
     def copies_by_number(self) -> Iterator[Copy]:
         """The images kept as copies, in short reads of their own."""
         last = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from siamese_search.storage.database import Database
@@ -102,3 +103,29 @@ class Listing(Database):
                 " AND id <= ? AND source IN (SELECT source FROM new) ORDER BY id",
                 (after, after),
             ).fetchall()
+
+    def is_distractor(self, identity: str) -> bool | None:
+        """Whether an identity must never be named; None where there is no such identity."""
+        with self._guard():
+            row = self._db.execute(
+                "SELECT distractor FROM identities WHERE name = ?", (identity,)
+            ).fetchone()
+        return None if row is None else bool(row[0])
+
+    def count_distractors(self) -> int:
+        """How many identities must never be named."""
+        with self._guard():
+            return self._value("SELECT count(*) FROM identities WHERE distractor")
+
+    def distractors(self, identities: Iterable[str] | None) -> set[str]:
+        """Which of these, or of all, must never be named."""
+        with self._guard():
+            if identities is None:
+                rows = self._db.execute("SELECT name FROM identities WHERE distractor")
+            else:
+                rows = self._db.execute(
+                    "SELECT name FROM identities WHERE distractor AND name IN"
+                    " (SELECT value FROM json_each(?))",
+                    (json.dumps(list(identities)),),
+                )
+            return {name for (name,) in rows}

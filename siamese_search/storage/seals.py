@@ -14,9 +14,10 @@ from siamese_search.errors import GalleryDamaged
 from siamese_search.records import Item
 from siamese_search.storage.facts import ROWS, Facts, fault_in
 from siamese_search.storage.generations import Generations
+from siamese_search.storage.homes import Homes
 
 
-class Seals(Generations):
+class Seals(Generations, Homes):
     """The items in an open ``gallery.db``, each with all that is known of it."""
 
     # Items that were looked at in a state of the database; whether they are never named.
@@ -28,8 +29,8 @@ class Seals(Generations):
         Raises GalleryDamaged, naming an item, where something is not as it was stored.
         """
         return [
-            Item(number, one.identity, one.source, one.content.hex(), one.added, one.size, one.copy,
-                 dict(one.metadata))
+            Item(number, one.identity, self.located(one.source), one.content.hex(), one.added,
+                 one.size, one.copy, dict(one.metadata))
             for number, one in self._sealed(numbers)
         ]  # fmt: skip
 
