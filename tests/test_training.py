@@ -35,7 +35,7 @@ from siamese_search.decision import reference, trained  # noqa: E402
 from siamese_search.decision.evidence import logistic  # noqa: E402
 from siamese_search.embedding import backbones  # noqa: E402
 from siamese_search.embedding.backbones import SmallResNet  # noqa: E402
-from siamese_search.embedding.network import EmbeddingNetwork  # noqa: E402
+from siamese_search.embedding.network import EmbeddingNetwork, export_onnx  # noqa: E402
 from siamese_search.embedding.record import verified_weights  # noqa: E402
 from siamese_search.errors import (  # noqa: E402
     EncoderError,
@@ -97,7 +97,6 @@ def folder(tmp_path: Path) -> Path:
 def _graphs_made_once() -> Iterator[None]:
     """To export a network takes torch seconds. On one thread, the same run makes the same one."""
     made: dict[str, bytes] = {}
-    export = outcome.export_onnx
 
     def exported(network: EmbeddingNetwork, height: int, width: int) -> bytes:
         digest = hashlib.sha256(f"{network} {height} {width}".encode())
@@ -105,7 +104,7 @@ def _graphs_made_once() -> Iterator[None]:
             digest.update(name.encode() + tensor.numpy().tobytes())
         key = digest.hexdigest()
         if key not in made:
-            made[key] = export(network, height, width)
+            made[key] = export_onnx(network, height, width)
         return made[key]
 
     threads = torch.get_num_threads()
