@@ -9,13 +9,17 @@ DEV := .venv/.installed-dev
 # Tests start hundreds of processes, each of which would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick lint docs coverage clean
+.PHONY: demo test pytest quick lint docs coverage clean
 
 demo: $(DEMO)
 	$(BIN)/siasearch demo
 
-# All that continuous integration runs. Tests run in parallel; `pytest -n 0` runs them one by one.
-test: lint docs
+# All that continuous integration runs, side by side; the last lines name what has failed.
+test: $(DEV)
+	$(MAKE) --no-print-directory --keep-going --jobs 3 lint docs pytest
+
+# Tests run in parallel; `pytest -n 0` runs them one by one.
+pytest: $(DEV)
 	$(PYTEST)
 
 # Leaves out the tests that are marked slow.

@@ -6,6 +6,7 @@ import io
 import random
 import struct
 import zlib
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -119,6 +120,12 @@ def pictures(image: Image.Image) -> dict[str, dict[str, bytes]]:
         pillow_heif.from_pillow(image).save(buffer)
         found["HEIC"] = {"plain": buffer.getvalue()}
     return found
+
+
+@cache
+def photos() -> dict[str, dict[str, bytes]]:
+    """The ``pictures`` of ``photo``, made once."""
+    return pictures(photo())
 
 
 def _turned() -> Image.Exif:

@@ -6,6 +6,7 @@ process, which OpenVINO does not survive, so the toy encoders are computed by nu
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -15,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import typer
 from conftest import picture, write_toy_encoder
 
+import siamese_search.cli
 from siamese_search.arrays import FloatArray
 from siamese_search.embedding import encoder as encoders
 from siamese_search.embedding import pipeline
@@ -63,8 +66,16 @@ def numpy_runtime(folder: Path, record: EncoderRecord, device: str | None = None
     return NumpyRuntime(record.architecture["toy"])
 
 
+# What operations load when they need it, loaded before the forks.
+LAZY = ("filelock", "numpy.polynomial", "siamese_search.evaluation.curves", "sqlite_utils")
+
+
 def prepare_process() -> None:
     """Make this process and its forks commit and compact every few items, without OpenVINO."""
+    for name in LAZY:
+        importlib.import_module(name)
+    commands: Any = typer.main.get_command(siamese_search.cli.app)
+    commands.commands["list"].make_context("list", ["name"])  # loads what reads arguments
     changes: list[tuple[Any, str, Any]] = [
         (encoders, "open_runtime", numpy_runtime),
         (enrolment, "COMMIT_SECONDS", 0.0),

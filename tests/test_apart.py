@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
-from bad_pictures import HARM, harmed, photo, pictures
+from bad_pictures import HARM, harmed, photos
 from conftest import picture
 from loading import Server, drawn
 from PIL import Image
@@ -32,7 +32,7 @@ from siamese_search.pictures.regions import Box
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are asked by a socket")
 HOW = Preprocessing(48, 32)
-FILES = pictures(photo())
+FILES = photos()
 PHOTO = FILES["JPEG"]["plain"]
 
 Opened = Callable[..., Decoders]

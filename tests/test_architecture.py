@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 del FILES["__init__"]
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, at its top or inside functions; ``room.file`` for ours."""
     names = set()
@@ -85,7 +87,9 @@ def imports(path: Path) -> set[str]:
     return names - {""}
 
 
-OURS = {name: imports(path) & FILES.keys() for name, path in FILES.items()}
+def ours(name: str) -> set[str]:
+    """The files of ours that a file imports."""
+    return imports(FILES[name]) & FILES.keys()
 
 
 def test_every_file_is_on_a_floor() -> None:
@@ -95,13 +99,13 @@ def test_every_file_is_on_a_floor() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_imports_point_down(name: str) -> None:
     room = name.split(".")[0]
-    for target in OURS[name]:
+    for target in ours(name):
         other = target.split(".")[0]
         assert other == room or FLOORS[other] < FLOORS[room], f"{name} imports {target}"
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
-    left = {name: set(targets) for name, targets in OURS.items()}
+    left = {name: ours(name) for name in FILES}
     while free := [name for name, targets in left.items() if not targets & left.keys()]:
         for name in free:
             del left[name]

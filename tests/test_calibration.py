@@ -129,7 +129,7 @@ def test_strangers_pass_at_the_rate_that_was_asked(tmp_path: Path, toy: Encoder,
     rates = []
     for draw in range(1, 6):  # of one gallery the rate may be off by more
         vectors, names = clustered(2 * draw, toy.dimension, 150, each)
-        strangers, _ = clustered(2 * draw + 1, toy.dimension, 2000, 1)
+        strangers, _ = clustered(2 * draw + 1, toy.dimension, 800, 1)
         with gallery_of(tmp_path / str(draw), toy, vectors, names) as gallery:
             thresholds = gallery.calibrate(0.02).thresholds
             shown = gallery.identify_embeddings(strangers, k=2)
@@ -413,7 +413,7 @@ def test_distractors_leave_the_rate_as_it_was_asked(tmp_path: Path, toy: Encoder
     rates = []
     for draw in range(1, 5):
         vectors, names = clustered(2 * draw, toy.dimension, 200, 1)
-        strangers, _ = clustered(2 * draw + 1, toy.dimension, 2000, 1)
+        strangers, _ = clustered(2 * draw + 1, toy.dimension, 800, 1)
         gallery_of(tmp_path / str(draw), toy, vectors, names).close()
         with sqlite3.connect(tmp_path / str(draw) / "gallery.db") as db:
             db.execute("UPDATE identities SET distractor = id % 2")

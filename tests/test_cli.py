@@ -18,7 +18,7 @@ import typer
 from conftest import picture
 
 from siamese_search.cli import app, common, main
-from siamese_search.cli.help import INSTEAD
+from siamese_search.cli.help import INSTEAD, called
 from siamese_search.records import Progress
 
 Pictures = Callable[..., Path]
@@ -312,6 +312,20 @@ def test_every_command_has_help() -> None:
         assert command.help
         for parameter in command.params:
             assert getattr(parameter, "help", None), (command.name, parameter.name)
+
+
+def test_a_command_that_is_built_alone_is_the_same() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    below = {("encoder", name): one for name, one in commands["encoder"].commands.items()}
+    for words, whole in ({(name,): one for name, one in commands.items()} | below).items():
+        built = typer.main.get_command(called(app, [*words, "--json"]))
+        for word in words:
+            assert word == "encoder" or list(built.commands) == [word]  # type: ignore[attr-defined]
+            built = built.commands[word]  # type: ignore[attr-defined]
+        assert (built.name, built.help) == (whole.name, whole.help)
+        assert [one.opts for one in built.params] == [one.opts for one in whole.params]
+    for other in ([], ["lst"], ["--help"], ["--version", "list"]):
+        assert called(app, other) is app
 
 
 INTERRUPTED = """

@@ -42,8 +42,8 @@ def test_nothing_is_lost_by_a_kill_at_a_random_moment(tmp_path: Path) -> None:
 def test_nothing_is_lost_by_a_kill_at_any_step_of_any_operation(
     kinds: list[str], tmp_path: Path
 ) -> None:
-    result = campaign(tmp_path / "steps", "--kills", "0", "--steps", *kinds)
+    result = campaign(tmp_path / "steps", "--kills", "0", "--distinct", "--steps", *kinds)
     assert result["violations"] == []
     kills = result["kills by way and operation"]
     for kind in kinds:
-        assert kills[f"step: {kind.replace('bulk', 'add')}"] >= 10, kind
+        assert kills[f"step: {kind.replace('bulk', 'add')}"] >= 5, kind

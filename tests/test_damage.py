@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
-from bad_pictures import HARM, harmed, photo, pictures, saved, tiff
+from bad_pictures import HARM, harmed, photo, photos, saved, tiff
 from PIL import Image
 
 from siamese_search.embedding.encoder import Encoder
@@ -28,7 +28,7 @@ from siamese_search.pictures.preprocessing import Preprocessing
 
 HOW = Preprocessing(40, 30, resize="squash")
 PHOTO = photo()
-FILES = pictures(PHOTO)
+FILES = photos()
 
 
 def decoded(data: bytes) -> npt.NDArray[Any]:

@@ -85,11 +85,11 @@ def test_a_recipe_and_a_recall_hold_until_others_are_chosen(tmp_path: Path, toy:
 def test_a_recipe_that_does_not_fit_any_more_gives_way_to_auto(
     tmp_path: Path, toy: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    vectors, names = clustered(toy.dimension)
+    vectors, names = clustered(toy.dimension, 1200)
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll_embeddings(vectors, names)
-        gallery.compact("IVF1800,Flat", 0.5)
-        for name in dict.fromkeys(names[:1200]):
+        gallery.compact("IVF800,Flat", 0.5)
+        for name in dict.fromkeys(names[:600]):
             gallery.remove(name)
         # What it has learned from more items would serve fewer as well.
         (tmp_path / "gallery" / str(gallery.info().index)).unlink()
@@ -262,7 +262,7 @@ def test_embeddings_that_come_in_blocks_are_written_a_few_times(
 
 
 def test_others_can_ask_while_many_embeddings_are_enrolled(tmp_path: Path, toy: Encoder) -> None:
-    vectors, names = clustered(toy.dimension, 30_000)
+    vectors, names = clustered(toy.dimension, 12_000)
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll_embeddings(vectors[:600], names[:600])
         waits, done = [], threading.Event()

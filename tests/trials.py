@@ -7,7 +7,6 @@ command must go on from there. Commands run in forks of one warm process, see ``
 
 from __future__ import annotations
 
-import importlib
 import os
 import select
 import shutil
@@ -38,8 +37,6 @@ CLOSE = 1e-5  # a score of an item with itself may be so far below 1
 FAILED = 70  # the exit code of what no command may raise
 HANGS = 71
 DEADLINE = 100.0  # seconds for a command: it may wait a minute for another writer
-# What commands load when they need it, loaded before the forks.
-LAZY = ("filelock", "pydantic", "sqlite_utils")
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,6 @@ class Trials:
         """``folder`` is where the gallery under trial lies, say on a small disk."""
         prepare_process()
         faiss.omp_set_num_threads(1)  # OpenMP's threads do not survive a fork
-        for name in LAZY:
-            importlib.import_module(name)
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
         self.folder = folder or root / "trial"

@@ -51,12 +51,20 @@ STEPS = ((os, "fsync"), (os, "replace"), (os, "link"), (os, "unlink"), (faiss, "
 
 
 class Steps:
-    """Counts steps and kills this process at one of them."""
+    """Counts steps and kills this process at one of them.
 
-    def __init__(self, last: int) -> None:
+    ``distinct`` are those at which a kill leaves something else than one at the step before: the
+    files in ``folder`` have changed, or more has been ``told``. Nobody looks where there is none.
+    """
+
+    def __init__(self, last: int, folder: Path | None = None) -> None:
         self._left = last
         self._reading = False
+        self._folder = folder
+        self._seen: object = None
         self.passed = 0
+        self.told = 0
+        self.distinct: list[int] = []
 
     def step(self, what: object = None, *_: object) -> None:
         # Nothing changes between a reading statement and the next: one step for all in a row.
@@ -66,6 +74,12 @@ class Steps:
         self.passed += 1
         if self.passed == self._left:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._folder is not None:
+            files = {path: path.read_bytes() for path in self._folder.rglob("*") if path.is_file()}
+            seen = self.told, files
+            if seen != self._seen:
+                self.distinct.append(self.passed)
+            self._seen = seen
 
     def watch(self) -> None:
         """Count from now on."""
@@ -100,7 +114,14 @@ class Child:
 
     @classmethod
     def start(
-        cls, world: World, action: Action, *, steps: int = 0, limit: int = 0, shell: bool = False
+        cls,
+        world: World,
+        action: Action,
+        *,
+        steps: int = 0,
+        limit: int = 0,
+        shell: bool = False,
+        look: bool = False,
     ) -> Child:
         reading, writing = os.pipe()
         pid = os.fork()
@@ -112,7 +133,8 @@ class Child:
             silence = os.open(os.devnull, os.O_RDWR)
             os.dup2(silence, 1)
             os.dup2(silence, 2)
-            _work(world, action, writing, steps, limit, shell)
+            counter = Steps(steps, world.folder if look else None)
+            _work(world, action, writing, counter, limit, shell)
         except BaseException as error:
             fault = {"error": f"{action.kind}: {type(error).__name__}: {error}"}
             os.write(writing, json.dumps(fault).encode() + b"\n")
@@ -126,13 +148,14 @@ class Child:
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
-    def end(self) -> tuple[Told, int, int]:
-        """What it told, the signal that killed it (0 if none), and the steps it counted."""
+    def end(self) -> tuple[Told, int, list[int]]:
+        """What it told, the signal that killed it (0 if none), and the steps to kill it at."""
         while said := os.read(self.pipe, 65536):
             self._said += said
         os.close(self.pipe)
         _, status = os.waitpid(self.pid, 0)
-        told, steps = Told(), 0
+        told = Told()
+        steps: list[int] = []
         for line in self._said.splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 continue
@@ -147,9 +170,10 @@ class Child:
         return told, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, steps
 
 
-def _work(world: World, action: Action, pipe: int, steps: int, limit: int, shell: bool) -> None:
+def _work(world: World, action: Action, pipe: int, counter: Steps, limit: int, shell: bool) -> None:
     def tell(**facts: object) -> None:
         os.write(pipe, json.dumps(facts).encode() + b"\n")
+        counter.told += 1
 
     add = catalog.Catalog.add
 
@@ -162,7 +186,6 @@ def _work(world: World, action: Action, pipe: int, steps: int, limit: int, shell
 
     catalog.Catalog.add = telling_add  # type: ignore[method-assign]
     arguments = world.arguments(action) if shell else []
-    counter = Steps(steps)
     counter.watch()
     if limit:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -173,7 +196,7 @@ def _work(world: World, action: Action, pipe: int, steps: int, limit: int, shell
         _run_command(arguments)
     else:
         world.perform(action)
-    tell(done=True, steps=counter.passed)
+    tell(done=True, steps=counter.distinct or [*range(1, counter.passed + 1)])
 
 
 def _run_command(arguments: list[str]) -> None:
@@ -192,6 +215,7 @@ class Campaign:
 
     world: World
     random: np.random.Generator
+    distinct: bool = False  # at a step that changes nothing, a kill leaves what the last one left
     kills: Counter[str] = field(default_factory=Counter)
     inside: int = 0
     hot_journals: int = 0
@@ -203,7 +227,9 @@ class Campaign:
     def total(self) -> int:
         return sum(self.kills.values())
 
-    def _settle(self, way: str, actions: tuple[Action, ...], children: list[Child]) -> list[int]:
+    def _settle(
+        self, way: str, actions: tuple[Action, ...], children: list[Child]
+    ) -> list[list[int]]:
         """Wait for children, look at what they left, and count. Returns the steps they took."""
         ends = [child.end() for child in children]
         killed = [told for told, signalled, _ in ends if signalled]
@@ -253,13 +279,14 @@ class Campaign:
         (action,) = self.world.plan(kind, self.random)
         if kind in ("bulk", "copy"):  # two commits, as a batch is of five
             action = replace(action, pictures=action.pictures[:6])
-        (steps,) = self._settle("not", (action,), [Child.start(self.world, action)])
-        for step in range(1, steps + 1):
+        undisturbed = Child.start(self.world, action, look=self.distinct)
+        (steps,) = self._settle("not", (action,), [undisturbed])
+        for step in steps:
             self.world.restore()
             self._settle("step", (action,), [Child.start(self.world, action, steps=step)])
             self._tidy(f"after step {step} of {kind}")
         self.world.restore()
-        return steps
+        return len(steps)
 
     def inside_a_write(self, kind: str) -> None:
         """Let the kernel kill an operation at the write that passes a limit."""
@@ -301,9 +328,11 @@ def _has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def run(world: World, kills: int, seed: int, steps: Sequence[str]) -> Campaign:
+def run(
+    world: World, kills: int, seed: int, steps: Sequence[str], distinct: bool = False
+) -> Campaign:
     """A campaign: every step of some operations, then random moments until there are enough."""
-    campaign = Campaign(world, np.random.default_rng(seed))
+    campaign = Campaign(world, np.random.default_rng(seed), distinct)
     if "create" in steps:
         campaign.every_step("create")
     campaign.do("create")
@@ -347,6 +376,9 @@ def main() -> int:
     parser.add_argument(
         "--steps", nargs="*", choices=single, default=single, help="operations to kill at each step"
     )
+    parser.add_argument(
+        "--distinct", action="store_true", help="pass over steps at which no file has changed"
+    )
     parser.add_argument("--folder", type=Path, help="where the gallery lies; default: as usual")
     parser.add_argument("--out", type=Path, default=RESULTS / "operations.json")
     options = parser.parse_args()
@@ -355,7 +387,7 @@ def main() -> int:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         world = World(Path(folder))
-        campaign = run(world, options.kills, options.seed, options.steps)
+        campaign = run(world, options.kills, options.seed, options.steps, options.distinct)
     result = {
         "kills": campaign.total,
         "inside an operation": campaign.inside,

@@ -35,7 +35,7 @@ from siamese_search.cli import (
     watch,
 )
 from siamese_search.cli.common import note
-from siamese_search.cli.help import Command, Commands
+from siamese_search.cli.help import Command, Commands, called
 from siamese_search.cli.key import keyed
 from siamese_search.cli.program import program
 from siamese_search.errors import SiaSearchError
@@ -121,7 +121,7 @@ def main() -> None:
     # ends with the process anyway: a tenth of a query.
     atexit.register(gc.freeze)
     try:
-        app(prog_name=program())
+        called(app, sys.argv[1:])(prog_name=program())
     except SiaSearchError as error:
         note(f"error: {error}")
         sys.exit(2)

@@ -5,12 +5,15 @@ Knows the command-line library, and no command.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command_name
 
 from siamese_search.cli.program import program
 
@@ -66,6 +69,28 @@ PLAIN = (  # how values are refused
     ("less than or equal to", "at most"),
     ("Input should be", "it must be"),
 )
+
+
+def called(app: typer.Typer, arguments: Sequence[str]) -> typer.Typer:
+    """The same with nothing but the command that the arguments begin with, where they name one.
+
+    Typer builds all commands at each call, which takes several times as long as a short one runs.
+    """
+    name, *others = arguments or [""]
+    chosen = copy.copy(app)
+    for group in app.registered_groups:
+        if group.typer_instance is not None and group.typer_instance.info.name == name:
+            below = copy.copy(group)
+            below.typer_instance = called(group.typer_instance, others)
+            chosen.registered_commands, chosen.registered_groups = [], [below]
+            return chosen
+    for command in app.registered_commands:
+        if command.callback is not None and name == (
+            command.name or get_command_name(command.callback.__name__)
+        ):
+            chosen.registered_commands, chosen.registered_groups = [command], []
+            return chosen
+    return app
 
 
 class Commands(TyperGroup):
