@@ -6,10 +6,10 @@
 Photos of the Grocery Store Dataset's test split are asked about as files, and as frames of a video
 that shows each for a second (H.264 as x264 makes it unless told otherwise), against a gallery of
 five photos of each class of the training split. Half a minute of 1080p at 30 frames a second is
-read at a step of 1 and of 10 seconds: the processor's seconds of the process that decodes. Videos of several kinds with bytes
-changed or their end cut off are read: each must end in frames, or be refused, and in nothing else.
-Writes ``results/videos.json``. With ``--film`` only a video of five photos, 2 seconds each, is
-written.
+read at a step of 1 and of 10 seconds: the processor's seconds of the process that decodes. Videos
+of several kinds with bytes changed or their end cut off are read: each must end in frames, or be
+refused, and in nothing else. Writes ``results/videos.json``. With ``--film`` only a video of five
+photos, 2 seconds each, is written.
 """
 
 from __future__ import annotations

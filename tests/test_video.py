@@ -710,5 +710,6 @@ def test_what_makes_no_sense_of_cameras(shell: Shell) -> None:
     assert "connection refused" in refused
     assert "secret" not in refused
     assert public("rtsp://host/a@b") == "rtsp://host/a@b"
+    assert public("rtsp://me:p@ss@host/a@b") == "rtsp://host/a@b"
     with pytest.raises(UsageError, match="seconds above 0"):
         next(frames(shell.folder / "clip.mp4", 0))

@@ -86,8 +86,8 @@ class Frame:
 
 
 def public(name: str) -> str:
-    """The name of a stream without the password that its address may have."""
-    return re.sub(r"(?<=://)[^/@]*@", "", name)
+    """The name of a stream without the user and password that its address may begin with."""
+    return re.sub(r"(?<=://)[^/]*@", "", name)
 
 
 def frames(path: str | os.PathLike[str], every: float = STEP) -> Iterator[Frame]:
