@@ -104,16 +104,17 @@ def main() -> None:
     chosen = arguments.parse_args()
     encoder = Encoder.open(chosen.encoder, "cpu")
     bars, results, rows = Bars(), dict[str, Any](), []
-    with tempfile.TemporaryDirectory(dir=chosen.work) as scratch:
-        old, new = Path(scratch, "old"), Path(scratch, "new")
+    with tempfile.TemporaryDirectory(dir=chosen.work, ignore_cleanup_errors=True) as scratch:
+        old = Path(scratch, "old")
         Gallery.open(old, encoder).close()
         with closing(Exchange(old / "gallery.db")) as target:
             target.take_in(lambda: blocks(chosen.size, encoder.dimension), encoder.fingerprint)
         before = digest(old)
         for kind in chosen.kinds.split(","):
-            out = Path(scratch, f"out.{kind}")
+            out, new = Path(scratch, f"out.{kind}"), Path(scratch, f"new {kind}")
+            embedded = ("--embeddings",) if kind == "csv" else ()
             costs = (
-                measured("export", str(out), "-g", str(old)),
+                measured("export", str(out), "-g", str(old), *embedded),
                 measured("import", str(out), "-g", str(new)),
             )
             if digest(new) != before:
@@ -132,7 +133,8 @@ def main() -> None:
             most = max(cost.memory for cost in costs)
             bars.at_most(f"{kind}: memory", most / 1e6, GIGABYTE / 1e6, "MB")
             out.unlink()
-            shutil.rmtree(new)
+            # A process in the background may be writing its index file.
+            shutil.rmtree(new, ignore_errors=True)
     table(
         f"{chosen.size} items of {encoder.dimension} values",
         ["kind", "what", "s", "processor s", "memory MB", "file MB"],
