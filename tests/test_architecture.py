@@ -51,6 +51,9 @@ OWNERS = {
     "PIL": {"pictures", "evaluation", "importing"},
     "typer": {"cli"},
     "watchfiles": {"pictures.watching"},
+    "pymilvus": {"index.milvus"},
+    "milvus_lite": {"index.milvus"},
+    "grpc": {"index.milvus"},
     "pyarrow": {"gallery.parquet"},
 }  # fmt: skip
 
@@ -133,7 +136,7 @@ def test_each_library_has_its_modules(library: str) -> None:
         ),
         (
             "import siamese_search; siamese_search.Gallery",
-            ["torch", "onnxruntime", "openvino", "sqlite_utils"],
+            ["torch", "onnxruntime", "openvino", "sqlite_utils", "pymilvus", "grpc"],
         ),
         ("import siamese_search.serving.app", ["torch", "matplotlib", "sklearn"]),
         (
