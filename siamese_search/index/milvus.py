@@ -130,6 +130,7 @@ class Milvus:
         self._create = create
         self._client: Any = None
         self._process = 0
+        self._loaded: set[str] = set()
         self._written: set[str] = set()  # collections in which this process reads its own writes
 
     # Collections
@@ -159,7 +160,7 @@ class Milvus:
                 if not facts.get("pending_index_rows"):
                     break
                 time.sleep(0.2)
-            client.load_collection(name, timeout=PATIENCE)
+            self._load(client, name)
             client.query(
                 name, filter=expression(Among((0,))), output_fields=[ITEM],
                 consistency_level="Strong", timeout=PATIENCE,
@@ -218,6 +219,7 @@ class Milvus:
         self, name: str, filter_: Between | Among, fields: list[str], limit: int
     ) -> list[dict[str, Any]]:
         with self._asked(name) as client:
+            self._load(client, name)
             found = client.query(
                 name, filter=expression(filter_), output_fields=fields, limit=limit,
                 consistency_level="Strong", timeout=6 * SECONDS,
@@ -236,6 +238,7 @@ class Milvus:
         scores = np.full((len(queries), wanted), -np.inf, np.float32)
         reach = {} if effort is None else {"ef": max(effort, wanted)}
         with self._asked(name) as client:
+            self._load(client, name)
             found = client.search(
                 name, data=list(queries), anns_field=VECTOR, limit=wanted, output_fields=[ITEM],
                 search_params={"metric_type": "IP", "params": reach}, timeout=SECONDS,
@@ -249,6 +252,12 @@ class Milvus:
 
     # The connection
 
+    def _load(self, client: Any, name: str) -> None:
+        """Make sure that a collection can be searched: a milvus-lite file is opened without any."""
+        if name not in self._loaded:
+            client.load_collection(name, timeout=PATIENCE)
+            self._loaded.add(name)
+
     @contextmanager
     def _asked(self, name: str | None) -> Iterator[Any]:
         """The client; what it raises comes as EngineUnavailable."""
@@ -260,6 +269,7 @@ class Milvus:
             yield client
         except (pymilvus.MilvusException, RpcError) as error:
             reason = _reason(error)
+            self._loaded.clear()  # it may have been started again
             with suppress(pymilvus.MilvusException, RpcError):
                 if name is not None and not client.has_collection(name, timeout=2.0):
                     raise EngineUnavailable(
@@ -291,6 +301,7 @@ class Milvus:
                 ) from error
             raise EngineUnavailable(f"Milvus at {self.address} does not answer: {BACK}") from error
         self._process = os.getpid()
+        self._loaded.clear()
         if lite:
             with _lock:
                 _open[self.address] += 1
@@ -327,18 +338,16 @@ def _not_installed() -> RuntimeUnavailable:
 
 def _pymilvus() -> Any:
     """The library, silent. Raises RuntimeUnavailable where it is not installed."""
-    if (there := sys.modules.get("pymilvus")) is not None:
-        return there
     off = "PYTHON_DOTENV_DISABLED"  # else it reads a file ``.env`` into our environment
-    before = os.environ.setdefault(off, "1")
+    ours = "pymilvus" not in sys.modules and os.environ.setdefault(off, "1") == "1"
     try:
         import pymilvus
     except ImportError as error:
         raise _not_installed() from error
     finally:
-        if before == "1":
+        if ours:
             os.environ.pop(off, None)
-    for name in ("pymilvus", "milvus_lite"):
+    for name in ("pymilvus", "milvus_lite", "grpc"):
         quiet = logging.getLogger(name)
         quiet.handlers, quiet.propagate = [logging.NullHandler()], False
     return pymilvus
