@@ -112,10 +112,12 @@ class Remote:
     ) -> Snapshot:
         """Write all items of a state into a new collection, which is noted until it is in use."""
         place = Place(address, f"siasearch_{secrets.token_hex(8)}")
+        engine = self.engine(address, create=True)
+        engine.has(place.collection)  # raises where it does not answer, before anything is noted
         self._catalog.note_collections([*self._catalog.collections(), str(place)])
         stored = StoredVectors(self._catalog, state, metric)
         written = write_collection(
-            self.engine(address, create=True),
+            engine,
             place.collection,
             dimension_of(state, metric),
             lambda: stored.chunks(state.last_item),
@@ -197,7 +199,7 @@ class Remote:
                 place = Place.of(file)
                 self.engine(place.address).drop(place.collection)
             except (EngineUnavailable, UsageError) as error:
-                log.warning("the collection %s is left over: %s", file.removeprefix(MARK), error)
+                log.warning("%s may be left over: %s", file.removeprefix(MARK), error)
         self._catalog.note_collections([])
 
     # Checking
