@@ -25,10 +25,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = (
     "faiss-cpu",
     "hnswlib",
+    "milvus-lite",
     "numpy",
     "onnxruntime",
     "openvino",
     "pillow",
+    "pymilvus",
     "timm",
     "torch",
     "torchvision",

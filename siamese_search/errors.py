@@ -12,11 +12,12 @@
         ├── GalleryMismatch       it was made by another encoder
         ├── GalleryFormatError    it was written by a newer siasearch
         ├── GalleryDamaged        the database is corrupt or incomplete
+        ├── EngineUnavailable     the engine that holds its index (Milvus) does not answer
         └── StorageError          no permission, locked by another process
             └── DiskFull              no space is left
 
-Messages name the file and the way out. Foreign exceptions (SQLite, FAISS, Pillow, OpenVINO)
-are mapped to these where they arise.
+Messages name the file and the way out. Foreign exceptions (SQLite, FAISS, Milvus, Pillow,
+OpenVINO) are mapped to these where they arise.
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ class GalleryFormatError(GalleryError):
 
 class GalleryDamaged(GalleryError):
     """The database is corrupt or incomplete."""
+
+
+class EngineUnavailable(GalleryError):
+    """The engine that holds a gallery's index elsewhere does not answer, or not as it should."""
 
 
 class StorageError(GalleryError):

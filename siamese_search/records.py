@@ -401,11 +401,12 @@ class GalleryInfo:
 
     ``threshold`` is the encoder's, None where the encoder cannot be found or its threshold is not
     known; ``undecided`` says in words that nothing decides, and the way out; ``calibration`` how
-    the gallery decides, None where it was not calibrated. ``indexed`` items are in the
-    file ``index``; ``recall`` is None where its recipe is exact. ``metric`` says in words what the
-    gallery's own metric was learned from, None where plain cosines are compared; ``closer`` what
-    the closer look at candidates gains, None where none is taken. ``places`` items have what that
-    needs, ``copies`` items a copy of their image.
+    the gallery decides, None where it was not calibrated. ``indexed`` items are in ``index``, a
+    file of the ``engine`` "faiss", or a collection of "milvus" with its address; ``recall`` is None
+    where its recipe is exact. ``metric`` says in words what the gallery's own metric was learned
+    from, None where plain cosines are compared; ``closer`` what the closer look at candidates
+    gains, None where none is taken. ``places`` items have what that needs, ``copies`` items a copy
+    of their image.
     """
 
     gallery: str
@@ -427,6 +428,7 @@ class GalleryInfo:
     places: int = 0
     copies: int = 0
     undecided: str | None = None
+    engine: str = "faiss"
 
 
 @dataclass(frozen=True)

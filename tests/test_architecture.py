@@ -53,6 +53,9 @@ OWNERS = {
     "typer": {"cli"},
     "watchfiles": {"pictures.watching"},
     "av": {"pictures.video_frame", "pictures.video_reader", "pictures.video_worker"},
+    "pymilvus": {"index.milvus"},
+    "milvus_lite": {"index.milvus"},
+    "grpc": {"index.milvus"},
     "pyarrow": {"gallery.parquet"},
 }  # fmt: skip
 
@@ -138,7 +141,7 @@ def test_each_library_has_its_modules(library: str) -> None:
         ),
         (
             "import siamese_search; siamese_search.Gallery",
-            ["torch", "onnxruntime", "openvino", "sqlite_utils"],
+            ["torch", "onnxruntime", "openvino", "sqlite_utils", "pymilvus", "grpc"],
         ),
         ("import siamese_search.serving.app", ["torch", "matplotlib", "sklearn"]),
         (

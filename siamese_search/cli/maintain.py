@@ -39,9 +39,13 @@ def check(
             "--deep", help="Also read every enrolled picture, and embed a sample of them again."
         ),
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="First make the index what the database says."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare files, database and index; name every fault. Changes nothing.
+    """Compare files, database and index; name every fault. Changes nothing without --repair.
 
     Enrolled pictures that are gone or were overwritten since are named, too. That is no fault of
     the gallery, so the exit code is 0 where there is no other.
@@ -49,8 +53,10 @@ def check(
     from siamese_search.errors import GalleryDamaged
 
     changed: list[Rejection] = []
+    mended: list[str] = []
     try:
         with open_gallery(gallery) as source:
+            mended = source.repair() if repair else []
             faults = source.check(deep=deep)
             if not faults:
                 changed = list(source.changed_pictures(deep=deep))
@@ -58,8 +64,13 @@ def check(
         faults = [str(error)]
     if as_json:
         pictures = [{"path": one.path, "reason": one.reason} for one in changed]
-        print_json({"ok": not faults, "faults": faults, "changed": pictures})
+        said = {"ok": not faults, "faults": faults, "changed": pictures}
+        print_json(said | ({"mended": mended} if repair else {}))
     else:
+        for fault in mended[:SHOWN]:
+            say(f"mended: {fault}")
+        if len(mended) > SHOWN:
+            say(f"and {len(mended) - SHOWN} more: --json names all")
         for fault in faults:
             say(fault)
         for one in changed[:SHOWN]:
@@ -148,7 +159,8 @@ def compact(
             "--recipe",
             metavar="auto|FAISS",
             help="How the index is built, now and later: auto (exact up to 100,000 items), or a"
-            " FAISS factory string, as HNSW32 or IVF4096,PQ64x4fs, from 1,000 items on.",
+            " FAISS factory string, as HNSW32 or IVF4096,PQ64x4fs, from 1,000 items on; FLAT or"
+            " HNSW with milvus.",
         ),
     ] = None,
     recall: Annotated[
@@ -159,6 +171,24 @@ def compact(
             help="The least recall@10 that an index which is not exact is tuned to (0.99).",
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="faiss|milvus",
+            help="Where the index is, now and later: in a file of the gallery (faiss), or in a"
+            " collection of Milvus.",
+        ),
+    ] = None,
+    uri: Annotated[
+        str | None,
+        typer.Option(
+            "--uri",
+            metavar="ADDRESS",
+            help="Where Milvus is: http://HOST:19530, or a milvus-lite file, as milvus.db"
+            " (SIASEARCH_MILVUS_URI).",
+        ),
+    ] = None,
     if_due: Annotated[
         bool,
         typer.Option(
@@ -167,30 +197,33 @@ def compact(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a new index file with all recent changes; --recipe chooses another kind of index.
+    """Write a new index with all recent changes; --recipe chooses another kind, --engine where.
 
     What was changed before cannot be taken back by `undo` any more, except with --if-due.
     """
-    if if_due and (recipe is not None or recall is not None):
-        raise UsageError("--if-due takes what was chosen last: leave out --recipe and --recall")
+    if if_due and any(one is not None for one in (recipe, recall, engine, uri)):
+        raise UsageError(
+            "--if-due takes what was chosen last: leave out --recipe, --recall, --engine and --uri"
+        )
     with open_gallery(gallery) as target:
         done = True
         before = target.last_change()
         if if_due:
             done = target.compact_if_due()
         else:
-            target.compact(recipe, recall)
+            target.compact(recipe, recall, engine, uri)
         facts = target.info()
         _note_forgotten(target, before)
     if as_json:
-        print_json({key: getattr(facts, key) for key in ("index", "indexed", "recipe", "recall")})
+        keys = ("engine", "index", "indexed", "recipe", "recall")
+        print_json({key: getattr(facts, key) for key in keys})
     else:
         found = "exact" if facts.recall is None else f"recall@10 {facts.recall:.3f}"
         items = counted(facts.indexed, "item")
         typer.echo(f"{facts.index} holds {items} ({facts.recipe}, {found})")
     if not done:
         note("nothing to do yet, or another process is doing it")
-    if recipe not in (None, "auto", facts.recipe):
+    if recipe not in (None, "auto", facts.recipe) and facts.engine == "faiss":
         note(f"fewer than 1,000 items are searched exactly; {recipe} is used from 1,000 on")
 
 

@@ -19,7 +19,9 @@ from siamese_search.gallery.agreement import disagreements, require_same_graph
 from siamese_search.gallery.calibrating import Calibrating
 from siamese_search.gallery.compaction import DATABASE_NAME
 from siamese_search.gallery.copies import copies_in, copy_fault
-from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of
+from siamese_search.gallery.remote import MARK, is_remote
+from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots
+from siamese_search.gallery.stored import dimension_of
 from siamese_search.pictures.read import file_fault
 from siamese_search.records import ChangedPicture, GalleryInfo, printable
 from siamese_search.storage.catalog import Catalog
@@ -125,7 +127,8 @@ def info(catalog: Catalog, active: ActiveEncoder, calibrating: Calibrating) -> G
         threshold=threshold,
         calibration=calibrating.in_words(),
         distractors=catalog.count_distractors(),
-        index=snapshot.file if snapshot else None,
+        engine="milvus" if snapshot and is_remote(snapshot.file) else "faiss",
+        index=snapshot.file.removeprefix(MARK) if snapshot else None,
         indexed=snapshot.items if snapshot else 0,
         recipe=snapshot.recipe if snapshot else None,
         recall=snapshot.recall if snapshot else None,
@@ -161,6 +164,9 @@ def index_differences(catalog: Catalog, snapshots: Snapshots) -> Iterator[str]:
         return
     if snapshot.metric != state.metric:
         yield f"{snapshot.file} was written under another metric: run `siasearch compact`"
+        return
+    if is_remote(snapshot.file):
+        yield from snapshots.remote.differences()
         return
     fault = snapshots.fault(snapshot, thorough=True)
     if fault:

@@ -6,6 +6,7 @@ Knows nothing of how items are searched and of what stands in an index file.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import secrets
 import subprocess
@@ -14,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from siamese_search.decision.metric import Metric
@@ -21,8 +23,10 @@ from siamese_search.errors import DiskFull, SiaSearchError, StorageError, UsageE
 from siamese_search.files import delete, is_left_behind, left_alone, sync_folder
 from siamese_search.gallery.copies import sweep_copies, sweep_kept
 from siamese_search.gallery.opening import DATABASE
-from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, dimension_of, names_index
-from siamese_search.index import Previous, Wanted, Written
+from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, names_index
+from siamese_search.gallery.stored import dimension_of
+from siamese_search.index import AUTO, Previous, Wanted, Written
+from siamese_search.index.milvus import ADDRESS
 from siamese_search.processes import PLACE, command, environment
 from siamese_search.records import Snapshot
 from siamese_search.storage.catalog import Catalog
@@ -43,8 +47,17 @@ WAITING_SHARE = 4
 FEW_CHANGES = 1000  # for which nobody wants to wait while an index of many items is made
 MANY_ITEMS = 50_000
 
+FAISS, MILVUS = "faiss", "milvus"
+
 # The files that siasearch makes, with their temporary names; nothing else is ever deleted.
 DATABASE_NAME = re.compile(r"\.gallery\.db\.[0-9a-f]{8}(-journal)?")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The engine that is chosen: Milvus at an address, FAISS in files where that is None."""
+
+    address: str | None
 
 
 class Compaction:
@@ -78,32 +91,95 @@ class Compaction:
         except OSError as error:
             raise StorageError(f"{error.filename or self._folder}: {error.strerror}") from error
 
-    def compact(self, wait: bool = True, wanted: Wanted | None = None) -> None:
-        """Write a snapshot of all that is enrolled, switch to it, and drop what it replaces.
+    def compact(
+        self,
+        wait: bool = True,
+        wanted: Wanted | None = None,
+        chosen: Chosen | None = None,
+        anew: bool = False,
+    ) -> None:
+        """Write a snapshot of all that is enrolled, switch to it, and drop what it replaces; where
+        it is a collection, write only what has changed, unless something is asked for, or ``anew``.
 
-        ``wanted`` is kept for later compactions; without it, what was wanted last holds. Raises
-        UsageError where the recipe does not fit what is enrolled.
+        ``wanted`` and the engine ``chosen`` are kept for later compactions; without them, what was
+        wanted last holds. Raises UsageError where the recipe does not fit what is enrolled.
         """
         with self.maintenance(wait):
             self._catalog.prune()
             self._sweep()  # what takes the space of the new file
-            while not self._make(wanted):  # calibrated meanwhile
-                pass
+            anew = anew or wanted is not None or chosen is not None
+            address = chosen.address if chosen else self._catalog.engine()
+            if anew or address is None or not self._snapshots.remote.apply():
+                self._write_anew(wanted, address)
             self._snapshots.release()  # what it has in memory is no longer of use
             if wanted is not None:
                 self._catalog.want_index(wanted.recipe, wanted.recall)
+            if address != self._catalog.engine():
+                self._catalog.want_engine(address)
             self._sweep()
             if wait:  # a command of its own, which may take its time
                 sweep_copies(self._folder, self._catalog)
                 sweep_kept(self._folder, self._catalog)
 
-    def wanted(self, recipe: str | None, recall: float | None) -> Wanted | None:
-        """What is asked for, with what was wanted before where one is None; None where both are."""
-        if recipe is None and recall is None:
+    def chosen(self, engine: str | None, address: str | None) -> Chosen | None:
+        """The engine that is asked for; None where none is. Raises UsageError for what is none."""
+        if engine is None and address is None:
             return None
+        if engine not in (None, FAISS, MILVUS):
+            raise UsageError(f"engine is {engine!r}: take {FAISS} or {MILVUS}")
+        if engine == FAISS:
+            if address is not None:
+                raise UsageError(f"{FAISS} keeps its index in the gallery: leave out the address")
+            return Chosen(None)
+        given = address or self._catalog.engine() or os.environ.get(ADDRESS)
+        if not given:
+            raise UsageError(
+                f"where is Milvus? Give --uri, or {ADDRESS}: http://HOST:19530, or milvus.db for a"
+                " milvus-lite file"
+            )
+        kept = given == self._catalog.engine()
+        return Chosen(given if kept else self._snapshots.remote.address(given))
+
+    def wanted(
+        self, recipe: str | None, recall: float | None, chosen: Chosen | None = None
+    ) -> Wanted | None:
+        """What is asked for, with what was wanted before where one is None; None where both are.
+
+        A recipe is of its engine: of another one that is ``chosen`` it is auto until it is given.
+        """
         kept = self._catalog.wanted_index()
-        before = Wanted(kept.recipe, kept.recall) if kept else Wanted()
+        moved = chosen is not None and chosen.address != self._catalog.engine()
+        if recipe is None and recall is None and not (moved and kept):
+            return None
+        before = Wanted(AUTO if moved else kept.recipe, kept.recall) if kept else Wanted()
         return before.changed(recipe, recall)
+
+    def _write_anew(self, wanted: Wanted | None, address: str | None) -> None:
+        """Write a snapshot of all, as often as the gallery is calibrated meanwhile."""
+        snapshot = self._catalog.state().snapshot
+        if address is None:
+            while not self._make(wanted):
+                pass
+        else:
+            while not self._make_elsewhere(address, wanted):
+                pass
+        remote = self._snapshots.remote
+        # A copied gallery leaves alone what is that of the one it was copied from.
+        ours = snapshot is not None and remote.is_own(snapshot)
+        remote.forget(snapshot.file if ours and snapshot else None)
+
+    def _make_elsewhere(self, address: str, wanted: Wanted | None) -> bool:
+        """Write a collection and switch to it; false where another metric is in use by then."""
+        state, metric = self._catalog.state_with_metric()
+        kept = self._catalog.wanted_index()
+        if wanted is None and kept is not None:
+            wanted = Wanted(kept.recipe, kept.recall)
+        written = self._snapshots.remote.write(address, state, metric, wanted)
+        try:
+            self._catalog.set_snapshot(written)
+        except MetricChanged:
+            return False
+        return True
 
     def _make(self, wanted: Wanted | None) -> bool:
         """Write a snapshot and switch to it; false where another metric is in use by then."""
@@ -195,10 +271,11 @@ class Compaction:
         it is left until a quarter as much has changed as it holds. What has changed is committed,
         and found without it, so leaving or failing here loses nothing.
         """
-        if not (self._catalog.writable and self.is_due(underway)):
+        if not (self._catalog.writable and self._is_due(underway)):
             return False
         try:
-            if changed is not None and self._catalog.totals()[1] >= MANY_ITEMS:
+            quick = self._takes_changes(self._catalog.state())
+            if not quick and changed is not None and self._catalog.totals()[1] >= MANY_ITEMS:
                 pressing = self._is_pressing()
                 few = changed < FEW_CHANGES
                 if (few or not pressing) and self._may_start_others():
@@ -211,9 +288,19 @@ class Compaction:
             log.info("the index file is left as it was: %s", error)
             return False
         except SiaSearchError as error:
-            log.warning("the index file is left as it was: %s", error)
+            log.warning("the index is left as it was: %s", error)
             return False
         return True
+
+    def _is_due(self, underway: bool) -> bool:
+        """As ``is_due``; a collection takes each change at once."""
+        state = self._catalog.state()
+        if not self._takes_changes(state):
+            return self.is_due(underway)
+        return pending_in(state) > (PENDING_UNDERWAY if underway else 0)
+
+    def _takes_changes(self, state: State) -> bool:
+        return self._catalog.engine() is not None and self._snapshots.remote.takes_changes(state)
 
     def _is_pressing(self) -> bool:
         """Whether so much has changed that somebody must wait for it."""

@@ -36,6 +36,7 @@ from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.contents import Contents
 from siamese_search.gallery.copies import enrolled_bytes
 from siamese_search.gallery.identification import Identifier, Question
+from siamese_search.gallery.maintained import Maintained
 from siamese_search.gallery.opening import exists, opened_catalog, opened_encoder
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.rebuilding import rebuild
@@ -49,7 +50,6 @@ from siamese_search.records import (
     DUPLICATE,
     Audit,
     Calibration,
-    ChangedPicture,
     GalleryInfo,
     Identification,
     Item,
@@ -67,7 +67,7 @@ from siamese_search.storage.catalog import Catalog
 K_AT_MOST = 100_000  # items that may be asked for of fewer
 
 
-class Gallery(Contents):
+class Gallery(Contents, Maintained):
     """An open gallery. ``with Gallery.open("coins", "general-2") as gallery: ...``
 
     Threads may share it; every process opens its own.
@@ -158,7 +158,7 @@ class Gallery(Contents):
         committed stays. Closing again does nothing.
         """
         self._catalog.close()  # first: no search opens the index again after that
-        self._snapshots.release()
+        self._snapshots.close()
 
     def __enter__(self) -> Gallery:
         self._catalog.require_open()
@@ -391,21 +391,6 @@ class Gallery(Contents):
 
     # Maintenance
 
-    def compact(self, recipe: str | None = None, recall: float | None = None) -> None:
-        """Fold what has changed since the last index file into a new one.
-
-        ``recipe`` is ``auto`` or a FAISS factory string, which serves from 1,000 items on (fewer
-        are searched exactly); ``recall`` is the least recall@10 that it is tuned to. Both hold for
-        later index files too. Raises UsageError where FAISS has no such index for these items. The
-        last change is forgotten, see ``undo``.
-        """
-        editing.forget(self._catalog, self.folder)
-        self._compaction.compact(wanted=self._compaction.wanted(recipe, recall))
-
-    def compact_if_due(self) -> bool:
-        """Compact where enough has changed and no other process does; returns whether it did."""
-        return self._compaction.compact_if_due()
-
     def rebuild(
         self,
         encoder: Encoder | EncoderProtocol | str | os.PathLike[str] | None = None,
@@ -429,21 +414,6 @@ class Gallery(Contents):
         if report.switched:
             editing.forget(self._catalog, self.folder)
         return self._upkeep.renewed(report, before, generation)
-
-    def check(self, *, deep: bool = False) -> list[str]:
-        """Compare files, database and index; every fault in a line, none where all is well.
-
-        ``deep`` embeds a sample of the pictures again, too.
-        """
-        return checking.faults(self._catalog, self._snapshots, self._active, deep)
-
-    def changed_pictures(self, *, deep: bool = False) -> Iterator[ChangedPicture]:
-        """The files that are gone, and have no copy, or were overwritten since they were enrolled:
-        answers are still by what they were.
-
-        By size and time; ``deep`` reads them all.
-        """
-        return checking.changed_pictures(self._catalog, deep)
 
     def info(self) -> GalleryInfo:
         """What the gallery is: totals, encoder, index and bytes on disk."""

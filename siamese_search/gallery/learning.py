@@ -27,7 +27,8 @@ from siamese_search.files import delete
 from siamese_search.gallery.guarded import is_unit
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.self_test import SelfTest
-from siamese_search.gallery.snapshots import Searched, Snapshots, View, dimension_of
+from siamese_search.gallery.snapshots import Searched, Snapshots, View
+from siamese_search.gallery.stored import dimension_of
 from siamese_search.index import Engine, Index
 from siamese_search.records import Generation, LeftOut, counted
 from siamese_search.storage.catalog import Catalog

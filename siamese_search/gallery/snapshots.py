@@ -17,13 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision.metric import Metric
 from siamese_search.errors import GalleryError
 from siamese_search.forks import Followed
 from siamese_search.gallery.guarded import GuardedIndex, is_unit
+from siamese_search.gallery.remote import Remote, is_remote
+from siamese_search.gallery.stored import dimension_of, projected
 from siamese_search.gallery.verifying import Verification
 from siamese_search.index import Engine, FaissEngine, Index, sha256
 from siamese_search.records import Generation, Snapshot
@@ -93,6 +93,7 @@ class Snapshots(Followed):
         self.engine: Engine = engine or FaissEngine()
         self._folder = folder
         self._catalog = catalog
+        self.remote = Remote(folder, catalog)
         self._loaded: Loaded | None = None
         self._verification: Verification | None = None  # of the file that is loaded
         self._damaged: set[str] = set()  # files that turned out not to be as they were written
@@ -122,6 +123,11 @@ class Snapshots(Followed):
             loaded, self._loaded = self._loaded, None
             if loaded is not None:
                 loaded.index.close()  # whoever knows it yet holds nothing any more
+
+    def close(self) -> None:
+        """Let go of all, connections too."""
+        self.release()
+        self.remote.close()
 
     def _catch_up(self) -> Loaded:
         """Bring the loaded index to what the catalog says now."""
@@ -172,10 +178,7 @@ class Snapshots(Followed):
         them, in chunks.
         """
         for items, vectors in self._catalog.embeddings(state.generation, after, state.last_item):
-            if metric is None:
-                yield items, vectors
-            else:
-                yield items, projected(metric, vectors)
+            yield items, projected(metric, vectors)
 
     def _open(self) -> Opened:
         """The snapshot's index, or an empty one; of the state now, or of a later one where another
@@ -186,6 +189,10 @@ class Snapshots(Followed):
             snapshot = state.snapshot
             if snapshot is None or snapshot.metric != state.metric:
                 break
+            if is_remote(snapshot.file):
+                kept = self.remote.index(snapshot, state, metric)
+                guarded = GuardedIndex(kept, partial(self._without_snapshot, None))
+                return Opened(state, metric, guarded, snapshot.last_item, snapshot.last_removal)
             fault = self.fault(snapshot)
             if fault is None:
                 path = self._folder / snapshot.file
@@ -265,20 +272,6 @@ class Snapshots(Followed):
 def names_index(file: object) -> bool:
     """Whether a file that a database names, perhaps somebody else's, can be an index file here."""
     return isinstance(file, str) and bool(INDEX_NAME.fullmatch(file))
-
-
-def dimension_of(state: State, metric: Metric | None) -> int:
-    """How long the vectors in an index are."""
-    return state.generation.dimension if metric is None else metric.dimension
-
-
-def projected(metric: Metric, vectors: FloatArray) -> FloatArray:
-    """Embeddings (n, dimension) as an index of a metric holds them, float32 (n, p).
-
-    What is not of unit length, and so damaged, becomes nought, which is not, either.
-    """
-    sound = is_unit(vectors)
-    return metric.apply(np.where(sound[:, None], vectors, np.float32(0)))
 
 
 def _kept(state: State) -> tuple[Generation, Snapshot | None, int, int | None]:

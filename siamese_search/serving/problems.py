@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from siamese_search.errors import (
     EncoderError,
+    EngineUnavailable,
     GalleryMissing,
     ImageError,
     RuntimeUnavailable,
@@ -26,6 +27,7 @@ STATUSES: tuple[tuple[type[SiaSearchError], int], ...] = (
     (RuntimeUnavailable, 501),
     (EncoderError, 500),
     (StorageError, 503),
+    (EngineUnavailable, 503),
     (SiaSearchError, 500),
 )
 FAILED = "the server failed: its log says why"

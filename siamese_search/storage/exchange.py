@@ -99,13 +99,14 @@ class Exchange(Catalog):
         return f"has an unknown {differing[0]!r}" if differing else None
 
     def make_portable(self) -> None:
-        """Leave out what is of use in its folder alone, and what was removed: index files' rows,
-        and the last changes.
+        """Leave out what is of use in its folder alone, and what was removed: where its index
+        is, and the last changes.
         """
         with self.writing():
             self._forget()
             self._db.execute("DELETE FROM snapshots")
             self._db.execute("DELETE FROM removals")
+            self._db.execute("DELETE FROM settings WHERE key IN ('engine', 'collections')")
         self.take_dropped_copies()
 
     def keep_only(self, numbers: Sequence[int]) -> None:

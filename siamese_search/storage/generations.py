@@ -23,6 +23,7 @@ from siamese_search.records import (
     Generation,
     Snapshot,
 )
+from siamese_search.storage.engines import Engines
 from siamese_search.storage.places import PlacesTable
 
 CHUNK = 4096
@@ -54,7 +55,7 @@ class MetricChanged(GalleryError):
     """An index file was written by another metric than is in use."""
 
 
-class Generations(PlacesTable):
+class Generations(PlacesTable, Engines):
     """The generations in an open ``gallery.db``."""
 
     def state(self) -> State:
@@ -205,6 +206,17 @@ class Generations(PlacesTable):
             self._require_sound(rows, generation)
             found += [(number, vector) for number, vector, _ in rows]
         return _stacked(found, generation)
+
+    def embedded(self, generation: Generation, numbers: IntArray | None = None) -> IntArray:
+        """The items that have an embedding, of certain ones (n,) or all, ascending."""
+        among = "" if numbers is None else " AND item IN (SELECT value FROM json_each(?))"
+        wanted = () if numbers is None else (json.dumps(numbers.tolist()),)
+        with self._guard():
+            rows = self._db.execute(
+                f"SELECT item FROM embeddings WHERE generation = ?{among} ORDER BY item",
+                (generation.number, *wanted),
+            ).fetchall()
+        return np.fromiter((row[0] for row in rows), np.int64, len(rows))
 
     def _require_sound(
         self, rows: Iterable[tuple[int, bytes, int]], generation: Generation
