@@ -399,14 +399,13 @@ class RebuildReport:
 class GalleryInfo:
     """What a gallery is: totals, encoder, how it decides, index and bytes on disk.
 
-    ``threshold`` is the encoder's, None where the encoder cannot be found or its threshold is not
-    known; ``undecided`` says in words that nothing decides, and the way out; ``calibration`` how
-    the gallery decides, None where it was not calibrated. ``indexed`` items are in ``index``, a
-    file of the ``engine`` "faiss", or a collection of "milvus" with its address; ``recall`` is None
-    where its recipe is exact. ``metric`` says in words what the gallery's own metric was learned
-    from, None where plain cosines are compared; ``closer`` what the closer look at candidates
-    gains, None where none is taken. ``places`` items have what that needs, ``copies`` items a copy
-    of their image.
+    ``threshold`` is the encoder's, None where the encoder or its threshold is not known;
+    ``undecided`` says in words that nothing decides, and the way out; ``calibration`` how the
+    gallery decides, None where it was not calibrated. ``indexed`` items are in ``index``, a file of
+    the ``engine`` "faiss", or a collection of "milvus"; ``recall`` is None where it is exact.
+    ``metric`` says what the gallery's own metric was learned from, None for plain cosines;
+    ``closer`` what the closer look gains, None where none is taken. ``places`` items have what that
+    needs, ``copies`` items a copy of their image.
     """
 
     gallery: str
