@@ -404,8 +404,7 @@ class GalleryInfo:
     gallery decides, None where it was not calibrated. ``indexed`` items are in ``index``, a file of
     the ``engine`` "faiss", or a collection of "milvus"; ``recall`` is None where it is exact.
     ``metric`` says what the gallery's own metric was learned from, None for plain cosines;
-    ``closer`` what the closer look gains, None where none is taken. ``places`` items have what that
-    needs, ``copies`` items a copy of their image.
+    ``closer`` what the closer look gains; ``places`` items have places for that, ``copies`` a copy.
     """
 
     gallery: str
@@ -432,7 +431,7 @@ class GalleryInfo:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a long operation is; ``total`` is None where it is not known beforehand."""
+    """How far a long operation is; ``total`` is None where it is not known."""
 
     stage: str
     done: int
