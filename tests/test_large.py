@@ -85,11 +85,11 @@ def test_a_recipe_and_a_recall_hold_until_others_are_chosen(tmp_path: Path, toy:
 def test_a_recipe_that_does_not_fit_any_more_gives_way_to_auto(
     tmp_path: Path, toy: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    vectors, names = clustered(toy.dimension, 1200)
+    vectors, names = clustered(toy.dimension)
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll_embeddings(vectors, names)
-        gallery.compact("IVF800,Flat", 0.5)
-        for name in dict.fromkeys(names[:600]):
+        gallery.compact("IVF1800,Flat", 0.5)
+        for name in dict.fromkeys(names[:1200]):
             gallery.remove(name)
         # What it has learned from more items would serve fewer as well.
         (tmp_path / "gallery" / str(gallery.info().index)).unlink()

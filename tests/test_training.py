@@ -36,7 +36,7 @@ from siamese_search.decision.evidence import logistic  # noqa: E402
 from siamese_search.embedding import backbones  # noqa: E402
 from siamese_search.embedding.backbones import SmallResNet  # noqa: E402
 from siamese_search.embedding.network import EmbeddingNetwork, export_onnx  # noqa: E402
-from siamese_search.embedding.record import verified_weights  # noqa: E402
+from siamese_search.embedding.record import verified_weights, write_encoder  # noqa: E402
 from siamese_search.errors import (  # noqa: E402
     EncoderError,
     RuntimeUnavailable,
@@ -529,17 +529,43 @@ def test_training_on_from_an_encoder_keeps_its_preprocessing(
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_training_on_from_an_encoder_with_places_makes_them_anew(
-    folder: Path, tmp_path: Path
+    first: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    settings = replace(SMALL, start="general-2", dimension=None, size=64, steps=4, freeze=0)
+    folder, run = first
+    plain = Encoder.open(run).record
+    places = {"source": "features", "grid": 2, "dimension": 8}
+    architecture = {**plain.architecture, "places": places}
+    untrained = outcome.final(EmbeddingNetwork(architecture)).state_dict()
+    write_encoder(
+        tmp_path / "start",
+        name="start",
+        architecture=architecture,
+        preprocessing=plain.preprocessing,
+        dimension=plain.dimension,
+        onnx=b"",
+        weights={name: tensor.numpy() for name, tensor in untrained.items()},
+        threshold=plain.threshold,
+        calibration=plain.calibration,
+        training={},
+    )
+    start = Encoder.open(tmp_path / "start", "cpu")
+    settings = replace(SMALL, start=str(start.folder), dimension=None, size=32, steps=4, freeze=0)
     report = train([folder], tmp_path / "mine", settings)
-    made, start = Encoder.open(tmp_path / "mine", "cpu"), Encoder.open("general-2", "cpu")
+    made = Encoder.open(tmp_path / "mine", "cpu")
     assert made.gives_places
     new, old = (verified_weights(one.folder, one.record)["places.weight"] for one in (made, start))
     assert np.array_equal(new, old) == (report.kept == 0)
     with Gallery.open(tmp_path / "gallery", made) as gallery:
         gallery.enroll([folder])
         assert gallery.info().places == len(gallery) == 48
+
+
+def test_a_shipped_encoder_is_a_start_with_its_places() -> None:
+    start = starting_point(replace(SMALL, start="general-2", dimension=None, size=64))
+    shipped = Encoder.open("general-2", "cpu")
+    weights = verified_weights(shipped.folder, shipped.record)
+    assert np.array_equal(start.network.places.weight.detach().numpy(), weights["places.weight"])
+    assert start.how == replace(shipped.record.preprocessing, height=64, width=64)
 
 
 def test_frozen_layers_keep_their_weights_and_the_others_do_not(folder: Path) -> None:
