@@ -26,6 +26,7 @@ from siamese_search.errors import EngineUnavailable, UsageError
 from siamese_search.gallery.remote import MARK, Place
 from siamese_search.index import milvus
 from siamese_search.index.milvus import Among, Between, Milvus, checked_address, expression
+from siamese_search.serving.representation import of_gallery
 
 pytest.importorskip("pymilvus", reason="pymilvus is not installed")
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed")
@@ -329,6 +330,12 @@ def test_an_archive_does_not_tell_where_milvus_is(moved: Gallery, tmp_path: Path
     with zipfile.ZipFile(tmp_path / "g.zip") as archive:
         (database,) = [name for name in archive.namelist() if name.endswith("gallery.db")]
         assert b"milvus.db" not in archive.read(database)
+
+
+def test_the_server_does_not_tell_where_milvus_is(moved: Gallery) -> None:
+    facts = of_gallery("coins", moved, read_only=True)
+    assert facts["engine"] == "milvus"
+    assert "milvus.db" not in str(facts)
 
 
 @pytest.mark.parametrize(

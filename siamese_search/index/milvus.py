@@ -160,6 +160,9 @@ class Milvus:
                 if not facts.get("pending_index_rows"):
                     break
                 time.sleep(0.2)
+            if not is_lite(self.address):  # else it goes on for a while with an index of its own
+                client.release_collection(name, timeout=PATIENCE)
+            self._loaded.discard(name)
             self._load(client, name)
             client.query(
                 name, filter=expression(Among((0,))), output_fields=[ITEM],
@@ -236,16 +239,17 @@ class Milvus:
         """
         items = np.full((len(queries), wanted), -1, np.int64)
         scores = np.full((len(queries), wanted), -np.inf, np.float32)
+        fields = [ITEM] if is_lite(self.address) else []  # a server would look them up once more
         reach = {} if effort is None else {"ef": max(effort, wanted)}
         with self._asked(name) as client:
             self._load(client, name)
             found = client.search(
-                name, data=list(queries), anns_field=VECTOR, limit=wanted, output_fields=[ITEM],
+                name, data=list(queries), anns_field=VECTOR, limit=wanted, output_fields=fields,
                 search_params={"metric_type": "IP", "params": reach}, timeout=SECONDS,
                 consistency_level="Session" if name in self._written else "Bounded",
             )  # fmt: skip
             for row, hits in enumerate(found):
-                near = [(hit[ITEM], hit["distance"]) for hit in hits]
+                near = [(hit.get(ITEM, hit.get("id")), hit["distance"]) for hit in hits]
                 if near:
                     items[row, : len(near)], scores[row, : len(near)] = zip(*near, strict=True)
         return items, scores
@@ -339,6 +343,7 @@ def _not_installed() -> RuntimeUnavailable:
 def _pymilvus() -> Any:
     """The library, silent. Raises RuntimeUnavailable where it is not installed."""
     off = "PYTHON_DOTENV_DISABLED"  # else it reads a file ``.env`` into our environment
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its library writes to the terminal itself
     ours = "pymilvus" not in sys.modules and os.environ.setdefault(off, "1") == "1"
     try:
         import pymilvus

@@ -32,15 +32,17 @@ def of_answer(
 
 def of_gallery(name: str, gallery: Gallery, read_only: bool) -> dict[str, Any]:
     """A gallery: what it is, how it decides, what was changed last and what was
-    taken back last; no path of the server's.
+    taken back last; no path of the server's, and no address.
     """
     facts = dataclasses.asdict(gallery.info())
     change, undone = gallery.last_change(), gallery.last_change(undone=True)
     takes = None
     with suppress(EncoderError):  # it cannot be found
         takes = gallery.encoder.kind.suffixes
+    index = facts["index"] and facts["index"].rpartition("#")[2]  # not where Milvus is
     return facts | {
         "gallery": name,
+        "index": index,
         "decides": facts["calibration"],
         "calibration": without_evidence(gallery.calibration),
         "read_only": read_only,
