@@ -2,7 +2,7 @@
 do kills cost?
 
     python benchmarks/engines.py [--encoder general-2] [--size 10000] [--server PYTHON]
-                                 [--skip-lite] [--kills 50 [--engine-kills 3]] [--work DIR]
+                                 [--skip-lite] [--kills 50 [--engine-kills 2]] [--work DIR]
 
 Real embeddings extended to scale (``embeddings.py`` says how) are enrolled, and the gallery moves
 from FAISS to each engine and in the end back. For each: seconds to move, the median and the 95th
@@ -224,7 +224,7 @@ def main() -> None:
     arguments.add_argument("--size", type=int, default=10_000)
     arguments.add_argument("--server", metavar="PYTHON")
     arguments.add_argument("--kills", type=int, default=0)
-    arguments.add_argument("--engine-kills", type=int, default=3)
+    arguments.add_argument("--engine-kills", type=int, default=0)
     arguments.add_argument("--skip-lite", action="store_true")
     arguments.add_argument("--seed", type=int, default=1)
     work_argument(arguments)
@@ -248,8 +248,8 @@ def main() -> None:
             if not options.kills:
                 with Gallery.open(folder / "gallery") as gallery:
                     rows = compared(gallery, sized, engines)
-            targets = engines[:1] + engines[1:][-1:] if options.kills else []
-            for name, address, _ in targets:
+            targets = {name: address for name, address, _ in engines} if options.kills else {}
+            for name, address in targets.items():
                 with Gallery.open(folder / "gallery") as gallery:
                     gallery.compact("FLAT", engine="milvus", uri=address)
                 used = server if "://" in address else None
