@@ -35,7 +35,7 @@ ORDER = (
     "demo", "add", "query", "watch", "verify", "list", "info", "relabel", "remove", "undo", "redo",
     "calibrate", "benchmark", "audit", "unknowns", "plot", "explain", "train", "encoder list",
     "encoder info", "encoder compare", "encoder import", "encoder calibrate", "encoder export",
-    "rebuild", "check", "prune", "compact", "export", "import", "copy", "split", "merge",
+    "rebuild", "check", "prune", "compact", "export", "import", "copy", "split", "merge", "embed",
 )  # fmt: skip
 
 

@@ -304,7 +304,7 @@ def test_every_command_has_help() -> None:
         "add", "query", "verify", "list", "info", "remove", "relabel", "undo", "redo",
         "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
         "benchmark", "unknowns", "explain", "plot", "serve", "encoder", "watch", "export", "import",
-        "merge", "copy", "split", "prune",
+        "merge", "copy", "split", "prune", "embed",
     }  # fmt: skip
     below = commands["encoder"].commands
     assert {"list", "info", "compare", "import", "export"} <= set(below)
