@@ -52,8 +52,11 @@ def test_a_page_shows_what_its_commands_print(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SIASEARCH_CACHE", str(common_folder / "compiled"))  # as people have it
-    if "plot " in " ".join(command for command, _ in examples.examples(TEXTS[name])):
+    typed = " ".join(command for command, _ in examples.examples(TEXTS[name]))
+    if "plot " in typed:
         pytest.importorskip("matplotlib")
+    if "--engine milvus" in typed:
+        pytest.importorskip("milvus_lite")
     monkeypatch.setenv("SIASEARCH_DEVICE", "cpu")
     outputs = examples.outputs(TEXTS[name], *demo, tmp_path / "here", run)
     for command, expected, now in outputs:

@@ -57,7 +57,7 @@ class Place:
 
 def is_remote(file: str) -> bool:
     """Whether a snapshot is a collection, and no file."""
-    return file.startswith(MARK)
+    return isinstance(file, str) and file.startswith(MARK)  # damage may make anything of it
 
 
 class Remote:
