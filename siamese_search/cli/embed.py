@@ -26,6 +26,8 @@ from siamese_search.cli.finding import (
     ExcludeOption,
     FlatOption,
     IdentityFromOption,
+    LabelOption,
+    ManifestOption,
     PassedOver,
     naming_by,
 )
@@ -53,15 +55,8 @@ def embed(
             " folder then share the work.",
         ),
     ] = None,
-    label: Annotated[
-        str | None, typer.Option("--label", "-l", help="The identity of all these images.")
-    ] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CSV", help="A list with the columns path,label; others are metadata."
-        ),
-    ] = None,
+    label: LabelOption = None,
+    manifest: ManifestOption = None,
     exclude: ExcludeOption = None,
     flat: FlatOption = False,
     identity_from: IdentityFromOption = None,

@@ -33,6 +33,8 @@ from siamese_search.cli.finding import (
     ExcludeOption,
     FlatOption,
     IdentityFromOption,
+    LabelOption,
+    ManifestOption,
     PassedOver,
     naming_by,
 )
@@ -57,15 +59,8 @@ def add(
         typer.Argument(metavar="PATH...", help="Images, or folders of them; with --every, videos."),
     ] = None,
     gallery: GalleryOption = DEFAULT_GALLERY,
-    label: Annotated[
-        str | None, typer.Option("--label", "-l", help="The identity of all these images.")
-    ] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CSV", help="A list with the columns path,label; others are metadata."
-        ),
-    ] = None,
+    label: LabelOption = None,
+    manifest: ManifestOption = None,
     from_query: Annotated[
         str | None,
         typer.Option(

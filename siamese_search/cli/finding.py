@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,13 @@ from siamese_search.pictures.find import DRAWING, EXCLUDED, NO_KIND, SYSTEM
 from siamese_search.pictures.kind import Kind
 from siamese_search.records import counted
 
+LabelOption = Annotated[
+    str | None, typer.Option("--label", "-l", help="The identity of all these images.")
+]
+ManifestOption = Annotated[
+    Path | None,
+    typer.Option(metavar="CSV", help="A list with the columns path,label; others are metadata."),
+]
 ExcludeOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -45,6 +45,7 @@ class Answered(NamedTuple):
 
 # Pixels, and what is asked of them: None where they are only described.
 Shown = tuple[PixelArray, Question | None]
+Asking = Batcher[Shown, Looks | Answered]
 
 
 class Elsewhere(Protocol):
@@ -67,9 +68,7 @@ class Hosted:
         self._host = host
         self._lock = threading.Lock()
         self._groups: tuple[str, list[UnknownGroup]] | None = None
-        self._asked: tuple[Encoder, Batcher[Shown, Looks | Answered]] | None = (
-            None  # by which it was asked last
-        )
+        self._asked: tuple[Encoder, Asking] | None = None  # by which it was asked last
 
     async def call(self, function: Callable[[], T]) -> T:
         """What a function gives that reads or writes, in a thread."""
@@ -107,7 +106,7 @@ class Hosted:
                 self._asked = None
         raise Problem(503, f"the gallery {self.name} is being rebuilt: try again")
 
-    def _asking(self) -> tuple[Encoder, Batcher[Shown, Looks | Answered]]:
+    def _asking(self) -> tuple[Encoder, Asking]:
         with self._lock:
             if self._asked is None:
                 encoder = self.gallery.encoder
@@ -118,7 +117,7 @@ class Hosted:
     def _told(
         self,
         encoder: Encoder,
-        batcher: Batcher[Shown, Looks | Answered],
+        batcher: Asking,
         image: bytes,
         question: Question,
     ) -> Answered:
@@ -134,7 +133,7 @@ class Hosted:
     def _looks(
         self,
         encoder: Encoder,
-        batcher: Batcher[Shown, Looks | Answered],
+        batcher: Asking,
         images: Sequence[bytes],
         turns: int,
     ) -> list[Looks | ImageError]:
