@@ -2,7 +2,8 @@
 do kills cost?
 
     python benchmarks/engines.py [--encoder general-2] [--size 10000] [--server PYTHON]
-                                 [--skip-lite] [--kills 50 [--engine-kills 2]] [--work DIR]
+                                 [--skip-lite] [--recipes FLAT,HNSW] [--work DIR]
+                                 [--kills 50 [--engine-kills 2] | --labels 2000]
 
 Real embeddings extended to scale (``embeddings.py`` says how) are enrolled, and the gallery moves
 from FAISS to each engine and in the end back. For each: seconds to move, the median and the 95th
@@ -10,7 +11,9 @@ percentile of single searches, searches a second of a thousand at once, recall@1
 with every vector, and the share of probes whose ten items and scores are those of FAISS, rank for
 rank. With ``--kills``,
 instead, a process that enrols and removes is killed at random moments, and the server likewise;
-after each kill the gallery is repaired, and what is lost of what was acknowledged is counted.
+after each kill the gallery is repaired, and what is lost of what was acknowledged is counted. With
+``--labels``, instead, so many hostile texts (``tests/hostile.py``) are metadata and, where they may
+be, names of five items each, and each engine is asked for the items that have each text.
 
 ``--server`` is the Python of an environment that has the package ``milvus`` (2.3.5). It binds ports
 on all interfaces, so the script goes on in a network namespace of its own that has loopback alone
@@ -27,19 +30,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 from common import Bars, parser, percentiles, table, write_results
-from embeddings import K, Sized, Work, enrol, nearest, work_argument
+from embeddings import PROBES, K, Sized, Work, enrol, nearest, work_argument
 
 from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray, IntArray
-from siamese_search.errors import EngineUnavailable
+from siamese_search.errors import EngineUnavailable, UsageError
 from siamese_search.gallery.remote import Place
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from hostile import hostile_text
+
 ADDRESS = "http://127.0.0.1:19530"
+EACH = 5  # items of each hostile text
 ALONE = 200  # probes that are searched one by one
 APART = "SIASEARCH_BENCHMARK_APART"
 SERVER = """
@@ -218,6 +228,69 @@ def killed(folder: Path, kills: int, server: Server | None, engine_kills: int) -
     return counts
 
 
+def labelled(folder: Path, encoder: Encoder, wanted: int) -> list[str]:
+    """A new gallery, in which each of so many hostile texts is of five items; gives the texts."""
+    chance, vectors = random.Random(1), np.random.default_rng(1)
+    texts: list[str] = []
+    with Gallery.open(folder, encoder) as gallery:
+        while len(texts) < wanted:
+            text = hostile_text(chance)
+            if text in texts:
+                continue
+            names = [f"{len(texts)}-{item}" for item in range(EACH)]
+            # Not every text may be a name, or metadata.
+            for first in (text, names[0]):
+                with suppress(UsageError):
+                    made = unit(vectors, EACH, encoder.dimension)
+                    gallery.enroll_embeddings(made, [first, *names[1:]], [{"note": text}] * EACH)
+                    texts.append(text)
+                    break
+    return texts
+
+
+def permitted(gallery: Gallery, texts: list[str]) -> list[list[tuple[int, float]]]:
+    """The items, and their scores, that the gallery finds among those of each text."""
+    found = []
+    probes = unit(np.random.default_rng(2), len(texts), gallery.info().dimension)
+    with patch("siamese_search.index.remote.FEW", 0):  # else so few are never asked of an engine
+        for probe, text in zip(probes, texts, strict=True):
+            (answer,) = gallery.identify_embeddings(probe[None], 2 * EACH, where={"note": text})
+            found.append([(match.item, match.score) for match in answer.matches])
+    return found
+
+
+def unit(chance: np.random.Generator, count: int, dimension: int) -> FloatArray:
+    """Random embeddings of unit length, float32 (count, dimension)."""
+    made = chance.normal(size=(count, dimension)).astype(np.float32)
+    scaled: FloatArray = made / np.linalg.norm(made, axis=1, keepdims=True)
+    return scaled
+
+
+def filtered(
+    folder: Path, encoder: Encoder, wanted: int, targets: dict[str, str]
+) -> dict[str, dict[str, int]]:
+    """Of so many hostile texts, those for which an engine finds other items than have them."""
+    counts = {}
+    texts = labelled(folder, encoder, wanted)
+    with Gallery.open(folder) as gallery:
+        right = [set(gallery._catalog.where({"note": text}).tolist()) for text in texts]
+        first = permitted(gallery, texts)
+        for name, address in {"FAISS": "", **targets}.items():
+            if address:
+                gallery.compact("FLAT", engine="milvus", uri=address)
+            answers = permitted(gallery, texts)
+            counts[name] = {
+                "texts": len(texts),
+                "other items": sum(
+                    {item for item, _ in answer} != items
+                    for answer, items in zip(answers, right, strict=True)
+                ),
+                "other answers": sum(a != b for a, b in zip(answers, first, strict=True)),
+            }
+            print(f"{name}: {counts[name]}", file=sys.stderr)
+    return counts
+
+
 def main() -> None:
     arguments = parser(__doc__, repeats=1)
     arguments.set_defaults(encoder="general-2")
@@ -225,7 +298,9 @@ def main() -> None:
     arguments.add_argument("--server", metavar="PYTHON")
     arguments.add_argument("--kills", type=int, default=0)
     arguments.add_argument("--engine-kills", type=int, default=0)
+    arguments.add_argument("--labels", type=int, default=0)
     arguments.add_argument("--skip-lite", action="store_true")
+    arguments.add_argument("--recipes", default="FLAT,HNSW", help="of the server")
     arguments.add_argument("--seed", type=int, default=1)
     work_argument(arguments)
     options = arguments.parse_args()
@@ -233,7 +308,7 @@ def main() -> None:
         os.environ[APART] = "1"
         os.execvp("unshare", ["unshare", "-n", sys.executable, *sys.argv])
     encoder = Encoder.open(options.encoder)
-    sized, _ = Work(options.work, encoder, options.seed).sized(options.size)
+    options.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.work) as scratch:
         folder = Path(scratch)
         with serving(options.server, folder / "server") as server:
@@ -241,15 +316,20 @@ def main() -> None:
             if not options.skip_lite:
                 engines.append(("milvus-lite", str(folder / "lite.db"), "FLAT"))
             if server is not None:
-                engines += [("Milvus", ADDRESS, "FLAT"), ("Milvus", ADDRESS, "HNSW")]
-            enrol(folder / "gallery", sized.encoder, sized.chunks())
+                engines += [("Milvus", ADDRESS, recipe) for recipe in options.recipes.split(",")]
             rows: list[Any] = []
             losses: dict[str, dict[str, int]] = {}
-            if not options.kills:
-                with Gallery.open(folder / "gallery") as gallery:
-                    rows = compared(gallery, sized, engines)
-            targets = {name: address for name, address, _ in engines} if options.kills else {}
-            for name, address in targets.items():
+            texts: dict[str, dict[str, int]] = {}
+            targets = {name: address for name, address, _ in engines}
+            if options.labels:
+                texts = filtered(folder / "gallery", encoder, options.labels, targets)
+            else:
+                sized, _ = Work(options.work, encoder, options.seed).sized(options.size)
+                enrol(folder / "gallery", sized.encoder, sized.chunks())
+                if not options.kills:
+                    with Gallery.open(folder / "gallery") as gallery:
+                        rows = compared(gallery, sized, engines)
+            for name, address in targets.items() if options.kills else ():
                 with Gallery.open(folder / "gallery") as gallery:
                     gallery.compact("FLAT", engine="milvus", uri=address)
                 used = server if "://" in address else None
@@ -257,11 +337,13 @@ def main() -> None:
                 losses[name] = killed(folder / "gallery", kills, used, options.engine_kills)
                 with Gallery.open(folder / "gallery") as gallery:
                     gallery.compact(engine="faiss")
-    name = "engines-kills" if options.kills else f"engines-{options.size}"
+    name = f"engines-{options.size}"
+    if options.kills or options.labels:
+        name = "engines-kills" if options.kills else "engines-labels"
     header = ("engine", "move s", "ms", "ms p95", "searches/s", "recall@10", "same")
     if rows:
         table(
-            f"{options.size} embeddings of {encoder.dimension}, {len(sized.probes)} probes",
+            f"{options.size} embeddings of {encoder.dimension}, {PROBES} probes",
             header,
             [[row["engine"], *(f"{row[key]:.4g}" for key in header[1:])] for row in rows],
         )
@@ -274,8 +356,12 @@ def main() -> None:
         print(f"{engine}: {counts}")
         bars.at_most(f"{engine}, lost of {counts['acknowledged']}", counts["lost"], 0)
         bars.at_most(f"{engine}, apart from the database", counts["apart"], 0)
+    for engine, counts in texts.items():
+        for what in ("other items", "other answers"):
+            bars.at_most(f"{engine}, {what} of {counts['texts']} texts", counts[what], 0)
     bars.show()
     facts = {"size": options.size, "seed": options.seed, "rows": rows, "kills": losses}
+    facts |= {"labels": texts} if texts else {}
     write_results(name, options.encoder, {**facts, "bars": bars.rows})
 
 

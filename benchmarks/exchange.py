@@ -6,7 +6,8 @@
 A gallery of random embeddings of unit length, ten for each identity, with a path and metadata each,
 is exported and imported again into a new one, by each kind of file, by ``siasearch`` in processes
 of their own. Memory is the most that a process held, pages of files not counted apart. Then all
-embeddings, identities and metadata are compared, bit by bit. Processor seconds are of all threads.
+embeddings, identities, paths and metadata are compared, bit by bit, and the ten best for so many
+random probes with their scores. Processor seconds are of all threads.
 The bars are on export and import together, and on memory.
 """
 
@@ -35,6 +36,7 @@ from siamese_search.storage.facts import Facts
 MINUTES, GIGABYTE = 180.0, 1e9
 ROWS = 1024
 ITEMS = 10  # of an identity
+PROBES = 200
 
 
 class Cost(NamedTuple):
@@ -82,6 +84,16 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
+def answers(folder: Path) -> list[list[tuple[str, float]]]:
+    """The ten best, and their scores, for each of some probes."""
+    random = np.random.default_rng(2)
+    with Gallery.open(folder) as gallery:
+        probes = random.normal(size=(PROBES, gallery.info().dimension)).astype(np.float32)
+        probes /= np.linalg.norm(probes, axis=1, keepdims=True)
+        found = gallery.identify_embeddings(probes, 10)
+    return [[(match.identity, match.score) for match in one.matches] for one in found]
+
+
 def measured(*arguments: str) -> Cost:
     """Run ``siasearch``. Ends the script where it fails."""
     begun = time.perf_counter()
@@ -109,7 +121,7 @@ def main() -> None:
         Gallery.open(old, encoder).close()
         with closing(Exchange(old / "gallery.db")) as target:
             target.take_in(lambda: blocks(chosen.size, encoder.dimension), encoder.fingerprint)
-        before = digest(old)
+        before, said = digest(old), answers(old)
         for kind in chosen.kinds.split(","):
             out, new = Path(scratch, f"out.{kind}"), Path(scratch, f"new {kind}")
             embedded = ("--embeddings",) if kind == "csv" else ()
@@ -119,6 +131,8 @@ def main() -> None:
             )
             if digest(new) != before:
                 sys.exit(f"{kind}: what came back is not what went out")
+            if answers(new) != said:
+                sys.exit(f"{kind}: what came back answers otherwise")
             size = out.stat().st_size
             results[kind] = {"bytes": size} | {
                 name: cost._asdict() for name, cost in zip(("export", "import"), costs, strict=True)
@@ -141,9 +155,8 @@ def main() -> None:
         rows,
     )
     bars.show()
-    if chosen.size == 1_000_000:
-        facts_of_run = {"size": chosen.size, "kinds": results, "bars": bars.rows}
-        write_results("exchange", chosen.encoder, facts_of_run)
+    facts_of_run = {"size": chosen.size, "kinds": results, "bars": bars.rows}
+    write_results(f"exchange-{chosen.size}", chosen.encoder, facts_of_run)
 
 
 if __name__ == "__main__":

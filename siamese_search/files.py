@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from siamese_search.errors import StorageError
+from siamese_search.errors import StorageError, UsageError
 
 try:
     import fcntl
@@ -28,6 +28,18 @@ log = logging.getLogger("siasearch")
 _BINARY = getattr(os, "O_BINARY", 0)
 _RANDOM = re.compile("[0-9a-f]{8}")  # the end of a temporary folder's name
 STALE_SECONDS = 3600.0  # after which a file that nothing names belongs to no running process
+
+
+def as_path(place: str | os.PathLike[str]) -> Path:
+    """A place as a path. Raises UsageError for a text that no file can be called."""
+    text = os.fspath(place)
+    try:
+        possible = "\0" not in os.fsencode(text).decode("latin-1")
+    except UnicodeEncodeError:  # half of a surrogate pair
+        possible = False
+    if not possible:
+        raise UsageError(f"{text!r} cannot be the path of a file or folder")
+    return Path(text)
 
 
 def require_place(path: Path) -> None:

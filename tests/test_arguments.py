@@ -51,6 +51,19 @@ def gallery(toy: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
         (lambda g: g.calibrate(strangers=[picture(0)]), r"strangers\[0\] is of type Image"),
         (lambda g: evaluate(g, cast(Any, [("a", "b")])), r"probes\[0\] is of type tuple"),
         (lambda g: evaluate(g, "nowhere"), "nowhere: no such file"),
+        (lambda g: g.identify(picture(0), where={"a": "\ud800"}), "where is .* that are none"),
+        (lambda g: g.items_where({"\ud800": "a"}), "where is .* that are none"),
+        (
+            lambda g: g.enroll([picture(9)], labels=["a"], metadata={"a": "\udfff\ud800"}),
+            "metadata is .* that are none",
+        ),
+        (lambda g: g.enroll(["\udfff.jpg"]), r"'\\udfff.jpg' cannot be the path of a file"),
+        (lambda g: g.calibrate(strangers=["a\0b"]), r"'a\\x00b' cannot be the path"),
+        (lambda g: g.export("\udfff.zip"), "cannot be the path"),
+        (lambda g: g.export_items("\udfff.csv"), "cannot be the path"),
+        (lambda g: g.copy("a\0b"), "cannot be the path"),
+        (lambda g: Gallery.open("\udfff", g.encoder), "cannot be the path"),
+        (lambda g: Gallery.exists("a\0b"), "cannot be the path"),
     ],
 )
 def test_what_makes_no_sense_is_named(

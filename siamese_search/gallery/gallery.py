@@ -28,6 +28,7 @@ from siamese_search.errors import (
     require_type,
     require_whole,
 )
+from siamese_search.files import as_path
 from siamese_search.gallery import checking, editing
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.answering import Answering
@@ -110,7 +111,7 @@ class Gallery(Contents, Maintained):
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
         """Whether there is a gallery in a folder. Raises StorageError if that cannot be told."""
-        return exists(Path(folder))
+        return exists(as_path(folder))
 
     @classmethod
     def open(
@@ -135,7 +136,7 @@ class Gallery(Contents, Maintained):
         """
         if not isinstance(folder, (str, os.PathLike)):
             raise UsageError(f"{folder!r} is no gallery's folder: give its path")
-        folder = Path(folder)
+        folder = as_path(folder)
         used = opened_encoder(encoder, device)
         catalog = opened_catalog(folder, used)
         # Absolute, as that of the database: the current folder may change.

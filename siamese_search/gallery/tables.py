@@ -85,7 +85,7 @@ def facts_of(row: Mapping[str, Any], where: str) -> Facts:
             raise UsageError("its path is no text, or its distractor neither true nor false")
         datetime.fromisoformat(added)
         metadata = texts_of(row["metadata"], "its metadata")
-        "".join((path or "", added, *metadata, *metadata.values())).encode()
+        "".join((path or "", added)).encode()
         was = None if row["was"] is None else _name(row["was"])
         identity = _name(row["identity"])
     except (UsageError, ValueError, TypeError) as error:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterable
-from pathlib import Path
 
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import UsageError
+from siamese_search.files import as_path
 from siamese_search.gallery import archive, editing, exchange
 from siamese_search.gallery.compaction import Compaction, index_new
 from siamese_search.gallery.copying import copied
@@ -48,7 +48,7 @@ class Travel:
         files, which can be made again, and what ``undo`` would take back stay out. Raises
         StorageError where the file cannot be written, GalleryDamaged for a gallery with a fault.
         """
-        return archive.export_archive(self._catalog, Path(out), pictures, watch or unwatched)
+        return archive.export_archive(self._catalog, as_path(out), pictures, watch or unwatched)
 
     def share(
         self,
@@ -68,8 +68,8 @@ class Travel:
         ``Encoder.protected``. Of metadata the keys named go along. Raises UsageError for a table or
         key that is none, and what ``export`` and ``export_items`` raise.
         """
-        path, watch = Path(out), watch or unwatched
-        table, key = (None if one is None else Path(one) for one in (pseudonyms, key))
+        path, watch = as_path(out), watch or unwatched
+        table, key = (None if one is None else as_path(one) for one in (pseudonyms, key))
         names = [metadata] if isinstance(metadata, str) else metadata
         wanted = Sharing(table, key, frozenset(names))
         with shared(self._catalog, wanted, path, lambda: self.encoder, watch) as state:
@@ -88,8 +88,8 @@ class Travel:
 
         As ``export`` and then ``restore``; raises what these raise.
         """
-        made = copied(self._catalog, Path(folder), pictures, watch or unwatched)
-        index_new(Path(folder), background=False)
+        made = copied(self._catalog, as_path(folder), pictures, watch or unwatched)
+        index_new(as_path(folder), background=False)
         return made
 
     def split(
@@ -112,8 +112,8 @@ class Travel:
         numbers = editing.numbers_of(self._catalog, None, wanted)
         if not keep:
             self._catalog.require_writable()
-        made = copied(self._catalog, Path(folder), True, watch or unwatched, numbers)
-        index_new(Path(folder), background=False)
+        made = copied(self._catalog, as_path(folder), True, watch or unwatched, numbers)
+        index_new(as_path(folder), background=False)
         if not keep:
             with self._compaction.making_room():
                 removed = editing.remove(self._catalog, self._catalog.path.parent, numbers)
@@ -136,9 +136,9 @@ class Travel:
         and GalleryFormatError for an archive by a newer siasearch. Its index file is written, too;
         with ``background``, of many items by a process of its own, see ``Gallery.open``.
         """
-        make = exchange.new_gallery if exchange.is_table(Path(path)) else archive.import_archive
-        made = make(Path(path), Path(folder), watch or unwatched)
-        index_new(Path(folder), background)
+        make = exchange.new_gallery if exchange.is_table(as_path(path)) else archive.import_archive
+        made = make(as_path(path), as_path(folder), watch or unwatched)
+        index_new(as_path(folder), background)
         return made
 
     def export_items(
@@ -154,7 +154,7 @@ class Travel:
         CSV has ``embeddings`` only where these are asked for. Items without an embedding are left
         out where there are any. Raises StorageError where the file cannot be written.
         """
-        path = Path(out)
+        path = as_path(out)
         if not exchange.is_table(path):
             raise UsageError(f"{path}: name a file that ends in {', '.join(exchange.READERS)}")
         return exchange.export_table(self._catalog, path, embeddings, watch or unwatched)
@@ -173,10 +173,10 @@ class Travel:
         it back. Raises UsageError or GalleryDamaged for a table that makes no sense, and
         GalleryMismatch for one of another encoder.
         """
-        table = exchange.opened_table(Path(path))
+        table = exchange.opened_table(as_path(path))
         with self._compaction.making_room():
             taken = exchange.import_table(
-                self._catalog, Path(path), table, on_conflict, watch or unwatched
+                self._catalog, as_path(path), table, on_conflict, watch or unwatched
             )
         if taken.added:
             self._upkeep.after(1)  # nobody waits for the index of many

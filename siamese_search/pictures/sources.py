@@ -17,6 +17,7 @@ from numbers import Real
 from typing import Any, Final
 
 from siamese_search.errors import UsageError
+from siamese_search.files import as_path
 from siamese_search.pictures.choosing import NOTHING, Exclusion, Naming
 from siamese_search.pictures.drawings import is_drawing
 from siamese_search.pictures.find import DRAWING, Passed, find_images
@@ -112,7 +113,7 @@ def given(
     names: Iterable[str | None] = repeat(None if label is None else normalised(label))
     if label is None or not isinstance(facts, Mapping) or isinstance(images, Sequence):
         each = listed = list(each)
-        places = [os.fspath(one) for one in listed if is_path(one)] or ["an empty list"]
+        places = [str(as_path(one)) for one in listed if is_path(one)] or ["an empty list"]
         if labels is not None:
             names = [normalised(one) for one in _one_each(labels, len(listed), "labels")]
         _require_found(listed, named=label is not None or labels is not None)
@@ -180,19 +181,26 @@ def places_of(places: Any, what: str) -> list[Any]:
                 f"{name} is of type {type(place).__name__}: give paths of files and folders, or"
                 " siamese_search.records.ImageFile(path, identity)"
             )
+        if is_path(place):
+            as_path(place)
     return found
 
 
 def texts_of(pairs: Mapping[str, object], what: str) -> dict[str, str]:
-    """Metadata as texts; UsageError, saying of ``what``, for names that are none, and for values
-    that are neither text, number nor date.
+    """Metadata as texts; UsageError, saying of ``what``, for names that are none, for values that
+    are neither text, number nor date, and for half characters (surrogates), which no file can keep.
     """
     if not isinstance(pairs, Mapping) or not all(
         key and isinstance(key, str) and isinstance(value, str | Real | date)
         for key, value in pairs.items()
     ):
         raise UsageError(f"{what} is {pairs!r}: it needs names and texts, numbers or dates")
-    return {key: str(value) for key, value in pairs.items()}
+    texts = {key: str(value) for key, value in pairs.items()}
+    try:
+        "".join((*texts, *texts.values())).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{what} is {pairs!r}: it has characters that are none") from None
+    return texts
 
 
 def not_empty(files: Files, places: Iterable[str], kind: Kind = PICTURES) -> Files:
