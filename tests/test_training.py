@@ -609,6 +609,32 @@ def test_folding_frozen_layers_changes_no_embedding() -> None:
         assert torch.allclose(view.eval().embed(images), network.eval().embed(images), atol=1e-4)
 
 
+def test_normalisation_with_still_statistics_is_part_of_its_convolution_and_learns_the_same() -> (
+    None
+):
+    network = starting_point(SMALL.resolved()).network
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+            assert tensor is not None
+            torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    images = 255 * torch.rand(6, 1, 16, 16)
+    view = training_view(network, images, still=True)
+    assert isinstance(view.backbone.stages[1].bn1, torch.nn.Identity)
+    wanted = torch.randn(6, 16)
+    gradients = []
+    for one in (network, view):
+        network.zero_grad()
+        (one.eval().embed(images) * wanted).sum().backward()
+        gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(list(network.parameters()))
+    for plain, folded in zip(*gradients, strict=True):
+        assert torch.allclose(plain, folded, rtol=1e-3, atol=1e-4)
+    before = [norm.running_mean.clone() for norm in norms if norm.running_mean is not None]
+    view.train().embed(images)
+    assert all(torch.equal(a, n.running_mean) for a, n in zip(before, norms, strict=True))
+
+
 def test_a_network_whose_layers_run_in_another_order_than_listed_is_not_folded() -> None:
     class NormFirst(SmallResNet):
         def forward_features(self, images: Any) -> Any:
