@@ -1,0 +1,63 @@
+"""How long a run takes, by its first steps. Knows nothing of what a step does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from siamese_search.records import counted
+
+WARM = 2  # steps that are slower than later ones
+ENOUGH = 8  # steps that are timed, or
+SECONDS = 20.0  # so long
+
+
+class Pace:
+    """Times the first steps of a run and says once how long all will take.
+
+    ``steps`` are left, of so many ``pictures`` each; ``more`` seconds go to what is between them.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        pictures: int,
+        more: float,
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.steps, self.pictures, self.more = steps, pictures, more
+        self._tell, self._clock = tell, clock
+        self._done = 0
+        self._begun = 0.0
+        self._said = False
+
+    def step(self) -> None:
+        """A step is done."""
+        self._done += 1
+        if self._said or self._done < WARM:
+            return
+        now = self._clock()
+        if self._done == WARM:
+            self._begun = now
+            return
+        timed, passed = self._done - WARM, now - self._begun
+        if passed > 0 and (timed >= ENOUGH or passed >= SECONDS):
+            self._said = True
+            self._tell(in_words(self.steps, self.pictures, timed / passed, self.more))
+
+
+def in_words(steps: int, pictures: int, rate: float, more: float = 0.0) -> str:
+    """How long so many steps take at a rate per second, and ``more`` seconds."""
+    pace = f"{rate:.1f} steps a second" if rate >= 1 else f"{1 / rate:.1f} seconds a step"
+    total = duration(steps / rate + more)
+    return f"about {total}: {counted(steps, 'step')} of {pictures} pictures at {pace} here"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a unit that people count such a time in."""
+    if seconds < 90:
+        return counted(max(1, round(seconds)), "second")
+    if seconds < 5400:
+        return counted(round(seconds / 60), "minute")
+    return f"{seconds / 3600:.1f} hours"
