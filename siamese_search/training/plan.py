@@ -151,7 +151,7 @@ def _rules(
         yield (
             "crop",
             None,
-            "as the encoder has it; less, such as 0.75, where things stand amid a busy picture",
+            "as the encoder has it; try 0.75 where things stand in the middle of busy pictures",
         )
 
 
@@ -182,7 +182,7 @@ def _images(seen: Survey, loss: str) -> tuple[str, int, str]:
         return "images", 2, "two views of each picture"
     count = max(2, min(IMAGES, seen.each))
     if count == IMAGES:
-        return "images", count, "of each class in a batch, which most have"
+        return "images", count, "of each class in a batch: most have so many"
     return "images", count, f"most classes have no more than {seen.each}"
 
 
@@ -195,8 +195,9 @@ def _classes(seen: Survey, settings: Mapping[str, Any], processes: int) -> tuple
     count = max(2, min(pictures // settings["images"], left))
     count = max(processes, 2, count - count % processes)  # processes take as many each
     if count * settings["images"] > pictures - settings["images"]:
-        how = "small pictures are cheap, and more" if small else "more"
-        return "classes", count, f"a batch of {count * settings['images']}: {how} make hard pairs"
+        size = f"a batch of {count * settings['images']} pictures"
+        why = ", small ones being cheap: more make harder pairs" if small else ""
+        return "classes", count, size + why
     return "classes", count, "all that are trained on"
 
 
