@@ -339,10 +339,12 @@ def test_what_is_better_is_said_plainly() -> None:
     assert "better: the trained encoder names more rightly than general-2" in text
     lost = replace(found, several=worse)
     text = said_of(report, as_gallery=lost, verdict=lost.verdict)
-    assert "worse: general-2 names more rightly" in text
-    assert "--encoder general-2" in text
+    assert "worse: use general-2, which names more rightly" in text
+    assert text.endswith("with one picture of each: better")
     assert "starting weights are kept" in said_of(report, as_gallery=lost, kept=0)
-    assert "told from chance" in said_of(report, verdict=CHANCE)
+    even = replace(found, several=replace(one, told=False))
+    text = said_of(report, as_gallery=even, verdict=even.verdict)
+    assert f"{CHANCE}; more held-out classes might tell; with one picture of each: better" in text
     assert "trained on" in said_of(report, as_gallery=replace(found, unseen=False))
 
 

@@ -210,6 +210,13 @@ def test_settings_that_make_no_sense_are_a_clear_error() -> None:
             planned(SEEN, given)
 
 
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_a_handful_of_pictures_has_a_plan_that_can_be_run(classes: int) -> None:
+    made = chosen(replace(SEEN, classes=classes, pictures=4 * classes, each=4))
+    assert made.resolved().classes >= 2
+    assert made.steps >= 60
+
+
 def test_what_one_should_know_of_the_pictures_is_said() -> None:
     (caution,) = planned(replace(SEEN, twins=0.5), {}).cautions
     assert "50%" in caution
@@ -247,9 +254,15 @@ def test_the_time_is_said_once_by_the_steps_after_the_first() -> None:
     now = [0.0]
     timer = pace.Pace(600, 64, 30.0, said.append, lambda: now[0])
     for number in range(50):
-        now[0] += 60.0 if number < 2 else 0.5  # what is slow at first tells nothing
+        # What is slow at first tells nothing, nor does a look at what is held out.
+        now[0] += 60.0 if number < 2 or number == 5 else 0.5
         timer.step()
     assert said == ["about 6 minutes: 600 steps of 64 pictures at 2.0 steps a second here"]
+    slow = pace.Pace(60, 64, 0.0, said.append, lambda: now[0])
+    for _ in range(5):
+        now[0] += 10.0
+        slow.step()
+    assert said[1:] == ["about 10 minutes: 60 steps of 64 pictures at 10.0 seconds a step here"]
     assert "2.0 seconds a step" in pace.in_words(10, 64, 0.5)
     assert pace.duration(80) == "80 seconds"
     assert pace.duration(7200) == "2.0 hours"

@@ -38,6 +38,13 @@ class Difference:
     error: float
     told: bool
 
+    @property
+    def verdict(self) -> str:
+        """What can be said of the trained encoder."""
+        if not self.told:
+            return CHANCE
+        return BETTER if self.gained > 0 else WORSE
+
 
 @dataclass(frozen=True)
 class AsGallery:
@@ -70,10 +77,8 @@ class AsGallery:
 
     @property
     def verdict(self) -> str:
-        """What can be said of the trained encoder."""
-        if not self.main.told:
-            return CHANCE
-        return BETTER if self.is_better else WORSE
+        """What can be said of the trained encoder, by what decides."""
+        return self.main.verdict
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from siamese_search.records import counted
 
 WARM = 2  # steps that are slower than later ones
-ENOUGH = 8  # steps that are timed, or
+ENOUGH, FEWEST = 8, 3  # steps that are timed, and how many of them do where they take
 SECONDS = 20.0  # so long
 
 
@@ -16,6 +18,7 @@ class Pace:
     """Times the first steps of a run and says once how long all will take.
 
     ``steps`` are left, of so many ``pictures`` each; ``more`` seconds go to what is between them.
+    The median step counts: now and then what is held out is looked at before one.
     """
 
     def __init__(
@@ -28,23 +31,25 @@ class Pace:
     ) -> None:
         self.steps, self.pictures, self.more = steps, pictures, more
         self._tell, self._clock = tell, clock
-        self._done = 0
-        self._begun = 0.0
+        self._times: list[float] = []
         self._said = False
 
     def step(self) -> None:
         """A step is done."""
-        self._done += 1
-        if self._said or self._done < WARM:
+        if self._said:
             return
-        now = self._clock()
-        if self._done == WARM:
-            self._begun = now
-            return
-        timed, passed = self._done - WARM, now - self._begun
-        if passed > 0 and (timed >= ENOUGH or passed >= SECONDS):
+        self._times.append(self._clock())
+        timed = self._times[WARM - 1 :]
+        count = len(timed) - 1
+        if count >= ENOUGH or (count >= FEWEST and timed[-1] - timed[0] >= SECONDS):
             self._said = True
-            self._tell(in_words(self.steps, self.pictures, timed / passed, self.more))
+            self._tell(in_words(self.steps, self.pictures, pace(timed), self.more))
+
+
+def pace(times: Sequence[float]) -> float:
+    """Steps a second, by when each was done."""
+    typical = statistics.median(later - earlier for earlier, later in pairwise(times))
+    return 1 / max(typical, 1e-6)
 
 
 def in_words(steps: int, pictures: int, rate: float, more: float = 0.0) -> str:

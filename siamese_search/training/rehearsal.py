@@ -16,7 +16,7 @@ from siamese_search.records import ImageFile, Progress, Rejection
 from siamese_search.training import hardware
 from siamese_search.training.data import decode, roomy, split
 from siamese_search.training.loop import Trainer
-from siamese_search.training.pace import in_words
+from siamese_search.training.pace import in_words, pace
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import starting_point
 
@@ -84,7 +84,7 @@ def _rate(trainer: Trainer, watch: Callable[[Progress], None]) -> float:
 
     for _ in trainer.train(count):
         pass
-    return (len(times) - 1) / (times[-1] - times[0])
+    return pace(times)
 
 
 def _looking(trainer: Trainer, held: Sequence[ImageFile], how: Preprocessing, looks: int) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from siamese_search.records import counted
-from siamese_search.training.as_gallery import BETTER, WORSE, AsGallery, Difference
+from siamese_search.training.as_gallery import BETTER, CHANCE, WORSE, AsGallery, Difference
 
 if TYPE_CHECKING:
     from siamese_search.training.run import TrainingReport
@@ -43,18 +43,15 @@ def _verdict(report: TrainingReport, found: AsGallery | None) -> Iterator[str]:
         )
     elif found is None:
         yield "too little was held out to say whether it is better"
-    elif report.verdict == BETTER:
-        yield f"better: the trained encoder names more rightly than {found.against}"
-    elif report.verdict == WORSE:
-        yield (
-            f"worse: {found.against} names more rightly than the trained encoder, use that one:"
-            f" --encoder {found.against}"
-        )
     else:
-        yield (
-            f"{report.verdict}: the trained encoder and {found.against} are as good as each other;"
-            " more held-out classes might tell them apart"
-        )
+        says = {
+            BETTER: f"better: the trained encoder names more rightly than {found.against}",
+            WORSE: f"worse: use {found.against}, which names more rightly",
+            CHANCE: f"{CHANCE}; more held-out classes might tell",
+        }
+        one = found.one_shot.verdict
+        other = "" if one == found.verdict else f"; with one picture of each: {one}"
+        yield says[found.verdict] + other
     if found is not None and not found.unseen:
         yield "these are classes that it was trained on: how it does with new ones is not known"
 
