@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from siamese_search.records import counted
+from siamese_search.training.data import SOME
 
 WARM = 2  # steps that are slower than later ones
 ENOUGH, FEWEST = 8, 3  # steps that are timed, and how many of them do where they take
 SECONDS = 20.0  # so long
+LOOKS_IN_THE_END = 8  # at what is held out: averages with the start, the comparison, the record
 
 
 class Pace:
@@ -50,6 +52,14 @@ def pace(times: Sequence[float]) -> float:
     """Steps a second, by when each was done."""
     typical = statistics.median(later - earlier for earlier, later in pairwise(times))
     return 1 / max(typical, 1e-6)
+
+
+def looking(picture: float, held: int, trained: int, looks: int) -> float:
+    """Seconds for all that is embedded beside the steps, of so many ``held`` and ``trained``
+    pictures that take so long each: ``looks`` at what is held out, more of them in the end, and
+    two at some of what was trained on, by which an encoder's record is made.
+    """
+    return picture * ((looks + LOOKS_IN_THE_END) * held + 2 * min(trained, SOME))
 
 
 def in_words(steps: int, pictures: int, rate: float, more: float = 0.0) -> str:

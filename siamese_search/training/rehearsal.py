@@ -14,9 +14,9 @@ from siamese_search.errors import TrainingError
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.records import ImageFile, Progress, Rejection
 from siamese_search.training import hardware
-from siamese_search.training.data import decode, roomy, split
+from siamese_search.training.data import Split, decode, roomy, split
 from siamese_search.training.loop import Trainer
-from siamese_search.training.pace import in_words, pace
+from siamese_search.training.pace import in_words, looking, pace
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import starting_point
 
@@ -68,10 +68,8 @@ def rehearse(
         few = replace(asked, steps=STEPS + 1, epoch_steps=STEPS + 1)
         trainer = Trainer(start.network, few, training, None, start.how, chosen)
         looks = 1 - (-asked.steps // asked.epoch_steps)  # one before the first step
-        looking = _looking(trainer, parts.validation, start.how, looks)
-        return Estimate(
-            asked.steps, trainer.batches.pictures, _rate(trainer, watch), decoding + looking
-        )
+        other = decoding + _beside(trainer, parts, start.how, looks)
+        return Estimate(asked.steps, trainer.batches.pictures, _rate(trainer, watch), other)
 
 
 def _rate(trainer: Trainer, watch: Callable[[Progress], None]) -> float:
@@ -87,18 +85,21 @@ def _rate(trainer: Trainer, watch: Callable[[Progress], None]) -> float:
     return pace(times)
 
 
-def _looking(trainer: Trainer, held: Sequence[ImageFile], how: Preprocessing, looks: int) -> float:
-    """Seconds to decode what is held out, and to look at it so many times."""
-    some = held[:HELD]
+def _beside(trainer: Trainer, parts: Split, how: Preprocessing, looks: int) -> float:
+    """Seconds to decode what is held out, and for all that is embedded beside the steps."""
+    some = parts.validation[:HELD]
     if not some:
         return 0.0
     begun = time.perf_counter()
     shown, _ = decode(some, {file.identity: 0 for file in some}, how, 1 << 30)
     decoded = time.perf_counter()
-    if len(shown):
-        trainer.embed(shown)
-    took = decoded - begun + looks * (time.perf_counter() - decoded)
-    return took * len(held) / len(some)
+    if not len(shown):
+        return 0.0
+    trainer.embed(shown)
+    took = (time.perf_counter() - decoded) / len(shown)
+    held = len(parts.validation)
+    decoding = (decoded - begun) * held / len(some)
+    return decoding + looking(took, held, len(parts.training), looks)
 
 
 def _batch(files: Sequence[ImageFile], settings: Settings) -> list[ImageFile]:

@@ -38,7 +38,7 @@ from siamese_search.training.data import (
     split,
 )
 from siamese_search.training.loop import Epoch, Trainer
-from siamese_search.training.pace import Pace
+from siamese_search.training.pace import Pace, looking
 from siamese_search.training.plan import Plan
 from siamese_search.training.selection import Selection
 from siamese_search.training.settings import Settings
@@ -149,9 +149,10 @@ def _train(
     begun = time.perf_counter()
     before = _begin(trainer, path, resume)
     batch = trainer.batches.pictures
-    left = settings.steps - trainer.step
-    looks = -(-left // settings.epoch_steps) * (time.perf_counter() - begun)
-    pace = Pace(left, batch, 0.0 if resume else looks, warn)
+    left, count_held = settings.steps - trainer.step, len(held) if held is not None else 0
+    took = 0.0 if resume or not count_held else (time.perf_counter() - begun) / count_held
+    looks = -(-left // settings.epoch_steps)
+    pace = Pace(left, batch, looking(took, count_held, len(training), looks), warn)
 
     def count(step: int, loss: float) -> None:
         pace.step()
