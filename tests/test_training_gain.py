@@ -334,7 +334,7 @@ def test_what_is_better_is_said_plainly() -> None:
         0.03, 0.01, 10, "", found, found.verdict,
     )  # fmt: skip
     text = said_of(report)
-    assert "mAP@R there, by plain cosines: +3.0 ± 1.0 points" in text
+    assert "mAP@R over the start, by plain cosines: +3.0 ± 1.0 points" in text
     assert "up to 5 pictures of each enrolled: 50.0% and 60.0% named rightly, +10.0 ± 2.0" in text
     assert "better: the trained encoder names more rightly than general-2" in text
     lost = replace(found, several=worse)

@@ -20,6 +20,7 @@ from siamese_search.training.survey import Survey, in_words
 NAME = "plan.json"
 
 MOSTLY = 0.8  # of the pictures looked at
+DRAWN = ("scratch", "glyph")  # starts that see small pictures of what is drawn
 DRAWN_CLASSES = 300  # of drawings, from which on a network from scratch has enough to learn from
 BATCH, SMALL_BATCH = 64, 256  # pictures; small ones take a fraction of the time
 IMAGES = 4
@@ -144,10 +145,11 @@ def _rules(
     steps = settings["steps"]
     looks = max(1, -(-steps // LOOKS))
     yield "epoch_steps", looks, f"what is held out is looked at {-(-steps // looks)} times"
-    if scratch:
+    if not scratch:
+        yield "give_up", GIVE_UP, "a run that has gained nothing by half of its steps ends"
+    if settings["start"] in DRAWN:
         yield "crop", None, "a square around what is drawn is seen"
     else:
-        yield "give_up", GIVE_UP, "a run that has gained nothing by half of its steps ends"
         yield (
             "crop",
             None,
@@ -187,7 +189,7 @@ def _images(seen: Survey, loss: str) -> tuple[str, int, str]:
 
 
 def _classes(seen: Survey, settings: Mapping[str, Any], processes: int) -> tuple[str, int, str]:
-    small = settings["start"] in ("scratch", "glyph")
+    small = settings["start"] in DRAWN
     pictures = SMALL_BATCH if small else BATCH
     left = _trained(seen, settings)
     if settings["loss"] != "self-supervised":
