@@ -25,7 +25,8 @@ def gained(report: TrainingReport) -> Iterator[str]:
         yield f"recall@1 on {held}: {report.recall_before:.1%} before, {report.recall:.1%} now"
     if report.gained is not None:
         points = _points(report.gained, report.gained_error)
-        yield f"mAP@R over the start, by plain cosines: {points} (± one standard error over the classes)"
+        error = "" if report.gained_error is None else " (± one standard error over the classes)"
+        yield f"mAP@R over the start, by plain cosines: {points}{error}"
     found = report.as_gallery
     if found is not None:
         yield f"as a gallery works, {found.against} against what was trained:"
