@@ -569,7 +569,7 @@ def test_progress_is_a_line_now_and_then_where_nobody_looks_at_a_bar(
     assert "enrolling" not in shell("add", folder, "--encoder", shell.encoder).stderr
     monkeypatch.setattr(common, "LINE_SECONDS", 0.0)
     assert "enrolling: 3 of 3, " in shell("add", folder).stderr
-    now = iter([0.0, 9.0, 11.0, 13.0, 21.0, 22.0])
+    now = iter(2 * [0.0, 9.0, 11.0, 13.0, 21.0, 22.0])
     monkeypatch.setattr(common, "LINE_SECONDS", 10.0)
     monkeypatch.setattr("siamese_search.cli.common.time.monotonic", lambda: next(now))
     said: list[str] = []
@@ -578,6 +578,11 @@ def test_progress_is_a_line_now_and_then_where_nobody_looks_at_a_bar(
         for done in (90, 110, 130, 210, 220):
             watch(Progress("enrolling", done))
     assert said == ["enrolling: 110 of 400, 10 a second", "enrolling: 210 of 400, 10 a second"]
+    said.clear()
+    with common.progress_bar("training") as watch:
+        for done in (90, 110, 130, 210, 220):
+            watch(Progress(f"loss {1 / done:.3f}", done, 400))  # as it goes, in the same stage
+    assert said == ["loss 0.009: 110 of 400, 10 a second", "loss 0.005: 210 of 400, 10 a second"]
 
 
 def test_a_bar_says_how_many_and_never_of_how_many_it_does_not_know(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray
-from siamese_search.decision.learning import Prior, fit
+from siamese_search.decision.learning import Prior, fit, learned
 from siamese_search.decision.metric import Metric, plain
 from siamese_search.errors import GalleryDamaged, GalleryError, UsageError
 from siamese_search.gallery.compaction import Compaction
@@ -446,11 +446,11 @@ def test_items_removed_while_it_learns_are_left_out(
 ) -> None:
     with Gallery.open(folder, toy) as other, Gallery.open(folder, toy) as gallery:
 
-        def removing(*arguments: object) -> Metric:
+        def removing(*arguments: object) -> Metric | None:
             other.remove("s0-7")
-            return fit(*arguments)  # type: ignore[arg-type]
+            return learned(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr("siamese_search.gallery.learning.fit", removing)
+        monkeypatch.setattr("siamese_search.gallery.learning.learned", removing)
         found = gallery.calibrate(0.1)
         assert (found.metric is not None, found.strangers) == (True, 195)
         assert gallery.check() == []

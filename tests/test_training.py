@@ -30,7 +30,6 @@ from huggingface_hub import constants  # noqa: E402
 from huggingface_hub.errors import EntryNotFoundError  # noqa: E402
 
 from siamese_search import Encoder, Gallery  # noqa: E402
-from siamese_search.cli.train import _gain  # noqa: E402
 from siamese_search.decision import reference, trained  # noqa: E402
 from siamese_search.decision.evidence import logistic  # noqa: E402
 from siamese_search.embedding import backbones  # noqa: E402
@@ -63,6 +62,7 @@ from siamese_search.training.sampling import ClassSampler  # noqa: E402
 from siamese_search.training.settings import Settings, parsed  # noqa: E402
 from siamese_search.training.starting import starting_point  # noqa: E402
 from siamese_search.training.views import lower_layers, training_view  # noqa: E402
+from siamese_search.training.words import gained  # noqa: E402
 
 SMALL = Settings(
     start="scratch",
@@ -535,15 +535,15 @@ def test_training_on_from_an_encoder_with_places_makes_them_anew(
     plain = Encoder.open(run).record
     places = {"source": "features", "grid": 2, "dimension": 8}
     architecture = {**plain.architecture, "places": places}
-    untrained = outcome.final(EmbeddingNetwork(architecture)).state_dict()
+    untrained = outcome.final(EmbeddingNetwork(architecture))
     write_encoder(
         tmp_path / "start",
         name="start",
         architecture=architecture,
         preprocessing=plain.preprocessing,
         dimension=plain.dimension,
-        onnx=b"",
-        weights={name: tensor.numpy() for name, tensor in untrained.items()},
+        onnx=export_onnx(untrained, plain.preprocessing.height, plain.preprocessing.width),
+        weights={name: tensor.numpy() for name, tensor in untrained.state_dict().items()},
         threshold=plain.threshold,
         calibration=plain.calibration,
         training={},
@@ -863,7 +863,7 @@ def test_a_run_that_gains_nothing_leaves_the_start_and_its_threshold(
     assert after.fingerprint == before.fingerprint
     assert after.threshold == before.threshold
     assert after.record.calibration == before.record.calibration
-    assert "nothing was gained" in " ".join(_gain(report))
+    assert "nothing was gained" in " ".join(gained(report))
 
 
 # What a record says that rests on little

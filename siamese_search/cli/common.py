@@ -277,13 +277,14 @@ class _Lines:
     def __init__(self, count: Callable[[], int] | None) -> None:
         self._count = count
         self._total: int | None = None
-        self._stage = ""
+        self._of: int | None = None
         self._done = 0
         self._when = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
-        if progress.stage != self._stage:
-            self._stage, self._done = progress.stage, 0
+        # A stage's name may say how it goes, and so change along the way.
+        if progress.total != self._of or progress.done < self._done:
+            self._of, self._done = progress.total, 0
         now = time.monotonic()
         passed = now - self._when
         if passed < LINE_SECONDS:

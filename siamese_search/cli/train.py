@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,11 +21,12 @@ from siamese_search.cli.common import (
 from siamese_search.cli.program import program
 from siamese_search.errors import RuntimeUnavailable, UsageError
 from siamese_search.pictures.sources import read_manifest
-from siamese_search.records import counted
 
 if TYPE_CHECKING:
+    from siamese_search.records import ImageFile, Progress
     from siamese_search.training.loop import Epoch
-    from siamese_search.training.run import TrainingReport
+    from siamese_search.training.plan import Plan
+    from siamese_search.training.settings import Settings
 
 
 def train(
@@ -42,32 +42,44 @@ def train(
         typer.Option("--manifest", metavar="CSV", help="Pictures by the columns path and label."),
     ] = None,
     start: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--from",
             metavar="E",
-            help="An encoder's name or folder, a timm backbone, or scratch (small grey pictures).",
+            help="An encoder's name or folder, a timm backbone, or scratch (small grey pictures);"
+            " default: chosen, general-2 for photos.",
         ),
-    ] = "general-2",
+    ] = None,
     augmentation: Annotated[
-        str, typer.Option("--augment", help="photo, glyph, document or none.")
-    ] = "photo",
+        str | None,
+        typer.Option("--augment", help="photo, glyph, document or none; default: chosen."),
+    ] = None,
     loss: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--loss",
             help="multi-similarity, triplet, batch-hard, contrastive, n-pair, angular, supcon,"
             " proxy-anchor, arcface, subcenter-arcface, prototypical, or self-supervised, which"
-            " needs no classes.",
+            " needs no classes; default: chosen.",
         ),
-    ] = "multi-similarity",
+    ] = None,
     steps: Annotated[
-        int, typer.Option("--steps", min=1, help="Train for this many batches at most.")
-    ] = 600,
-    classes: Annotated[int, typer.Option("--classes", min=2, help="Classes in a batch.")] = 16,
+        int | None,
+        typer.Option(
+            "--steps",
+            min=1,
+            help="Train for this many batches at most; default: chosen, by how many pictures there"
+            " are.",
+        ),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option("--classes", min=2, help="Classes in a batch; default: chosen."),
+    ] = None,
     images: Annotated[
-        int, typer.Option("--images", min=1, help="Pictures of each class in a batch.")
-    ] = 4,
+        int | None,
+        typer.Option("--images", min=1, help="Pictures of each class in a batch; default: chosen."),
+    ] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="The highest learning rate.")] = None,
     dimension: Annotated[
         int | None,
@@ -94,28 +106,31 @@ def train(
         ),
     ] = None,
     hard_every: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--hard-every",
             min=0,
-            help="Every N epochs, put classes that look alike into the same batches.",
+            help="Every N epochs, put classes that look alike into the same batches; default:"
+            " never.",
         ),
-    ] = 0,
+    ] = None,
     holdout: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--holdout", help="The share of classes that is held out, to choose the best epoch."
+            "--holdout",
+            help="The share of classes that is held out, to choose the best epoch and to say what"
+            " was gained; default: chosen.",
         ),
-    ] = 0.2,
+    ] = None,
     patience: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--patience",
             metavar="N",
             min=1,
-            help="Stop after N epochs in a row that are worse than the best.",
+            help="Stop after N epochs in a row that are worse than the best; default: 8.",
         ),
-    ] = 8,
+    ] = None,
     more: Annotated[
         list[str] | None,
         typer.Option(
@@ -125,8 +140,19 @@ def train(
             " dropout=0.2 or freeze=50; may be given again.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="The seed of every random choice.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from DIR's checkpoint.")] = False,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="The seed of every random choice; default: 0.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what would be done, and how long it would take; write nothing."
+        ),
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from DIR's checkpoint, with the settings it had."),
+    ] = False,
     device: Annotated[
         str | None,
         typer.Option("--device", metavar="cpu|cuda|mps", help="Default: a GPU if there is one."),
@@ -135,51 +161,77 @@ def train(
 ) -> None:
     """Train an encoder; then `siasearch rebuild --encoder DIR` puts a gallery under it.
 
-    A part of the classes is held out, since new classes are the point: of the epochs that tell
-    these apart best, the last is kept. Pictures are found as by `add`.
+    What you leave open is chosen by a look at the pictures, and said with its reason. A part of
+    the classes is held out, since new classes are the point: of the epochs that tell these apart
+    best, the last is kept. In the end a gallery is tried with what was trained and with what one
+    would use otherwise; where nothing is gained, the start is kept. Pictures are found as by `add`.
     """
     # Threads that spin while they wait slow a shared machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     try:
         from siamese_search.training.checkpoint import NAME
+        from siamese_search.training.data import found_files
+        from siamese_search.training.plan import in_lines, planned
+        from siamese_search.training.resuming import resumed
         from siamese_search.training.run import train as run
-        from siamese_search.training.settings import Settings, parsed
+        from siamese_search.training.settings import parsed
+        from siamese_search.training.survey import survey
+        from siamese_search.training.words import gained
     except ImportError as error:
         raise RuntimeUnavailable(
             f"training needs torch: pip install 'siamese-search[train]' ({error})"
         ) from error
     if not paths and manifest is None:
         raise UsageError("name folders of pictures, or a --manifest")
-    found: list[Any] = [*(paths or ())]
+    if dry_run and resume:
+        raise UsageError("--dry-run says what a new run would do: leave out --resume")
+    asked: list[Any] = [*(paths or ())]
     if manifest:
-        found += read_manifest(str(manifest))
-    settings = Settings(
-        start=start,
-        loss=loss,
-        augmentation=augmentation,
-        steps=steps,
-        classes=classes,
-        images=images,
-        rate=rate,
-        dimension=dimension,
-        size=size,
-        crop=crop,
-        frozen=frozen,
-        hard_every=hard_every,
-        holdout=holdout,
-        patience=patience,
-        seed=seed,
-    )
-    settings = dataclasses.replace(settings, **parsed(more or ()))
+        asked += read_manifest(str(manifest))
+    options = {
+        "start": start,
+        "loss": loss,
+        "augmentation": augmentation,
+        "steps": steps,
+        "classes": classes,
+        "images": images,
+        "rate": rate,
+        "dimension": dimension,
+        "size": size,
+        "crop": crop,
+        "frozen": frozen,
+        "hard_every": hard_every,
+        "holdout": holdout,
+        "patience": patience,
+        "seed": seed,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    given |= parsed(more or ())
+    files, refused = found_files(asked, out)
     # Of several processes on one run, the first one speaks.
     speaks = os.environ.get("RANK", "0") == "0"
+    plan: Plan | Settings
+    if resume:
+        plan = resumed(out, given)
+        if speaks:
+            note(f"going on with the run in {out}")
+    else:
+        with progress_bar("looking") if speaks else nullcontext(_unwatched) as watch:
+            seen = survey(files, watch)
+        plan = planned(seen, given, int(os.environ.get("WORLD_SIZE", "1")))
+        if dry_run:
+            _rehearse(plan, files, device, as_json)
+            name_rejections(refused)
+            return
+        for line in in_lines(plan) if speaks else ():
+            note(line)
     try:
-        with progress_bar("training") if speaks else nullcontext(lambda progress: None) as watch:
+        with progress_bar("training") if speaks else nullcontext(_unwatched) as watch:
             report = run(
-                found,
+                [*files, *refused],
                 out,
-                settings,
+                plan,
                 resume=resume,
                 device=device,
                 watch=watch,
@@ -202,7 +254,7 @@ def train(
             f"{report.encoder}: {report.dimension} dimensions, trained {report.steps} steps on"
             f" {report.pictures} pictures of {report.classes} classes"
         )
-        for line in _gain(report):
+        for line in gained(report):
             say(line)
         say(f"threshold {report.threshold:.3f}, by {report.basis}")
         say(f"{program()} rebuild --encoder {report.encoder}   puts a gallery under it")
@@ -210,25 +262,24 @@ def train(
         raise typer.Exit(1)
 
 
-def _gain(report: TrainingReport) -> Iterator[str]:
-    """What was gained over the start, in lines."""
-    if report.recall is None:
+def _unwatched(progress: Progress) -> None:
+    """Nobody watches."""
+
+
+def _rehearse(plan: Plan, files: list[ImageFile], device: str | None, as_json: bool) -> None:
+    """Say what would be done, and how long it would take."""
+    from siamese_search.training.plan import in_lines
+    from siamese_search.training.rehearsal import rehearse
+
+    with progress_bar("timing") as watch:
+        estimate = rehearse(files, plan.settings, device, watch)
+    if as_json:
+        facts = dataclasses.asdict(estimate) | {"seconds": estimate.seconds}
+        print_json({"plan": plan.facts(), "estimate": facts})
         return
-    pictures = counted(report.held_out_pictures, "held-out picture")
-    held = f"{pictures} of {report.held_out_classes} classes"
-    if report.recall_before is not None:
-        yield f"recall@1 on {held}: {report.recall_before:.1%} before, {report.recall:.1%} now"
-    if report.kept == 0:
-        yield (
-            f"nothing was gained on {held}: the starting weights are kept; more classes or"
-            " pictures, or more --steps, may help"
-        )
-    elif report.gained is not None:
-        error = "" if report.gained_error is None else f" ± {100 * report.gained_error:.1f}"
-        yield (
-            f"gained {100 * report.gained:.1f}{error} points of mAP@R over the start"
-            " (± one standard error over the classes)"
-        )
+    for line in in_lines(plan):
+        say(line)
+    say(str(estimate))
 
 
 def _tell(epoch: Epoch) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from siamese_search.arrays import DoubleArray, FloatArray, IntArray
+from siamese_search.decision.calibration import FEWEST_STRANGE
 from siamese_search.decision.metric import (
     BLOCK,
     LEAST,
@@ -81,6 +82,21 @@ def fit(
         shrinkage, gain = _chosen(given, owners, scatter, prior)
     made = _made(scatter, prior, shrinkage, dimension)
     return replace(made, items=counts[0], identities=counts[1], gain=gain)
+
+
+def learned(
+    vectors: npt.ArrayLike, identities: npt.ArrayLike, prior: Prior | None = None
+) -> Metric | None:
+    """The metric under which a gallery of these items is calibrated, arguments and errors as for
+    ``fit``; None for plain cosines, and where no held-out items speak for another.
+
+    With one item each none can, and what the encoder knows may mislead where probes look unlike
+    what is enrolled (benchmarks/metric.py: catalogue against shop).
+    """
+    if len(np.unique(np.asarray(identities))) < FEWEST_STRANGE:
+        return None
+    metric = fit(vectors, identities, prior)
+    return None if metric.kind == "plain" or metric.gain is None else metric
 
 
 def cross_fitted(

@@ -16,10 +16,10 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import calibration
-from siamese_search.decision.calibration import FEWEST_STRANGE, Evidence
+from siamese_search.decision.calibration import Evidence
 from siamese_search.decision.closer import Learned, Look, learn_weight
 from siamese_search.decision.kinds import of_another_kind
-from siamese_search.decision.learning import Prior, cross_fitted, fit, sample
+from siamese_search.decision.learning import Prior, cross_fitted, learned, sample
 from siamese_search.decision.metric import Metric, plain
 from siamese_search.embedding.vectors import Description
 from siamese_search.errors import GalleryDamaged, UsageError
@@ -332,10 +332,10 @@ def _suggested(held: Held, prior: Prior | None, asked: Asked | None) -> Metric |
     """The metric that items suggest, or None, about either side's own mean where what is ``asked``
     is of another kind.
     """
-    metric = _learned(held, prior)
+    telling = np.flatnonzero(held.owners >= 0)
+    metric = learned(held.vectors[telling], held.owners[telling], prior)
     if asked is None:
         return metric
-    telling = np.flatnonzero(held.owners >= 0)
     kept = telling[sample(held.owners[telling])]
     vectors, owners = held.vectors[kept], held.owners[kept]
     if not of_another_kind(vectors, asked.vectors, owners, asked.shown):
@@ -344,15 +344,3 @@ def _suggested(held: Held, prior: Prior | None, asked: Asked | None) -> Metric |
         identities = len(np.unique(held.owners[telling]))
         metric = plain(held.vectors.shape[1], len(telling), identities)
     return metric.centred_on(vectors, asked.vectors)
-
-
-def _learned(held: Held, prior: Prior | None) -> Metric | None:
-    """The metric that items suggest; None for plain cosines, and where no held-out items speak for
-    it. With one item each none can, and what the encoder knows may mislead where probes look unlike
-    what is enrolled (benchmarks/metric.py: catalogue against shop).
-    """
-    telling = held.owners >= 0
-    if len(np.unique(held.owners[telling])) < FEWEST_STRANGE:
-        return None
-    metric = fit(held.vectors[telling], held.owners[telling], prior)
-    return None if metric.kind == "plain" or metric.gain is None else metric

@@ -198,6 +198,20 @@ def _whole(image: Image.Image, orientation: int | None) -> Image.Image:
     return shown
 
 
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of the picture in an image file's contents, upright; it is not decoded,
+    unless SIASEARCH_DECODING is ``apart``. Raises ImageError as ``decode`` does.
+    """
+    kind = recognise(data)
+    if apart.is_apart():
+        whole = apart.DECODERS.upright(data)
+        return whole.width, whole.height
+    with _as_image_error(f"damaged {kind} file"):
+        image, orientation = open_image(kind, data)
+        turned = (orientation_of(image) if orientation is None else orientation) >= 5
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
 def miniature(data: bytes, side: int) -> npt.NDArray[np.uint8]:
     """The whole picture of an image file's contents, uint8 (side, side, 3), padded with white.
 

@@ -19,6 +19,7 @@ from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.pictures import render
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.read import content_hash, read_file
+from siamese_search.pictures.sources import find, not_empty, places_of
 from siamese_search.records import ImageFile, Progress, Rejection, printable
 
 Watcher = Callable[[Progress], None]
@@ -48,14 +49,17 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def some(self) -> Pictures:
-        """At most so many pictures of each class, and about ``SOME`` of all."""
+    def some(self, least: int = 1) -> Pictures:
+        """At most so many pictures of each class, and about ``SOME`` of all; but so many of each
+        at ``least``.
+        """
         classes = int(self.labels.max()) + 1
-        each = max(1, min(SOME_EACH, SOME // classes))
+        each = max(least, min(SOME_EACH, SOME // classes))
         order = np.argsort(self.labels, kind="stable")
         firsts = np.searchsorted(self.labels[order], self.labels[order])
         chosen = order[np.arange(len(order)) - firsts < each]
-        return Pictures(self.pixels[chosen], self.labels[chosen])
+        contents = tuple(self.contents[one] for one in chosen) if self.contents else ()
+        return Pictures(self.pixels[chosen], self.labels[chosen], contents)
 
 
 @dataclass(frozen=True)
@@ -169,12 +173,22 @@ def roomy(preprocessing: Preprocessing) -> Preprocessing:
     )
 
 
-def regular(found: Iterable[ImageFile | Rejection]) -> tuple[list[ImageFile], list[Rejection]]:
-    """Files and rejections apart, files by path, so that an order of finding changes nothing."""
-    files, rejected = [], []
-    for one in found:
-        if isinstance(one, ImageFile):
-            files.append(one)
-        else:
-            rejected.append(one)
-    return sorted(files, key=lambda file: file.path), rejected
+def found_files(
+    images: Iterable[str | os.PathLike[str] | ImageFile | Rejection], out: str | os.PathLike[str]
+) -> tuple[list[ImageFile], list[Rejection]]:
+    """Pictures to train on, without what an earlier run drew into ``out``; files by path, so that
+    an order of finding changes nothing. Raises UsageError for a place that has none.
+    """
+    files: list[ImageFile] = []
+    rejected: list[Rejection] = []
+    for one in places_of(images, "images"):
+        given = isinstance(one, ImageFile | Rejection)
+        place = os.fspath(one) if not given else ""
+        for found in [one] if given else not_empty(find([place]), [place]):
+            if isinstance(found, ImageFile):
+                files.append(found)
+            else:
+                rejected.append(found)
+    inside = os.path.join(os.path.realpath(out), "")
+    kept = [file for file in files if not os.path.realpath(file.path).startswith(inside)]
+    return sorted(kept, key=lambda file: file.path), rejected

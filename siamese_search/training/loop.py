@@ -29,7 +29,7 @@ from siamese_search.training.batches import Batches
 from siamese_search.training.data import Content, Pictures
 from siamese_search.training.losses import LOSSES
 from siamese_search.training.retrieval import Retrieval, confusable, retrieval
-from siamese_search.training.selection import Selection, Weights
+from siamese_search.training.selection import Selection, Trained, Weights
 from siamese_search.training.settings import Settings
 from siamese_search.training.views import lower_layers, training_view
 
@@ -134,11 +134,12 @@ class Trainer:
     def train(
         self, watch: Callable[[int, float], None] = lambda step, loss: None
     ) -> Iterator[Epoch]:
-        """Train to the last step, or until ``patience`` epochs in turn were worse than the best.
+        """Train to the last step, or until ``patience`` epochs in turn were worse than the best, or
+        nothing was gained by the share ``give_up`` of the steps.
 
         Raises TrainingError where the loss is no number any more.
         """
-        while self.step < self.settings.steps and self.selection.stale < self.settings.patience:
+        while self.step < self.settings.steps and self.ended() is None:
             begun, first, losses = time.perf_counter(), self.step, []
             self._mine()
             last = min(self.settings.steps, first + self.settings.epoch_steps)
@@ -159,6 +160,22 @@ class Trainer:
                 images_per_second=pictures / took,
                 seconds=took,
             )
+
+    def ended(self) -> str | None:
+        """Why a run ends before its last step, in words; None where it does not."""
+        if self.step >= self.settings.steps:
+            return None
+        at, share = f"at step {self.step} of {self.settings.steps}", self.settings.give_up
+        if self.selection.stale >= self.settings.patience:
+            return f"{at}: {self.selection.stale} epochs in a row were worse than the best"
+        # What begins with noise gains, and has nothing that it could keep.
+        if share is None or self.settings.start == "scratch" or not self.selection.gains_nothing:
+            return None
+        if self.selection.first is not None and self.selection.first.precision >= 1:
+            return f"{at}: the start finds all that is held out, and cannot be improved on there"
+        if self.step < share * self.settings.steps:
+            return None
+        return f"{at}: nothing was gained over the start, and it did not get better any more"
 
     def _train_step(self) -> float:
         views, classes, seed = self.batches.batch(self.step)
@@ -269,7 +286,14 @@ class Trainer:
             return self._retrieval()
 
         if self.validation is not None and self.settings.start != "scratch":
-            self.selection.blend(judge)
+            self.selection.blend(judge, self.weights())
+        assert self.selection.weights is not None
+        if self.selection.trained is None:
+            self.selection.trained = Trained(self.selection.weights, self.selection.found)
+        self.take_kept()
+
+    def take_kept(self) -> None:
+        """Embed by the weights that are kept from now on."""
         assert self.selection.weights is not None
         self.averaged.load_state_dict(self.selection.weights)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from siamese_search import __version__
 from siamese_search.arrays import FloatArray, PixelArray
+from siamese_search.decision.learning import Prior
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.network import EmbeddingNetwork, export_onnx, round_weights
 from siamese_search.embedding.onnx_runtime import ONNXRuntime
@@ -50,8 +51,10 @@ def export(
     embeddings: FloatArray,
     decision: tuple[float, dict[str, Any]],
     training: dict[str, Any],
+    prior: Prior | None = None,
 ) -> Encoder:
-    """Write the encoder folder, with the threshold and the calibration of ``decision``.
+    """Write the encoder folder, with the threshold and the calibration of ``decision``, and what it
+    knows for the metrics of galleries, its ``prior``.
 
     ``pixels`` (n, height, width, channels) and what the ``final`` network made of them check the
     graph. Raises TrainingError where it disagrees.
@@ -70,6 +73,7 @@ def export(
         "threshold": threshold,
         "calibration": fitted,
         "training": training | {"versions": _versions()},
+        "prior": prior,
     }
     # In place only once it has been checked.
     sample = np.ascontiguousarray(pixels[:32])

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -22,12 +23,23 @@ from siamese_search.embedding.network import EmbeddingNetwork
 from siamese_search.errors import StorageError, TrainingError, UsageError
 from siamese_search.files import make_folder, write_whole
 from siamese_search.pictures.preprocessing import Preprocessing
-from siamese_search.pictures.sources import find, not_empty, places_of
+from siamese_search.pictures.sources import places_of
 from siamese_search.records import ImageFile, Progress, Rejection
-from siamese_search.training import checkpoint, distributed, hardware, outcome
+from siamese_search.training import checkpoint, distributed, hardware, judging, outcome
+from siamese_search.training.as_gallery import AsGallery
 from siamese_search.training.augmentation import PRESETS
-from siamese_search.training.data import SOME, Pictures, Split, decode, regular, roomy, split
+from siamese_search.training.data import (
+    SOME,
+    Pictures,
+    Split,
+    decode,
+    found_files,
+    roomy,
+    split,
+)
 from siamese_search.training.loop import Epoch, Trainer
+from siamese_search.training.pace import Pace, looking
+from siamese_search.training.plan import Plan
 from siamese_search.training.selection import Selection
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import Start, starting_point
@@ -40,8 +52,12 @@ class TrainingReport:
     """What a run did. ``recall`` is recall@1 on what was held out, before and after.
 
     ``gained`` is how much mAP@R rose there over the starting point, with its standard error over
-    the classes; None where it is not known. ``kept`` is the step whose weights are written, 0 for
-    the starting point's; ``basis`` says in words what the threshold rests on.
+    the classes, and ``as_gallery`` how many more pictures a gallery names rightly, which may learn
+    its metric, than by the encoder otherwise used; of what was trained, be it kept or not. Both are
+    None where they are not known. ``verdict`` says which is better: ``better``, ``worse``, that
+    chance may explain it, or ``not known``. ``kept`` is the step whose weights are written, 0 for
+    the starting point's; ``basis`` says in words what the threshold rests on, ``ended`` why the run
+    ended before its last step, None where it did not, ``plan`` what was planned.
     """
 
     encoder: str
@@ -62,12 +78,16 @@ class TrainingReport:
     gained_error: float | None = None
     kept: int = 0
     basis: str = ""
+    as_gallery: AsGallery | None = None
+    verdict: str = "not known"
+    ended: str | None = None
+    plan: dict[str, Any] | None = None
 
 
 def train(
     images: Iterable[str | os.PathLike[str] | ImageFile | Rejection],
     out: str | os.PathLike[str],
-    settings: Settings | None = None,
+    settings: Settings | Plan | None = None,
     *,
     name: str | None = None,
     resume: bool = False,
@@ -81,10 +101,11 @@ def train(
     Identities are found as in ``Gallery.enroll``; rejections, as a manifest may give them, are
     reported. ``resume`` goes on from the checkpoint in
     ``out``, bit for bit on one thread. ``tell`` gets every epoch's metrics, which also go to
-    ``out/metrics.jsonl``; ``warn`` gets what a user should know of. Raises UsageError,
-    TrainingError, EncoderError or StorageError.
+    ``out/metrics.jsonl``; ``warn`` gets what a user should know of. A ``Plan`` in place of settings
+    is kept in the record. Raises UsageError, TrainingError, EncoderError or StorageError.
     """
-    asked = (settings or Settings()).resolved()
+    plan = settings if isinstance(settings, Plan) else None
+    asked = (settings.settings if isinstance(settings, Plan) else settings or Settings()).resolved()
     images = places_of(images, "images")
     if not images:
         raise UsageError("no images to train on: give folders of pictures")
@@ -94,13 +115,14 @@ def train(
         distributed.joined(chosen) as place,
         hardware.out_of_memory_explained(asked),
     ):
-        return _train(images, Path(out), asked, name, resume, place, watch, tell, warn)
+        return _train(images, Path(out), asked, plan, name, resume, place, watch, tell, warn)
 
 
 def _train(
     images: Iterable[str | os.PathLike[str] | ImageFile | Rejection],
     folder: Path,
     settings: Settings,
+    plan: Plan | None,
     name: str | None,
     resume: bool,
     device: str,
@@ -110,8 +132,10 @@ def _train(
 ) -> TrainingReport:
     if distributed.rank() == 0:
         _prepare(folder, resume)
+        if plan is not None:
+            plan.write(folder)
     start = starting_point(settings)
-    files, rejected = _files(images, folder)
+    files, rejected = found_files(images, folder)
     if settings.loss == "self-supervised" and len({file.identity for file in files}) < 2:
         files = [replace(file, identity=file.path) for file in files]
     parts = split(files, settings.holdout, settings.seed)
@@ -122,10 +146,16 @@ def _train(
     path = folder / checkpoint.NAME
     trainer.data = _digest(parts, start.network)
     trainer.contents = training.contents + (held.contents if held is not None else ())
+    begun = time.perf_counter()
     before = _begin(trainer, path, resume)
     batch = trainer.batches.pictures
+    left, count_held = settings.steps - trainer.step, len(held) if held is not None else 0
+    took = 0.0 if resume or not count_held else (time.perf_counter() - begun) / count_held
+    looks = -(-left // settings.epoch_steps)
+    pace = Pace(left, batch, looking(took, count_held, len(training), looks), warn)
 
     def count(step: int, loss: float) -> None:
+        pace.step()
         found = trainer.selection.found
         recall = f", recall@1 {found.recall:.1%}" if found else ""
         watch(Progress(f"loss {loss:.3f}{recall}", step * batch, settings.steps * batch))
@@ -142,11 +172,17 @@ def _train(
             lines.flush()
             trainer.save(path)
             tell(epoch)
+    ended = trainer.ended()
     trainer.settle()
     selection = trainer.selection
+    as_gallery = judging.judged(trainer, start, held, parts.how == "classes")
+    if start.is_encoder:
+        selection.heed(as_gallery)
+        trainer.take_kept()
     gain = selection.gain()
     recall = selection.found.recall if selection.found else None
-    judged = held if held is not None else _seen(parts.training, settings, start.how)
+    verdict = as_gallery.verdict if as_gallery else "not known"
+    shown = held if held is not None else _seen(parts.training, settings, start.how)
     epochs = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
     classes = len(set(training.labels.tolist()))
     facts = {
@@ -163,26 +199,30 @@ def _train(
         "recall@1 before": before,
         "recall@1": recall,
         "gained": asdict(gain) if gain else None,
+        "as a gallery": asdict(as_gallery) | {"verdict": verdict} if as_gallery else None,
         "kept": selection.facts()["kept"],
+        "ended early": ended,
+        "plan": plan.facts() if plan else None,
         "seconds": round(sum(epoch["seconds"] for epoch in epochs)),
         "curves": {
             name: [epoch[name] for epoch in epochs]
             for name in ("step", "loss", "recall", "precision")
         },
     }
-    view, decision = _decided(trainer, start, judged, parts.how == "classes")
+    view, decision = _decided(trainer, start, shown, parts.how == "classes")
     encoder = outcome.export(
         folder,
         name or folder.resolve().name,
         trainer.averaged,
         start.architecture,
         start.how,
-        judged.pixels,
+        shown.pixels,
         view.held,
         decision,
         facts,
+        start.prior,
     )
-    _draw(folder, epochs, before, view.held, judged, encoder.threshold, selection, warn)
+    _draw(folder, epochs, before, view.held, shown, encoder.threshold, selection, warn)
     report = TrainingReport(
         encoder=str(folder),
         fingerprint=encoder.fingerprint,
@@ -202,6 +242,10 @@ def _train(
         gained_error=gain.error if gain else None,
         kept=selection.step,
         basis=encoder.record.calibration["data"],
+        as_gallery=as_gallery,
+        verdict=verdict,
+        ended=ended,
+        plan=plan.facts() if plan else None,
     )
     return distributed.told(report)
 
@@ -220,21 +264,6 @@ def _prepare(folder: Path, resume: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
-
-
-def _files(
-    images: Iterable[str | os.PathLike[str] | ImageFile | Rejection], out: Path
-) -> tuple[list[ImageFile], list[Rejection]]:
-    """Pictures to train on, without what an earlier run drew into ``out``."""
-    found: list[ImageFile | Rejection] = []
-    for one in places_of(images, "images"):
-        if isinstance(one, ImageFile | Rejection):
-            found.append(one)
-        else:
-            found += not_empty(find([os.fspath(one)]), [os.fspath(one)])
-    files, rejected = regular(found)
-    inside = os.path.join(os.path.realpath(out), "")
-    return [f for f in files if not os.path.realpath(f.path).startswith(inside)], rejected
 
 
 def _advise(parts: Split, settings: Settings, warn: Callable[[str], None]) -> None:

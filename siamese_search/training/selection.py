@@ -6,16 +6,27 @@ Knows nothing of how weights are trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from siamese_search.training.as_gallery import AsGallery
 from siamese_search.training.retrieval import Gain, Retrieval
 
 Weights = dict[str, Tensor]
 
 BLENDS = (1.0, 0.75, 0.5, 0.25)  # shares of the trained weights
+FLAT = 3  # epochs in a row in which mAP@R rose no more: it does not rise
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights that were trained, and how well they find what is held out, where that is known."""
+
+    weights: Weights
+    found: Retrieval | None
 
 
 class Selection:
@@ -27,9 +38,23 @@ class Selection:
         self.found: Retrieval | None = None  # how well they find what is held out
         self.first: Retrieval | None = None  # how well the starting point does
         self.top: Retrieval | None = None  # of the highest mAP@R so far
+        self.trained: Trained | None = None  # the best of what was trained, kept or not
         self.step = 0  # that the kept weights are of
         self.share = 1.0  # of them, the rest being the starting point's
         self.stale = 0  # epochs since one was as good
+        self.highest: float | None = None  # mAP@R of any epoch, without the start
+        self.flat = 0  # epochs since it rose
+
+    @property
+    def gains_nothing(self) -> bool:
+        """Whether no epoch found more than the start does, and epochs do not get better; or none
+        can, since the start finds all. A run whose epochs rise is never called that.
+        """
+        if self.first is None or self.highest is None:
+            return False
+        if self.first.precision >= 1:
+            return True
+        return self.highest <= self.first.precision and self.flat >= FLAT
 
     def see(self, step: int, found: Retrieval | None, weights: Callable[[], Weights]) -> None:
         """Keep the weights of a step if no earlier ones were better; without a measure, always.
@@ -39,6 +64,10 @@ class Selection:
         if found is not None:
             if step == 0:
                 self.first = found
+            elif self.highest is None or found.precision > self.highest:
+                self.highest, self.flat = found.precision, 0
+            else:
+                self.flat += 1
             if self.top is None or found.precision > self.top.precision:
                 self.top = found
             self.stale += 1
@@ -47,15 +76,17 @@ class Selection:
         self.stale = 0
         self.weights, self.found, self.step, self.share = weights(), found, step, 1.0
 
-    def blend(self, judge: Callable[[Weights], Retrieval]) -> None:
+    def blend(self, judge: Callable[[Weights], Retrieval], last: Weights) -> None:
         """Average the kept weights with the starting point's, where that is better.
 
         What a network knew before often serves new classes too (Wortsman et al. 2022). Of shares
         that differ by chance alone the largest is taken. Where nothing is gained over the starting
-        point, that is kept.
+        point, that is kept; ``last`` are the weights of the last step, which then are what was
+        trained where none were as good.
         """
         assert self.weights is not None
         if self.step == 0:
+            self.trained = Trained(last, judge(last))
             return
         blends: dict[float, tuple[Weights, Retrieval]] = {}
         for share in BLENDS:
@@ -68,13 +99,27 @@ class Selection:
         self.share, (self.weights, self.found) = next(
             (share, blend) for share, blend in blends.items() if blend[1].as_good_as(top)
         )
+        self.trained = Trained(self.weights, self.found)
         gain = self.gain()
         if gain is not None and gain.mean <= 0:
-            self.weights, self.found, self.step, self.share = self.start, self.first, 0, 1.0
+            self._keep_start()
+
+    def heed(self, judged: AsGallery | None) -> None:
+        """Keep the starting point after all where a gallery that learns its metric, as most do,
+        names no more rightly by what was trained. Only for a judgement against that start.
+        """
+        if judged is not None and not judged.is_better and self.first is not None:
+            self._keep_start()
+
+    def _keep_start(self) -> None:
+        self.weights, self.found, self.step, self.share = self.start, self.first, 0, 1.0
 
     def gain(self) -> Gain | None:
-        """What the kept weights gain over the starting point, None where that is not known."""
-        return self.found.over(self.first) if self.found and self.first else None
+        """What was trained gains over the starting point, whether it is kept or not; None where
+        that is not known.
+        """
+        found = self.trained.found if self.trained else self.found
+        return found.over(self.first) if found and self.first else None
 
     def tensors(self) -> Weights:
         """What a checkpoint keeps of it, beside ``facts``."""
@@ -93,12 +138,15 @@ class Selection:
             "top": self.top.recall if self.top else None,
             "kept": {"step": self.step, "share of trained weights": self.share},
             "stale": self.stale,
+            "highest": self.highest,
+            "flat": self.flat,
         }
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
         self.step, self.stale = facts["kept"]["step"], facts["stale"]
         self.share = facts["kept"]["share of trained weights"]
+        self.highest, self.flat = facts.get("highest"), facts.get("flat", 0)
         if "top" in tensors:
             self.top = Retrieval(facts["top"], tensors["top"].numpy())
         if "first" in tensors:

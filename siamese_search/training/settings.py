@@ -22,11 +22,13 @@ class Settings:
     steps and falls to nought as a cosine. ``average`` is the decay of the averaged weights, which
     are what is validated; of all epochs the last is kept whose mAP@R on what is held out is at most
     a standard error below the highest. ``patience`` is how many epochs in turn that are worse than
-    that end the run. ``frozen`` is the share of the backbone's groups of layers, from the input on,
-    that are never trained. ``freeze`` is how many steps only the head is trained, ``freeze_norm``
-    keeps batch normalisation's statistics. ``hard_every`` mines the hardest classes for each other
-    every so many epochs, 0 for never. ``size`` is height and width in pixels, ``crop`` the share of
-    a photo's short side that is seen, from its middle.
+    that end the run; ``give_up`` is the share of the steps from which on a run ends that has gained
+    nothing over its start and does not rise any more, None for never. ``frozen`` is the share of
+    the backbone's groups of layers, from the input on, that are never trained. ``freeze`` is how
+    many steps only the head is trained, ``freeze_norm`` keeps batch normalisation's statistics.
+    ``hard_every`` mines the hardest classes for each other every so many epochs, 0 for never.
+    ``size`` is height and width in pixels, ``crop`` the share of a photo's short side that is seen,
+    from its middle.
     """
 
     start: str = "general-2"
@@ -54,6 +56,7 @@ class Settings:
     patience: int = 8
     seed: int = 0
     cache_bytes: int = 4 << 30
+    give_up: float | None = None
 
     def resolved(self) -> Settings:
         """With what follows from the starting point filled in. Raises UsageError."""
@@ -74,7 +77,7 @@ class Settings:
             raise UsageError(
                 f"holdout is {self.holdout}: a share of the classes, from 0 to below 1"
             )
-        for field in ("crop", "frozen"):
+        for field in ("crop", "frozen", "give_up"):
             value = getattr(self, field)
             if (value is not None and not 0 <= value <= 1) or (field == "crop" and value == 0):
                 raise UsageError(f"{field} is {value}: a share, from 0 to 1")

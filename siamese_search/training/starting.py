@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from siamese_search.decision.learning import Prior
 from siamese_search.embedding.backbones import imagenet_weights
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.network import EmbeddingNetwork
@@ -51,9 +52,24 @@ class Start:
         return (
             self.encoder is not None
             and self.how == self.encoder.record.preprocessing
-            and self.architecture | {"dropout": 0.0}
-            == dict(self.encoder.record.architecture) | {"dropout": 0.0}
+            and self._is_built_alike
         )
+
+    @property
+    def prior(self) -> Prior | None:
+        """What the encoder knows for the metrics of galleries, which trained weights still serve;
+        None where it knows nothing, or a new projection makes other directions.
+        """
+        return self.encoder.prior if self.encoder is not None and self._is_built_alike else None
+
+    @property
+    def _is_built_alike(self) -> bool:
+        assert self.encoder is not None
+        built, theirs = (
+            {**architecture, "dropout": 0.0}
+            for architecture in (self.architecture, self.encoder.record.architecture)
+        )
+        return built == theirs
 
 
 def starting_point(settings: Settings) -> Start:

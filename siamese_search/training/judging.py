@@ -1,0 +1,42 @@
+"""What was trained against the encoder that one would use otherwise, on what was held out.
+
+Knows nothing of how weights are trained, nor of how a gallery works: that is ``as_gallery.py``.
+"""
+
+from __future__ import annotations
+
+from siamese_search.embedding.encoder import Encoder
+from siamese_search.training.as_gallery import AsGallery, Described, compare
+from siamese_search.training.data import Pictures
+from siamese_search.training.loop import Trainer
+from siamese_search.training.settings import Settings
+from siamese_search.training.starting import Start
+
+LEAST = 10  # pictures of a class that are compared, if it has them
+
+
+def otherwise(settings: Settings) -> str:
+    """The shipped encoder that one would use for such pictures as these settings are for."""
+    return "glyph" if settings.augmentation == "glyph" else "general-2"
+
+
+def judged(trainer: Trainer, start: Start, held: Pictures | None, unseen: bool) -> AsGallery | None:
+    """Compare what was trained with the encoder that it was trained from; or with a shipped one
+    where that was no encoder. None where nothing was held out, or too little.
+    """
+    trained = trainer.selection.trained
+    if held is None or trained is None:
+        return None
+    shown = held.some(LEAST)
+    vectors = trainer.view(trained.weights, shown, None).held
+    encoder = start.encoder or Encoder.open(otherwise(trainer.settings), "cpu")
+    if start.is_encoder:
+        before = trainer.view(trainer.selection.start, shown, None).held
+    else:  # it sees pictures in its own way
+        before = encoder.embed([one.path for one in shown.contents])
+    return compare(
+        Described("trained", vectors, start.prior),
+        Described(encoder.name, before, encoder.prior),
+        shown.labels,
+        unseen,
+    )

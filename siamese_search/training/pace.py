@@ -1,0 +1,78 @@
+"""How long a run takes, by its first steps. Knows nothing of what a step does."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from siamese_search.records import counted
+from siamese_search.training.data import SOME
+
+WARM = 2  # steps that are slower than later ones
+ENOUGH, FEWEST = 8, 3  # steps that are timed, and how many of them do where they take
+SECONDS = 20.0  # so long
+LOOKS_IN_THE_END = 8  # at what is held out: averages with the start, the comparison, the record
+
+
+class Pace:
+    """Times the first steps of a run and says once how long all will take.
+
+    ``steps`` are left, of so many ``pictures`` each; ``more`` seconds go to what is between them.
+    The median step counts: now and then what is held out is looked at before one.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        pictures: int,
+        more: float,
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.steps, self.pictures, self.more = steps, pictures, more
+        self._tell, self._clock = tell, clock
+        self._times: list[float] = []
+        self._said = False
+
+    def step(self) -> None:
+        """A step is done."""
+        if self._said:
+            return
+        self._times.append(self._clock())
+        timed = self._times[WARM - 1 :]
+        count = len(timed) - 1
+        if count >= ENOUGH or (count >= FEWEST and timed[-1] - timed[0] >= SECONDS):
+            self._said = True
+            self._tell(in_words(self.steps, self.pictures, pace(timed), self.more))
+
+
+def pace(times: Sequence[float]) -> float:
+    """Steps a second, by when each was done."""
+    typical = statistics.median(later - earlier for earlier, later in pairwise(times))
+    return 1 / max(typical, 1e-6)
+
+
+def looking(picture: float, held: int, trained: int, looks: int) -> float:
+    """Seconds for all that is embedded beside the steps, of so many ``held`` and ``trained``
+    pictures that take so long each: ``looks`` at what is held out, more of them in the end, and
+    two at some of what was trained on, by which an encoder's record is made.
+    """
+    return picture * ((looks + LOOKS_IN_THE_END) * held + 2 * min(trained, SOME))
+
+
+def in_words(steps: int, pictures: int, rate: float, more: float = 0.0) -> str:
+    """How long so many steps take at a rate per second, and ``more`` seconds."""
+    pace = f"{rate:.1f} steps a second" if rate >= 1 else f"{1 / rate:.1f} seconds a step"
+    total = duration(steps / rate + more)
+    return f"about {total}: {counted(steps, 'step')} of {pictures} pictures at {pace} here"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a unit that people count such a time in."""
+    if seconds < 90:
+        return counted(max(1, round(seconds)), "second")
+    if seconds < 5400:
+        return counted(round(seconds / 60), "minute")
+    return f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,111 @@
+"""A rehearsal: how long a run would take here, by a few steps on some of its pictures.
+
+Writes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from siamese_search.errors import TrainingError
+from siamese_search.pictures.preprocessing import Preprocessing
+from siamese_search.records import ImageFile, Progress, Rejection
+from siamese_search.training import hardware
+from siamese_search.training.data import Split, decode, roomy, split
+from siamese_search.training.loop import Trainer
+from siamese_search.training.pace import in_words, looking, pace
+from siamese_search.training.settings import Settings
+from siamese_search.training.starting import starting_point
+
+STEPS = 4  # that are timed, after one that is slower
+HELD = 64  # pictures that are embedded
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a run would take: ``steps`` batches of so many ``pictures`` at a ``rate`` per
+    second, and ``other`` seconds to decode and to look at what is held out.
+    """
+
+    steps: int
+    pictures: int
+    rate: float
+    other: float
+
+    @property
+    def seconds(self) -> float:
+        return self.steps / self.rate + self.other
+
+    def __str__(self) -> str:
+        return in_words(self.steps, self.pictures, self.rate, self.other)
+
+
+def rehearse(
+    files: Iterable[ImageFile | Rejection],
+    settings: Settings,
+    device: str | None = None,
+    watch: Callable[[Progress], None] = lambda progress: None,
+) -> Estimate:
+    """Time a few steps on some of the files. Raises errors as ``train`` does."""
+    asked = settings.resolved()
+    chosen = hardware.device(device)
+    some = [file for file in files if isinstance(file, ImageFile)]
+    if asked.loss == "self-supervised" and len({file.identity for file in some}) < 2:
+        some = [replace(file, identity=file.path) for file in some]
+    with hardware.generators_kept(chosen), hardware.out_of_memory_explained(asked):
+        start = starting_point(asked)
+        parts = split(some, asked.holdout, asked.seed)
+        batch = _batch(parts.training, asked)
+        names = {name: number for number, name in enumerate(sorted({f.identity for f in batch}))}
+        begun = time.perf_counter()
+        training, _ = decode(batch, names, roomy(start.how), asked.cache_bytes, watch)
+        decoding = (time.perf_counter() - begun) / len(batch) * len(parts.training)
+        if len(set(training.labels.tolist())) < len(names):
+            raise TrainingError("some of the pictures are damaged: train, which names them")
+        few = replace(asked, steps=STEPS + 1, epoch_steps=STEPS + 1)
+        trainer = Trainer(start.network, few, training, None, start.how, chosen)
+        looks = 1 - (-asked.steps // asked.epoch_steps)  # one before the first step
+        other = decoding + _beside(trainer, parts, start.how, looks)
+        return Estimate(asked.steps, trainer.batches.pictures, _rate(trainer, watch), other)
+
+
+def _rate(trainer: Trainer, watch: Callable[[Progress], None]) -> float:
+    """Steps a second, without the first."""
+    times: list[float] = []
+
+    def count(step: int, _: float) -> None:
+        times.append(time.perf_counter())
+        watch(Progress("timing", step, trainer.settings.steps))
+
+    for _ in trainer.train(count):
+        pass
+    return pace(times)
+
+
+def _beside(trainer: Trainer, parts: Split, how: Preprocessing, looks: int) -> float:
+    """Seconds to decode what is held out, and for all that is embedded beside the steps."""
+    some = parts.validation[:HELD]
+    if not some:
+        return 0.0
+    begun = time.perf_counter()
+    shown, _ = decode(some, {file.identity: 0 for file in some}, how, 1 << 30)
+    decoded = time.perf_counter()
+    if not len(shown):
+        return 0.0
+    trainer.embed(shown)
+    took = (time.perf_counter() - decoded) / len(shown)
+    held = len(parts.validation)
+    decoding = (decoded - begun) * held / len(some)
+    return decoding + looking(took, held, len(parts.training), looks)
+
+
+def _batch(files: Sequence[ImageFile], settings: Settings) -> list[ImageFile]:
+    """As many classes and pictures of each as a batch has."""
+    members: dict[str, list[ImageFile]] = defaultdict(list)
+    for file in files:
+        members[file.identity].append(file)
+    fullest = sorted(members.values(), key=len, reverse=True)[: settings.classes]
+    return [file for own in fullest for file in own[: settings.images]]
