@@ -184,6 +184,7 @@ def groceries(encoder: Encoder, repeats: int) -> dict[str, Pairs]:
         own_means(icons, test, train.take(chance.permutation(len(train.vectors))[:KNOWN]))
         for chance in map(np.random.default_rng, range(repeats))
     ]
+    figures |= unseen_groceries(icons, train, test, encoder.prior, repeats)
     odd_train, odd_test = (p.take(p.classes.astype(int) % 2 == 1) for p in (train, test))
     for title, shots in (("one photo", 1), ("five photos", 5)):
         draws = ((odd_train.some_of_each(shots, s)[0], odd_test) for s in range(repeats))
@@ -192,6 +193,22 @@ def groceries(encoder: Encoder, repeats: int) -> dict[str, Pairs]:
     draws = ((even.some_of_each(5, seed)[0], test) for seed in range(repeats))
     figures["groceries, five photos: TPIR"] = compared(draws, encoder.prior, tpir)
     return figures
+
+
+def unseen_groceries(
+    icons: Pictures, train: Pictures, test: Pictures, prior: Prior | None, repeats: int
+) -> dict[str, Pairs]:
+    """The odd classes by their catalogue picture, and by all of their photos; all 81 by these."""
+    odd = [p.take(p.classes.astype(int) % 2 == 1) for p in (icons, train, test)]
+    seen = (
+        odd[1].take(np.random.default_rng(draw).permutation(len(odd[1].vectors))[:KNOWN])
+        for draw in range(repeats)
+    )
+    return {
+        "40 unseen groceries, catalogue, own means": [own_means(odd[0], odd[2], s) for s in seen],
+        "40 unseen groceries, all photos": compared(iter([(odd[1], odd[2])]), prior),
+        "81 groceries, all photos": compared(iter([(train, test)]), prior),
+    }
 
 
 def birds(encoder: Encoder, repeats: int) -> dict[str, Pairs]:
