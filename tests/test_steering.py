@@ -91,6 +91,6 @@ def test_what_training_says_has_no_controls(shell: Shell, monkeypatch: pytest.Mo
         rejected=(Rejection(FILE, "no picture"),),
     )
     monkeypatch.setattr(run, "train", lambda *_, **__: report)
-    ran = shell("train", "data", code=1)
+    ran = shell("train", named(shell.folder / "data"), code=1)
     assert "outx" in ran.stdout
     require_tame(ran)
