@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from siamese_search.errors import UsageError
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.index import FaissEngine, Written, recipes
+from siamese_search.processes import command, ending_without, environment
 
 pytestmark = pytest.mark.slow
 
@@ -220,6 +222,23 @@ def test_a_process_that_compacts_imports_nothing_that_lies_about(
                 time.sleep(0.1)
             assert gallery.info().indexed == ITEMS, caplog.text
         assert not (tmp_path / "executed").exists()
+
+
+def test_a_process_in_the_background_ends_once_its_gallery_is_gone(
+    tmp_path: Path, toy: Encoder
+) -> None:
+    Gallery.open(tmp_path / "gallery", toy).close()
+    database = tmp_path / "gallery" / "gallery.db"
+    process = subprocess.Popen(
+        [*command(), "query", "-", "-g", str(tmp_path / "gallery")],  # it waits for its input
+        stdin=subprocess.PIPE,
+        env=environment() | ending_without(database),
+    )
+    with process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=3)
+        database.unlink()
+        assert process.wait(timeout=60) == 0
 
 
 def test_the_command_line_allows_a_process_in_the_background(tmp_path: Path, toy: Encoder) -> None:
