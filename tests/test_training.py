@@ -333,6 +333,7 @@ def test_compounds_are_classes_that_no_character_has(folder: Path) -> None:
 
 def test_glyphs_are_never_mirrored_and_photos_are() -> None:
     assert PRESETS["glyph"].mirror == PRESETS["document"].mirror == 0
+    assert replace(PRESETS["photo"], about="", mirror=0) == replace(PRESETS["upright"], about="")
     image = torch.zeros((64, 20, 20, 1), dtype=torch.uint8)
     image[:, :, 10:] = 255
     views = augment(image, Augmentation("", mirror=0.5), (20, 20), seed=0)

@@ -52,7 +52,7 @@ def train(
     ] = None,
     augmentation: Annotated[
         str | None,
-        typer.Option("--augment", help="photo, glyph, document or none; default: chosen."),
+        typer.Option("--augment", help="photo, upright, glyph, document or none; default: chosen."),
     ] = None,
     loss: Annotated[
         str | None,

@@ -6,7 +6,7 @@ Every picture of a batch is altered independently, also the two of a pair.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,18 +50,24 @@ class Augmentation:
     compounds: float = 0.0
 
 
+PHOTO = Augmentation(
+    "cut, mirrored, turned a little, other light: for things seen from any side",
+    rotation=12,
+    area=(0.3, 1.0),
+    stretch=1.33,
+    mirror=0.5,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    grey=0.05,
+    erase=0.2,
+)
 PRESETS = {
-    "photo": Augmentation(
-        "cut, mirrored, turned a little, other light: for things seen from any side",
-        rotation=12,
-        area=(0.3, 1.0),
-        stretch=1.33,
-        mirror=0.5,
-        brightness=0.3,
-        contrast=0.3,
-        saturation=0.3,
-        grey=0.05,
-        erase=0.2,
+    "photo": PHOTO,
+    "upright": replace(
+        PHOTO,
+        about="as photo, never mirrored: for things with writing, or whose sides differ",
+        mirror=0.0,
     ),
     "glyph": Augmentation(
         "slanted, turned, scaled and bent, never mirrored; quarter turns are classes of their own,"

@@ -132,7 +132,11 @@ def _rules(
     if drawings(seen):
         yield "augmentation", "glyph", "drawings must not be mirrored; turned, they are new classes"
     else:
-        yield "augmentation", "photo", "photos may be mirrored, cut, and lit in another way"
+        yield (
+            "augmentation",
+            "photo",
+            "mirrored, cut, lit in another way; take upright where left and right differ",
+        )
     lonely = seen.singles == seen.classes
     if lonely:
         yield "loss", "self-supervised", "no class has two pictures: two views of each make a pair"
