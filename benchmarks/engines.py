@@ -3,7 +3,7 @@ do kills cost?
 
     python benchmarks/engines.py [--encoder general-2] [--size 10000] [--server PYTHON]
                                  [--skip-lite] [--recipes FLAT,HNSW] [--work DIR]
-                                 [--kills 50 [--engine-kills 2] | --labels 2000]
+                                 [--kills 50 [--engine-kills 2] | --labels 2000 | --move]
 
 Real embeddings extended to scale (``embeddings.py`` says how) are enrolled, and the gallery moves
 from FAISS to each engine and in the end back. For each: seconds to move, the median and the 95th
@@ -13,7 +13,9 @@ rank. With ``--kills``,
 instead, a process that enrols and removes is killed at random moments, and the server likewise;
 after each kill the gallery is repaired, and what is lost of what was acknowledged is counted. With
 ``--labels``, instead, so many hostile texts (``tests/hostile.py``) are metadata and, where they may
-be, names of five items each, and each engine is asked for the items that have each text.
+be, names of five items each, and each engine is asked for the items that have each text. With
+``--move``, instead, a gallery of random embeddings, which are made soon, moves to each engine and
+back, and what it answers to 100 probes is compared.
 
 ``--server`` is the Python of an environment that has the package ``milvus`` (2.3.5). It binds ports
 on all interfaces, so the script goes on in a network namespace of its own that has loopback alone
@@ -42,6 +44,7 @@ from embeddings import PROBES, K, Sized, Work, enrol, nearest, work_argument
 from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import EngineUnavailable, UsageError
+from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.remote import Place
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -49,6 +52,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from hostile import hostile_text
 
 ADDRESS = "http://127.0.0.1:19530"
+EXACT = "SQfp16"  # FAISS's recipe that compares with every vector
+MADE = 20_000  # random embeddings at a time
+MOVED = 100  # probes that are asked before and after moving
 EACH = 5  # items of each hostile text
 ALONE = 200  # probes that are searched one by one
 APART = "SIASEARCH_BENCHMARK_APART"
@@ -291,6 +297,42 @@ def filtered(
     return counts
 
 
+def answers(gallery: Gallery) -> list[list[tuple[int, float]]]:
+    """The ten best, and their scores, for some random probes."""
+    probes = unit(np.random.default_rng(3), MOVED, gallery.info().dimension)
+    found = gallery.identify_embeddings(probes, K)
+    return [[(match.item, match.score) for match in answer.matches] for answer in found]
+
+
+def moved(folder: Path, encoder: Encoder, size: int, targets: dict[str, str]) -> list[Any]:
+    """Seconds that so many items take to each engine and back, and probes with other answers."""
+    vectors, rows = np.random.default_rng(1), []
+    with Gallery.open(folder, encoder) as gallery:
+        with patch.object(Compaction, "is_due", return_value=False):
+            for first in range(0, size, MADE):
+                count = min(MADE, size - first)
+                names = [f"identity {(first + item) // 10}" for item in range(count)]
+                gallery.enroll_embeddings(unit(vectors, count, encoder.dimension), names)
+        gallery.compact(EXACT)
+        before = answers(gallery)
+        for name, address in targets.items():
+            for way, choice in (
+                (f"to {name}", {"recipe": "FLAT", "engine": "milvus", "uri": address}),
+                ("back", {"recipe": EXACT, "engine": "faiss"}),
+            ):
+                begun = time.perf_counter()
+                gallery.compact(**choice)
+                spent = time.perf_counter() - begun
+                begun = time.perf_counter()
+                other = sum(a != b for a, b in zip(answers(gallery), before, strict=True))
+                asked = time.perf_counter() - begun
+                rows.append({"move": way, "s": spent, "answers s": asked, "other answers": other})
+                print(rows[-1], file=sys.stderr)
+        faults = gallery.check()
+        rows.append({"move": "check", "s": 0.0, "answers s": 0.0, "other answers": len(faults)})
+    return rows
+
+
 def main() -> None:
     arguments = parser(__doc__, repeats=1)
     arguments.set_defaults(encoder="general-2")
@@ -299,6 +341,7 @@ def main() -> None:
     arguments.add_argument("--kills", type=int, default=0)
     arguments.add_argument("--engine-kills", type=int, default=0)
     arguments.add_argument("--labels", type=int, default=0)
+    arguments.add_argument("--move", action="store_true")
     arguments.add_argument("--skip-lite", action="store_true")
     arguments.add_argument("--recipes", default="FLAT,HNSW", help="of the server")
     arguments.add_argument("--seed", type=int, default=1)
@@ -321,7 +364,10 @@ def main() -> None:
             losses: dict[str, dict[str, int]] = {}
             texts: dict[str, dict[str, int]] = {}
             targets = {name: address for name, address, _ in engines}
-            if options.labels:
+            moves: list[Any] = []
+            if options.move:
+                moves = moved(folder / "gallery", encoder, options.size, targets)
+            elif options.labels:
                 texts = filtered(folder / "gallery", encoder, options.labels, targets)
             else:
                 sized, _ = Work(options.work, encoder, options.seed).sized(options.size)
@@ -337,7 +383,7 @@ def main() -> None:
                 losses[name] = killed(folder / "gallery", kills, used, options.engine_kills)
                 with Gallery.open(folder / "gallery") as gallery:
                     gallery.compact(engine="faiss")
-    name = f"engines-{options.size}"
+    name = f"engines-{'moved-' if moves else ''}{options.size}"
     if options.kills or options.labels:
         name = "engines-kills" if options.kills else "engines-labels"
     header = ("engine", "move s", "ms", "ms p95", "searches/s", "recall@10", "same")
@@ -356,12 +402,16 @@ def main() -> None:
         print(f"{engine}: {counts}")
         bars.at_most(f"{engine}, lost of {counts['acknowledged']}", counts["lost"], 0)
         bars.at_most(f"{engine}, apart from the database", counts["apart"], 0)
+    for row in moves:
+        print(row)
+        bars.at_most(f"{row['move']}: other answers, or faults", row["other answers"], 0)
     for engine, counts in texts.items():
         for what in ("other items", "other answers"):
             bars.at_most(f"{engine}, {what} of {counts['texts']} texts", counts[what], 0)
     bars.show()
     facts = {"size": options.size, "seed": options.seed, "rows": rows, "kills": losses}
     facts |= {"labels": texts} if texts else {}
+    facts |= {"moves": moves} if moves else {}
     write_results(name, options.encoder, {**facts, "bars": bars.rows})
 
 
