@@ -316,10 +316,12 @@ def moved(folder: Path, encoder: Encoder, size: int, targets: dict[str, str]) ->
         gallery.compact(EXACT)
         before = answers(gallery)
         for name, address in targets.items():
-            for way, choice in (
-                (f"to {name}", {"recipe": "FLAT", "engine": "milvus", "uri": address}),
-                ("back", {"recipe": EXACT, "engine": "faiss"}),
-            ):
+            there = {"recipe": "FLAT", "engine": "milvus", "uri": address}
+            ways: dict[str, dict[str, Any]] = {
+                f"to {name}": there,
+                "back": {"recipe": EXACT, "engine": "faiss"},
+            }
+            for way, choice in ways.items():
                 begun = time.perf_counter()
                 gallery.compact(**choice)
                 spent = time.perf_counter() - begun
