@@ -325,6 +325,7 @@ def moved(folder: Path, encoder: Encoder, size: int, targets: dict[str, str]) ->
                 begun = time.perf_counter()
                 gallery.compact(**choice)
                 spent = time.perf_counter() - begun
+                print(f"{way}: {spent:.0f} s", file=sys.stderr)
                 begun = time.perf_counter()
                 other = sum(a != b for a, b in zip(answers(gallery), before, strict=True))
                 asked = time.perf_counter() - begun

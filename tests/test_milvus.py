@@ -140,6 +140,25 @@ def test_a_filter_of_many_items_gives_the_nearest_among_them(
     assert np.allclose(scores, expected, atol=1e-6)
 
 
+def test_no_request_compares_more_vectors_than_can_be_soon(
+    moved: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = moved.search(PROBES, 5)
+    sizes = []
+
+    def search(self: Any, name: str, queries: Any, *rest: Any) -> Any:
+        sizes.append(len(queries))
+        return whole(self, name, queries, *rest)
+
+    whole = Milvus.search
+    monkeypatch.setattr(Milvus, "search", search)
+    monkeypatch.setattr("siamese_search.index.remote.AT_ONCE", 2 * 120)
+    after = moved.search(PROBES, 5)
+    assert max(sizes) == 2
+    assert (after[0] == before[0]).all()
+    assert (after[1] == before[1]).all()
+
+
 def test_what_was_just_enrolled_removed_or_undone_is_answered_at_once(moved: Gallery) -> None:
     new = vectors_of(5, 110)[100:]
     moved.enroll_embeddings(new, [f"new {row}" for row in range(10)])

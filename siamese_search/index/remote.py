@@ -26,6 +26,7 @@ log = logging.getLogger("siasearch")
 
 SPARE = 16  # candidates beyond those asked for, so that one search nearly always settles
 BLOCK = 256  # queries that are searched at a time
+AT_ONCE = 20_000_000  # vectors compared by one request, all queries together: none may take long
 FEW = 4096  # allowed items that are scored without Milvus
 EXACT, GRAPH = "FLAT", "HNSW"
 EXACT_AT_MOST = 100_000  # items that a server searches exactly, unless something else is wanted
@@ -123,8 +124,9 @@ class RemoteIndex:
             allowed = allowed[allowed <= self._last]
             if len(allowed) <= FEW:
                 return _best(found, self._among(queries, k, allowed, allowed), k)
-        for start in range(0, len(queries), BLOCK):
-            part = slice(start, start + BLOCK)
+        block = max(1, min(BLOCK, AT_ONCE // self._in_collection))
+        for start in range(0, len(queries), block):
+            part = slice(start, start + block)
             near = self._nearest(queries[part], k, allowed)
             found[0][part], found[1][part] = _best((found[0][part], found[1][part]), near, k)
         return found
