@@ -1,7 +1,9 @@
 # `make demo` and `make test` set up what they need in .venv on a fresh machine (Python 3.11, pip).
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+# A process for every core: threads of theirs for arithmetic would only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 # A stamp per set of extras: pip runs again only when pyproject.toml has changed.
 DEMO := .venv/.installed-demo
 DEV := .venv/.installed-dev

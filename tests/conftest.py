@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -110,6 +111,38 @@ def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "common"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def graphs_made_once(common_folder: Path) -> Iterator[None]:
+    """Torch takes seconds to export a network. On one thread, the same run makes the same one."""
+    torch = pytest.importorskip("torch")
+    from siamese_search.embedding.network import EmbeddingNetwork, export_onnx
+    from siamese_search.importing import network as imported
+    from siamese_search.training import outcome
+
+    def exported(network: EmbeddingNetwork, height: int, width: int) -> bytes:
+        whole = hashlib.sha256(f"{height} {width} {network}".encode())
+        for module in network.modules():
+            facts = vars(module).items()
+            kept = [(key, one) for key, one in facts if isinstance(one, (int, float, str, list))]
+            whole.update(str([fact for fact in kept if fact[0] != "training"]).encode())
+        for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+            whole.update(name.encode() + tensor.detach().numpy().tobytes())
+        graph = common_folder / f"{whole.hexdigest()}.onnx"
+        if not graph.exists():
+            made = graph.with_suffix(f".{os.getpid()}")
+            made.write_bytes(export_onnx(network, height, width))
+            made.replace(graph)
+        return graph.read_bytes()
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (outcome, imported):
+            patch.setattr(module, "export_onnx", exported)
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -496,7 +496,7 @@ def test_one_identity_of_many_items_does_not_spoil_it_for_the_others(
     folder: Path, split: Split, toy: Encoder
 ) -> None:
     _, _, probes, asked = split
-    many, _ = noisy(toy.dimension, 1, 2000, seed=8)
+    many, _ = noisy(toy.dimension, 1, 600, seed=8)
     with Gallery.open(folder, toy) as gallery:
         gallery.enroll_embeddings(many, ["many"] * len(many))
         gallery.calibrate(0.1, metric="none")

@@ -49,6 +49,8 @@ from siamese_search.records import Progress  # noqa: E402
 from siamese_search.training.run import train  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("graphs_made_once")
+
 VIT = {"embed_dim": 32, "depth": 1, "num_heads": 2, "img_size": 32, "patch_size": 8}
 # By what they stand for: timm's name, what makes it tiny, and pixels.
 TINY: dict[str, tuple[str, dict[str, Any], int]] = {

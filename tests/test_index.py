@@ -241,14 +241,14 @@ def clustered(random: np.random.Generator, rows: int) -> Floats:
 )
 def test_a_recipe_reaches_the_recall_that_was_asked_for(tmp_path: Path, recipe: str) -> None:
     random = np.random.default_rng(3)
-    vectors = clustered(random, 4000)
-    written = write_index(tmp_path / "i", 24, [(np.arange(4000), vectors)], Wanted(recipe, 0.97))
+    vectors = clustered(random, 2000)
+    written = write_index(tmp_path / "i", 24, [(np.arange(2000), vectors)], Wanted(recipe, 0.97))
     assert written.recipe == recipe
     assert written.recall is not None
     assert written.recall >= 0.97
     index = SearchIndex.read(tmp_path / "i", 24)
-    queries = vectors[::100] + 0.3 * unit(random, 40)  # further pictures of who is enrolled
-    exact = [[item for item, _ in brute_force(np.arange(4000), vectors, q, 10)] for q in queries]
+    queries = vectors[::50] + 0.3 * unit(random, 40)  # further pictures of who is enrolled
+    exact = [[item for item, _ in brute_force(np.arange(2000), vectors, q, 10)] for q in queries]
     found = index.search(queries, 10)[0].tolist()
     assert np.mean([len(set(a) & set(b)) for a, b in zip(exact, found, strict=True)]) >= 9.3
 

@@ -32,6 +32,7 @@ ITEMS = 2400
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "EXACT_AT_MOST", 2000)
+    monkeypatch.setattr(recipes, "PROBES", 250)
 
 
 def clustered(dimension: int, count: int = ITEMS) -> tuple[FloatArray, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -10,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import huggingface_hub  # noqa: E402
 import safetensors.torch  # noqa: E402
 import timm  # noqa: E402
 from conftest import picture  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from huggingface_hub import constants  # noqa: E402
 from huggingface_hub.errors import EntryNotFoundError  # noqa: E402
 
@@ -64,6 +63,8 @@ from siamese_search.training.starting import starting_point  # noqa: E402
 from siamese_search.training.views import lower_layers, training_view  # noqa: E402
 from siamese_search.training.words import gained  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("graphs_made_once")
+
 SMALL = Settings(
     start="scratch",
     augmentation="none",
@@ -93,28 +94,6 @@ def folder(tmp_path: Path) -> Path:
     return drawn(tmp_path / "pictures")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _graphs_made_once() -> Iterator[None]:
-    """To export a network takes torch seconds. On one thread, the same run makes the same one."""
-    made: dict[str, bytes] = {}
-
-    def exported(network: EmbeddingNetwork, height: int, width: int) -> bytes:
-        digest = hashlib.sha256(f"{network} {height} {width}".encode())
-        for name, tensor in network.state_dict().items():
-            digest.update(name.encode() + tensor.numpy().tobytes())
-        key = digest.hexdigest()
-        if key not in made:
-            made[key] = export_onnx(network, height, width)
-        return made[key]
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outcome, "export_onnx", exported)
-        yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are not drawn, which takes longer than they do."""
@@ -130,10 +109,14 @@ def stop(epoch: loop.Epoch) -> None:
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def first(common_folder: Path) -> tuple[Path, Path]:
     """Pictures, and a run on them, which are left as they are."""
-    place = tmp_path_factory.mktemp("first")
-    train([drawn(place / "pictures")], place / "run", SMALL)
+    place = common_folder / "first"
+    with FileLock(common_folder / "first.lock"):
+        if not place.exists():
+            folder = common_folder / "first.partial"
+            train([drawn(folder / "pictures")], folder / "run", SMALL)
+            folder.rename(place)
     return place / "pictures", place / "run"
 
 

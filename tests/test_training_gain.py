@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_metric_learning")
 pytest.importorskip("onnxscript")
 
-from test_training import SMALL, Stop, drawn, stop  # noqa: E402
+from test_training import SMALL, Stop, drawn, first, stop  # noqa: E402, F401
 
 from siamese_search import Encoder  # noqa: E402
 from siamese_search.arrays import FloatArray, IntArray  # noqa: E402
@@ -37,29 +36,15 @@ from siamese_search.training.selection import Selection  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
 from siamese_search.training.words import gained  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("graphs_made_once")
+
 LABELS = np.repeat(np.arange(30), 10)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are not drawn, which takes longer than they do."""
     monkeypatch.setattr("siamese_search.training.run._draw", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Pictures, and a run on them, which are left as they are."""
-    place = tmp_path_factory.mktemp("gain")
-    train([drawn(place / "pictures")], place / "run", SMALL)
-    return place / "pictures", place / "run"
 
 
 def unit(vectors: Any) -> FloatArray:
@@ -235,7 +220,8 @@ def test_a_run_that_gains_nothing_and_rises_no_more_is_seen() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_without_gain_ends_at_half_and_says_so(
-    first: tuple[Path, Path], tmp_path: Path
+    first: tuple[Path, Path],  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     folder, start = first
     still = replace(
@@ -259,7 +245,8 @@ def test_a_run_without_gain_ends_at_half_and_says_so(
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_kept_start_keeps_what_it_knows_for_metrics(
-    first: tuple[Path, Path], tmp_path: Path
+    first: tuple[Path, Path],  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     folder, run = first
     start = tmp_path / "start"
@@ -296,7 +283,8 @@ def test_a_kept_start_keeps_what_it_knows_for_metrics(
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_from_scratch_is_compared_with_a_shipped_encoder_and_kept_whatever(
-    first: tuple[Path, Path], tmp_path: Path
+    first: tuple[Path, Path],  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     folder, _ = first
     settings = replace(SMALL, augmentation="glyph", steps=2, epoch_steps=2)
@@ -313,7 +301,8 @@ def test_a_run_from_scratch_is_compared_with_a_shipped_encoder_and_kept_whatever
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_where_nothing_is_held_out_the_gain_is_not_known(
-    first: tuple[Path, Path], tmp_path: Path
+    first: tuple[Path, Path],  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     folder, _ = first
     report = train([folder], tmp_path / "out", replace(SMALL, holdout=0.0, steps=2))
@@ -367,7 +356,7 @@ def command(
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
-    first: tuple[Path, Path],
+    first: tuple[Path, Path],  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -395,7 +384,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_resume_goes_on_as_was_chosen(
-    first: tuple[Path, Path],
+    first: tuple[Path, Path],  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

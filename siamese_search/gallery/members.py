@@ -53,7 +53,8 @@ class MembersOf:
         """Make sure that these are here; forgets others where there are too many."""
         if len(self._members) > KEPT:
             self._members.clear()
-        missing = identities - self._members.keys()
+        # By `-`, all that are here would be gone through.
+        missing = {identity for identity in identities if identity not in self._members}
         if missing:
             self._keep(self._catalog.members(missing))
 

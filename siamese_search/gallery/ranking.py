@@ -166,7 +166,8 @@ class Ranking:
         if kept is None or kept[0] != version or len(kept[1]) > OWNERS:
             kept = self._owners = version, {}
         known = kept[1]
-        new = numbers - known.keys()
+        # By `-`, all that are known would be gone through.
+        new = {number for number in numbers if number not in known}
         if new:
             known.update(self._catalog.owners(new))
         return known

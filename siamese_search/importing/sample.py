@@ -46,7 +46,7 @@ def drawn(number: int, height: int, width: int, channels: int = 3) -> PixelArray
     side = TILES[number % len(TILES)]
     tiles = random.uniform(0, 255, (side, side, channels))
     rows, columns = _weights(height, side), _weights(width, side)
-    smooth = np.einsum("ha,abc,wb->hwc", rows, tiles, columns)
+    smooth = np.einsum("ha,abc,wb->hwc", rows, tiles, columns, optimize=True)
     grain = random.normal(0, 8, (height, width, channels))
     picture: PixelArray = (smooth + grain).clip(0, 255).astype(np.uint8)
     return picture

@@ -222,11 +222,13 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
             try:
                 _make_durable(db)
                 db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+                db.execute("BEGIN")  # once for all: every commit waits for the disk
                 migrate(db)
                 fill(db)
                 db.execute(NEW_STAMP)
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {FORMAT}")
+                db.execute("COMMIT")
             finally:
                 db.close()
             with FileLock(path.with_name(LOCK_NAME)):

@@ -43,7 +43,8 @@ class Seals(Generations, Homes):
         if self._sound is None or self._sound[0] != version:
             self._sound = version, {}
         known, wanted = self._sound[1], set(numbers)
-        new = wanted - known.keys()
+        # By `-`, all that are known would be gone through.
+        new = {number for number in wanted if number not in known}
         if new:
             known.update((number, facts.distractor) for number, facts in self._sealed(new))
         return {number for number in wanted if known.get(number)}
