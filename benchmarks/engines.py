@@ -43,6 +43,7 @@ from embeddings import PROBES, K, Sized, Work, enrol, nearest, work_argument
 
 from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray, IntArray
+from siamese_search.decision.metric import unit as normalised
 from siamese_search.errors import EngineUnavailable, UsageError
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.remote import Place
@@ -267,9 +268,7 @@ def permitted(gallery: Gallery, texts: list[str]) -> list[list[tuple[int, float]
 
 def unit(chance: np.random.Generator, count: int, dimension: int) -> FloatArray:
     """Random embeddings of unit length, float32 (count, dimension)."""
-    made = chance.normal(size=(count, dimension)).astype(np.float32)
-    scaled: FloatArray = made / np.linalg.norm(made, axis=1, keepdims=True)
-    return scaled
+    return normalised(chance.normal(size=(count, dimension)).astype(np.float32))
 
 
 def filtered(

@@ -21,21 +21,18 @@ def command(module: str = "siamese_search") -> tuple[str, ...]:
     return sys.executable, "-P", "-m", module
 
 
-def environment() -> dict[str, str]:
+def environment(needed: Path | None = None) -> dict[str, str]:
     """This process's, by which the other finds the same package: with it, and of ``PYTHONPATH``
     what does not depend on the current folder.
+
+    Once the file that is ``needed`` is gone, the other ends: whoever works for minutes on a folder
+    that is gone works for nobody.
     """
     places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(PLACE), *filter(os.path.isabs, places)])
-    }
-
-
-def ending_without(path: Path) -> dict[str, str]:
-    """What, beside ``environment``, ends a process of this package once there is no such file:
-    whoever works for minutes on a folder that is gone works for nobody.
-    """
-    return {NEEDED: str(path)}
+    made = {"PYTHONPATH": os.pathsep.join([str(PLACE), *filter(os.path.isabs, places)])}
+    if needed is not None:
+        made[NEEDED] = str(needed)
+    return os.environ | made
 
 
 def end_without_what_is_needed() -> None:

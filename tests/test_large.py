@@ -21,7 +21,7 @@ from siamese_search.errors import UsageError
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.index import FaissEngine, Written, recipes
-from siamese_search.processes import command, ending_without, environment
+from siamese_search.processes import command, environment
 
 pytestmark = pytest.mark.slow
 
@@ -233,7 +233,7 @@ def test_a_process_in_the_background_ends_once_its_gallery_is_gone(
     process = subprocess.Popen(
         [*command(), "query", "-", "-g", str(tmp_path / "gallery")],  # it waits for its input
         stdin=subprocess.PIPE,
-        env=environment() | ending_without(database),
+        env=environment(database),
     )
     with process:
         with pytest.raises(subprocess.TimeoutExpired):

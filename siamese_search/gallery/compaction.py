@@ -27,7 +27,7 @@ from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots, names_index
 from siamese_search.gallery.stored import dimension_of
 from siamese_search.index import AUTO, Previous, Wanted, Written
 from siamese_search.index.milvus import ADDRESS
-from siamese_search.processes import PLACE, command, ending_without, environment
+from siamese_search.processes import PLACE, command, environment
 from siamese_search.records import Snapshot
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.database import LOCK_NAME
@@ -337,7 +337,7 @@ class Compaction:
                 stdout=nowhere,
                 stderr=said,
                 cwd=PLACE,
-                env=environment() | ending_without(self._catalog.path),
+                env=environment(self._catalog.path),
                 start_new_session=True,
             )
         except OSError as error:

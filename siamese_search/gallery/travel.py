@@ -88,8 +88,9 @@ class Travel:
 
         As ``export`` and then ``restore``; raises what these raise.
         """
-        made = copied(self._catalog, as_path(folder), pictures, watch or unwatched)
-        index_new(as_path(folder), background=False)
+        place = as_path(folder)
+        made = copied(self._catalog, place, pictures, watch or unwatched)
+        index_new(place, background=False)
         return made
 
     def split(
@@ -112,8 +113,9 @@ class Travel:
         numbers = editing.numbers_of(self._catalog, None, wanted)
         if not keep:
             self._catalog.require_writable()
-        made = copied(self._catalog, as_path(folder), True, watch or unwatched, numbers)
-        index_new(as_path(folder), background=False)
+        place = as_path(folder)
+        made = copied(self._catalog, place, True, watch or unwatched, numbers)
+        index_new(place, background=False)
         if not keep:
             with self._compaction.making_room():
                 removed = editing.remove(self._catalog, self._catalog.path.parent, numbers)
@@ -136,9 +138,10 @@ class Travel:
         and GalleryFormatError for an archive by a newer siasearch. Its index file is written, too;
         with ``background``, of many items by a process of its own, see ``Gallery.open``.
         """
-        make = exchange.new_gallery if exchange.is_table(as_path(path)) else archive.import_archive
-        made = make(as_path(path), as_path(folder), watch or unwatched)
-        index_new(as_path(folder), background)
+        source, place = as_path(path), as_path(folder)
+        make = exchange.new_gallery if exchange.is_table(source) else archive.import_archive
+        made = make(source, place, watch or unwatched)
+        index_new(place, background)
         return made
 
     def export_items(
@@ -173,10 +176,11 @@ class Travel:
         it back. Raises UsageError or GalleryDamaged for a table that makes no sense, and
         GalleryMismatch for one of another encoder.
         """
-        table = exchange.opened_table(as_path(path))
+        source = as_path(path)
+        table = exchange.opened_table(source)
         with self._compaction.making_room():
             taken = exchange.import_table(
-                self._catalog, as_path(path), table, on_conflict, watch or unwatched
+                self._catalog, source, table, on_conflict, watch or unwatched
             )
         if taken.added:
             self._upkeep.after(1)  # nobody waits for the index of many
