@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,18 @@ from siamese_search.storage.catalog import Catalog
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # What a shell starts in the background ignores Ctrl-C, and so would all that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Fixtures can see whether their test has failed."""
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -113,36 +127,25 @@ def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def graphs_made_once(common_folder: Path) -> Iterator[None]:
-    """Torch takes seconds to export a network. On one thread, the same run makes the same one."""
+@pytest.fixture
+def quickly_exported(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Torch takes seconds to export a network; its older way takes a twentieth of that, and will
+    do where the graph itself is not what is tested. Gives the way that is replaced.
+    """
     torch = pytest.importorskip("torch")
-    from siamese_search.embedding.network import EmbeddingNetwork, export_onnx
-    from siamese_search.importing import network as imported
-    from siamese_search.training import outcome
+    export = torch.onnx.export
 
-    def exported(network: EmbeddingNetwork, height: int, width: int) -> bytes:
-        whole = hashlib.sha256(f"{height} {width} {network}".encode())
-        for module in network.modules():
-            facts = vars(module).items()
-            kept = [(key, one) for key, one in facts if isinstance(one, (int, float, str, list))]
-            whole.update(str([fact for fact in kept if fact[0] != "training"]).encode())
-        for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-            whole.update(name.encode() + tensor.detach().numpy().tobytes())
-        graph = common_folder / f"{whole.hexdigest()}.onnx"
-        if not graph.exists():
-            made = graph.with_suffix(f".{os.getpid()}")
-            made.write_bytes(export_onnx(network, height, width))
-            made.replace(graph)
-        return graph.read_bytes()
+    def exported(network: Any, shown: Any, **how: Any) -> SimpleNamespace:
+        graph = BytesIO()
+        axes = {"pixels": {0: "batch"}} | {name: {0: "batch"} for name in how["output_names"]}
+        given = {name: how[name] for name in ("opset_version", "input_names", "output_names")}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is deprecated, and traces
+            export(network, shown, graph, dynamo=False, dynamic_axes=axes, **given)
+        return SimpleNamespace(model_proto=onnx.load_from_string(graph.getvalue()))
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (outcome, imported):
-            patch.setattr(module, "export_onnx", exported)
-        yield
-    torch.set_num_threads(threads)
+    monkeypatch.setattr(torch.onnx, "export", exported)
+    return export
 
 
 @pytest.fixture(scope="session")

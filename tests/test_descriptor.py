@@ -26,7 +26,7 @@ from siamese_search.embedding.network import (  # noqa: E402
 )
 
 ARCHITECTURE = {
-    "backbone": "tf_efficientnet_lite0",
+    "backbone": "test_efficientnet",
     "channels": 3,
     "mean": [127.0] * 3,
     "std": [128.0] * 3,

@@ -49,7 +49,7 @@ from siamese_search.records import Progress  # noqa: E402
 from siamese_search.training.run import train  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("graphs_made_once")
+pytestmark = pytest.mark.usefixtures("quickly_exported")
 
 VIT = {"embed_dim": 32, "depth": 1, "num_heads": 2, "img_size": 32, "patch_size": 8}
 # By what they stand for: timm's name, what makes it tiny, and pixels.
@@ -118,8 +118,14 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Imported:
 
 @pytest.mark.parametrize("kind", TINY)
 def test_a_network_is_imported_and_a_gallery_uses_it(
-    kind: str, tmp_path: Path, pictures: Callable[..., Path], toy_folder: Path
+    kind: str,
+    tmp_path: Path,
+    pictures: Callable[..., Path],
+    toy_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quickly_exported: Any,
 ) -> None:
+    monkeypatch.setattr(torch.onnx, "export", quickly_exported)  # as people have it
     name, arguments, side = TINY[kind]
     folder = saved(tmp_path / "published", kind)
     made = import_network(str(folder))

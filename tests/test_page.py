@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import FAILED
 from page_api import CSP, HOSTILE, PAGE, Fake, application, drawn, served
 from playwright.sync_api import Browser, FilePayload, Locator, Page, expect, sync_playwright
 
@@ -88,9 +89,8 @@ def open_page(
     with served(application(fake)) as url:
         yield opened
         for number, page in enumerate(pages):
-            page.screenshot(
-                path=tmp_path / f"{request.node.name[:40]}-{number}.png".replace("/", "-")
-            )
+            if request.node.stash.get(FAILED, False):
+                page.screenshot(path=tmp_path / f"page-{number}.png")
             page.context.close()
     assert wrong == []
 
@@ -515,6 +515,7 @@ def test_no_view_breaks_a_rule_of_accessibility(
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert dark == (scheme == "dark") == (background == "rgb(20, 23, 26)")
+    page.evaluate(axe)
     broken: dict[str, list[str]] = {}
     for view in VIEWS:
         page.evaluate("view => { location.hash = '#/shop/' + view }", view)
@@ -537,7 +538,6 @@ def test_no_view_breaks_a_rule_of_accessibility(
             expect(page.get_by_label("Rebuild the index, progress")).to_be_visible()
         page.wait_for_timeout(150)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
-        page.evaluate(axe)
         found = page.evaluate("axe.run().then(({ violations }) => violations)")
         broken |= {
             f"{view}: {one['id']}": [node["html"][:160] for node in one["nodes"]] for one in found

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -63,12 +65,12 @@ from siamese_search.training.starting import starting_point  # noqa: E402
 from siamese_search.training.views import lower_layers, training_view  # noqa: E402
 from siamese_search.training.words import gained  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("graphs_made_once")
+pytestmark = pytest.mark.usefixtures("quickly_exported")
 
 SMALL = Settings(
     start="scratch",
     augmentation="none",
-    size=16,
+    size=48,
     steps=8,
     epoch_steps=4,
     classes=4,
@@ -306,7 +308,7 @@ def test_compounds_are_classes_that_no_character_has(folder: Path) -> None:
     training, _ = decode(files, names, how, 1 << 20)
     batches = loop.Trainer(network, settings, training, None, how, "cpu").batches
     views, classes, _ = batches.batch(0)
-    assert views.shape == (8, 1, 16, 16)
+    assert views.shape == (8, 1, 48, 48)
     assert classes[4:].tolist() == [48, 48, 49, 49]  # after 12 characters in 4 turns
     assert classes[:4].max() < 48
     settings = replace(settings, loss="proxy-anchor")
@@ -469,7 +471,7 @@ def test_two_processes_train_as_one(
     }
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, json\n"
+        "import json, os, sys\n"
         "from siamese_search import Encoder\n"
         "from siamese_search.training.run import train\n"
         "from siamese_search.training.settings import Settings\n"
@@ -479,11 +481,21 @@ def test_two_processes_train_as_one(
         "run._draw = lambda *_: None\n"
         f"run.outcome.export = lambda *_: Encoder.open({str(start)!r})\n"  # not compared
         "hardware.half_precision = lambda device: False\n"
+        "other = os.fork()\n"  # what torchrun sets, without its third process and imports
+        "os.environ['RANK'] = os.environ['LOCAL_RANK'] = str(int(other == 0))\n"
         f"train([{str(folder)!r}], sys.argv[1], Settings(**json.loads({json.dumps(settings)!r})))\n"
+        "if other:\n"
+        "    sys.exit(os.waitpid(other, 0)[1])\n"
     )
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *launcher, str(script), str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = str(free.getsockname()[1])
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "two")],
+        env=os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr(hardware, "half_precision", lambda device: False)
     with pytest.raises(Stop):
@@ -517,7 +529,7 @@ def test_training_on_from_an_encoder_with_places_makes_them_anew(
 ) -> None:
     folder, run = first
     plain = Encoder.open(run).record
-    places = {"source": "features", "grid": 2, "dimension": 8}
+    places = {"source": "features", "grid": 3, "dimension": 8}
     architecture = {**plain.architecture, "places": places}
     untrained = outcome.final(EmbeddingNetwork(architecture))
     write_encoder(
@@ -533,7 +545,7 @@ def test_training_on_from_an_encoder_with_places_makes_them_anew(
         training={},
     )
     start = Encoder.open(tmp_path / "start", "cpu")
-    settings = replace(SMALL, start=str(start.folder), dimension=None, size=32, steps=4, freeze=0)
+    settings = replace(SMALL, start=str(start.folder), dimension=None, steps=4, freeze=0)
     report = train([folder], tmp_path / "mine", settings)
     made = Encoder.open(tmp_path / "mine", "cpu")
     assert made.gives_places
@@ -837,8 +849,12 @@ def test_torch_draws_as_if_nothing_had_been_trained(folder: Path, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_that_gains_nothing_leaves_the_start_and_its_threshold(
-    first: tuple[Path, Path], tmp_path: Path
+    first: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quickly_exported: Any,
 ) -> None:
+    monkeypatch.setattr(torch.onnx, "export", quickly_exported)  # a graph is in the fingerprint
     folder, start = first
     still = replace(SMALL, start=str(start), dimension=None, steps=4, rate=0.0)
     report = train([folder], tmp_path / "second", still)
@@ -1033,7 +1049,7 @@ def test_the_command_trains_and_says_so(
     from siamese_search.cli.app import main
 
     monkeypatch.chdir(tmp_path)
-    arguments = "train pictures --out mine --from scratch --size 16 --steps 2 --classes 4 --json"
+    arguments = "train pictures --out mine --from scratch --size 48 --steps 2 --classes 4 --json"
     monkeypatch.setattr("sys.argv", ["siasearch", *arguments.split()])
     with pytest.raises(SystemExit) as stop:
         main()

@@ -36,7 +36,7 @@ from siamese_search.training.selection import Selection  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
 from siamese_search.training.words import gained  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("graphs_made_once")
+pytestmark = pytest.mark.usefixtures("quickly_exported")
 
 LABELS = np.repeat(np.arange(30), 10)
 
@@ -394,7 +394,7 @@ def test_resume_goes_on_as_was_chosen(
     from siamese_search.training.data import found_files
     from siamese_search.training.survey import survey
 
-    given = {"start": "scratch", "size": 16, "steps": 4, "epoch_steps": 2, "dimension": 16}
+    given = {"start": "scratch", "size": 48, "steps": 4, "epoch_steps": 2, "dimension": 16}
     made = plan.planned(survey(found_files([folder], "mine")[0]), given)
     with pytest.raises(Stop):
         train([folder], "mine", made, tell=stop)

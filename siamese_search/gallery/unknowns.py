@@ -88,7 +88,8 @@ class Unknowns:
             own = vectors[group]
             centre = own.mean(axis=0)
             centre /= max(float(np.linalg.norm(centre)), 1e-6)
-            close = np.argsort(-(own @ centre), kind="stable")
+            # Two pictures are as near to their mean as each other: rounding must not order them.
+            close = np.argsort(-(own @ centre).round(4), kind="stable")
             members.append([probes[group[place]] for place in close.tolist()])
             centres.append(centre)
         question = Question(k=1, threshold=1.0)

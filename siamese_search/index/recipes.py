@@ -12,7 +12,8 @@ import logging
 import math
 import mmap
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -263,28 +264,36 @@ def tuned(
     chosen = np.sort(random.choice(len(vectors), min(PROBES, len(vectors)), replace=False))
     queries = np.ascontiguousarray(vectors[chosen])
     truth = without_item(chosen, *scan(vectors, queries, min(K + 1, len(vectors))))
-    name, best, least = effort_name(index), tuning, math.inf
-    for effort, cost in _efforts(index, name):
-        if cost >= least:
-            break
-        if effort < lowest:
-            continue
+    name = effort_name(index)
+    efforts = [(effort, cost) for effort, cost in _efforts(index, name) if effort >= lowest]
+
+    def tried(effort: int, spares: Sequence[int] = SPARES) -> tuple[int, float, bool]:
+        """Candidates to score again, the recall they give, and whether that is enough."""
         set_effort(index, effort)
-        positions = approximate(index, queries, min(K + 1 + SPARES[-1], len(vectors)))
+        positions = approximate(index, queries, min(K + 1 + spares[-1], len(vectors)))
         scores = products(queries, vectors, positions)
-        for spare in SPARES:
+        for spare in spares:
             near = slice(0, K + 1 + spare)
             found = without_item(chosen, positions[:, near], scores[:, near])
             hits = (truth[:, :, None] == found[:, None]).any(axis=2) & (truth >= 0)
             shares = hits.sum(axis=1) / (truth >= 0).sum(axis=1)
             recall = float(shares.mean())
-            enough = recall - shares.std() / math.sqrt(len(shares)) >= target
+            enough = bool(recall - shares.std() / math.sqrt(len(shares)) >= target)
             if enough:
                 break
-        total = cost + RESCORED * spare if enough else math.inf
-        if total < least or least == math.inf:
+        return spare, recall, enough
+
+    # Recall rises with the effort: what is below the first that reaches it need not be tried.
+    first = bisect_left(efforts, True, key=lambda one: tried(one[0])[2])
+    best, least = tuning, math.inf
+    for effort, cost in efforts[first:] or efforts[-1:]:
+        cheaper = [spare for spare in SPARES if cost + RESCORED * spare < least]
+        if not cheaper:
+            break
+        spare, recall, enough = tried(effort, cheaper)
+        if enough or not least < math.inf:
             best = replace(tuning, effort=effort if name else None, spare=spare, recall=recall)
-            least = total
+            least = cost + RESCORED * spare if enough else math.inf
     return best, least < math.inf
 
 
