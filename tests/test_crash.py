@@ -31,11 +31,11 @@ def campaign(out: Path, *options: str) -> dict[str, Any]:
 
 
 def test_nothing_is_lost_by_a_kill_at_a_random_moment(tmp_path: Path) -> None:
-    result = campaign(tmp_path / "random", "--kills", "110", "--steps")
+    result = campaign(tmp_path / "random", "--kills", "60", "--steps")
     assert result["violations"] == []
-    assert result["kills"] >= 100
-    assert result["inside an operation"] >= 100
-    assert result["left a hot journal"] > 10
+    assert result["kills"] >= 55
+    assert result["inside an operation"] >= 55
+    assert result["left a hot journal"] > 5
 
 
 @pytest.mark.parametrize("kinds", STEPS, ids="-".join)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from siamese_search import Encoder, Gallery
 from siamese_search.cli.app import app
 from siamese_search.errors import EncoderError, RuntimeUnavailable, SiaSearchError, UsageError
+from siamese_search.importing import onnx_file, onnx_worker
 from siamese_search.importing.onnx_file import OnnxOptions, import_onnx
 from siamese_search.importing.writing import write_imported
 
@@ -96,6 +97,19 @@ def giving(*names: str) -> Change:
     return change
 
 
+@pytest.fixture
+def apart() -> None:
+    """Files are taken apart in a process of its own, as people have it."""
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are taken apart in this process, which is faster, where nothing ends it."""
+    if "apart" not in request.fixturenames:
+        monkeypatch.setattr(onnx_worker, "_limit", lambda *_: None)
+        monkeypatch.setattr(onnx_file, "_run", lambda path, place, *_: onnx_worker.main(place))
+
+
 def saved(folder: Path, content: bytes, name: str = "face.onnx") -> Path:
     (folder / name).write_bytes(content)
     return folder / name
@@ -118,6 +132,7 @@ PIXELS = np.stack([np.asarray(picture(seed).resize((SIDE, SIDE))) for seed in ra
 FACES = ((PIXELS.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2)
 
 
+@pytest.mark.usefixtures("apart")
 def test_the_encoder_gives_what_the_file_gives_for_any_batch(tmp_path: Path) -> None:
     content = face_network()
     made = import_onnx(saved(tmp_path, content), FACE)
@@ -511,6 +526,7 @@ def with_twice_the_rows(model: Any) -> None:
         (calls(*((f"f{n}", [f"f{n + 1}"] * 10) for n in range(8)), ("f8", [])), "unfold to more"),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("apart")
 def test_a_hostile_file_is_refused_in_a_line(change: Change, says: str, tmp_path: Path) -> None:
     path = saved(tmp_path, face_network(change=change))
     with pytest.raises(EncoderError, match=says) as error:
@@ -520,11 +536,13 @@ def test_a_hostile_file_is_refused_in_a_line(change: Change, says: str, tmp_path
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph at all\n" * 50, face_network()[:-500]])
+@pytest.mark.usefixtures("apart")
 def test_what_is_no_onnx_file_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="no ONNX file"):
         import_onnx(saved(tmp_path, content), FACE)
 
 
+@pytest.mark.usefixtures("apart")
 def test_more_steps_than_a_network_has_are_refused(tmp_path: Path) -> None:
     graph = b"\x0a\x00" * 150_000  # as many empty steps
     length = bytes([len(graph) & 127 | 128, len(graph) >> 7 & 127 | 128, len(graph) >> 14])
@@ -533,6 +551,7 @@ def test_more_steps_than_a_network_has_are_refused(tmp_path: Path) -> None:
         import_onnx(saved(tmp_path, content), FACE)
 
 
+@pytest.mark.usefixtures("apart")
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
     (tmp_path / "folder.onnx").mkdir()
@@ -541,6 +560,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
             import_onnx(tmp_path / name, FACE)
 
 
+@pytest.mark.usefixtures("apart")
 def test_what_takes_too_long_is_ended(tmp_path: Path) -> None:
     def change(model: Any) -> None:
         shape = numpy_helper.from_array(np.array([5000, 5000], np.int64), "shape")
@@ -562,6 +582,7 @@ def test_a_picture_to_check_on_that_cannot_be_read_is_named(tmp_path: Path) -> N
         import_onnx(saved(tmp_path, face_network()), FACE, [tmp_path / "bad.jpg"])
 
 
+@pytest.mark.usefixtures("apart")
 def test_the_command_writes_an_encoder_that_enrols_and_answers(
     pictures: Callable[..., Path], tmp_path: Path
 ) -> None:

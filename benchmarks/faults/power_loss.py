@@ -86,14 +86,17 @@ SCALE = 10_000  # what a command does differs a little from time to time
 
 def main() -> int:
     """Run, print, and write the result."""
-    options = parser(__doc__, "power_loss", 2100).parse_args()
+    arguments = parser(__doc__, "power_loss", 2100)
+    arguments.add_argument("--commands", nargs="*", choices=NAMES, default=list(NAMES))
+    options = arguments.parse_args()
+    names = options.commands
     if why := untraceable():
         sys.exit(why)
     began = time.monotonic()
     chance = random.Random(options.seed)
     cases: list[Case] = []
     for number in range(options.cases):
-        name, turn = NAMES[number % len(NAMES)], number // len(NAMES)
+        name, turn = names[number % len(names)], number // len(names)
         loss = KINDS_OF_LOSS[turn % len(KINDS_OF_LOSS)]
         # Once for each command and kind of loss, the power goes when the command has just ended.
         step = SCALE if turn < len(KINDS_OF_LOSS) else chance.randrange(SCALE + 1)
@@ -102,7 +105,7 @@ def main() -> int:
     faults = faults_of(outcomes)
     summary = (
         f"power lost while a command wrote, what was not synced lost, torn or out of order:"
-        f" {len(outcomes)} states of {len(NAMES)} commands, {len(faults)} faults"
+        f" {len(outcomes)} states of {len(names)} commands, {len(faults)} faults"
     )
     return finish(
         options, began, summary,

@@ -24,7 +24,7 @@ from typing import Any
 
 from campaign import Case, Try, faults_of, finish, parser, run, scratch
 from tracing import counted_calls, tracing, untraceable
-from trials import Ended, Trials
+from trials import NAMES, Ended, Trials
 
 # By what each call may fail.
 CALLS = {
@@ -53,11 +53,11 @@ def traced_run(trials: Trials, name: str, calls: str, *options: str) -> Ended:
         return trials.run(command.arguments, attach)
 
 
-def all_cases(trials: Trials) -> list[Case]:
-    """Every call of every command with every way to fail."""
+def all_cases(trials: Trials, commands: Sequence[str]) -> list[Case]:
+    """Every call of these commands with every way to fail."""
     cases: list[Case] = []
     log = trials.root / "calls.log"
-    for name in trials.commands:
+    for name in commands:
         traced_run(trials, name, ",".join(CALLS), "-o", str(log))
         for call, count in counted_calls(log, list(CALLS)).items():
             for number in range(1, count + 1):
@@ -80,11 +80,13 @@ def trying() -> Iterator[Try]:
     """What tries a case."""
     with scratch() as folder:
         trials = Trials(Path(folder))
-        for command in trials.commands.values():
-            trials.expected(command)
+        known: set[str | int] = set()
 
         def attempt(case: Case) -> dict[str, Any]:
             name, call, number, way = case
+            if name not in known:
+                trials.expected(trials.commands[str(name)])
+                known.add(name)
             error, onward, _ = str(way).partition("+")
             what = "signal=KILL" if way == "KILL" else f"error={error}"
             inject = f"inject={call}:{what}:when={number}{onward}"
@@ -98,18 +100,20 @@ def trying() -> Iterator[Try]:
 
 def main() -> int:
     """Run, print, and write the result."""
-    options = parser(__doc__, "syscalls", 2400).parse_args()
+    arguments = parser(__doc__, "syscalls", 2400)
+    arguments.add_argument("--commands", nargs="*", choices=NAMES, default=list(NAMES))
+    options = arguments.parse_args()
     if why := untraceable():
         sys.exit(why)
     began = time.monotonic()
     with scratch() as folder:
-        everything = all_cases(Trials(Path(folder)))
+        everything = all_cases(Trials(Path(folder)), options.commands)
     outcomes = run(options, drawn(everything, options.cases, options.seed), trying)
     codes = Counter(one["code"] for one in outcomes)
     faults = faults_of(outcomes)
     summary = (
-        f"killed ({codes[-9]}) or failed at the Nth system call of every command:"
-        f" {len(outcomes)} of {len(everything)} cases, {len(faults)} faults"
+        f"killed ({codes[-9]}) or failed at the Nth system call of {len(options.commands)}"
+        f" commands: {len(outcomes)} of {len(everything)} cases, {len(faults)} faults"
     )
     by_call = Counter(f"{one['case'][0]}: {one['case'][1]}" for one in outcomes)
     return finish(
