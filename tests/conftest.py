@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import warnings
@@ -20,6 +21,7 @@ from PIL import Image
 
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.record import write_encoder
+from siamese_search.machine import all_cores
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.storage.catalog import Catalog
 
@@ -31,6 +33,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 FAILED = pytest.StashKey[bool]()
+# Nothing that collecting makes is garbage: neither then nor later is it worth looking for some.
+gc.disable()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Some tests wait, for a browser or for a process: so there is one more than cores."""
+    return all_cores() + 1
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

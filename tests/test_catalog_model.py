@@ -293,6 +293,6 @@ class CatalogModel(RuleBasedStateMachine):
 
 
 CatalogModel.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=30, deadline=None, derandomize=True
+    max_examples=50, stateful_step_count=30, deadline=None, derandomize=True
 )
 TestCatalogModel = CatalogModel.TestCase

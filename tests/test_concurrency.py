@@ -138,7 +138,7 @@ def test_a_reader_sees_only_committed_states_while_another_process_changes_every
         ).result()
         writer = pool.submit(disturb, folder, [toy_folder, coarse_folder], paths, stop)
         try:
-            looks, dimensions = pool.submit(look, folder, paths, 4.0).result()
+            looks, dimensions = pool.submit(look, folder, paths, 2.5).result()
         finally:
             stop.touch()
         rounds = writer.result()

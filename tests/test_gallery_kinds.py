@@ -341,8 +341,8 @@ def test_shop_photos_find_more_catalogue_pictures(tmp_path: Path) -> None:
         return [photo for own in kept.values() for photo in own[:each]]
 
     icons = some(grocery_iconic(DATA), odd=False, each=1)
-    asked = some(grocery_split(DATA, "val"), odd=False, each=9)
-    strangers = some(grocery_split(DATA, "train"), odd=True, each=5)
+    asked = some(grocery_split(DATA, "val"), odd=False, each=5)
+    strangers = some(grocery_split(DATA, "train"), odd=True, each=3)
     for photo in strangers:
         place = tmp_path / "strangers" / photo.fine
         place.mkdir(parents=True, exist_ok=True)

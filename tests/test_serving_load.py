@@ -41,10 +41,10 @@ def test_answers_are_of_one_generation_while_it_is_switched(
         gallery.enroll([pictures({f"p{n}": 2 for n in range(24)})])
     probes = [drawn(seed) for seed in range(0, 60, 4)]
     encoders = [str(toy_folder), str(coarse_folder)]
-    found = switched(folder, encoders, probes, tmp_path, times=5, options=options)
+    found = switched(folder, encoders, probes, tmp_path, times=3, options=options)
     assert (found.errors, found.mixed) == ([], [])
-    assert found.answers > 50
-    assert len(found.versions) > 5
+    assert found.answers > 30
+    assert len(found.versions) > 3
 
 
 def test_a_server_that_is_stopped_finishes_what_is_underway(tmp_path: Path, toy: Encoder) -> None:
