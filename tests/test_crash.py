@@ -14,10 +14,16 @@ pytestmark = pytest.mark.slow
 
 CAMPAIGN = Path(__file__).parents[1] / "benchmarks" / "faults" / "operations.py"
 STEPS = [
-    ["create"],
-    ["add", "remove", "relabel", "compact", "reindex"],
-    ["undo", "bulk"],
-    ["copy", "rebuild"],
+    "create",
+    "add",
+    "remove",
+    "relabel",
+    "compact",
+    "reindex",
+    "undo",
+    "bulk",
+    "copy",
+    "rebuild",
 ]
 
 
@@ -38,12 +44,9 @@ def test_nothing_is_lost_by_a_kill_at_a_random_moment(tmp_path: Path) -> None:
     assert result["left a hot journal"] > 5
 
 
-@pytest.mark.parametrize("kinds", STEPS, ids="-".join)
-def test_nothing_is_lost_by_a_kill_at_any_step_of_any_operation(
-    kinds: list[str], tmp_path: Path
-) -> None:
-    result = campaign(tmp_path / "steps", "--kills", "0", "--distinct", "--steps", *kinds)
+def test_nothing_is_lost_by_a_kill_at_any_step_of_any_operation(tmp_path: Path) -> None:
+    result = campaign(tmp_path / "steps", "--kills", "0", "--distinct", "--steps", *STEPS)
     assert result["violations"] == []
     kills = result["kills by way and operation"]
-    for kind in kinds:
+    for kind in STEPS:
         assert kills[f"step: {kind.replace('bulk', 'add')}"] >= 5, kind

@@ -67,6 +67,9 @@ def run(
     ]  # fmt: skip
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["SIASEARCH_CACHE"] = ""
+    if processes == 1:  # this one will do
+        _work(_journal(options, 0), left, trying)
+        workers = []
     for worker in workers:
         worker.start()
     for worker in workers:
