@@ -12,6 +12,7 @@ from siamese_search.decision.learning import (
     PRIOR,
     TOTAL,
     Prior,
+    adapted,
     cross_fitted,
     fit,
     sample,
@@ -198,6 +199,35 @@ def test_an_identity_of_very_many_items_does_not_outweigh_the_others() -> None:
     assert (metric.items, metric.identities) == (61_200, 301)
     assert len(sample(names)) == 1200 + 200
     assert found(metric.apply(vectors), owners) >= found(vectors, owners) - 0.02
+
+
+def test_an_adapted_prior_is_the_blend_of_scatters_by_their_counts() -> None:
+    vectors, owners = gallery(20, 4)
+    own = prior()
+    width = vectors.shape[1]
+    within = np.zeros((width, width))
+    for owner in np.unique(owners):
+        apart = vectors[owners == owner].astype(np.float64)
+        apart -= apart.mean(axis=0)
+        within += apart.T @ apart
+    freedom = len(owners) - len(np.unique(owners))
+    parts = [matrix * width / np.trace(matrix) for matrix in (own.within, within)]
+    expected = (200 * parts[0] + freedom * parts[1]) / (200 + freedom)
+    made = adapted(own, vectors, owners)
+    assert made is not None
+    np.testing.assert_allclose(made.within, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(made.mean, own.mean)
+    alone = adapted(None, vectors, owners)
+    assert alone is not None
+    np.testing.assert_allclose(alone.within, parts[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_prior_is_not_adapted_to_what_tells_nothing() -> None:
+    vectors, _ = gallery(20, 2)
+    own = prior()
+    assert adapted(own, vectors, np.arange(len(vectors))) is own  # one item of each
+    assert adapted(own, np.repeat(vectors[:1], 30, axis=0), np.arange(30) // 10) is own
+    assert adapted(None, vectors[:0], np.arange(0)) is None
 
 
 def test_a_sample_is_whole_where_all_fit_and_whole_identities_else() -> None:

@@ -7,6 +7,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from test_training import SMALL, Stop, drawn, first, stop  # noqa: E402, F401
 from siamese_search import Encoder  # noqa: E402
 from siamese_search.arrays import FloatArray, IntArray  # noqa: E402
 from siamese_search.decision.learning import Prior  # noqa: E402
-from siamese_search.training import as_gallery, plan  # noqa: E402
+from siamese_search.decision.trained import View  # noqa: E402
+from siamese_search.training import as_gallery, judging, plan  # noqa: E402
 from siamese_search.training.as_gallery import (  # noqa: E402
     BETTER,
     CHANCE,
@@ -30,6 +32,7 @@ from siamese_search.training.as_gallery import (  # noqa: E402
     compare,
     named_rightly,
 )
+from siamese_search.training.data import Pictures  # noqa: E402
 from siamese_search.training.retrieval import Retrieval, retrieval  # noqa: E402
 from siamese_search.training.run import TrainingReport, train  # noqa: E402
 from siamese_search.training.selection import Selection  # noqa: E402
@@ -277,7 +280,7 @@ def test_a_kept_start_keeps_what_it_knows_for_metrics(
     assert report.as_gallery.against == "start"
     made = Encoder.open(tmp_path / "out", "cpu").prior
     assert made is not None
-    assert np.array_equal(made.within, prior.within)
+    assert np.array_equal(made.within, prior.within) == (report.adapted is None)
 
 
 @pytest.mark.slow
@@ -335,6 +338,39 @@ def test_what_is_better_is_said_plainly() -> None:
     text = said_of(report, as_gallery=even, verdict=even.verdict)
     assert f"{CHANCE}; more held-out classes might tell; with one picture of each: better" in text
     assert "trained on" in said_of(report, as_gallery=replace(found, unseen=False))
+    text = said_of(report, adapted=found)
+    assert "begin with how your pictures vary: +10.0 ± 2.0 points of what is kept" in text
+
+
+def varying(classes: int, seed: int, nuisance: float) -> tuple[FloatArray, Any]:
+    """Six vectors of each of some classes, which all vary most in the same four directions."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), 6)
+    noise = random.normal(size=(len(labels), 24)) * np.where(np.arange(24) < 4, nuisance, 0.5)
+    return unit(random.normal(size=(classes, 24))[labels] + noise), labels
+
+
+@pytest.mark.parametrize(("nuisance", "adapts"), [(2.5, True), (0.25, False)])
+def test_a_prior_is_adapted_where_galleries_gain_by_it(nuisance: float, adapts: bool) -> None:
+    seen, labels = varying(60, 1, nuisance)
+    held, others = varying(20, 2, nuisance)
+    pictures = np.zeros((0, 1, 1, 1), np.uint8)
+    trainer: Any = SimpleNamespace(
+        training=SimpleNamespace(some=lambda: Pictures(pictures, labels)),
+        view=lambda weights, shown, enrolled: View(held, seen),
+    )
+    shown: Any = SimpleNamespace(some=lambda least: Pictures(pictures, others))
+    start: Any = SimpleNamespace(
+        prior=Prior(np.zeros(24, np.float32), np.eye(24, dtype=np.float32))
+    )
+    kept = judging.seen(trainer, start, shown, {}, True)
+    if adapts:
+        assert kept.adapted is not None
+        assert kept.adapted.main.gained > 0.01
+        assert kept.described.prior is not start.prior
+    else:
+        assert (kept.described.prior is start.prior) == (kept.adapted is None)
+        assert kept.adapted is None or kept.adapted.main.gained < 0.01
 
 
 # The command

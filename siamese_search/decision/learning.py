@@ -84,6 +84,23 @@ def fit(
     return replace(made, items=counts[0], identities=counts[1], gain=gain)
 
 
+def adapted(prior: Prior | None, vectors: npt.ArrayLike, identities: npt.ArrayLike) -> Prior | None:
+    """A prior that knows a kind of things: blended, by the counts that ``fit`` goes by, with the
+    scatter of many descriptors (n, d) within their identities (n,), none of which need be enrolled
+    later. The same where they tell nothing. Errors as for ``fit``.
+    """
+    given, owners = _items(vectors, identities, prior)
+    scatter = _Scatter.of(unit(given), owners)
+    if scatter.freedom < FEWEST or float(np.trace(scatter.within)) <= LEAST * scatter.items:
+        return prior
+    within, count = _scaled(scatter.within), scatter.freedom
+    if prior is None:
+        mean = scatter.total / scatter.items
+        return Prior(mean.astype(np.float32), within.astype(np.float32))
+    blend = (PRIOR * _scaled(prior.within) + count * within) / (PRIOR + count)
+    return Prior(prior.mean, blend.astype(np.float32))
+
+
 def learned(
     vectors: npt.ArrayLike, identities: npt.ArrayLike, prior: Prior | None = None
 ) -> Metric | None:

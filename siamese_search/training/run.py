@@ -54,10 +54,12 @@ class TrainingReport:
     ``gained`` is how much mAP@R rose there over the starting point, with its standard error over
     the classes, and ``as_gallery`` how many more pictures a gallery names rightly, which may learn
     its metric, than by the encoder otherwise used; of what was trained, be it kept or not. Both are
-    None where they are not known. ``verdict`` says which is better: ``better``, ``worse``, that
-    chance may explain it, or ``not known``. ``kept`` is the step whose weights are written, 0 for
-    the starting point's; ``basis`` says in words what the threshold rests on, ``ended`` why the run
-    ended before its last step, None where it did not, ``plan`` what was planned.
+    None where they are not known. ``adapted`` is what galleries gain by metrics that begin with how
+    the training pictures vary, with the kept weights; None where they begin as those of the start.
+    ``verdict`` says which is better: ``better``, ``worse``, that chance may explain it, or ``not
+    known``. ``kept`` is the step whose weights are written, 0 for the starting point's; ``basis``
+    says in words what the threshold rests on, ``ended`` why the run ended before its last step,
+    None where it did not, ``plan`` what was planned.
     """
 
     encoder: str
@@ -82,6 +84,7 @@ class TrainingReport:
     verdict: str = "not known"
     ended: str | None = None
     plan: dict[str, Any] | None = None
+    adapted: AsGallery | None = None
 
 
 def train(
@@ -175,10 +178,16 @@ def _train(
     ended = trainer.ended()
     trainer.settle()
     selection = trainer.selection
-    as_gallery = judging.judged(trainer, start, held, parts.how == "classes")
-    if start.is_encoder:
-        selection.heed(as_gallery)
-        trainer.take_kept()
+    unseen = parts.how == "classes"
+    as_gallery, kept = None, None
+    if held is not None and selection.trained is not None:
+        kept = judging.seen(trainer, start, held, selection.trained.weights, unseen)
+        as_gallery = judging.judged(trainer, start, held, kept.described, unseen)
+        if start.is_encoder:
+            selection.heed(as_gallery)
+            trainer.take_kept()
+        if selection.step == 0:
+            kept = judging.seen(trainer, start, held, selection.start, unseen)
     gain = selection.gain()
     recall = selection.found.recall if selection.found else None
     verdict = as_gallery.verdict if as_gallery else "not known"
@@ -201,6 +210,7 @@ def _train(
         "gained": asdict(gain) if gain else None,
         "as a gallery": asdict(as_gallery) | {"verdict": verdict} if as_gallery else None,
         "kept": selection.facts()["kept"],
+        "prior adapted": asdict(kept.adapted) if kept and kept.adapted else None,
         "ended early": ended,
         "plan": plan.facts() if plan else None,
         "seconds": round(sum(epoch["seconds"] for epoch in epochs)),
@@ -209,7 +219,7 @@ def _train(
             for name in ("step", "loss", "recall", "precision")
         },
     }
-    view, decision = _decided(trainer, start, shown, parts.how == "classes")
+    view, decision = _decided(trainer, start, shown, unseen)
     encoder = outcome.export(
         folder,
         name or folder.resolve().name,
@@ -220,7 +230,7 @@ def _train(
         view.held,
         decision,
         facts,
-        start.prior,
+        kept.described.prior if kept else start.prior,
     )
     _draw(folder, epochs, before, view.held, shown, encoder.threshold, selection, warn)
     report = TrainingReport(
@@ -243,6 +253,7 @@ def _train(
         kept=selection.step,
         basis=encoder.record.calibration["data"],
         as_gallery=as_gallery,
+        adapted=kept.adapted if kept else None,
         verdict=verdict,
         ended=ended,
         plan=plan.facts() if plan else None,

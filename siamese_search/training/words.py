@@ -33,6 +33,12 @@ def gained(report: TrainingReport) -> Iterator[str]:
         if found.several is not None:
             yield f"  up to {found.shots} pictures of each enrolled: {_named(found.several)}"
         yield f"  one picture of each enrolled: {_named(found.one_shot)}"
+    if report.adapted is not None:
+        one = report.adapted.main
+        yield (
+            "metrics of galleries begin with how your pictures vary:"
+            f" {_points(one.gained, one.error)} of what is kept"
+        )
     yield from _verdict(report, found)
 
 
