@@ -3,7 +3,7 @@
     python benchmarks/finetune.py [--protocol cub-unseen grocery-unseen] [--seeds 0 1 2 3 4]
 
 Trains on the protocol's training classes, each seed anew: birds from the untuned encoder, groceries
-from ``general``, which has seen the training birds. Measures the encoder before and after by
+from ``general-2``, which has seen the training birds. Measures the encoder before and after by
 ``protocols.py``'s figures of that data set, and of the other, of which this training saw nothing;
 and by those of ``metric.py`` under the metric that a gallery learns from what is enrolled
 (*metric*), since what that gives by itself training need not give. Catalogue pictures and shop
@@ -59,7 +59,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, tuple[float, float]], dict[str, Any]]]
             "metric: 40 unseen groceries, catalogue, own means": (62.0, 66.0),
             "metric: 40 unseen groceries, all photos": (95.0, 96.0),
         },
-        {"start": "general", "crop": 0.75, "steps": 75, "epoch_steps": 15},
+        {"start": "general-2", "crop": 0.75, "steps": 75, "epoch_steps": 15},
     ),
     "grocery-gallery": (
         "grocery",
@@ -68,7 +68,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, tuple[float, float]], dict[str, Any]]]
             "metric: 81 groceries, all photos": (91.0, 93.0),
         },
         {
-            "start": "general",
+            "start": "general-2",
             "crop": 0.75,
             "holdout": 0.0,
             "loss": "proxy-anchor",
