@@ -285,6 +285,26 @@ def test_a_kept_start_keeps_what_it_knows_for_metrics(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
+def test_without_steps_only_how_pictures_vary_is_learned(
+    first: tuple[Path, Path],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quickly_exported: Any,
+) -> None:
+    monkeypatch.setattr(torch.onnx, "export", quickly_exported)  # a graph is in the fingerprint
+    folder, start = first
+    still = replace(SMALL, start=str(start), dimension=None, steps=0)
+    report = train([folder], tmp_path / "out", still)
+    before, after = (Encoder.open(one) for one in (start, tmp_path / "out"))
+    assert (report.steps, report.kept) == (0, 0)
+    assert after.fingerprint == before.fingerprint
+    assert after.threshold == before.threshold
+    assert (after.prior is before.prior) == (report.adapted is None)
+    assert "no step was asked for" in said_of(report)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_from_scratch_is_compared_with_a_shipped_encoder_and_kept_whatever(
     first: tuple[Path, Path],  # noqa: F811
     tmp_path: Path,

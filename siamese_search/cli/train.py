@@ -67,9 +67,9 @@ def train(
         int | None,
         typer.Option(
             "--steps",
-            min=1,
-            help="Train for this many batches at most; default: chosen, by how many pictures there"
-            " are.",
+            min=0,
+            help="Train for this many batches at most; 0 leaves the weights as they are, and only"
+            " learns how the pictures vary; default: chosen, by how many there are.",
         ),
     ] = None,
     classes: Annotated[

@@ -19,7 +19,8 @@ class Settings:
     ``scratch``: a small residual network for small grey pictures. A batch has ``classes`` x
     ``images`` pictures; an epoch is ``epoch_steps`` batches. ``rate`` is AdamW's highest learning
     rate, the backbone's is ``backbone_rate`` times that; it rises over the share ``warm_up`` of the
-    steps and falls to nought as a cosine. ``average`` is the decay of the averaged weights, which
+    steps and falls to nought as a cosine. With no ``steps`` the weights stay as they are, and only
+    how the pictures vary is learned. ``average`` is the decay of the averaged weights, which
     are what is validated; of all epochs the last is kept whose mAP@R on what is held out is at most
     a standard error below the highest. ``patience`` is how many epochs in turn that are worse than
     that end the run; ``give_up`` is the share of the steps from which on a run ends that has gained
@@ -68,7 +69,13 @@ class Settings:
         ):
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r}: choose one of {', '.join(known)}")
-        bounds = {"steps": 1, "epoch_steps": 1, "classes": 2, "patience": 1, "seed": 0}
+        bounds = {
+            "steps": int(self.start == "scratch"),
+            "epoch_steps": 1,
+            "classes": 2,
+            "patience": 1,
+            "seed": 0,
+        }
         bounds["images"] = 1 if self.loss == "self-supervised" else 2
         for field, least in bounds.items():
             if getattr(self, field) < least:

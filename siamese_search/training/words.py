@@ -43,7 +43,9 @@ def gained(report: TrainingReport) -> Iterator[str]:
 
 
 def _verdict(report: TrainingReport, found: AsGallery | None) -> Iterator[str]:
-    if report.kept == 0:
+    if report.steps == 0:
+        yield "no step was asked for: the starting weights are kept"
+    elif report.kept == 0:
         yield (
             "nothing was gained: the starting weights are kept; more classes or pictures, or more"
             " --steps, may help"
