@@ -283,8 +283,13 @@ def tuned(
                 break
         return spare, recall, enough
 
-    # Recall rises with the effort: what is below the first that reaches it need not be tried.
-    first = bisect_left(efforts, True, key=lambda one: tried(one[0])[2])
+    # Recall rises with the effort: the first that reaches it is sought in growing steps from the
+    # cheapest on, then between the last two.
+    low = high = 0
+    while high < len(efforts) and not tried(efforts[high][0])[2]:
+        low, high = high + 1, 2 * high + 1
+    high = min(high, len(efforts))
+    first = bisect_left(efforts, True, low, high, key=lambda one: tried(one[0])[2])
     best, least = tuning, math.inf
     for effort, cost in efforts[first:] or efforts[-1:]:
         cheaper = [spare for spare in SPARES if cost + RESCORED * spare < least]
