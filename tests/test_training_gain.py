@@ -7,7 +7,6 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ from siamese_search.training.as_gallery import (  # noqa: E402
     compare,
     named_rightly,
 )
-from siamese_search.training.data import Pictures  # noqa: E402
 from siamese_search.training.retrieval import Retrieval, retrieval  # noqa: E402
 from siamese_search.training.run import TrainingReport, train  # noqa: E402
 from siamese_search.training.selection import Selection  # noqa: E402
@@ -374,23 +372,17 @@ def varying(classes: int, seed: int, nuisance: float) -> tuple[FloatArray, Any]:
 def test_a_prior_is_adapted_where_galleries_gain_by_it(nuisance: float, adapts: bool) -> None:
     seen, labels = varying(60, 1, nuisance)
     held, others = varying(20, 2, nuisance)
-    pictures = np.zeros((0, 1, 1, 1), np.uint8)
-    trainer: Any = SimpleNamespace(
-        training=SimpleNamespace(some=lambda: Pictures(pictures, labels)),
-        view=lambda weights, shown, enrolled: View(held, seen),
-    )
-    shown: Any = SimpleNamespace(some=lambda least: Pictures(pictures, others))
-    start: Any = SimpleNamespace(
-        prior=Prior(np.zeros(24, np.float32), np.eye(24, dtype=np.float32))
-    )
-    kept = judging.seen(trainer, start, shown, {}, True)
+    known = Prior(np.zeros(24, np.float32), np.eye(24, dtype=np.float32))
+    prior, gain = judging.prior_of(known, View(held, seen), others, labels, True)
     if adapts:
-        assert kept.adapted is not None
-        assert kept.adapted.main.gained > 0.01
-        assert kept.described.prior is not start.prior
+        assert gain is not None
+        assert gain.main.gained > 0.01
+        assert prior is not known
     else:
-        assert (kept.described.prior is start.prior) == (kept.adapted is None)
-        assert kept.adapted is None or kept.adapted.main.gained < 0.01
+        assert (prior is known) == (gain is None)
+        assert gain is None or gain.main.gained < 0.01
+    alone = np.arange(len(seen))  # of one picture each nothing is learned
+    assert judging.prior_of(known, View(held, seen), others, alone, True) == (known, None)
 
 
 # The command

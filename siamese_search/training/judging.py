@@ -5,14 +5,13 @@ Knows nothing of how weights are trained, nor of how a gallery works: that is ``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from siamese_search.decision.learning import adapted
+from siamese_search.arrays import IntArray
+from siamese_search.decision.learning import Prior, adapted
+from siamese_search.decision.trained import View
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.training.as_gallery import AsGallery, Described, compare
 from siamese_search.training.data import Pictures
 from siamese_search.training.loop import Trainer
-from siamese_search.training.selection import Weights
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import Start
 
@@ -24,43 +23,39 @@ def otherwise(settings: Settings) -> str:
     return "glyph" if settings.augmentation == "glyph" else "general-2"
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What weights make of the held-out pictures. ``adapted`` is what a gallery gains by the prior
-    that was learned from the training pictures, None where the start's serves better.
-    """
-
-    described: Described
-    adapted: AsGallery | None
-
-
-def seen(trainer: Trainer, start: Start, held: Pictures, weights: Weights, unseen: bool) -> Kept:
-    """What weights make of the held-out pictures, with the prior that serves galleries best: the
-    start's, or that adapted to the pictures that were trained on.
-    """
-    shown, enrolled = held.some(LEAST), trainer.training.some()
-    view = trainer.view(weights, shown, enrolled)
-    own = Described("the start's prior", view.held, start.prior)
-    prior = adapted(start.prior, view.enrolled, enrolled.labels)
-    gain = None
-    if prior is not start.prior:
-        gain = compare(Described("trained", view.held, prior), own, shown.labels, unseen)
-    if gain is None or not gain.is_better:
-        prior, gain = start.prior, None
-    return Kept(Described("trained", view.held, prior), gain)
-
-
-def judged(
-    trainer: Trainer, start: Start, held: Pictures, trained: Described, unseen: bool
-) -> AsGallery | None:
+def judged(trainer: Trainer, start: Start, held: Pictures | None, unseen: bool) -> AsGallery | None:
     """Compare what was trained with the encoder that it was trained from; or with a shipped one
-    where that was no encoder. None where too little was held out.
+    where that was no encoder. None where nothing was held out, or too little.
     """
+    trained = trainer.selection.trained
+    if held is None or trained is None:
+        return None
     shown = held.some(LEAST)
+    vectors = trainer.view(trained.weights, shown, None).held
     encoder = start.encoder or Encoder.open(otherwise(trainer.settings), "cpu")
     if start.is_encoder:
         before = trainer.view(trainer.selection.start, shown, None).held
     else:  # it sees pictures in its own way
         before = encoder.embed([one.path for one in shown.contents])
-    other = Described(encoder.name, before, encoder.prior)
-    return compare(trained, other, shown.labels, unseen)
+    return compare(
+        Described("trained", vectors, start.prior),
+        Described(encoder.name, before, encoder.prior),
+        shown.labels,
+        unseen,
+    )
+
+
+def prior_of(
+    known: Prior | None, view: View, held: IntArray, enrolled: IntArray, unseen: bool
+) -> tuple[Prior | None, AsGallery | None]:
+    """The prior that serves galleries best, ``known`` or that adapted to what was trained on, and
+    what they gain by the latter, None where it is not taken.
+
+    ``held`` and ``enrolled`` are the classes of a view's pictures.
+    """
+    prior = adapted(known, view.enrolled, enrolled)
+    if prior is known:
+        return known, None
+    new, old = Described("adapted", view.held, prior), Described("known", view.held, known)
+    gain = compare(new, old, held, unseen)
+    return (prior, gain) if gain is not None and gain.is_better else (known, None)

@@ -57,9 +57,9 @@ def pace(times: Sequence[float]) -> float:
 def looking(picture: float, held: int, trained: int, looks: int) -> float:
     """Seconds for all that is embedded beside the steps, of so many ``held`` and ``trained``
     pictures that take so long each: ``looks`` at what is held out, more of them in the end, and
-    four at some of what was trained on, by which an encoder's record and its prior are made.
+    two at some of what was trained on, by which an encoder's record and its prior are made.
     """
-    return picture * ((looks + LOOKS_IN_THE_END) * held + 4 * min(trained, SOME))
+    return picture * ((looks + LOOKS_IN_THE_END) * held + 2 * min(trained, SOME))
 
 
 def in_words(steps: int, pictures: int, rate: float, more: float = 0.0) -> str:

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from siamese_search.arrays import IntArray
 from siamese_search.decision.trained import Known, View, trained_record
 from siamese_search.embedding.network import EmbeddingNetwork
 from siamese_search.errors import StorageError, TrainingError, UsageError
@@ -179,21 +180,20 @@ def _train(
     trainer.settle()
     selection = trainer.selection
     unseen = parts.how == "classes"
-    as_gallery, kept = None, None
-    if held is not None and selection.trained is not None:
-        kept = judging.seen(trainer, start, held, selection.trained.weights, unseen)
-        as_gallery = judging.judged(trainer, start, held, kept.described, unseen)
-        if start.is_encoder:
-            selection.heed(as_gallery)
-            trainer.take_kept()
-        if selection.step == 0:
-            kept = judging.seen(trainer, start, held, selection.start, unseen)
+    as_gallery = judging.judged(trainer, start, held, unseen)
+    if start.is_encoder:
+        selection.heed(as_gallery)
+        trainer.take_kept()
     gain = selection.gain()
     recall = selection.found.recall if selection.found else None
     verdict = as_gallery.verdict if as_gallery else "not known"
     shown = held if held is not None else _seen(parts.training, settings, start.how)
     epochs = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
     classes = len(set(training.labels.tolist()))
+    view, enrolled, decision = _decided(trainer, start, shown, unseen)
+    prior, adapted = start.prior, None
+    if held is not None:
+        prior, adapted = judging.prior_of(prior, view, held.labels, enrolled, unseen)
     facts = {
         "settings": asdict(settings),
         "augmentation": asdict(PRESETS[settings.augmentation]),
@@ -210,7 +210,7 @@ def _train(
         "gained": asdict(gain) if gain else None,
         "as a gallery": asdict(as_gallery) | {"verdict": verdict} if as_gallery else None,
         "kept": selection.facts()["kept"],
-        "prior adapted": asdict(kept.adapted) if kept and kept.adapted else None,
+        "prior adapted": asdict(adapted) if adapted else None,
         "ended early": ended,
         "plan": plan.facts() if plan else None,
         "seconds": round(sum(epoch["seconds"] for epoch in epochs)),
@@ -219,7 +219,6 @@ def _train(
             for name in ("step", "loss", "recall", "precision")
         },
     }
-    view, decision = _decided(trainer, start, shown, unseen)
     encoder = outcome.export(
         folder,
         name or folder.resolve().name,
@@ -230,7 +229,7 @@ def _train(
         view.held,
         decision,
         facts,
-        kept.described.prior if kept else start.prior,
+        prior,
     )
     _draw(folder, epochs, before, view.held, shown, encoder.threshold, selection, warn)
     report = TrainingReport(
@@ -253,7 +252,7 @@ def _train(
         kept=selection.step,
         basis=encoder.record.calibration["data"],
         as_gallery=as_gallery,
-        adapted=kept.adapted if kept else None,
+        adapted=adapted,
         verdict=verdict,
         ended=ended,
         plan=plan.facts() if plan else None,
@@ -336,8 +335,9 @@ def _seen(files: list[ImageFile], settings: Settings, how: Preprocessing) -> Pic
 
 def _decided(
     trainer: Trainer, start: Start, judged: Pictures, unseen: bool
-) -> tuple[View, tuple[float, dict[str, Any]]]:
-    """What the kept weights make of the judged pictures; threshold and calibration to write.
+) -> tuple[View, IntArray, tuple[float, dict[str, Any]]]:
+    """What the kept weights make of the judged pictures and of some that were trained on, whose
+    classes (m,) come with it; threshold and calibration to write.
 
     A run that gained nothing leaves both as the starting encoder has them.
     """
@@ -346,20 +346,18 @@ def _decided(
     kept = trainer.weights()
     same = start.encoder is not None and start.is_encoder and trainer.selection.step == 0
     same = same and start.encoder is not None and start.encoder.calibrated
-    if start.encoder is None or same:
-        view = trainer.view(kept, judged, None)
-        if same and start.encoder is not None:
-            return view, (start.encoder.threshold, dict(start.encoder.record.calibration))
-        return view, trained_record(view, judged.labels, enrolled.labels, None, unseen)
-    view = trainer.view(kept, judged, enrolled)
-    if not start.encoder.calibrated:
-        return view, trained_record(view, judged.labels, enrolled.labels, None, unseen)
-    known = Known(
+    view, classes = trainer.view(kept, judged, enrolled), enrolled.labels
+    if same and start.encoder is not None:
+        known = start.encoder.threshold, dict(start.encoder.record.calibration)
+        return view, classes, known
+    if start.encoder is None or not start.encoder.calibrated:
+        return view, classes, trained_record(view, judged.labels, classes, None, unseen)
+    before = Known(
         start.encoder.threshold,
         start.encoder.record.calibration,
         trainer.view(trainer.selection.start, judged, enrolled),
     )
-    return view, trained_record(view, judged.labels, enrolled.labels, known, unseen)
+    return view, classes, trained_record(view, judged.labels, classes, before, unseen)
 
 
 def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
