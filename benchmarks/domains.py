@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, Bars, data_folder, machine, table
-from metric import DOMAINS, Pictures, compared
+from metric import DOMAINS, compared, domain
 
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.records import ImageFile
@@ -38,8 +38,7 @@ BAR, AIM = 2.0, 5.0  # points gained by one shot, mean of the sets
 
 def measure(encoder: Encoder, name: str, draws: int) -> dict[str, float]:
     """Per cent named rightly of a set, by plain cosine and under the gallery's metric."""
-    files = sorted((data_folder() / "domains" / name).glob("*/*"))
-    pictures = Pictures(encoder, [str(f) for f in files], [f.parent.name for f in files])
+    pictures = domain(encoder, name)
     figures = {}
     for title, shots in SHOTS.items():
         pairs = compared((pictures.some_of_each(shots, n) for n in range(draws)), encoder.prior)

@@ -95,18 +95,19 @@ def training_photos(protocol: str) -> list[Photo]:
     return photos
 
 
-def under_metric(encoder: Encoder, protocol: str, draws: int) -> dict[str, float]:
+def under_metric(pictures: Pictures, protocol: str, draws: int) -> dict[str, float]:
     """An encoder's figures by the metric of a gallery, in per cent."""
+    prior = pictures.encoder.prior
     if PROTOCOLS[protocol][0] == "cub":
         photos = [photo for bird in cub_classes()[-100:] for photo in bird]
-        birds = metric.Pictures(encoder, [p.path for p in photos], [p.fine for p in photos])
-        pairs = {"cub-unseen R@1": [metric.recall(birds, encoder.prior)]}
+        birds = metric.Pictures.of(photos, pictures)
+        pairs = {"cub-unseen R@1": [metric.recall(birds, prior)]}
     else:
         icons, train, test = (
-            metric.Pictures(encoder, [p.path for p in photos], [p.fine for p in photos])
+            metric.Pictures.of(photos, pictures)
             for photos in (grocery_iconic(), grocery_split("train"), grocery_split("test"))
         )
-        pairs = metric.unseen_groceries(icons, train, test, encoder.prior, draws)
+        pairs = metric.unseen_groceries(icons, train, test, prior, draws)
     return {
         f"metric: {name}": statistics.mean(learned for _, learned in drawn)
         for name, drawn in pairs.items()
@@ -115,8 +116,7 @@ def under_metric(encoder: Encoder, protocol: str, draws: int) -> dict[str, float
 
 def measure(folder: str, protocol: str, draws: int) -> dict[str, float]:
     """An encoder's figures in its own domain and in another, in per cent."""
-    encoder = Encoder.open(folder, "cpu")
-    pictures = Pictures(encoder)
+    pictures = Pictures(Encoder.open(folder, "cpu"))
     figures = SUITES[PROTOCOLS[protocol][0]](pictures, data_folder(), draws)
     if protocol in ELSEWHERE:
         other, wanted = ELSEWHERE[protocol]
@@ -125,7 +125,7 @@ def measure(folder: str, protocol: str, draws: int) -> dict[str, float]:
     plain = {
         name: statistics.mean(values) for name, values in figures.items() if "openset" not in name
     }
-    return plain | under_metric(encoder, protocol, draws)
+    return plain | under_metric(pictures, protocol, draws)
 
 
 def so_far(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,8 @@ from siamese_search.decision.evidence import evidence
 from siamese_search.decision.kinds import of_another_kind
 from siamese_search.decision.learning import Prior, cross_fitted, fit, sample
 from siamese_search.decision.metric import Metric, plain, unit
-from siamese_search.evaluation import metrics
+from siamese_search.evaluation import metrics, protocols
+from siamese_search.evaluation.protocols import Photo
 
 DOMAINS = ("cars", "faces", "flowers", "objects", "signs")
 PROBES = 2500
@@ -64,15 +65,19 @@ BARS = {
 class Pictures:
     """Descriptors of pictures and their classes."""
 
-    def __init__(self, encoder: Encoder, paths: list[str], classes: list[str]) -> None:
-        self.vectors = encoder.embed(paths)
-        self.classes: Labels = np.array(classes)
+    def __init__(self, vectors: FloatArray, classes: Labels) -> None:
+        self.vectors, self.classes = vectors, classes
+
+    @classmethod
+    def of(
+        cls, photos: Sequence[Photo], embed: Callable[[Sequence[Photo]], FloatArray]
+    ) -> Pictures:
+        """Of photos by their fine labels."""
+        return cls(embed(photos), np.array([photo.fine for photo in photos]))
 
     def take(self, chosen: npt.NDArray[Any]) -> Pictures:
         """Some of them."""
-        part = object.__new__(Pictures)
-        part.vectors, part.classes = self.vectors[chosen], self.classes[chosen]
-        return part
+        return Pictures(self.vectors[chosen], self.classes[chosen])
 
     def some_of_each(
         self, shots: int, seed: int, identities: int | None = None
@@ -160,11 +165,17 @@ def recall(pictures: Pictures, prior: Prior | None) -> tuple[float, float]:
     return 100 * float(plain), 100 * float(np.concatenate(hits).mean())
 
 
+def domain(encoder: Encoder, name: str) -> Pictures:
+    """One of the five sets."""
+    files = sorted((data_folder() / "domains" / name).glob("*/*"))
+    classes = np.array([file.parent.name for file in files])
+    return Pictures(encoder.embed([str(file) for file in files]), classes)
+
+
 def domains(encoder: Encoder, repeats: int) -> dict[str, Pairs]:
     figures: dict[str, Pairs] = {}
     for name in DOMAINS:
-        files = sorted((data_folder() / "domains" / name).glob("*/*"))
-        pictures = Pictures(encoder, [str(f) for f in files], [f.parent.name for f in files])
+        pictures = domain(encoder, name)
         for title, shots in (("one shot", 1), ("four shots", 4)):
             draws = (pictures.some_of_each(shots, seed) for seed in range(repeats))
             figures[f"{name}, {title}"] = compared(draws, encoder.prior)
@@ -175,8 +186,9 @@ def domains(encoder: Encoder, repeats: int) -> dict[str, Pairs]:
 
 
 def groceries(encoder: Encoder, repeats: int) -> dict[str, Pairs]:
+    embed = protocols.Pictures(encoder)
     icons, train, test = (
-        Pictures(encoder, [photo.path for photo in photos], [photo.fine for photo in photos])
+        Pictures.of(photos, embed)
         for photos in (grocery_iconic(), grocery_split("train"), grocery_split("test"))
     )
     figures = {"grocery-iconic top-1": compared(iter([(icons, test)]), encoder.prior)}
@@ -218,7 +230,7 @@ def unseen_groceries(
 
 def birds(encoder: Encoder, repeats: int) -> dict[str, Pairs]:
     photos = [photo for bird in cub_classes()[-100:] for photo in bird]
-    pictures = Pictures(encoder, [p.path for p in photos], [p.fine for p in photos])
+    pictures = Pictures.of(photos, protocols.Pictures(encoder))
     figures = {"cub-unseen R@1": [recall(pictures, encoder.prior)]}
     for title, shots in (("one shot", 1), ("five shots", 5)):
         draws = (pictures.some_of_each(shots, seed) for seed in range(repeats))
