@@ -213,6 +213,9 @@ def test_a_commit_while_another_thread_catches_up_is_seen(
 ) -> None:
     with Gallery.open(tmp_path / "gallery", toy) as gallery:
         gallery.enroll(paths[:1])
+        vector = toy.embed([paths[2]])
+        gallery.search(vector, 1)  # what is loaded now has to catch up
+        gallery.enroll(paths[1:2])
         state = Catalog.state
         reading, written = threading.Event(), threading.Event()
         main = threading.current_thread()
@@ -224,16 +227,15 @@ def test_a_commit_while_another_thread_catches_up_is_seen(
                 written.wait(5)
             return found
 
-        vector = toy.embed([paths[1]])
         with ThreadPoolExecutor(1) as pool:
             monkeypatch.setattr(Catalog, "state", slow_state)
             looking = pool.submit(gallery.search, vector, 1)
             assert reading.wait(5)
-            gallery.enroll(paths[1:2])
+            gallery.enroll(paths[2:3])
             written.set()
             looking.result()
         monkeypatch.undo()
-        assert gallery.search(vector, 1)[0].tolist() == [[2]]
+        assert gallery.search(vector, 1)[0].tolist() == [[3]]
 
 
 def test_an_index_file_swept_while_it_is_opened_costs_no_answer(

@@ -14,6 +14,7 @@ import pytest
 
 from siamese_search.errors import GalleryError, UsageError
 from siamese_search.index import Previous, SearchIndex, Wanted, recipes, search, sha256, write_index
+from siamese_search.index.segments import Tuning
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -440,3 +441,16 @@ def test_a_forked_process_can_search_batches(tmp_path: Path, recipe: str) -> Non
     )
     command = [sys.executable, "-c", script, str(tmp_path / "i"), recipe]
     assert subprocess.run(command, timeout=60).returncode == 0
+
+
+def test_a_recall_that_is_called_reached_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of few probes, whose recall is known within a wide error only."""
+    monkeypatch.setattr(recipes, "PROBES", 50)
+    vectors = clustered(np.random.default_rng(3), 2000)
+    index = recipes.made("IVF16,PQ12x4fs", 24)
+    recipes._train(index, vectors, 0)
+    index.add(vectors)
+    untuned = Tuning("IVF16,PQ12x4fs", 2000)
+    for target in np.linspace(0.5, 0.98, 13).tolist():
+        found, reached = recipes.tuned(index, vectors, untuned, target)
+        assert not reached or (found.recall or 0) >= target

@@ -9,7 +9,7 @@ from conftest import picture
 
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import DiskFull, StorageError
-from siamese_search.files import underway
+from siamese_search.files import new_file, underway
 from siamese_search.index import FaissEngine
 from siamese_search.records import Snapshot
 from siamese_search.storage.catalog import Catalog
@@ -136,3 +136,9 @@ def test_a_gallery_that_came_in_has_its_index(gallery: Gallery, tmp_path: Path) 
         Gallery.restore(tmp_path / name, tmp_path / f"new {name}")
         with Gallery.open(tmp_path / f"new {name}") as new:
             assert (new.info().indexed, new.check()) == (2, [])
+
+
+def test_a_file_that_was_not_finished_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_file(tmp_path / "new") as file:
+        file.write(bytes(1 // len(b"")))
+    assert not list(tmp_path.iterdir())

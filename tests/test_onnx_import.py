@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -632,3 +634,16 @@ def test_an_encoder_without_a_torch_network_says_so(tmp_path: Path) -> None:
     settings = pytest.importorskip("siamese_search.training.settings")
     with pytest.raises(EncoderError, match="cannot be trained further"):
         starting.starting_point(settings.Settings(start=str(tmp_path / "face")))
+
+
+def test_what_a_file_is_taken_apart_in_has_no_more_memory_than_said() -> None:
+    script = (
+        "from siamese_search.importing.onnx_worker import _limit\n"
+        "_limit(1 << 30, 60)\n"
+        "try:\n"
+        "    bytearray(2 << 30)\n"
+        "except MemoryError:\n"
+        "    print('refused')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ran.stdout == "refused\n", ran.stderr

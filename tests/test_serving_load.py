@@ -7,13 +7,14 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 from loading import drawn, killed, lost, serving, switched
 
 from siamese_search import Encoder, Gallery
+from siamese_search.storage.catalog import Catalog
 
 pytest.importorskip("starlette")
 
@@ -68,3 +69,18 @@ def test_a_server_that_is_stopped_finishes_what_is_underway(tmp_path: Path, toy:
         contents = {item.content for n in range(4) for item in gallery.items(f"thing {n}")}
         assert contents == {hashlib.sha256(data).hexdigest() for each in pictures for data in each}
         assert gallery.check() == []
+
+
+def test_an_enrolment_that_waits_while_the_server_is_stopped_is_done(
+    tmp_path: Path, toy: Encoder
+) -> None:
+    folder = tmp_path / "shop"
+    Gallery.open(folder, toy).close()
+    with serving(folder) as server, ThreadPoolExecutor(1) as pool, server.client() as client:
+        with closing(Catalog(folder / "gallery.db")) as other, other.writing():
+            sent = pool.submit(client.send, "/enroll", [drawn(1)], label="thing")
+            time.sleep(0.7)
+            assert not sent.done()
+            server.process.terminate()
+            time.sleep(0.4)
+        assert sent.result()[0] == 201

@@ -18,7 +18,9 @@ from test_serving import API, HERE, file, parts, waited
 
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import GalleryMismatch, UsageError
+from siamese_search.gallery.identification import Question
 from siamese_search.serving.app import application
+from siamese_search.serving.hosted import Host
 
 
 @pytest.fixture
@@ -137,3 +139,23 @@ def test_pictures_of_dropped_unknowns_go_once_nothing_can_bring_them_back(
     client.post(f"{at}/remove", json={"identity": "found"})
     assert compacted() == {waiting}
     assert (folder / "unknowns" / "notes.txt").exists()
+
+
+def test_an_answer_and_its_version_are_read_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = []
+    identify = Gallery.identify_embeddings
+
+    def watched(self: Gallery, *arguments: Any, **options: Any) -> Any:
+        inside.append(self._catalog._db.in_transaction)
+        return identify(self, *arguments, **options)
+
+    monkeypatch.setattr(Gallery, "identify_embeddings", watched)
+    host = Host([folder], False)
+    try:
+        (path,) = list((folder.parent / "pictures" / "p0").glob("0.png"))
+        host["shop"].identify([path.read_bytes()], Question())
+    finally:
+        host.close()
+    assert inside == [True]

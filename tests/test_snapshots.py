@@ -12,11 +12,12 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from conftest import write_toy_encoder
+from conftest import picture, write_toy_encoder
 
 from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray
 from siamese_search.gallery import snapshots
+from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.verifying import Verification
 from siamese_search.index import FaissEngine, SearchIndex, recipes, sha256
 
@@ -335,3 +336,19 @@ def test_an_engine_that_is_given_is_used(made: tuple[Path, FloatArray, list[str]
             assert len(view.index) == ITEMS
         own.release()
     assert opened == [index_file(folder)]
+
+
+def test_embeddings_that_are_stored_anew_are_answered_by(
+    tmp_path: Path, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Compaction, "compact_if_due", lambda *_, **__: False)  # no index file
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for seed, path in enumerate(paths):
+        picture(seed).save(path)
+    vectors = toy.embed(paths)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll(paths)
+        assert gallery.search(vectors[:1], 1)[0].tolist() == [[1]]
+        catalog = gallery._catalog
+        catalog.store(catalog.state().generation, [1, 2], vectors[::-1])
+        assert gallery.search(vectors[:1], 1)[0].tolist() == [[2]]

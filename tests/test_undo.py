@@ -456,3 +456,12 @@ def test_a_rebuild_killed_right_after_its_switch_has_forgotten_it(
     with pytest.raises(UsageError, match="nothing to take back"):
         gallery.undo()
     assert gallery.check() == []
+
+
+def test_pictures_of_a_name_that_was_taken_back_are_known_by_the_name_before(
+    gallery: Gallery, tmp_path: Path
+) -> None:
+    gallery.relabel(None, "milk", item=gallery.items("a")[0].number)
+    gallery.relabel("milk", "cream")
+    gallery.undo()
+    assert gallery.enroll([tmp_path / "pictures"]).rejected == ()
