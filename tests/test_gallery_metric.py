@@ -632,3 +632,33 @@ def test_compaction_that_fails_leaves_answers_from_the_database(
         expected = gallery.identify_embeddings(probes)
         gallery.compact()
         assert same(gallery.identify_embeddings(probes), expected)
+
+
+def test_of_encoders_that_embed_alike_a_rebuild_says_whose_prior_counts(
+    tmp_path: Path, pictures: Callable[..., Path]
+) -> None:
+    plain = write_toy_encoder(tmp_path / "one" / "toy")
+    prior = Prior(np.zeros(49, np.float32), np.eye(49, dtype=np.float32))
+    known = write_toy_encoder(tmp_path / "two" / "toy", prior=prior)
+
+    def knows(gallery: Gallery) -> bool:
+        return gallery._active.now().encoder.prior is not None
+
+    with (
+        Gallery.open(tmp_path / "gallery", plain) as server,
+        Gallery.open(tmp_path / "gallery", plain) as other,
+    ):
+        server.enroll([pictures({"a": 2, "b": 2})])
+        assert not knows(server)
+        assert other.rebuild(known).embedded == 0
+        assert knows(other)
+        assert knows(server)  # which was opened before
+    with Gallery.open(tmp_path / "gallery", plain) as gallery:
+        assert knows(gallery)  # as it was rebuilt, though another lies at hand
+    with Gallery.open(tmp_path / "gallery") as gallery:
+        assert knows(gallery)
+        gallery.rebuild(plain)
+        assert not knows(gallery)
+    known.rename(tmp_path / "moved")
+    with Gallery.open(tmp_path / "gallery", tmp_path / "moved") as gallery:
+        assert not knows(gallery)

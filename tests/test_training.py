@@ -485,7 +485,7 @@ def test_two_processes_train_as_one(
         "os.environ['RANK'] = os.environ['LOCAL_RANK'] = str(int(other == 0))\n"
         f"train([{str(folder)!r}], sys.argv[1], Settings(**json.loads({json.dumps(settings)!r})))\n"
         "if other:\n"
-        "    sys.exit(os.waitpid(other, 0)[1])\n"
+        "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))\n"
     )
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = str(free.getsockname()[1])

@@ -22,6 +22,7 @@ from siamese_search import Encoder  # noqa: E402
 from siamese_search.arrays import FloatArray, IntArray  # noqa: E402
 from siamese_search.decision.learning import Prior  # noqa: E402
 from siamese_search.decision.trained import View  # noqa: E402
+from siamese_search.errors import TrainingError, UsageError  # noqa: E402
 from siamese_search.training import as_gallery, judging, plan  # noqa: E402
 from siamese_search.training.as_gallery import (  # noqa: E402
     BETTER,
@@ -31,6 +32,7 @@ from siamese_search.training.as_gallery import (  # noqa: E402
     compare,
     named_rightly,
 )
+from siamese_search.training.data import Pictures  # noqa: E402
 from siamese_search.training.retrieval import Retrieval, retrieval  # noqa: E402
 from siamese_search.training.run import TrainingReport, train  # noqa: E402
 from siamese_search.training.selection import Selection  # noqa: E402
@@ -297,8 +299,44 @@ def test_without_steps_only_how_pictures_vary_is_learned(
     assert (report.steps, report.kept) == (0, 0)
     assert after.fingerprint == before.fingerprint
     assert after.threshold == before.threshold
-    assert (after.prior is before.prior) == (report.adapted is None)
+    assert report.as_gallery is None  # nothing is compared with itself
     assert "no step was asked for" in said_of(report)
+    with pytest.raises(UsageError, match="give more pictures"):
+        train([folder], tmp_path / "none", replace(still, holdout=0.0))
+    with pytest.raises(TrainingError, match="earlier run: name another folder"):
+        train([folder], tmp_path / "out", still)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_an_adapted_prior_is_written_and_said(
+    first: tuple[Path, Path],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder, start = first
+    one = as_gallery.Difference(0.5, 0.6, 0.1, 0.02, True)
+    found = as_gallery.AsGallery("known", 20, 200, 10, 5, True, one, one)
+    prior = Prior(np.zeros(16, np.float32), np.diag(np.arange(1, 17)).astype(np.float32))
+    monkeypatch.setattr(judging, "prior_of", lambda *_: (prior, found))
+    asked = f"train {folder} --from {start} --steps 0 --holdout 0.3 --out mine --json"
+    out, _ = command(asked, tmp_path, monkeypatch, capfd)
+    assert json.loads(out)["adapted"]["one_shot"]["gained"] == 0.1
+    made = Encoder.open(tmp_path / "mine", "cpu")
+    assert made.prior is not None
+    assert np.array_equal(made.prior.within, prior.within)
+    assert made.record.training["prior adapted"]["one_shot"]["gained"] == 0.1
+
+
+def test_pictures_that_tell_how_a_class_varies_are_several_of_each() -> None:
+    labels = np.concatenate([np.arange(3000), np.repeat(np.arange(1500), 7), np.arange(40)])
+    pictures = Pictures(np.zeros((len(labels), 1, 1, 1), np.uint8), labels).alike()
+    counts = np.bincount(pictures.labels)
+    assert set(np.unique(counts)) <= {0, 8, 9}
+    assert 1900 < len(pictures) <= 2000
+    few = Pictures(np.zeros((90, 1, 1, 1), np.uint8), np.arange(90) // 30).alike()
+    assert np.bincount(few.labels).tolist() == [20, 20, 20]
 
 
 @pytest.mark.slow
@@ -357,7 +395,7 @@ def test_what_is_better_is_said_plainly() -> None:
     assert f"{CHANCE}; more held-out classes might tell; with one picture of each: better" in text
     assert "trained on" in said_of(report, as_gallery=replace(found, unseen=False))
     text = said_of(report, adapted=found)
-    assert "begin with how your pictures vary: +10.0 ± 2.0 points of what is kept" in text
+    assert "begin with how your pictures vary: +10.0 ± 2.0 points named rightly" in text
 
 
 def varying(classes: int, seed: int, nuisance: float) -> tuple[FloatArray, Any]:
@@ -379,8 +417,8 @@ def test_a_prior_is_adapted_where_galleries_gain_by_it(nuisance: float, adapts: 
         assert gain.main.gained > 0.01
         assert prior is not known
     else:
-        assert (prior is known) == (gain is None)
-        assert gain is None or gain.main.gained < 0.01
+        assert (prior, gain) == (known, None)
+    assert judging.prior_of(known, View(held, seen), others, labels, False) == (known, None)
     alone = np.arange(len(seen))  # of one picture each nothing is learned
     assert judging.prior_of(known, View(held, seen), others, alone, True) == (known, None)
 

@@ -29,6 +29,7 @@ from siamese_search.embedding import offers, pipeline
 from siamese_search.embedding.contract import EncoderProtocol, OwnRuntime, required
 from siamese_search.embedding.protection import Key, ProtectedRuntime, protected, rotated
 from siamese_search.embedding.record import (
+    PRIOR,
     SHIPPED,
     EncoderRecord,
     read_prior,
@@ -159,6 +160,11 @@ class Encoder(Followed):
         Raises EncoderError where it is damaged.
         """
         return read_prior(self.folder, self.record)
+
+    @property
+    def prior_digest(self) -> str | None:
+        """SHA-256 of what the prior is read from, which is no part of the fingerprint."""
+        return self.record.digests.get(PRIOR)
 
     def verify_files(self) -> None:
         """Raise EncoderError where a file of the encoder is missing or damaged."""

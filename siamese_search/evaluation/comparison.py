@@ -183,9 +183,9 @@ def _require_different(names: Sequence[str], encoders: Sequence[Encoder]) -> Non
         raise UsageError(
             "one encoder cannot be compared: name two or more (`siasearch encoder list` has them)"
         )
-    first: dict[str, str] = {}
+    first: dict[tuple[str, str | None], str] = {}
     for name, encoder in zip(names, encoders, strict=True):
-        same = first.setdefault(encoder.fingerprint, name)
+        same = first.setdefault((encoder.fingerprint, encoder.prior_digest), name)
         if same != name or names.count(name) > 1:
             raise UsageError(f"{same} and {name} are the same encoder: name different ones")
 

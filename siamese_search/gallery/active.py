@@ -34,6 +34,7 @@ class ActiveEncoder(Followed):
         self._folder = folder
         self._catalog = catalog
         self._encoder = encoder
+        self._named: str | None = None  # where the encoder at hand lies, as the gallery says
         self._active: Active | None = None
         self._version: tuple[int, int] | None = None
         self._lock = threading.RLock()
@@ -66,19 +67,37 @@ class ActiveEncoder(Followed):
         generation = self._catalog.state().generation
         encoder = self._encoder = encoder.protected_as(generation.encoder)
         require(encoder, generation, self._folder)
+        self._named = generation.encoder
         moved = encoder.location != generation.encoder and encoder.is_found_again
-        if moved and self._catalog.writable:
+        if not moved:
+            return
+        own = self._found(generation)
+        if own is not None and own.prior_digest != encoder.prior_digest:
+            self._encoder = own  # they embed alike; what is known for metrics a rebuild changes
+        elif self._catalog.writable:
             self._catalog.generation(encoder.fingerprint, encoder.location, encoder.dimension)
+            self._named = encoder.location
 
     def use(self, encoder: Encoder) -> None:
         """Keep an opened encoder at hand, to which the gallery has been switched."""
         with self._lock:
             self._encoder, self._active = encoder, None
 
+    def _found(self, generation: Generation) -> Encoder | None:
+        """The encoder that a generation names, None where it is not there any more."""
+        try:
+            found = Encoder.open(generation.encoder, self.device)
+        except EncoderError:
+            return None
+        return found if found.fingerprint == generation.fingerprint else None
+
     def _matching(self, generation: Generation) -> Encoder:
         """The encoder at hand where it is that of the generation, else the one that it names."""
         if self._encoder is not None and self._encoder.fingerprint == generation.fingerprint:
-            return self._encoder
+            if generation.encoder in (self._named, self._encoder.location):
+                return self._encoder
+            self._named = generation.encoder  # another that embeds alike may know more
+            return self._found(generation) or self._encoder
         try:
             encoder = Encoder.open(generation.encoder, self.device)
         except KeyMissing:

@@ -291,7 +291,7 @@ def tuned(
     high = min(high, len(efforts))
     first = bisect_left(efforts, True, low, high, key=lambda one: tried(one[0])[2])
     best, least = tuning, math.inf
-    for effort, cost in efforts[first:] or efforts[-1:]:
+    for effort, cost in efforts[first:] or efforts:  # it may rise unevenly: then all are tried
         cheaper = [spare for spare in SPARES if cost + RESCORED * spare < least]
         if not cheaper:
             break

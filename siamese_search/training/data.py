@@ -54,10 +54,25 @@ class Pictures:
         at ``least``.
         """
         classes = int(self.labels.max()) + 1
-        each = max(least, min(SOME_EACH, SOME // classes))
+        return self.first(max(least, min(SOME_EACH, SOME // classes)))
+
+    def alike(self) -> Pictures:
+        """Pictures that tell how those of one class vary: about ``SOME``, of classes at random that
+        have two or more, so many of each as ``some`` takes where classes are few.
+        """
+        counts = np.minimum(np.bincount(self.labels), SOME_EACH)
+        several = np.random.default_rng(0).permutation(np.flatnonzero(counts > 1))
+        taken = several[np.cumsum(counts[several]) <= max(SOME, SOME_EACH)]
+        return self.take(np.flatnonzero(np.isin(self.labels, taken))).first(SOME_EACH)
+
+    def first(self, each: int) -> Pictures:
+        """The first pictures of each class, ``each`` at most."""
         order = np.argsort(self.labels, kind="stable")
         firsts = np.searchsorted(self.labels[order], self.labels[order])
-        chosen = order[np.arange(len(order)) - firsts < each]
+        return self.take(order[np.arange(len(order)) - firsts < each])
+
+    def take(self, chosen: IntArray) -> Pictures:
+        """Those at some positions (m,)."""
         contents = tuple(self.contents[one] for one in chosen) if self.contents else ()
         return Pictures(self.pixels[chosen], self.labels[chosen], contents)
 

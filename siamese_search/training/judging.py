@@ -15,6 +15,7 @@ from siamese_search.training.loop import Trainer
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import Start
 
+DRAWS_OF_PRIORS = 5  # each learns metrics, which takes seconds
 LEAST = 10  # pictures of a class that are compared, if it has them
 
 
@@ -28,7 +29,7 @@ def judged(trainer: Trainer, start: Start, held: Pictures | None, unseen: bool) 
     where that was no encoder. None where nothing was held out, or too little.
     """
     trained = trainer.selection.trained
-    if held is None or trained is None:
+    if held is None or trained is None or trainer.step == 0:
         return None
     shown = held.some(LEAST)
     vectors = trainer.view(trained.weights, shown, None).held
@@ -51,11 +52,14 @@ def prior_of(
     """The prior that serves galleries best, ``known`` or that adapted to what was trained on, and
     what they gain by the latter, None where it is not taken.
 
-    ``held`` and ``enrolled`` are the classes of a view's pictures.
+    It is taken where that is more than a standard error, on classes that were not trained on; so
+    they must be ``unseen``. ``held`` and ``enrolled`` are the classes of a view's pictures.
     """
-    prior = adapted(known, view.enrolled, enrolled)
+    prior = adapted(known, view.enrolled, enrolled) if unseen else known
     if prior is known:
         return known, None
     new, old = Described("adapted", view.held, prior), Described("known", view.held, known)
-    gain = compare(new, old, held, unseen)
-    return (prior, gain) if gain is not None and gain.is_better else (known, None)
+    gain = compare(new, old, held, unseen, DRAWS_OF_PRIORS)
+    if gain is None or gain.main.gained <= gain.main.error:
+        return known, None
+    return prior, gain

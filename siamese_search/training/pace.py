@@ -64,6 +64,8 @@ def looking(picture: float, held: int, trained: int, looks: int) -> float:
 
 def in_words(steps: int, pictures: int, rate: float, more: float = 0.0) -> str:
     """How long so many steps take at a rate per second, and ``more`` seconds."""
+    if not steps:
+        return f"about {duration(more)}"
     pace = f"{rate:.1f} steps a second" if rate >= 1 else f"{1 / rate:.1f} seconds a step"
     total = duration(steps / rate + more)
     return f"about {total}: {counted(steps, 'step')} of {pictures} pictures at {pace} here"

@@ -30,6 +30,7 @@ LOOKS = 12  # at what is held out, in a run
 SOME_CLASSES, MANY_CLASSES = 30, 250
 GIVE_UP = 0.5
 FLATTERING = 0.1  # of the pictures looked at are nearly the same as another
+UNTRAINED = ("start", "holdout", "steps", "crop")  # what counts where nothing is trained
 OPTIONS = {"start": "from", "augmentation": "augment"}  # what the command calls them
 
 
@@ -127,7 +128,7 @@ def _rules(
     seen: Survey, settings: Mapping[str, Any], processes: int
 ) -> Iterator[tuple[str, Any, str]]:
     """(setting, value, reason); ``settings`` has what is set already, which later rules heed."""
-    yield _start(seen)
+    yield _start(seen, settings.get("steps") != 0)
     scratch = settings["start"] == "scratch"
     if drawings(seen):
         yield "augmentation", "glyph", "drawings must not be mirrored; turned, they are new classes"
@@ -161,9 +162,11 @@ def _rules(
         )
 
 
-def _start(seen: Survey) -> tuple[str, str, str]:
+def _start(seen: Survey, trains: bool) -> tuple[str, str, str]:
     if not drawings(seen):
         return "start", "general-2", "photos: it knows things of many kinds"
+    if not trains:
+        return "start", "glyph", "drawings: it knows characters"
     if seen.classes >= DRAWN_CLASSES:
         reason = f"drawings of {DRAWN_CLASSES} classes or more: enough to learn from nothing"
         return "start", "scratch", reason
@@ -246,6 +249,8 @@ def in_lines(plan: Plan) -> Iterator[str]:
     values = {one.setting: "as it is" if one.value is None else one.value for one in plan.choices}
     widths = [max(len(str(one)) for one in column.values()) for column in (names, values)]
     for one in plan.choices:
+        if not plan.settings.steps and one.setting not in UNTRAINED:
+            continue
         name, value = names[one.setting], values[one.setting]
         yield f"  {name:<{widths[0]}}  {value!s:<{widths[1]}}  {one.reason}"
     for caution in plan.cautions:

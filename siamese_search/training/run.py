@@ -146,6 +146,11 @@ def _train(
     _advise(parts, settings, warn)
     training, held, more = _decoded(parts, settings, start.how, watch)
     rejected += more
+    if not settings.steps and held is None:
+        raise UsageError(
+            "without steps only how the pictures vary is learned, which classes that are held out"
+            " judge: give more pictures, or a --holdout"
+        )
     trainer = Trainer(start.network, settings, training, held, start.how, device)
     path = folder / checkpoint.NAME
     trainer.data = _digest(parts, start.network)
@@ -193,6 +198,9 @@ def _train(
     view, enrolled, decision = _decided(trainer, start, shown, unseen)
     prior, adapted = start.prior, None
     if held is not None:
+        if classes > SOME // 4:  # of so many, some() has hardly two pictures of each
+            several = training.alike()
+            view, enrolled = trainer.view(trainer.weights(), held, several), several.labels
         prior, adapted = judging.prior_of(prior, view, held.labels, enrolled, unseen)
     facts = {
         "settings": asdict(settings),
@@ -266,7 +274,8 @@ def _prepare(folder: Path, resume: bool) -> None:
     if resume and not there:
         raise TrainingError(f"{folder} has no {checkpoint.NAME} to resume from")
     if not resume and (there or (folder / "encoder.json").exists()):
-        raise TrainingError(f"{folder} holds an earlier run: --resume it, or name another folder")
+        way = "--resume it, or name another folder" if there else "name another folder"
+        raise TrainingError(f"{folder} holds an earlier run: {way}")
     try:
         make_folder(folder)
         probe = folder / f".{METRICS}"

@@ -23,7 +23,7 @@ def gained(report: TrainingReport) -> Iterator[str]:
     held = f"{pictures} of {counted(report.held_out_classes, 'class', 'classes')}"
     if report.recall_before is not None:
         yield f"recall@1 on {held}: {report.recall_before:.1%} before, {report.recall:.1%} now"
-    if report.gained is not None:
+    if report.gained is not None and report.steps:
         points = _points(report.gained, report.gained_error)
         error = "" if report.gained_error is None else " (± one standard error over the classes)"
         yield f"mAP@R over the start, by plain cosines: {points}{error}"
@@ -36,15 +36,17 @@ def gained(report: TrainingReport) -> Iterator[str]:
     if report.adapted is not None:
         one = report.adapted.main
         yield (
-            "metrics of galleries begin with how your pictures vary:"
-            f" {_points(one.gained, one.error)} of what is kept"
+            "galleries' metrics begin with how your pictures vary:"
+            f" {_points(one.gained, one.error)} named rightly"
         )
+    elif report.steps == 0:
+        yield "how your pictures vary gives galleries nothing that could be told from chance"
     yield from _verdict(report, found)
 
 
 def _verdict(report: TrainingReport, found: AsGallery | None) -> Iterator[str]:
     if report.steps == 0:
-        yield "no step was asked for: the starting weights are kept"
+        yield "no step was asked for: the weights are those of the start"
     elif report.kept == 0:
         yield (
             "nothing was gained: the starting weights are kept; more classes or pictures, or more"
