@@ -52,14 +52,13 @@ def prior_of(
     """The prior that serves galleries best, ``known`` or that adapted to what was trained on, and
     what they gain by the latter, None where it is not taken.
 
-    It is taken where that is more than a standard error, on classes that were not trained on; so
-    they must be ``unseen``. ``held`` and ``enrolled`` are the classes of a view's pictures.
+    It is taken unless galleries lose by it, which classes judge that were not trained on: so they
+    must be ``unseen``. Few of them say little, and it is of many more things than these (what it
+    gave: dev/experiments.md). ``held`` and ``enrolled`` are the classes of a view's pictures.
     """
     prior = adapted(known, view.enrolled, enrolled) if unseen else known
     if prior is known:
         return known, None
     new, old = Described("adapted", view.held, prior), Described("known", view.held, known)
     gain = compare(new, old, held, unseen, DRAWS_OF_PRIORS)
-    if gain is None or gain.main.gained <= gain.main.error:
-        return known, None
-    return prior, gain
+    return (known, None) if gain is None or gain.main.gained < 0 else (prior, gain)

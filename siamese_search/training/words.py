@@ -40,7 +40,7 @@ def gained(report: TrainingReport) -> Iterator[str]:
             f" {_points(one.gained, one.error)} named rightly"
         )
     elif report.steps == 0:
-        yield "how your pictures vary gives galleries nothing that could be told from chance"
+        yield "galleries would lose by metrics that begin with how your pictures vary"
     yield from _verdict(report, found)
 
 
