@@ -69,7 +69,8 @@ def rehearse(
         trainer = Trainer(start.network, few, training, None, start.how, chosen)
         looks = 1 - (-asked.steps // asked.epoch_steps)  # one before the first step
         other = decoding + _beside(trainer, parts, start.how, looks)
-        return Estimate(asked.steps, trainer.batches.pictures, _rate(trainer, watch), other)
+        rate = _rate(trainer, watch) if asked.steps else 1.0  # of no steps any will do
+        return Estimate(asked.steps, trainer.batches.pictures, rate, other)
 
 
 def _rate(trainer: Trainer, watch: Callable[[Progress], None]) -> float:
