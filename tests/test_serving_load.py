@@ -79,8 +79,8 @@ def test_an_enrolment_that_waits_while_the_server_is_stopped_is_done(
     with serving(folder) as server, ThreadPoolExecutor(1) as pool, server.client() as client:
         with closing(Catalog(folder / "gallery.db")) as other, other.writing():
             sent = pool.submit(client.send, "/enroll", [drawn(1)], label="thing")
-            time.sleep(0.7)
+            time.sleep(0.7)  # until it waits, which nothing tells: the gallery answers nobody then
             assert not sent.done()
             server.process.terminate()
-            time.sleep(0.4)
+            time.sleep(0.4)  # so that the server knows before the enrolment can go on
         assert sent.result()[0] == 201

@@ -8,12 +8,13 @@ of files and item numbers.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import mmap
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -267,7 +268,8 @@ def tuned(
     name = effort_name(index)
     efforts = [(effort, cost) for effort, cost in _efforts(index, name) if effort >= lowest]
 
-    def tried(effort: int, spares: Sequence[int] = SPARES) -> tuple[int, float, bool]:
+    @functools.cache
+    def tried(effort: int, spares: tuple[int, ...]) -> tuple[int, float, bool]:
         """Candidates to score again, the recall they give, and whether that is enough."""
         set_effort(index, effort)
         positions = approximate(index, queries, min(K + 1 + spares[-1], len(vectors)))
@@ -286,13 +288,13 @@ def tuned(
     # Recall rises with the effort: the first that reaches it is sought in growing steps from the
     # cheapest on, then between the last two.
     low = high = 0
-    while high < len(efforts) and not tried(efforts[high][0])[2]:
+    while high < len(efforts) and not tried(efforts[high][0], SPARES)[2]:
         low, high = high + 1, 2 * high + 1
     high = min(high, len(efforts))
-    first = bisect_left(efforts, True, low, high, key=lambda one: tried(one[0])[2])
+    first = bisect_left(efforts, True, low, high, key=lambda one: tried(one[0], SPARES)[2])
     best, least = tuning, math.inf
     for effort, cost in efforts[first:] or efforts:  # it may rise unevenly: then all are tried
-        cheaper = [spare for spare in SPARES if cost + RESCORED * spare < least]
+        cheaper = tuple(spare for spare in SPARES if cost + RESCORED * spare < least)
         if not cheaper:
             break
         spare, recall, enough = tried(effort, cheaper)

@@ -40,7 +40,7 @@ def gained(report: TrainingReport) -> Iterator[str]:
             f" {_points(one.gained, one.error)} named rightly"
         )
     elif report.steps == 0:
-        yield "galleries would lose by metrics that begin with how your pictures vary"
+        yield "galleries' metrics begin as under the start: nothing better was learned"
     yield from _verdict(report, found)
 
 
