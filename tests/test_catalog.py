@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +244,17 @@ def test_waiting_for_another_writer_ends_with_a_clear_error(
         impatient.add([new("cat", "a")], vectors(1), TOY)
     assert impatient.add([new("cat", "a")], vectors(1), TOY) == [1]
     impatient.close()
+
+
+def test_who_waits_to_write_lets_threads_of_its_process_read(path: Path, catalog: Catalog) -> None:
+    with closing(Catalog(path)) as other, ThreadPoolExecutor(1) as pool:
+        with other.writing():
+            added = pool.submit(catalog.add, [new("cat", "a")], vectors(1), TOY)
+            for _ in range(20):
+                assert catalog.totals() == (0, 0)
+                time.sleep(0.01)
+            assert not added.done()
+        assert added.result() == [1]
 
 
 def test_faults_are_named(path: Path, catalog: Catalog) -> None:

@@ -76,10 +76,12 @@ def test_an_enrolment_that_waits_while_the_server_is_stopped_is_done(
 ) -> None:
     folder = tmp_path / "shop"
     Gallery.open(folder, toy).close()
-    with serving(folder) as server, ThreadPoolExecutor(1) as pool, server.client() as client:
+    with serving(folder) as server, ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        client, reader = (stack.enter_context(server.client()) for _ in range(2))
         with closing(Catalog(folder / "gallery.db")) as other, other.writing():
             sent = pool.submit(client.send, "/enroll", [drawn(1)], label="thing")
-            time.sleep(0.7)  # until it waits, which nothing tells: the gallery answers nobody then
+            time.sleep(0.7)  # until it waits, which nothing tells
+            assert reader.ask("GET", "")[0] == 200
             assert not sent.done()
             server.process.terminate()
             time.sleep(0.4)  # so that the server knows before the enrolment can go on

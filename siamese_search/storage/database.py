@@ -11,6 +11,7 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ FORMAT = 7
 APPLICATION_ID = 0x53494153  # "SIAS": `file gallery.db` tells whose it is
 PAGE_BYTES = 16384  # a 512-d float32 vector is 2 KiB; a 4 KiB page would hold just one
 BUSY_SECONDS = 60.0
+PAUSE = 0.005  # seconds between two tries to write
 LOCK_NAME = ".maintenance.lock"  # held while a gallery is made, compacted or rebuilt
 # Random, not counted: what was restored from a backup and then changed is no state that was before.
 NEW_STAMP = (
@@ -156,25 +158,43 @@ class Database(Followed):
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """All or nothing; waits up to a minute for another writer. Raises UsageError where this
-        thread reads meanwhile.
+        """All or nothing; waits up to a minute for another writer, while threads of this process
+        may read. Raises UsageError where this thread reads meanwhile.
         """
         self.require_writable()
-        with self._guard():
-            if self._db.in_transaction:
-                raise UsageError(
-                    f"the gallery {self.path.parent} cannot be changed inside"
-                    " `with gallery.reading()`: change it after that"
-                )
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            with self._guard():
+                if self._begins_to_write(time.monotonic() >= deadline):
+                    try:
+                        before = self._db.total_changes
+                        yield
+                        if self._db.total_changes != before:
+                            self._db.execute(NEW_STAMP)
+                        self._db.execute("COMMIT")
+                    finally:
+                        self._roll_back()
+                    return
+            time.sleep(PAUSE)
+
+    def _begins_to_write(self, last: bool) -> bool:
+        """Whether a transaction could begin; where ``last``, SQLite's error if it could not."""
+        if self._db.in_transaction:
+            raise UsageError(
+                f"the gallery {self.path.parent} cannot be changed inside"
+                " `with gallery.reading()`: change it after that"
+            )
+        # SQLite would wait under the guard, and so keep this process's readers waiting as well.
+        self._db.execute("PRAGMA busy_timeout = 0")
+        try:
             self._db.execute("BEGIN IMMEDIATE")
-            try:
-                before = self._db.total_changes
-                yield
-                if self._db.total_changes != before:
-                    self._db.execute(NEW_STAMP)
-                self._db.execute("COMMIT")
-            finally:
-                self._roll_back()
+        except sqlite3.OperationalError as error:
+            if last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
+        return True
 
     def _roll_back(self) -> None:
         """End a transaction that is not committed; one that was closed inside has ended."""
