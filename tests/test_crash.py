@@ -37,11 +37,11 @@ def campaign(out: Path, *options: str) -> dict[str, Any]:
 
 
 def test_nothing_is_lost_by_a_kill_at_a_random_moment(tmp_path: Path) -> None:
-    result = campaign(tmp_path / "random", "--kills", "60", "--steps")
+    result = campaign(tmp_path / "random", "--kills", "30", "--steps")
     assert result["violations"] == []
-    assert result["kills"] >= 55
-    assert result["inside an operation"] >= 55
-    assert result["left a hot journal"] > 5
+    assert result["kills"] >= 25
+    assert result["inside an operation"] >= 25
+    assert result["left a hot journal"] > 2
 
 
 def test_nothing_is_lost_by_a_kill_at_any_step_of_any_operation(tmp_path: Path) -> None:

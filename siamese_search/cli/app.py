@@ -40,6 +40,7 @@ from siamese_search.cli.key import keyed
 from siamese_search.cli.program import program
 from siamese_search.errors import SiaSearchError
 
+COLLECTED = 20_000  # objects after which garbage is looked for; Python's own limit is in hundreds
 CTRL_C = 130  # what typer makes of a KeyboardInterrupt
 
 app = typer.Typer(
@@ -117,8 +118,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # no name can fail to print
             stream.reconfigure(errors="backslashreplace")
-    # The interpreter's last collections would look at every object of every library, to free what
-    # ends with the process anyway: a tenth of a query.
+    # Importing libraries makes objects by the ten thousands, next to none of which are garbage. The
+    # interpreter's last collections would look at all of them, to free what ends with the process
+    # anyway: a tenth of a query.
+    gc.set_threshold(COLLECTED, 10, 10)
     atexit.register(gc.freeze)
     try:
         called(app, sys.argv[1:])(prog_name=program())
