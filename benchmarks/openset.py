@@ -3,17 +3,18 @@
     python benchmarks/openset.py [--repeats 10] [--set grocery cub omniglot]
 
 Some classes are enrolled with one or five pictures each, ``Gallery.calibrate`` sees nothing but
-those, and then come probes: other pictures of the same classes, and strangers. grocery: the even
-classes by photos of train.txt (or their iconic picture, also calibrated by the train.txt photos of
-the odd classes as strangers), probed with test.txt; cub: some of the last 100 kinds; omniglot: some
-of the 659 evaluation characters, under ``glyph``. Measured against the FPIR that was asked for: the
-share of strangers that got a name, and in how many draws it lay within the bounds of ``calibrate``.
-Draws where that refused the rate, since the enrolled are too few for it, are left out of the
-means. TPIR: the share of the others that got the right one. ECE: the expected calibration error of
-the confidence in ten bins (Guo et al. 2017), strangers weighing half, over all draws together.
-*Global* is what other tools do: the best item's cosine against one threshold, the one that gives
-1 % FPIR on another set (cub's for grocery, grocery's for the others). *At best*: TPIR where each
-statistic's own threshold lets exactly 1 % of the strangers pass.
+those and keeps plain cosines, and then come probes: other pictures of the same classes, and
+strangers. grocery: the even classes by photos of train.txt (or their iconic picture, also
+calibrated by the train.txt photos of the odd classes as strangers), probed with test.txt; cub: some
+of the last 100 kinds; omniglot: some of the 659 evaluation characters, under ``glyph``. Measured
+against the FPIR that was asked for: the share of strangers that got a name, and in how many draws
+it lay within the bounds of ``calibrate``. Draws where that refused the rate, since the enrolled are
+too few for it, are left out of the means. TPIR: the share of the others that got the right one.
+ECE: the expected calibration error of the confidence in ten bins (Guo et al. 2017), strangers
+weighing half, over all draws together. *Global* is what other tools do: the best item's cosine
+against one threshold, the one that gives 1 % FPIR on another set (cub's for grocery, grocery's for
+the others). *At best*: TPIR where each statistic's own threshold lets exactly 1 % of the strangers
+pass.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def measure(
     probes: npt.NDArray[np.float32],
     truth: npt.NDArray[Any],
     strangers: list[str] | None = None,
+    metric: str = "none",
 ) -> dict[str, Any]:
     """One draw: rates, and the raw scores that pooled figures need."""
     known = np.isin(truth, enrolled[1])
@@ -52,7 +54,7 @@ def measure(
         gallery.enroll_embeddings(enrolled[0], enrolled[1].tolist())
         for rate in RATES:
             try:
-                found = gallery.calibrate(rate, strangers=strangers, metric="none")
+                found = gallery.calibrate(rate, strangers=strangers, metric=metric)
             except UsageError as error:  # too few for this rate
                 print(error, flush=True)
                 continue

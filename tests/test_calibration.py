@@ -333,14 +333,15 @@ def test_an_audit_of_next_to_nothing_is_empty(tmp_path: Path, toy: Encoder) -> N
         assert (found.duplicates, found.confusable) == ((), ())
 
 
+@pytest.mark.parametrize("metric", ["auto", "none"])
 def test_a_filter_or_a_lonely_identity_lets_no_more_strangers_pass(
-    tmp_path: Path, toy: Encoder
+    tmp_path: Path, toy: Encoder, metric: str
 ) -> None:
     vectors, names = clustered(0, toy.dimension, 100, 1)
     strangers, _ = clustered(1, toy.dimension, 500, 1)
     with gallery_of(tmp_path / "gallery", toy, vectors[:99], names[:99]) as gallery:
         gallery.enroll_embeddings(vectors[99:], names[99:], [{"shop": "north"}])
-        gallery.calibrate(0.02)
+        gallery.calibrate(0.02, metric=metric)
         north = gallery.identify_embeddings(strangers, where={"shop": "north"})
         assert sum(answer.identity is not None for answer in north) <= 10
         (own,) = gallery.identify_embeddings(vectors[99:], where={"shop": "north"})
@@ -348,7 +349,9 @@ def test_a_filter_or_a_lonely_identity_lets_no_more_strangers_pass(
         for name in names[:99]:
             gallery.remove(name)
         alone = gallery.identify_embeddings(strangers)
-        assert all((answer.threshold or 0) >= toy.threshold for answer in alone)
+        assert sum(answer.identity is not None for answer in alone) <= 10
+        if metric == "none":
+            assert all((answer.threshold or 0) >= toy.threshold for answer in alone)
 
 
 def test_one_large_identity_does_not_hide_the_others(
@@ -471,7 +474,7 @@ def test_each_answer_has_a_p_value_among_the_strangers(tmp_path: Path, toy: Enco
     strangers, _ = clustered(1, toy.dimension, 400, 1)
     with gallery_of(tmp_path / "gallery", toy, vectors, names) as gallery:
         assert gallery.identify_embeddings(vectors)[0].p_value is None  # not calibrated
-        gallery.calibrate(0.1)
+        gallery.calibrate(0.1, metric="none")
         known = self_test(list(gallery.left_out())).strangers
         answers = gallery.identify_embeddings(strangers, k=2)
         for answer in answers[:50]:

@@ -19,7 +19,12 @@ from PIL import Image
 
 from siamese_search import Encoder, Gallery
 from siamese_search.arrays import FloatArray
-from siamese_search.decision.learning import Prior, fit, learned
+from siamese_search.decision.learning import (
+    UNJUDGED,
+    UNJUDGED_WITHOUT_PRIOR,
+    Prior,
+    learned,
+)
 from siamese_search.decision.metric import Metric, plain
 from siamese_search.errors import GalleryDamaged, GalleryError, UsageError
 from siamese_search.gallery.compaction import Compaction
@@ -470,9 +475,9 @@ def spread(count: int, dimension: int, width: float) -> FloatArray:
         (lambda d: (noisy(d, 4, 20)[0], [f"id{n // 20}" for n in range(80)]), "4 identities"),
         (lambda d: (noisy(d, 1, 90)[0], ["one"] * 90), "1 identities"),
         (lambda d: (spread(60, d, 1e-6), [f"id{n // 6}" for n in range(60)]), "too few"),
-        (lambda d: (noisy(d, 60, 1)[0], [f"id{n}" for n in range(60)]), None),
+        (lambda d: (noisy(d, 49, 1)[0], [f"id{n}" for n in range(49)]), None),
     ],
-    ids=["four identities", "one identity", "identical pictures", "one item each"],
+    ids=["four identities", "one identity", "identical pictures", "one item each of a few"],
 )
 def test_galleries_that_teach_nothing_have_no_metric(
     make: Callable[[int], tuple[FloatArray, list[str]]],
@@ -524,21 +529,46 @@ def test_embeddings_that_are_none_teach_nothing(damage: float, folder: Path, toy
         assert any("item 3 is not of unit length" in fault for fault in gallery.check())
 
 
-def test_one_item_each_have_no_metric_whatever_the_encoder_knows(tmp_path: Path) -> None:
-    """Nothing could be held out to tell whether it helps; where probes look unlike it does not."""
+@pytest.mark.parametrize("knowing", [False, True])
+def test_one_item_each_have_a_metric_next_to_plain_cosines(tmp_path: Path, knowing: bool) -> None:
+    """Nothing can be held out to tell how much of one helps."""
     vectors, names = noisy(49, 60, 1)
     known, owners = noisy(49, 100, 10, seed=7)
     centres = np.stack([known[np.array(owners) == owner].mean(axis=0) for owner in owners])
     within = (known - centres).T @ (known - centres)
-    prior = Prior(known.mean(axis=0), within.astype(np.float32))
-    assert fit(vectors, names, prior).kind != "plain"
-    write_toy_encoder(tmp_path / "knowing", prior=prior)
-    with Gallery.open(tmp_path / "gallery", tmp_path / "knowing", "cpu") as gallery:
+    prior = Prior(known.mean(axis=0), within.astype(np.float32)) if knowing else None
+    write_toy_encoder(tmp_path / "toy", prior=prior)
+    with Gallery.open(tmp_path / "gallery", tmp_path / "toy", "cpu") as gallery:
         gallery.enroll_embeddings(vectors, names)
-        assert gallery.calibrate(0.1).metric is None
+        assert gallery.calibrate(0.1, metric="none").metric is None
+        assert gallery.calibrate(0.1, metric="auto").metric is not None
+        _, metric = gallery._catalog.state_with_metric()
+        assert metric is not None
+        assert (metric.gain, metric.kind, metric.items) == (None, "total", 60)
+        assert metric.shrinkage == (UNJUDGED if knowing else UNJUDGED_WITHOUT_PRIOR)
         _, scores = gallery.search(vectors[:5], 3)
-        expected = -np.sort(-vectors[:5] @ vectors.T, axis=1)[:, :3]
+        moved = metric.apply(vectors)
+        expected = -np.sort(-moved[:5] @ moved.T, axis=1)[:, :3]
         assert scores == pytest.approx(expected, abs=1e-5)
+        assert "nothing can be held out to judge it" in str(gallery.info().metric)
+
+
+def test_one_picture_each_is_found_more_often_by_it(tmp_path: Path, toy: Encoder) -> None:
+    """Where pictures differ in what says nothing of who is on them."""
+    vectors, owners = noisy(toy.dimension, 60, 6, seed=3)
+    names = np.array(owners)
+    first = np.unique(names, return_index=True)[1]
+    probes = np.setdiff1d(np.arange(len(names)), first)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll_embeddings(vectors[first], names[first].tolist())
+
+        def found(metric: str) -> int:
+            gallery.calibrate(0.1, metric=metric)
+            answers = gallery.identify_embeddings(vectors[probes], k=1)
+            best = [answer.matches[0].identity for answer in answers]
+            return int((np.array(best) == names[probes]).sum())
+
+        assert found("none") < found("auto")
 
 
 def test_a_rebuild_under_another_encoder_learns_the_metric_anew(

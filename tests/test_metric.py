@@ -72,7 +72,7 @@ def slow_covariance(
             total += np.outer(item - mean, item - mean)
             within += np.outer(item - own.mean(axis=0), item - own.mean(axis=0))
     several = freedom >= 10
-    count = len(vectors) * (TOTAL if several else 1.0)
+    count = len(vectors) * TOTAL
     blend, weight = count * scaled(total), count
     if several:
         blend, weight = blend + freedom * scaled(within), weight + freedom

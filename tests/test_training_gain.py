@@ -74,7 +74,7 @@ def described(vectors: FloatArray, name: str = "trained") -> Described:
 
 
 def test_named_rightly_is_that_of_the_slow_way() -> None:
-    """One picture of each, so that no metric is learned: the nearest by cosine."""
+    """One picture of each, and few: no metric is learned, the nearest by cosine is named."""
     vectors = embedded(0.9, 1.0)
     right = np.zeros(30)
     for seed in range(4):

@@ -66,9 +66,10 @@ def calibrate(
         typer.Option(
             metavar="auto|none",
             help="auto: scores are those of a metric that the gallery learns from its items, where"
-            " it names more of them rightly; where --strangers look unlike them, probes and items"
-            " are each compared about their own mean. none: plain cosines. Default: what was chosen"
-            " before, else auto.",
+            " it names more of them rightly, and next to plain cosines where one picture each"
+            " cannot tell; where --strangers look unlike them, probes and items are each compared"
+            " about their own mean. none: plain cosines. Default: what was chosen before, else"
+            " auto.",
         ),
     ] = None,
     closer: Annotated[

@@ -32,12 +32,15 @@ from siamese_search.decision.metric import (
 )
 from siamese_search.errors import UsageError
 
-# Towards the identity matrix; the first where nothing can be held out.
-SHRINKAGES = (0.3, 0.15, 0.6)
+SHRINKAGES = (0.3, 0.15, 0.6)  # towards the identity matrix
+# Where nothing can be held out: what tells apart things that look as enrolled may mislead where
+# probes look otherwise, catalogue against shop, and this hardly does. Why: dev/experiments.md
+UNJUDGED, UNJUDGED_WITHOUT_PRIOR = 0.9, 0.95
 PRIOR = 200.0  # items that the encoder's own scatter counts for; why: benchmarks/metric.py
 TOTAL = 0.1  # of an item: what its scatter around the mean of all counts for
 MEAN = 0.5  # of the items' mean, that is taken off where identities have several; why: as above
 FEWEST = 10  # items from which scatter is estimated
+FEWEST_UNJUDGED = 50  # by fewer, the rate at which strangers are named is not kept so well
 SAMPLED = 50_000  # items that a metric is learned from, at most
 EACH = 200  # of them of one identity, where there are more than ``SAMPLED``
 FOLDS = 4  # of identities, held out in turn
@@ -77,8 +80,8 @@ def fit(
     there = given.any(axis=1)
     given, owners = given[there], np.unique(owners[there], return_inverse=True)[1]
     scatter = _Scatter.of(given, owners)
-    shrinkage, gain = SHRINKAGES[0], None
-    if scatter.tells:
+    shrinkage, gain = UNJUDGED_WITHOUT_PRIOR if prior is None else UNJUDGED, None
+    if scatter.tells and np.sum(np.bincount(owners) > 1) >= TELLING:
         shrinkage, gain = _chosen(given, owners, scatter, prior)
     made = _made(scatter, prior, shrinkage, dimension)
     return replace(made, items=counts[0], identities=counts[1], gain=gain)
@@ -105,15 +108,15 @@ def learned(
     vectors: npt.ArrayLike, identities: npt.ArrayLike, prior: Prior | None = None
 ) -> Metric | None:
     """The metric under which a gallery of these items is calibrated, arguments and errors as for
-    ``fit``; None for plain cosines, and where no held-out items speak for another.
-
-    With one item each none can, and what the encoder knows may mislead where probes look unlike
-    what is enrolled (benchmarks/metric.py: catalogue against shop).
+    ``fit``; None for plain cosines, where held-out items speak for no other, and where nothing can
+    be held out and items are few.
     """
     if len(np.unique(np.asarray(identities))) < FEWEST_STRANGE:
         return None
     metric = fit(vectors, identities, prior)
-    return None if metric.kind == "plain" or metric.gain is None else metric
+    if metric.gain is None and (metric.kind == "prior" or metric.items < FEWEST_UNJUDGED):
+        return None
+    return None if metric.kind == "plain" else metric
 
 
 def cross_fitted(
@@ -266,7 +269,7 @@ def _made(
         kind, spread, mean = "total", _scaled(scatter.around), scatter.total / scatter.items
         within = float(np.trace(scatter.within)) > LEAST * scatter.items
         several = within and scatter.freedom >= FEWEST
-        count = scatter.items * (TOTAL if several else 1.0)
+        count = scatter.items * TOTAL
         blend, weight = blend + count * spread, weight + count
         if several:
             kind = "within"
@@ -302,15 +305,14 @@ def _scaled(matrix: npt.NDArray[Any]) -> DoubleArray:
 
 def _chosen(
     vectors: FloatArray, owners: IntArray, whole: _Scatter, prior: Prior | None
-) -> tuple[float, float | None]:
-    """The shrinkage, 1 for plain cosine, and the gain, by items of held-out identities.
+) -> tuple[float, float]:
+    """The shrinkage, 1 for plain cosine, and the gain, by items of held-out identities, ``TELLING``
+    of which have two or more.
 
     Of those under which no fewer items find their identity than by plain cosine, it is the one
     under which the right identities are most probable.
     """
     counts = np.bincount(owners)
-    if np.sum(counts > 1) < TELLING:
-        return SHRINKAGES[0], None
     chance = np.random.default_rng(0)
     ranks = np.argsort(np.argsort(chance.permutation(len(counts)) + len(counts) * (counts < 2)))
     each = max(4, HELD_OUT // len(counts))

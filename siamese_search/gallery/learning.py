@@ -316,6 +316,8 @@ class Learning:
             items = counted(metric.items, "item")
             identities = counted(metric.identities, "identity", "identities")
             said = f"learned from {items} of {identities}"
+            if metric.gain is None:
+                said += ", and next to plain cosines, since nothing can be held out to judge it"
         if metric.gain is not None and 100 * metric.gain >= LEAST_GAIN:
             said += f": {100 * metric.gain:.1f} more in 100 held-out items are named rightly"
         return said if metric.probe_mean is None else f"{said}; {OWN_MEANS}"
@@ -340,7 +342,7 @@ def _suggested(held: Held, prior: Prior | None, asked: Asked | None) -> Metric |
     vectors, owners = held.vectors[kept], held.owners[kept]
     if not of_another_kind(vectors, asked.vectors, owners, asked.shown):
         return metric
-    if metric is None:
+    if metric is None or metric.gain is None:  # what nothing has judged gains nothing there
         identities = len(np.unique(held.owners[telling]))
         metric = plain(held.vectors.shape[1], len(telling), identities)
     return metric.centred_on(vectors, asked.vectors)
