@@ -257,6 +257,35 @@ def test_who_waits_to_write_lets_threads_of_its_process_read(path: Path, catalog
         assert added.result() == [1]
 
 
+def test_threads_of_its_process_do_not_use_up_the_time_to_wait_for_others(
+    path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siamese_search.storage.database.BUSY_SECONDS", 1.0)
+    with closing(Catalog(path)) as other, ThreadPoolExecutor(1) as pool:
+        with other.writing():
+            with catalog.reading():
+                added = pool.submit(catalog.add, [new("cat", "a")], vectors(1), TOY)
+                time.sleep(1.2)
+            time.sleep(0.1)
+        assert added.result() == [1]
+
+
+def test_a_check_waits_while_others_write(path: Path, catalog: Catalog) -> None:
+    """Also where a thread that waits to write has the connection wait for nobody."""
+    catalog.add([new("cat", "a")], vectors(1), TOY)
+    catalog._db.execute("PRAGMA busy_timeout = 0")
+    with (
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        other.execute("BEGIN EXCLUSIVE")
+        faults = pool.submit(lambda: list(catalog.faults()))
+        time.sleep(0.1)
+        assert not faults.done()
+        other.execute("ROLLBACK")
+        assert faults.result() == []
+
+
 def test_faults_are_named(path: Path, catalog: Catalog) -> None:
     catalog.add([new("cat", "a")], vectors(1), TOY)
     vandal = sqlite3.connect(path)

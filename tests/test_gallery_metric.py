@@ -553,6 +553,16 @@ def test_one_item_each_have_a_metric_next_to_plain_cosines(tmp_path: Path, knowi
         assert "nothing can be held out to judge it" in str(gallery.info().metric)
 
 
+@pytest.mark.parametrize(
+    "counts", [[46, 1, 1, 1, 1], [300] + 49 * [1], [4] * 4 + 44 * [1], 49 * [1]]
+)
+def test_few_or_uneven_galleries_have_none_that_nothing_judged(counts: list[int]) -> None:
+    """An identity of many items would rule it."""
+    vectors, _ = noisy(49, sum(counts), 1)
+    names = np.repeat(np.arange(len(counts)), counts)
+    assert learned(vectors, names) is None
+
+
 def test_one_picture_each_is_found_more_often_by_it(tmp_path: Path, toy: Encoder) -> None:
     """Where pictures differ in what says nothing of who is on them."""
     vectors, owners = noisy(toy.dimension, 60, 6, seed=3)

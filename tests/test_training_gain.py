@@ -424,7 +424,7 @@ def test_a_prior_is_adapted_unless_galleries_lose_by_it(adapts: bool) -> None:
     else:
         assert (prior, gain) == (known, None)
     assert judging.prior_of(known, View(held, seen), others, labels, False) == (known, None)
-    alone = np.arange(len(seen))  # of one picture each nothing is learned
+    alone = np.arange(len(seen))  # of one picture each, no prior
     assert judging.prior_of(known, View(held, seen), others, alone, True) == (known, None)
 
 

@@ -40,7 +40,9 @@ PRIOR = 200.0  # items that the encoder's own scatter counts for; why: benchmark
 TOTAL = 0.1  # of an item: what its scatter around the mean of all counts for
 MEAN = 0.5  # of the items' mean, that is taken off where identities have several; why: as above
 FEWEST = 10  # items from which scatter is estimated
-FEWEST_UNJUDGED = 50  # by fewer, the rate at which strangers are named is not kept so well
+# Identities from which on, and items of each up to which, a metric is used that nothing has judged:
+# by fewer, the rate of strangers that are named is not kept so well; with more, one may rule it.
+FEWEST_UNJUDGED, MOST_UNJUDGED = 50, 1.2
 SAMPLED = 50_000  # items that a metric is learned from, at most
 EACH = 200  # of them of one identity, where there are more than ``SAMPLED``
 FOLDS = 4  # of identities, held out in turn
@@ -70,6 +72,7 @@ def fit(
 
     Of more than ``SAMPLED`` items it takes a ``sample``. With fewer than ``FEWEST`` that have a
     direction, or none that differ, it is the encoder's own, or plain cosine without a ``prior``.
+    Where nothing can be held out it is next to plain cosine: ``gain`` is None then.
     ``dimension`` is p of the projection, d if None; the directions that tell most are kept.
     Raises UsageError for what is not finite, or of another shape.
     """
@@ -109,13 +112,15 @@ def learned(
 ) -> Metric | None:
     """The metric under which a gallery of these items is calibrated, arguments and errors as for
     ``fit``; None for plain cosines, where held-out items speak for no other, and where nothing can
-    be held out and items are few.
+    be held out, unless next to all identities have one item, and they are many.
     """
     if len(np.unique(np.asarray(identities))) < FEWEST_STRANGE:
         return None
     metric = fit(vectors, identities, prior)
-    if metric.gain is None and (metric.kind == "prior" or metric.items < FEWEST_UNJUDGED):
-        return None
+    if metric.gain is None:
+        many = metric.identities >= FEWEST_UNJUDGED
+        lonely = metric.items <= MOST_UNJUDGED * metric.identities
+        return metric if metric.kind == "total" and many and lonely else None
     return None if metric.kind == "plain" else metric
 
 

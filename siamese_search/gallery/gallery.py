@@ -298,8 +298,9 @@ class Gallery(Contents, Maintained):
         files or folders, which is better where probes look unlike what is enrolled, and needed
         where they are asked about in ``turns``. Those that cannot be read go to ``reject``. By
         ``metric`` "auto" the gallery learns how items are compared, and by ``closer`` "auto" how
-        much a closer look counts, as far as held-out items are named better; by "none" not; None is
-        what was chosen before, else "auto". Raises UsageError where there are too few to tell.
+        much a closer look counts, as far as held-out items are named better, and of a metric a
+        little where next to all have one picture; by "none" not; None is what was chosen before,
+        else "auto". Raises UsageError where there are too few to tell.
         """
         return self._calibrating.calibrate(fpir, rule, strangers, reject, metric, closer, turns)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import UsageError
 from siamese_search.records import Copy, NewItem
 from siamese_search.storage.calibrations import Calibrations
-from siamese_search.storage.database import create
+from siamese_search.storage.database import BUSY_SECONDS, PAUSE, create, is_busy
 from siamese_search.storage.facts import Enrolled, Facts, KeptProbe, Source
 from siamese_search.storage.faults import faults_in
 from siamese_search.storage.generations import CHUNK
@@ -411,13 +412,20 @@ class Catalog(History, Calibrations, Listing):
 
     def faults(self) -> Iterator[str]:
         """What is wrong inside the database, one line each."""
-        found: list[str] = []
         with self._checking:  # others go on meanwhile: it may take minutes
             self.require_open()
-            try:
-                found.extend(faults_in(self._db))
-            except sqlite3.DatabaseError as error:
-                found.append(str(error))
+            deadline = time.monotonic() + BUSY_SECONDS
+            while True:
+                found: list[str] = []
+                try:
+                    found.extend(faults_in(self._db))
+                except sqlite3.DatabaseError as error:
+                    # A thread that waits to write lets the connection wait for nobody.
+                    if is_busy(error) and time.monotonic() < deadline:
+                        time.sleep(PAUSE)
+                        continue
+                    found.append(str(error))
+                break
         yield from (f"{self.path}: {fault}" for fault in found)
 
 

@@ -158,38 +158,40 @@ class Database(Followed):
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """All or nothing; waits up to a minute for another writer, while threads of this process
-        may read. Raises UsageError where this thread reads meanwhile.
+        """All or nothing; waits up to a minute for another writer to begin, while threads of this
+        process may read. Raises UsageError where this thread reads meanwhile.
         """
         self.require_writable()
-        deadline = time.monotonic() + BUSY_SECONDS
+        deadline = None
         while True:
             with self._guard():
-                if self._begins_to_write(time.monotonic() >= deadline):
-                    try:
+                if self._db.in_transaction:
+                    raise UsageError(
+                        f"the gallery {self.path.parent} cannot be changed inside"
+                        " `with gallery.reading()`: change it after that"
+                    )
+                if deadline is None:  # what threads of this process take does not count
+                    deadline = time.monotonic() + BUSY_SECONDS
+                try:
+                    if self._begins_to_write(time.monotonic() >= deadline):
                         before = self._db.total_changes
                         yield
                         if self._db.total_changes != before:
                             self._db.execute(NEW_STAMP)
                         self._db.execute("COMMIT")
-                    finally:
-                        self._roll_back()
-                    return
+                        return
+                finally:
+                    self._roll_back()
             time.sleep(PAUSE)
 
     def _begins_to_write(self, last: bool) -> bool:
         """Whether a transaction could begin; where ``last``, SQLite's error if it could not."""
-        if self._db.in_transaction:
-            raise UsageError(
-                f"the gallery {self.path.parent} cannot be changed inside"
-                " `with gallery.reading()`: change it after that"
-            )
         # SQLite would wait under the guard, and so keep this process's readers waiting as well.
         self._db.execute("PRAGMA busy_timeout = 0")
         try:
             self._db.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            if last or not is_busy(error):
                 raise
             return False
         finally:
@@ -275,6 +277,11 @@ def _make_durable(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = TRUNCATE")  # commits by a truncation, which is synced
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA secure_delete = ON")  # what is removed is overwritten
+
+
+def is_busy(error: sqlite3.DatabaseError) -> bool:
+    """Whether another connection has what was asked for."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 @contextmanager
