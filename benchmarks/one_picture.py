@@ -15,7 +15,6 @@ otherwise, and no ``--strangers`` say so.
 from __future__ import annotations
 
 import statistics
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +23,6 @@ import numpy as np
 from common import (
     Bars,
     cub_classes,
-    data_folder,
     grocery_iconic,
     grocery_split,
     parser,
@@ -33,6 +31,7 @@ from common import (
 )
 from metric import Pictures
 from openset import PROBES, RATES, calibration_error, measure
+from rules import omniglot
 
 from siamese_search import Encoder
 from siamese_search.decision.learning import learned
@@ -40,14 +39,6 @@ from siamese_search.evaluation import protocols
 
 METRICS = {"plain": "none", "auto": "auto"}
 RATE_FIGURES = [f"{kind} {rate:.0%}" for rate in RATES for kind in ("FPIR", "TPIR", "within")]
-
-
-def characters() -> Pictures:
-    """Those of the evaluation alphabets, by ``glyph``."""
-    with zipfile.ZipFile(data_folder() / "omniglot" / "images_evaluation.zip") as archive:
-        names = [name for name in archive.namelist() if name.endswith(".png")]
-        vectors = Encoder.open("glyph").embed([archive.read(name) for name in names])
-    return Pictures(vectors, np.array([name.rsplit("/", 1)[0] for name in names]))
 
 
 def drawn(pictures: Pictures, count: int, repeats: int) -> Iterator[tuple[Pictures, Pictures]]:
@@ -93,7 +84,8 @@ def main() -> None:
         for photos in (grocery_iconic(), grocery_split("train"), grocery_split("test"))
     )
     birds = Pictures.of([photo for bird in cub_classes()[-100:] for photo in bird], embed)
-    drawings, glyph = characters(), Encoder.open("glyph")
+    drawings = omniglot()
+    characters, glyph = Pictures(drawings.vectors, drawings.classes), drawings.encoder
     shop = ((train.some_of_each(1, seed, identities=60)[0], test) for seed in range(repeats))
     settings = [
         ("50 cars", encoder, drawn(metric.domain(encoder, "cars"), 50, repeats)),
@@ -101,8 +93,8 @@ def main() -> None:
         ("60 groceries", encoder, shop),
         ("50 birds", encoder, drawn(birds, 50, repeats)),
         ("75 birds", encoder, drawn(birds, 75, repeats)),
-        ("100 characters", glyph, drawn(drawings, 100, repeats)),
-        ("600 characters", glyph, drawn(drawings, 600, repeats)),
+        ("100 characters", glyph, drawn(characters, 100, repeats)),
+        ("600 characters", glyph, drawn(characters, 600, repeats)),
     ]
     summary = {title: compared(own, draws) for title, own, draws in settings}
     for title, probes in (("catalogue, photos of train", train), ("catalogue, of test", test)):
