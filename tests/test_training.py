@@ -394,7 +394,9 @@ def test_a_run_leaves_an_encoder_that_a_gallery_is_rebuilt_under(
 @pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_training_goes_on_bit_for_bit_after_a_stop(folder: Path, tmp_path: Path) -> None:
-    settings = replace(SMALL, loss="proxy-anchor", augmentation="photo", dropout=0.2, hard_every=1)
+    settings = replace(
+        SMALL, loss="proxy-anchor", augmentation="photo", dropout=0.2, hard_every=1, coarse=0.7
+    )
     train([folder], tmp_path / "whole", settings)
     with pytest.raises(Stop):
         train([folder], tmp_path / "parts", settings, tell=stop)

@@ -264,6 +264,9 @@ def test_the_time_is_said_once_by_the_steps_after_the_first() -> None:
         slow.step()
     assert said[1:] == ["about 10 minutes: 60 steps of 64 pictures at 10.0 seconds a step here"]
     assert "2.0 seconds a step" in pace.in_words(10, 64, 0.5)
+    assert pace.in_words(100, 64, 1.0, 10.0, work=170.0) == (
+        "about 3 minutes: 100 steps of 64 pictures at 1.0 steps a second here, slower later"
+    )
     assert pace.duration(80) == "80 seconds"
     assert pace.duration(7200) == "2.0 hours"
 

@@ -105,6 +105,14 @@ def train(
             " faster, and over-fits less; default 0.5, or 0 from scratch.",
         ),
     ] = None,
+    coarse: Annotated[
+        float | None,
+        typer.Option(
+            "--coarse",
+            help="The share of the steps, the first ones, that see pictures at two thirds of their"
+            " size: faster; default: none.",
+        ),
+    ] = None,
     hard_every: Annotated[
         int | None,
         typer.Option(
@@ -201,6 +209,7 @@ def train(
         "size": size,
         "crop": crop,
         "frozen": frozen,
+        "coarse": coarse,
         "hard_every": hard_every,
         "holdout": holdout,
         "patience": patience,

@@ -12,17 +12,18 @@ from torch import Tensor
 
 from siamese_search.training import augmentation, compounds, distributed
 from siamese_search.training.data import Pictures
+from siamese_search.training.resolution import Size, size_at
 from siamese_search.training.sampling import ClassSampler
 from siamese_search.training.settings import Settings
 
 
 class Batches:
-    """The batches of one run, of pictures (height, width) as ``size`` says."""
+    """The batches of one run, of pictures that are of ``size`` in the end."""
 
-    def __init__(self, training: Pictures, settings: Settings, size: tuple[int, int]) -> None:
+    def __init__(self, training: Pictures, settings: Settings, size: Size) -> None:
         self.augmentation = augmentation.PRESETS[settings.augmentation]
         self.turns = 4 if self.augmentation.turns else 1
-        self._pixels, self._size = training.pixels, size
+        self._pixels, self._size, self._settings = training.pixels, size, settings
         self._images, self._seed = settings.images, settings.seed
         unlabelled = settings.loss == "self-supervised"
         classes = np.arange(len(training)) if unlabelled else training.labels
@@ -51,7 +52,8 @@ class Batches:
         partners, maps = self._compounds(step, classes)
         own = distributed.share(len(positions), self.sampler.classes)
         seed = seed_of(self._seed, step, 1 + distributed.rank())
-        return self._views(positions[own], seed, partners[own], maps[own]), classes, seed
+        size = size_at(step, self._settings, self._size)
+        return self._views(positions[own], seed, size, partners[own], maps[own]), classes, seed
 
     def join(self) -> None:
         """Join some classes of each batch in pairs, which are further classes.
@@ -89,6 +91,7 @@ class Batches:
         self,
         positions: npt.NDArray[np.int64],
         seed: int,
+        size: Size,
         partners: npt.NDArray[np.int64] | None = None,
         maps: Tensor | None = None,
     ) -> Tensor:
@@ -99,7 +102,7 @@ class Batches:
             background = self.augmentation.background or 0
             others = self._turned(partners[partners >= 0])
             pixels[chosen] = compounds.joined(pixels[chosen], others, maps[chosen], background)
-        return augmentation.augment(pixels, self.augmentation, self._size, seed)
+        return augmentation.augment(pixels, self.augmentation, size, seed)
 
     def _turned(self, positions: npt.NDArray[np.int64]) -> Tensor:
         """Pictures at positions, which count the quarter turns of each; uint8, as decoded."""

@@ -28,6 +28,7 @@ from siamese_search.training import augmentation, checkpoint, distributed, hardw
 from siamese_search.training.batches import Batches
 from siamese_search.training.data import Content, Pictures
 from siamese_search.training.losses import LOSSES
+from siamese_search.training.resolution import require_small
 from siamese_search.training.retrieval import Retrieval, confusable, retrieval
 from siamese_search.training.selection import Selection, Trained, Weights
 from siamese_search.training.settings import Settings
@@ -97,6 +98,8 @@ class Trainer:
             parameter.requires_grad_(False)
         self._trained = [p for p in self.network.backbone.parameters() if p.requires_grad]
         probe = torch.rand(2, how.channels, *self.size, device=self.device) * 255
+        if settings.coarse:
+            require_small(self.network, probe)
         self._view = training_view(self.network, probe, bool(settings.freeze_norm))
         # Where no picture depends on another, pieces of a batch stay in a processor's cache.
         apart = bool(settings.freeze_norm) and self.device.type == "cpu"
@@ -376,10 +379,11 @@ class Trainer:
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of the same settings. Raises TrainingError for another's."""
         tensors, facts = checkpoint.read_checkpoint(path)
+        saved = {"coarse": 0.0} | facts["settings"]  # which runs of earlier releases had not
         differing = [
-            f"{name} was {facts['settings'].get(name)}, not {value}"
+            f"{name} was {saved.get(name)}, not {value}"
             for name, value in asdict(self.settings).items()
-            if facts["settings"].get(name) != value and name != "cache_bytes"
+            if saved.get(name) != value and name != "cache_bytes"
         ]
         if differing:
             raise TrainingError(f"{path} is of a run with other settings: {'; '.join(differing)}")

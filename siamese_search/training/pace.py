@@ -20,7 +20,8 @@ class Pace:
     """Times the first steps of a run and says once how long all will take.
 
     ``steps`` are left, of so many ``pictures`` each; ``more`` seconds go to what is between them.
-    The median step counts: now and then what is held out is looked at before one.
+    They do ``work`` times what the first does: ``steps`` times if None. The median step counts: now
+    and then what is held out is looked at before one.
     """
 
     def __init__(
@@ -30,8 +31,9 @@ class Pace:
         more: float,
         tell: Callable[[str], None],
         clock: Callable[[], float] = time.perf_counter,
+        work: float | None = None,
     ) -> None:
-        self.steps, self.pictures, self.more = steps, pictures, more
+        self.steps, self.pictures, self.more, self.work = steps, pictures, more, work
         self._tell, self._clock = tell, clock
         self._times: list[float] = []
         self._said = False
@@ -45,7 +47,7 @@ class Pace:
         count = len(timed) - 1
         if count >= ENOUGH or (count >= FEWEST and timed[-1] - timed[0] >= SECONDS):
             self._said = True
-            self._tell(in_words(self.steps, self.pictures, pace(timed), self.more))
+            self._tell(in_words(self.steps, self.pictures, pace(timed), self.more, self.work))
 
 
 def pace(times: Sequence[float]) -> float:
@@ -62,13 +64,19 @@ def looking(picture: float, held: int, trained: int, looks: int) -> float:
     return picture * ((looks + LOOKS_IN_THE_END) * held + 2 * min(trained, SOME))
 
 
-def in_words(steps: int, pictures: int, rate: float, more: float = 0.0) -> str:
-    """How long so many steps take at a rate per second, and ``more`` seconds."""
+def in_words(
+    steps: int, pictures: int, rate: float, more: float = 0.0, work: float | None = None
+) -> str:
+    """How long so many steps take at a rate per second, and ``more`` seconds. They do ``work``
+    times what those do that the rate is of: ``steps`` times if None.
+    """
     if not steps:
         return f"about {duration(more)}"
     pace = f"{rate:.1f} steps a second" if rate >= 1 else f"{1 / rate:.1f} seconds a step"
-    total = duration(steps / rate + more)
-    return f"about {total}: {counted(steps, 'step')} of {pictures} pictures at {pace} here"
+    work = steps if work is None else work
+    total = duration(work / rate + more)
+    where = "here, slower later" if work > steps else "here"
+    return f"about {total}: {counted(steps, 'step')} of {pictures} pictures at {pace} {where}"
 
 
 def duration(seconds: float) -> str:

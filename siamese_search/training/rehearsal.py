@@ -17,6 +17,7 @@ from siamese_search.training import hardware
 from siamese_search.training.data import Split, decode, roomy, split
 from siamese_search.training.loop import Trainer
 from siamese_search.training.pace import in_words, looking, pace
+from siamese_search.training.resolution import work
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import starting_point
 
@@ -27,20 +28,22 @@ HELD = 64  # pictures that are embedded
 @dataclass(frozen=True)
 class Estimate:
     """How long a run would take: ``steps`` batches of so many ``pictures`` at a ``rate`` per
-    second, and ``other`` seconds to decode and to look at what is held out.
+    second at first, and ``other`` seconds to decode and to look at what is held out. The steps do
+    ``work`` times what the first does.
     """
 
     steps: int
     pictures: int
     rate: float
     other: float
+    work: float
 
     @property
     def seconds(self) -> float:
-        return self.steps / self.rate + self.other
+        return self.work / self.rate + self.other
 
     def __str__(self) -> str:
-        return in_words(self.steps, self.pictures, self.rate, self.other)
+        return in_words(self.steps, self.pictures, self.rate, self.other, self.work)
 
 
 def rehearse(
@@ -65,12 +68,14 @@ def rehearse(
         decoding = (time.perf_counter() - begun) / len(batch) * len(parts.training)
         if len(set(training.labels.tolist())) < len(names):
             raise TrainingError("some of the pictures are damaged: train, which names them")
-        few = replace(asked, steps=STEPS + 1, epoch_steps=STEPS + 1)
+        at_first = 1.0 if asked.coarse else 0.0
+        few = replace(asked, steps=STEPS + 1, epoch_steps=STEPS + 1, coarse=at_first)
         trainer = Trainer(start.network, few, training, None, start.how, chosen)
         looks = 1 - (-asked.steps // asked.epoch_steps)  # one before the first step
         other = decoding + _beside(trainer, parts, start.how, looks)
         rate = _rate(trainer, watch) if asked.steps else 1.0  # of no steps any will do
-        return Estimate(asked.steps, trainer.batches.pictures, rate, other)
+        ahead = work(0, asked, trainer.size) if asked.steps else 0.0
+        return Estimate(asked.steps, trainer.batches.pictures, rate, other, ahead)
 
 
 def _rate(trainer: Trainer, watch: Callable[[Progress], None]) -> float:

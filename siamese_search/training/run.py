@@ -41,6 +41,7 @@ from siamese_search.training.data import (
 from siamese_search.training.loop import Epoch, Trainer
 from siamese_search.training.pace import Pace, looking
 from siamese_search.training.plan import Plan
+from siamese_search.training.resolution import work
 from siamese_search.training.selection import Selection
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import Start, starting_point
@@ -161,7 +162,9 @@ def _train(
     left, count_held = settings.steps - trainer.step, len(held) if held is not None else 0
     took = 0.0 if resume or not count_held else (time.perf_counter() - begun) / count_held
     looks = -(-left // settings.epoch_steps)
-    pace = Pace(left, batch, looking(took, count_held, len(training), looks), warn)
+    between = looking(took, count_held, len(training), looks)
+    ahead = work(trainer.step, settings, trainer.size) if left else 0.0
+    pace = Pace(left, batch, between, warn, work=ahead)
 
     def count(step: int, loss: float) -> None:
         pace.step()

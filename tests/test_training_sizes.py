@@ -1,0 +1,66 @@
+"""Steps that see small pictures first, which is faster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytorch_metric_learning")
+
+from siamese_search.embedding.network import EmbeddingNetwork  # noqa: E402
+from siamese_search.errors import UsageError  # noqa: E402
+from siamese_search.training.batches import Batches  # noqa: E402
+from siamese_search.training.data import Pictures  # noqa: E402
+from siamese_search.training.resolution import require_small, size_at, small, work  # noqa: E402
+from siamese_search.training.settings import Settings  # noqa: E402
+
+SETTINGS = Settings(start="scratch", steps=10, classes=2, images=2, coarse=0.5)
+
+
+def network(backbone: str, channels: int = 3) -> EmbeddingNetwork:
+    architecture = {
+        "backbone": backbone,
+        "channels": channels,
+        "mean": [127.0] * channels,
+        "std": [128.0] * channels,
+        "pooling": [{"source": "features"}],
+    }
+    return EmbeddingNetwork(architecture)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((48, 48), (32, 32)), ((224, 224), (160, 160)), ((32, 32), (32, 32)), ((16, 96), (16, 64))],
+)
+def test_small_is_two_thirds_in_whole_grains(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert small(size) == expected
+
+
+def test_the_first_steps_see_small_pictures_and_the_others_the_whole_size() -> None:
+    pixels = np.zeros((8, 96, 96, 1), np.uint8)
+    batches = Batches(Pictures(pixels, np.arange(8) // 2), SETTINGS, (48, 48))
+    sides = [batches.batch(step)[0].shape[2:] for step in range(SETTINGS.steps)]
+    assert sides == [(32, 32)] * 5 + [(48, 48)] * 5
+    assert size_at(0, replace(SETTINGS, coarse=0.0), (48, 48)) == (48, 48)
+
+
+def test_what_is_left_to_do_counts_later_steps_by_their_pixels() -> None:
+    assert work(0, SETTINGS, (48, 48)) == pytest.approx(5 + 5 * 1.5**2)
+    assert work(7, SETTINGS, (48, 48)) == 3
+    assert work(0, replace(SETTINGS, coarse=None), (48, 48)) == 10
+
+
+def test_a_network_of_one_size_is_refused() -> None:
+    with pytest.raises(UsageError, match="160 x 160 pixels, which --coarse"):
+        require_small(network("vit_tiny_patch16_224"), torch.zeros(1, 3, 224, 224))
+    require_small(network("siasearch_resnet", 1), torch.zeros(1, 1, 48, 48))
+
+
+def test_it_is_a_share() -> None:
+    with pytest.raises(UsageError, match=r"coarse is 1\.5: a share"):
+        replace(SETTINGS, coarse=1.5).resolved()
