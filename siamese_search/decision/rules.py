@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -172,17 +173,31 @@ def known_rule(name: str) -> str:
     return name
 
 
+class Best(NamedTuple):
+    """An identity with its best item for a query and its score, as a ``Match`` will say it. Of the
+    many that are compared few are shown, and this takes a fraction of the time to make.
+    """
+
+    identity: str
+    score: float
+    item: int
+    path: str | None
+
+    @property
+    def match(self) -> Match:
+        return Match(*self)
+
+
 def best_items(
     scored: Iterable[tuple[int, float]], owners: Mapping[int, tuple[str, str | None]]
-) -> dict[str, Match]:
+) -> dict[str, Best]:
     """Each identity's best item, best first.
 
     ``scored`` are (item, cosine), best first; ``owners`` give (identity, path) of the items.
     """
-    matches: dict[str, Match] = {}
+    found: dict[str, Best] = {}
     for item, score in scored:
-        if item in owners:
-            identity, path = owners[item]
-            if identity not in matches:
-                matches[identity] = Match(identity, score, item, path)
-    return matches
+        owner = owners.get(item)
+        if owner is not None and owner[0] not in found:
+            found[owner[0]] = Best(owner[0], score, item, owner[1])
+    return found

@@ -137,8 +137,10 @@ class Identifier:
             found = None
             if weight and places is not None:
                 found = self._look.reordered(view.generation, places, ranked, weight, True)
-            matches = found.matches if found is not None and found.decides else ranked.matches
-            return self._ranking.marked([matches[:k]])[0]
+            shown = ranked.first(k)
+            if found is not None and found.decides:
+                shown = found.matches[:k]
+            return self._ranking.marked([shown])[0]
 
     def _answers(
         self,
@@ -170,11 +172,11 @@ class Identifier:
                 else self._look.reordered(view.generation, seen, one, calibration.closer, decides)
                 for seen, one in zip(places, ranked, strict=True)
             ]
-        rivals = [one.matches[:3] for one in ranked]
+        rivals = [one.first(3) for one in ranked]
         if allowed is not None and calibration is not None:
             rivals = self._ranking.rank(index, queries, 3, None, rule)
         found = [
-            (one.matches if look is None else look.matches)[:shown]
+            one.first(shown) if look is None else look.matches[:shown]
             for look, one in zip(looked, ranked, strict=True)
         ]
         marked = self._ranking.marked(found)

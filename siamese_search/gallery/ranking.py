@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
+from siamese_search.decision.rules import Best
 from siamese_search.gallery.members import MembersOf
 from siamese_search.index import Index
 from siamese_search.records import Match
@@ -31,13 +33,27 @@ ROUNDING = np.float32(1e-5)  # of sums of products in another order
 
 
 class Ranked(NamedTuple):
-    """The identities that were scored for a query, best first, and its nearest items with their
-    identities, best first: ``CANDIDATES`` or more where there are so many.
+    """The identities that were scored for a query, best first, and its nearest items, best first:
+    ``CANDIDATES`` or more where there are so many.
     """
 
-    matches: tuple[Match, ...]
-    items: tuple[int, ...]
-    owners: tuple[str, ...]
+    found: tuple[Best, ...]
+    nearest: Sequence[int]
+    owned: Mapping[int, tuple[str, str | None]]  # these and other items: identities and paths
+
+    @property
+    def matches(self) -> tuple[Match, ...]:
+        """All that were scored."""
+        return self.first(len(self.found))
+
+    def first(self, k: int) -> tuple[Match, ...]:
+        """The k best."""
+        return tuple(best.match for best in self.found[:k])
+
+    @property
+    def near(self) -> list[tuple[int, str]]:
+        """The nearest items with their identities, without those that are gone."""
+        return [(item, self.owned[item][0]) for item in self.nearest if item in self.owned]
 
 
 class Ranking:
@@ -59,7 +75,7 @@ class Ranking:
     ) -> list[tuple[Match, ...]]:
         """The k best identities of each query (q, dimension), or as many as there are."""
         ranked = self.ranked(index, queries, k, allowed, rule)
-        return self.marked([one.matches[:k] for one in ranked])
+        return self.marked([one.first(k) for one in ranked])
 
     def ranked(
         self,
@@ -80,11 +96,11 @@ class Ranking:
         k = min(k, identities)
         available = len(index) if allowed is None else len(allowed)
         if not k or not available:
-            return [Ranked((), (), ())] * len(queries)
+            return [Ranked((), (), {})] * len(queries)
         plain = rule == "best" or identities == items
         bounded = rule in rules.BOUNDS and available <= PROTOTYPES_AT_MOST
         wanted = max(4 * k, CANDIDATES if plain or bounded else MANY_CANDIDATES)
-        found, floors, near = self._nearest(index, queries, wanted, allowed)
+        found, floors, nearest, owned = self._nearest(index, queries, wanted, allowed)
         least = min(max(k, FEWEST), identities)
         if wanted < available and (plain or not bounded):
             for row, matches in enumerate(found):
@@ -108,8 +124,7 @@ class Ranking:
                     for query, close, one, floor in rows
                 ]
         return [
-            Ranked(tuple(one.values()), *zip(*items, strict=True)) if items else Ranked((), (), ())
-            for one, items in zip(found, near, strict=True)
+            Ranked(tuple(one.values()), row, owned) for one, row in zip(found, nearest, strict=True)
         ]
 
     def members(self, index: Index, allowed: IntArray | None = None) -> MembersOf:
@@ -143,20 +158,20 @@ class Ranking:
 
     def _nearest(
         self, index: Index, queries: FloatArray, wanted: int, allowed: IntArray | None
-    ) -> tuple[list[dict[str, Match]], FloatArray, list[list[tuple[int, str]]]]:
+    ) -> tuple[
+        list[dict[str, Best]], FloatArray, list[list[int]], dict[int, tuple[str, str | None]]
+    ]:
         """The identities of the ``wanted`` nearest items of each query, best first, what no other
-        item scores more than, -inf where there are no others, and these items with their owners.
+        item scores more than, -inf where there are no others, these items, and their owners.
         """
         found, scores = index.search(queries, wanted, allowed)
         owners = self._owned(set(found[found >= 0].tolist()))
-        matches = [
+        rows = found.tolist()
+        best = [
             rules.best_items(zip(row, cosines, strict=True), owners)
-            for row, cosines in zip(found.tolist(), scores.tolist(), strict=True)
+            for row, cosines in zip(rows, scores.tolist(), strict=True)
         ]
-        near = [
-            [(item, owners[item][0]) for item in row if item in owners] for row in found.tolist()
-        ]
-        return matches, scores[:, -1], near
+        return best, scores[:, -1], rows, owners
 
     def _owned(self, numbers: set[int]) -> dict[int, tuple[str, str | None]]:
         """As ``Catalog.owners`` for these numbers, and more; what is read is kept until the gallery
@@ -179,7 +194,7 @@ class Ranking:
         least: int,
         wanted: int,
         allowed: IntArray | None,
-        found: dict[str, Match],
+        found: dict[str, Best],
     ) -> None:
         """Add further identities for a query: sought farther away, then among the items of those
         not found yet.
@@ -187,14 +202,14 @@ class Ranking:
         reach = wanted
         while len(found) < least and reach < DEEP:
             reach *= 8
-            ((new,), _, _) = self._nearest(index, query, reach, allowed)
+            ((new,), *_) = self._nearest(index, query, reach, allowed)
             found.update(new)
         others, members, new = allowed, self.members(index, allowed), dict(found)
         while new and len(found) < least:
             members.load(set(new))
             numbers = np.concatenate([members[identity].numbers for identity in new])
             others = np.setdiff1d(index.items if others is None else others, numbers, True)
-            ((new,), _, _) = self._nearest(index, query, wanted, others)
+            ((new,), *_) = self._nearest(index, query, wanted, others)
             found.update(new)
 
     def _with_further(
@@ -204,10 +219,10 @@ class Ranking:
         close: FloatArray,
         k: int,
         rule: str,
-        found: dict[str, Match],
+        found: dict[str, Best],
         floor: float,
         reach: int | None,
-    ) -> dict[str, Match]:
+    ) -> dict[str, Best]:
         """The ranked identities of a query, and those that belong before the k-th.
 
         ``close`` (m,) are the prototypes' cosines. No item of another identity has a higher cosine
@@ -224,20 +239,20 @@ class Ranking:
                 if bounds[others[start]] <= _kth(found, k):
                     break
                 chosen = [names[place] for place in others[start : start + FURTHER]]
-                best = self._best_items(query, chosen, members)
-                found = _joined(found, query, best, rule, members)
+                further = self._best_items(query, chosen, members)
+                found = _joined(found, query, further, rule, members)
             if reach is None or _kth(found, k) >= floor + ROUNDING:
                 break
             # An identity with a single item scores its cosine.
             reach *= 4
             nearest = self._nearest(members.index, query[None], reach, members.allowed)
-            (near,), (floor,), _ = nearest
-            new = [match for name, match in near.items() if name not in found]
-            members.load({match.identity for match in new})
+            (near,), (floor,), *_ = nearest
+            new = [best for name, best in near.items() if name not in found]
+            members.load({one.identity for one in new})
             found = _joined(found, query, new, rule, members)
         return found
 
-    def _best_items(self, query: FloatArray, names: list[str], members: MembersOf) -> list[Match]:
+    def _best_items(self, query: FloatArray, names: list[str], members: MembersOf) -> list[Best]:
         """The item of each identity that is nearest to a query; without those gone meanwhile."""
         members.load(set(names))
         owned = [members[name].numbers for name in names]
@@ -253,44 +268,45 @@ class Ranking:
         ]
         owners = self._owned(set(numbers[best].tolist()))
         return [
-            Match(name, float(cosines[place]), item, owners[item][1])
+            Best(name, float(cosines[place]), item, owners[item][1])
             for name, place, item in zip(names, best, numbers[best].tolist(), strict=True)
             if item in owners
         ]
 
 
 def rescored(
-    query: FloatArray, matches: list[Match], rule: str, members: MembersOf
-) -> dict[str, Match]:
+    query: FloatArray, found: list[Best], rule: str, members: MembersOf
+) -> dict[str, Best]:
     """Identities, given with their best items, by the rule's scores, best first."""
-    if not matches:
+    if not found:
         return {}
-    best = np.array([match.score for match in matches], np.float32)
-    scores = rules.RULES[rule](query, best, [members[match.identity] for match in matches])
+    best = np.array([one.score for one in found], np.float32)
+    scores = rules.RULES[rule](query, best, [members[one.identity] for one in found])
     scores = np.minimum(scores, np.float32(1))  # rounding may add a little
-    made = {
-        match.identity: Match(match.identity, score, match.item, match.path)
-        for match, score in zip(matches, scores.tolist(), strict=True)
-    }
-    return dict(sorted(made.items(), key=_order))
+    return _in_order(
+        Best(identity, score, item, path)
+        for (identity, _, item, path), score in zip(found, scores.tolist(), strict=True)
+    )
 
 
 def _joined(
-    ranked: dict[str, Match],
+    ranked: dict[str, Best],
     query: FloatArray,
-    new: list[Match],
+    new: list[Best],
     rule: str,
     members: MembersOf,
-) -> dict[str, Match]:
+) -> dict[str, Best]:
     """Ranked identities and further ones, given with their best items, best first."""
-    return dict(sorted((ranked | rescored(query, new, rule, members)).items(), key=_order))
+    return _in_order((ranked | rescored(query, new, rule, members)).values())
 
 
-def _order(entry: tuple[str, Match]) -> tuple[float, int]:
-    return -entry[1].score, entry[1].item
+def _in_order(found: Iterable[Best]) -> dict[str, Best]:
+    """By identity, best first."""
+    ranked = sorted(found, key=lambda one: (-one.score, one.item))
+    return {one.identity: one for one in ranked}
 
 
-def _kth(ranked: dict[str, Match], k: int) -> float:
+def _kth(ranked: dict[str, Best], k: int) -> float:
     """The score of the k-th identity, -inf where there are fewer."""
-    match = next(itertools.islice(ranked.values(), k - 1, None), None)
-    return -np.inf if match is None else match.score
+    found = next(itertools.islice(ranked.values(), k - 1, None), None)
+    return -np.inf if found is None else found.score

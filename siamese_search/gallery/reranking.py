@@ -49,7 +49,7 @@ class CloserLook:
         It decides only among two candidates or more that all have places: a vote is as large as
         the lead over the others, so with fewer of them it would mean something else.
         """
-        votes = self.votes(generation, places, zip(ranked.items, ranked.owners, strict=True))
+        votes = self.votes(generation, places, ranked.near)
         if not votes:
             return None
         decides = decides and len(votes) > 1 and all(map(math.isfinite, votes.values()))

@@ -110,7 +110,7 @@ class SelfTest:
                 scores[own] = Match(own, score, item, None)
             near = [
                 (number, owner)
-                for number, owner in zip(one.items, one.owners, strict=True)
+                for number, owner in one.near
                 if number != item and not (strange and owner == own)
             ]
             if strange and len(near) < min(CANDIDATES, len(index) - len(members[own].numbers)):
