@@ -14,7 +14,8 @@ from siamese_search.embedding.network import EmbeddingNetwork  # noqa: E402
 from siamese_search.errors import UsageError  # noqa: E402
 from siamese_search.training.batches import Batches  # noqa: E402
 from siamese_search.training.data import Pictures  # noqa: E402
-from siamese_search.training.resolution import require_small, size_at, small, work  # noqa: E402
+from siamese_search.training.pace import Pace, duration  # noqa: E402
+from siamese_search.training.resolution import cost, require_small, size_at, small  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
 
 SETTINGS = Settings(start="scratch", steps=10, classes=2, images=2, coarse=0.5)
@@ -45,20 +46,37 @@ def test_the_first_steps_see_small_pictures_and_the_others_the_whole_size() -> N
     pixels = np.zeros((8, 96, 96, 1), np.uint8)
     batches = Batches(Pictures(pixels, np.arange(8) // 2), SETTINGS, (48, 48))
     sides = [batches.batch(step)[0].shape[2:] for step in range(SETTINGS.steps)]
-    assert sides == [(32, 32)] * 5 + [(48, 48)] * 5
+    assert sides == [(48, 48)] + [(32, 32)] * 4 + [(48, 48)] * 5
     assert size_at(0, replace(SETTINGS, coarse=0.0), (48, 48)) == (48, 48)
 
 
-def test_what_is_left_to_do_counts_later_steps_by_their_pixels() -> None:
-    assert work(0, SETTINGS, (48, 48)) == pytest.approx(5 + 5 * 1.5**2)
-    assert work(7, SETTINGS, (48, 48)) == 3
-    assert work(0, replace(SETTINGS, coarse=None), (48, 48)) == 10
+def test_a_step_costs_what_its_pixels_do() -> None:
+    assert cost(3, SETTINGS, (48, 48)) == pytest.approx((2 / 3) ** 2)
+    assert cost(0, SETTINGS, (48, 48)) == cost(7, SETTINGS, (48, 48)) == 1
+    assert cost(3, replace(SETTINGS, coarse=None), (48, 48)) == 1
+
+
+@pytest.mark.parametrize("coarse", [0.02, 0.05, 0.08, 0.6])
+@pytest.mark.parametrize("first", [0, 3, 355, 359])
+def test_the_time_is_foretold_wherever_pictures_get_larger(coarse: float, first: int) -> None:
+    settings = replace(SETTINGS, steps=600, coarse=coarse)
+    costs = [cost(first + n, settings, (224, 224)) for n in range(600 - first)]
+    said: list[str] = []
+    now = [0.0]
+    timer = Pace(len(costs), 64, 0.0, said.append, lambda: now[0], lambda n: costs[n])
+    for one in costs:
+        now[0] += one
+        timer.step()
+    assert said[0].startswith(f"about {duration(sum(costs))}: ")
+    assert ("slower later" in said[0]) == (costs[2] < 1)
 
 
 def test_a_network_of_one_size_is_refused() -> None:
     with pytest.raises(UsageError, match="160 x 160 pixels, which --coarse"):
         require_small(network("vit_tiny_patch16_224"), torch.zeros(1, 3, 224, 224))
     require_small(network("siasearch_resnet", 1), torch.zeros(1, 1, 48, 48))
+    with pytest.raises(UsageError, match="32 x 32 pixels are too few"):
+        require_small(network("siasearch_resnet", 1), torch.zeros(1, 1, 32, 32))
 
 
 def test_it_is_a_share() -> None:

@@ -98,7 +98,7 @@ class Trainer:
             parameter.requires_grad_(False)
         self._trained = [p for p in self.network.backbone.parameters() if p.requires_grad]
         probe = torch.rand(2, how.channels, *self.size, device=self.device) * 255
-        if settings.coarse:
+        if settings.coarse and settings.steps:
             require_small(self.network, probe)
         self._view = training_view(self.network, probe, bool(settings.freeze_norm))
         # Where no picture depends on another, pieces of a batch stay in a processor's cache.

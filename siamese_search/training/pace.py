@@ -20,8 +20,8 @@ class Pace:
     """Times the first steps of a run and says once how long all will take.
 
     ``steps`` are left, of so many ``pictures`` each; ``more`` seconds go to what is between them.
-    They do ``work`` times what the first does: ``steps`` times if None. The median step counts: now
-    and then what is held out is looked at before one.
+    ``cost`` is how much the n-th of them, from nought, has to do beside others. The median step
+    counts: now and then what is held out is looked at before one.
     """
 
     def __init__(
@@ -31,9 +31,10 @@ class Pace:
         more: float,
         tell: Callable[[str], None],
         clock: Callable[[], float] = time.perf_counter,
-        work: float | None = None,
+        cost: Callable[[int], float] = lambda step: 1.0,
     ) -> None:
-        self.steps, self.pictures, self.more, self.work = steps, pictures, more, work
+        self.steps, self.pictures, self.more = steps, pictures, more
+        self._cost = cost
         self._tell, self._clock = tell, clock
         self._times: list[float] = []
         self._said = False
@@ -47,13 +48,22 @@ class Pace:
         count = len(timed) - 1
         if count >= ENOUGH or (count >= FEWEST and timed[-1] - timed[0] >= SECONDS):
             self._said = True
-            self._tell(in_words(self.steps, self.pictures, pace(timed), self.more, self.work))
+            costs = [self._cost(step) for step in range(self.steps)]
+            rate = pace(timed, costs[WARM:])
+            work = sum(costs) / costs[WARM]
+            self._tell(in_words(self.steps, self.pictures, rate, self.more, work))
 
 
-def pace(times: Sequence[float]) -> float:
-    """Steps a second, by when each was done."""
-    typical = statistics.median(later - earlier for earlier, later in pairwise(times))
-    return 1 / max(typical, 1e-6)
+def pace(times: Sequence[float], costs: Sequence[float] = ()) -> float:
+    """Steps a second, by when each was done. Where the steps after the first have other ``costs``,
+    it is the pace of those that have the cost of the second.
+    """
+    durations = [later - earlier for earlier, later in pairwise(times)]
+    weighed = [
+        took * costs[0] / own if costs else took
+        for took, own in zip(durations, costs or durations, strict=False)
+    ]
+    return 1 / max(statistics.median(weighed), 1e-6)
 
 
 def looking(picture: float, held: int, trained: int, looks: int) -> float:

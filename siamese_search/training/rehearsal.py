@@ -17,7 +17,7 @@ from siamese_search.training import hardware
 from siamese_search.training.data import Split, decode, roomy, split
 from siamese_search.training.loop import Trainer
 from siamese_search.training.pace import in_words, looking, pace
-from siamese_search.training.resolution import work
+from siamese_search.training.resolution import cost
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import starting_point
 
@@ -28,8 +28,8 @@ HELD = 64  # pictures that are embedded
 @dataclass(frozen=True)
 class Estimate:
     """How long a run would take: ``steps`` batches of so many ``pictures`` at a ``rate`` per
-    second at first, and ``other`` seconds to decode and to look at what is held out. The steps do
-    ``work`` times what the first does.
+    second at first, and ``other`` seconds to decode and to look at what is held out. All steps do
+    ``work`` times what one of these does.
     """
 
     steps: int
@@ -74,8 +74,9 @@ def rehearse(
         looks = 1 - (-asked.steps // asked.epoch_steps)  # one before the first step
         other = decoding + _beside(trainer, parts, start.how, looks)
         rate = _rate(trainer, watch) if asked.steps else 1.0  # of no steps any will do
-        ahead = work(0, asked, trainer.size) if asked.steps else 0.0
-        return Estimate(asked.steps, trainer.batches.pictures, rate, other, ahead)
+        work = sum(cost(step, asked, trainer.size) for step in range(asked.steps))
+        work /= cost(1, few, trainer.size)
+        return Estimate(asked.steps, trainer.batches.pictures, rate, other, work)
 
 
 def _rate(trainer: Trainer, watch: Callable[[Progress], None]) -> float:

@@ -26,28 +26,32 @@ def small(size: Size) -> Size:
 
 
 def size_at(step: int, settings: Settings, size: Size) -> Size:
-    """What a step sees of pictures that are as large as ``size`` in the end."""
-    return small(size) if step < (settings.coarse or 0.0) * settings.steps else size
+    """What a step sees of pictures that are as large as ``size`` in the end.
+
+    The very first sees the whole size: what does not fit into memory is known at once.
+    """
+    return small(size) if 0 < step < (settings.coarse or 0.0) * settings.steps else size
 
 
-def work(first: int, settings: Settings, size: Size) -> float:
-    """How much the steps from ``first`` on have to do, counted in steps as that one is."""
-
-    def pixels(step: int) -> int:
-        height, width = size_at(step, settings, size)
-        return height * width
-
-    return sum(pixels(step) for step in range(first, settings.steps)) / pixels(first)
+def cost(step: int, settings: Settings, size: Size) -> float:
+    """How much a step has to do, by its pixels: 1 at the whole size."""
+    height, width = size_at(step, settings, size)
+    return height * width / (size[0] * size[1])
 
 
 def require_small(network: EmbeddingNetwork, images: Tensor) -> None:
     """Raise UsageError for a network that takes images (n, channels, height, width) only as they
-    are.
+    are, and where they are so small that none are smaller.
     """
-    height, width = small((images.shape[2], images.shape[3]))
+    whole = images.shape[2], images.shape[3]
+    height, width = small(whole)
+    if (height, width) == whole:
+        raise UsageError(f"{width} x {height} pixels are too few to begin with less: no --coarse")
     with torch.inference_mode():
         try:
             network.eval().embed(functional.interpolate(images, (height, width)))
+        except torch.OutOfMemoryError:
+            raise
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
             raise UsageError(
                 f"the network takes no pictures of {width} x {height} pixels, which --coarse would"

@@ -41,7 +41,7 @@ from siamese_search.training.data import (
 from siamese_search.training.loop import Epoch, Trainer
 from siamese_search.training.pace import Pace, looking
 from siamese_search.training.plan import Plan
-from siamese_search.training.resolution import work
+from siamese_search.training.resolution import cost
 from siamese_search.training.selection import Selection
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import Start, starting_point
@@ -163,8 +163,8 @@ def _train(
     took = 0.0 if resume or not count_held else (time.perf_counter() - begun) / count_held
     looks = -(-left // settings.epoch_steps)
     between = looking(took, count_held, len(training), looks)
-    ahead = work(trainer.step, settings, trainer.size) if left else 0.0
-    pace = Pace(left, batch, between, warn, work=ahead)
+    first = trainer.step
+    pace = Pace(left, batch, between, warn, cost=lambda n: cost(first + n, settings, trainer.size))
 
     def count(step: int, loss: float) -> None:
         pace.step()
