@@ -46,7 +46,9 @@ def require_small(network: EmbeddingNetwork, images: Tensor) -> None:
     whole = images.shape[2], images.shape[3]
     height, width = small(whole)
     if (height, width) == whole:
-        raise UsageError(f"{width} x {height} pixels are too few to begin with less: no --coarse")
+        raise UsageError(
+            f"{width} x {height} pixels are too few to begin with fewer: leave out --coarse"
+        )
     with torch.inference_mode():
         try:
             network.eval().embed(functional.interpolate(images, (height, width)))
