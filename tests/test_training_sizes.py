@@ -53,7 +53,7 @@ def test_the_first_steps_see_small_pictures_and_the_others_the_whole_size() -> N
 def test_a_step_costs_what_its_pixels_do() -> None:
     assert cost(3, SETTINGS, (48, 48)) == pytest.approx((2 / 3) ** 2)
     assert cost(0, SETTINGS, (48, 48)) == cost(7, SETTINGS, (48, 48)) == 1
-    assert cost(3, replace(SETTINGS, coarse=None), (48, 48)) == 1
+    assert cost(3, replace(SETTINGS, coarse=0.0), (48, 48)) == 1
 
 
 @pytest.mark.parametrize("coarse", [0.02, 0.05, 0.08, 0.6])

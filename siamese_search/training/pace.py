@@ -59,11 +59,9 @@ def pace(times: Sequence[float], costs: Sequence[float] = ()) -> float:
     it is the pace of those that have the cost of the second.
     """
     durations = [later - earlier for earlier, later in pairwise(times)]
-    weighed = [
-        took * costs[0] / own if costs else took
-        for took, own in zip(durations, costs or durations, strict=False)
-    ]
-    return 1 / max(statistics.median(weighed), 1e-6)
+    costs = costs or [1.0] * len(durations)
+    alike = (took * costs[0] / own for took, own in zip(durations, costs, strict=False))
+    return 1 / max(statistics.median(alike), 1e-6)
 
 
 def looking(picture: float, held: int, trained: int, looks: int) -> float:

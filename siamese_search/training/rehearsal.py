@@ -68,7 +68,7 @@ def rehearse(
         decoding = (time.perf_counter() - begun) / len(batch) * len(parts.training)
         if len(set(training.labels.tolist())) < len(names):
             raise TrainingError("some of the pictures are damaged: train, which names them")
-        at_first = 1.0 if asked.coarse else 0.0
+        at_first = 1.0 if asked.coarse and asked.steps else 0.0
         few = replace(asked, steps=STEPS + 1, epoch_steps=STEPS + 1, coarse=at_first)
         trainer = Trainer(start.network, few, training, None, start.how, chosen)
         looks = 1 - (-asked.steps // asked.epoch_steps)  # one before the first step

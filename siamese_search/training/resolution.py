@@ -30,7 +30,7 @@ def size_at(step: int, settings: Settings, size: Size) -> Size:
 
     The very first sees the whole size: what does not fit into memory is known at once.
     """
-    return small(size) if 0 < step < (settings.coarse or 0.0) * settings.steps else size
+    return small(size) if 0 < step < settings.coarse * settings.steps else size
 
 
 def cost(step: int, settings: Settings, size: Size) -> float:

@@ -59,7 +59,7 @@ class Settings:
     seed: int = 0
     cache_bytes: int = 4 << 30
     give_up: float | None = None
-    coarse: float | None = None
+    coarse: float = 0.0
 
     def resolved(self) -> Settings:
         """With what follows from the starting point filled in. Raises UsageError."""
@@ -96,7 +96,6 @@ class Settings:
             "backbone_rate": 1.0 if scratch else 0.3,
             "freeze_norm": not scratch,
             "frozen": 0.0 if scratch else 0.5,
-            "coarse": 0.0,
         }
         missing = {
             field: value for field, value in defaults.items() if getattr(self, field) is None
