@@ -1,0 +1,52 @@
+"""Ctrl-C where Python cannot raise it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+LOST = """
+import signal, sys, time, weakref
+from siamese_search.cli.filming import until_stopped
+from siamese_search.cli.interrupts import keep_interrupts
+
+class Freed:
+    pass
+
+keep_interrupts()
+which = signal.Signals[sys.argv[1]]
+ignored = which == signal.SIGTERM  # as in the background of a shell
+signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+with until_stopped(lambda: "all is said"):
+    one = Freed()
+    callback = weakref.ref(one, lambda gone: signal.raise_signal(which))
+    del one
+    print("it went on", flush=True)
+    time.sleep(30)
+    print("it was lost")
+"""
+
+
+@pytest.mark.parametrize("which", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_in_a_callback_still_ends_a_command(which: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, which], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "it went on\n"
+    assert done.stderr == "stopped: all is said\n"
+    assert done.returncode == 0
+
+
+def test_other_errors_that_nothing_can_catch_are_told() -> None:
+    script = """
+import weakref
+from siamese_search.cli.interrupts import keep_interrupts
+keep_interrupts()
+one = type("Freed", (), {})()
+callback = weakref.ref(one, lambda gone: 1 / 0)
+del one
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "ZeroDivisionError" in done.stderr
