@@ -57,6 +57,7 @@ class Shell:
             patch.setattr(sys, "stdout", stdout)
             patch.setattr(sys, "stderr", stderr)
             patch.setattr(atexit, "register", lambda call: call)  # this process goes on
+            patch.setattr(sys, "unraisablehook", sys.unraisablehook)
             try:
                 main()
                 code: Any = 0

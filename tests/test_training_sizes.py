@@ -14,9 +14,12 @@ from siamese_search.embedding.network import EmbeddingNetwork  # noqa: E402
 from siamese_search.errors import UsageError  # noqa: E402
 from siamese_search.training.batches import Batches  # noqa: E402
 from siamese_search.training.data import Pictures  # noqa: E402
+from siamese_search.training.loop import Trainer  # noqa: E402
 from siamese_search.training.pace import Pace, duration  # noqa: E402
 from siamese_search.training.resolution import cost, require_small, size_at, small  # noqa: E402
+from siamese_search.training.selection import Selection  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
+from siamese_search.training.starting import starting_point  # noqa: E402
 
 SETTINGS = Settings(start="scratch", steps=10, classes=2, images=2, coarse=0.5)
 
@@ -77,6 +80,28 @@ def test_a_network_of_one_size_is_refused() -> None:
     require_small(network("siasearch_resnet", 1), torch.zeros(1, 1, 48, 48))
     with pytest.raises(UsageError, match="32 x 32 pixels are too few"):
         require_small(network("siasearch_resnet", 1), torch.zeros(1, 1, 32, 32))
+
+
+def test_a_run_is_not_given_up_for_what_it_learned_from_small_pictures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = replace(SETTINGS, steps=20, epoch_steps=2, patience=3, give_up=0.5).resolved()
+    start = starting_point(settings)
+    pictures = Pictures(np.zeros((8, 48, 48, 1), np.uint8), np.arange(8) // 2)
+    run = Trainer(start.network, settings, pictures, None, start.how, "cpu")
+    ends = {}
+    run.selection.stale = 7
+    ends["patience"] = [step for step in range(20) if ended_at(run, step)]
+    run.selection.stale = 0
+    run.settings = replace(settings, start="general")
+    monkeypatch.setattr(Selection, "gains_nothing", True)
+    ends["give up"] = [step for step in range(20) if ended_at(run, step)]
+    assert ends == {"patience": list(range(16, 20)), "give up": list(range(15, 20))}
+
+
+def ended_at(run: Trainer, step: int) -> bool:
+    run.step = step
+    return run.ended() is not None
 
 
 def test_it_is_a_share() -> None:

@@ -48,6 +48,7 @@ class Augmentation:
     background: int | None = None
     turns: bool = False
     compounds: float = 0.0
+    variants: float = 0.0
 
 
 PHOTO = Augmentation(
@@ -71,7 +72,7 @@ PRESETS = {
     ),
     "glyph": Augmentation(
         "slanted, turned, scaled and bent, never mirrored; quarter turns are classes of their own,"
-        " and so are two characters joined",
+        " and so are two characters joined, and one bent far",
         rotation=15,
         shear=15,
         area=(0.64, 1.56),
@@ -81,6 +82,7 @@ PRESETS = {
         background=255,
         turns=True,
         compounds=0.5,
+        variants=0.5,
     ),
     "document": Augmentation(
         "scanned a little askew, lighter or darker, never mirrored: for signatures and documents",
@@ -103,15 +105,11 @@ def augment(images: Tensor, how: Augmentation, size: tuple[int, int], seed: int)
     The same seed gives the same alterations.
     """
     random = torch.Generator().manual_seed(seed)
-    count, channels = len(images), images.shape[3]
+    count = len(images)
     planes = images.permute(0, 3, 1, 2).float()
     background = 0.0 if how.background is None else float(how.background)
-    grid = functional.affine_grid(
-        _warps(count, how, random), [count, channels, *size], align_corners=False
-    )
+    grid = grids(count, how, size, random)
     padding = "border" if how.background is None else "zeros"
-    if how.elastic:
-        grid = grid + _bends(count, how.elastic, size, random)
     views = functional.grid_sample(
         planes - background, grid, mode="bilinear", padding_mode=padding, align_corners=False
     )
@@ -120,6 +118,14 @@ def augment(images: Tensor, how: Augmentation, size: tuple[int, int], seed: int)
     if how.brightness or how.contrast or how.saturation or how.grey:
         views = _recoloured(views, how, random)
     return _erased(views.clamp_(0, 255), how, random)
+
+
+def grids(count: int, how: Augmentation, size: tuple[int, int], random: torch.Generator) -> Tensor:
+    """Where views take their pixels from: (n, *size, 2), -1 to 1 over the picture."""
+    grid = functional.affine_grid(
+        _warps(count, how, random), [count, 1, *size], align_corners=False
+    )
+    return grid + _bends(count, how.elastic, size, random) if how.elastic else grid
 
 
 def _uniform(count: int, low: float, high: float, random: torch.Generator) -> Tensor:

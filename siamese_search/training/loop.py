@@ -93,7 +93,7 @@ class Trainer:
         self.loss = make(self.batches.classes, network.dimension).to(self.device)
         # A loss that must know all classes has no place for further ones.
         if not self.unlabelled and not any(True for _ in self.loss.parameters()):
-            self.batches.join()
+            self.batches.multiply()
         for parameter in lower_layers(self.network.backbone, settings.frozen or 0.0):
             parameter.requires_grad_(False)
         self._trained = [p for p in self.network.backbone.parameters() if p.requires_grad]
@@ -165,18 +165,22 @@ class Trainer:
             )
 
     def ended(self) -> str | None:
-        """Why a run ends before its last step, in words; None where it does not."""
+        """Why a run ends before its last step, in words; None where it does not.
+
+        A run is not given up for what it has learned from small pictures, ``coarse`` of its steps.
+        """
         if self.step >= self.settings.steps:
             return None
         at, share = f"at step {self.step} of {self.settings.steps}", self.settings.give_up
-        if self.selection.stale >= self.settings.patience:
+        whole = self.step - self.settings.coarse * self.settings.steps  # steps of the whole size
+        if min(self.selection.stale, whole / self.settings.epoch_steps) >= self.settings.patience:
             return f"{at}: {self.selection.stale} epochs in a row were worse than the best"
         # What begins with noise gains, and has nothing that it could keep.
         if share is None or self.settings.start == "scratch" or not self.selection.gains_nothing:
             return None
         if self.selection.first is not None and self.selection.first.precision >= 1:
             return f"{at}: the start finds all that is held out, and cannot be improved on there"
-        if self.step < share * self.settings.steps:
+        if whole < share * (1 - self.settings.coarse) * self.settings.steps:
             return None
         return f"{at}: nothing was gained over the start, and it did not get better any more"
 
