@@ -238,7 +238,7 @@ def test_a_dry_run_says_what_would_be_and_changes_nothing(shell: Shell) -> None:
         "6 images of 3 identities; nothing was enrolled",
     ]  # fmt: skip
     (plan,) = shell.json("add", "shop/Milk", "--dry-run")
-    assert plan == {"images": 3, "identities": {"0": 1, "1": 1, "2": 1}}
+    assert plan == {"images": 3, "videos": 0, "identities": {"0": 1, "1": 1, "2": 1}}
     assert not (shell.folder / "indexes").exists()
 
 
@@ -248,7 +248,7 @@ def test_each_folder_named_is_one_identity_where_it_is_flat(shell: Shell, shop: 
     picture(21).save(shell.folder / "coin.png")
     typed = ("add", "shop/Milk", "shop/Tea/", "coin.png", "--flat", "--encoder", shell.encoder)
     assert shell.json(*typed, "--dry-run") == [
-        {"images": 7, "identities": {"Milk": 4, "Tea": 2, "coin": 1}}
+        {"images": 7, "videos": 0, "identities": {"Milk": 4, "Tea": 2, "coin": 1}}
     ]
     assert shell(*typed).stderr.startswith("note: 1 of 3 identities has one picture (coin)")
     assert [(one["identity"], one["items"]) for one in shell.json("list")] == [

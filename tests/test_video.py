@@ -568,7 +568,9 @@ def test_frames_are_enrolled_as_pictures_that_the_gallery_keeps(shell: Shell) ->
     shades = [grey(number) for number in (10, 60, 110)]
     film(shell.folder / "films" / "Fog" / "one.mkv", [one for one in shades for _ in range(10)])
     (plan,) = shell.json("add", "films", "--every", "1s", "--dry-run")
-    assert plan["identities"] == {"Fog": 1}  # the video; its frames are not counted
+    assert plan == {"images": 0, "videos": 1, "identities": {"Fog": 1}}
+    said = shell("add", "films", "--every", "1s", "--dry-run").stdout
+    assert "0 images and 1 video, whose frames are not counted, of 1 identity; nothing" in said
     (report,) = shell.json("add", "films", "--every", "1s", "--copy")
     assert (report["added"], report["rejected"]) == (3, [])
     (again,) = shell.json("add", "films", "--every", "1s", "--copy")

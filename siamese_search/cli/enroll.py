@@ -213,24 +213,31 @@ def _noting(files: Files, names: set[str]) -> Files:
 
 
 def _print_plan(files: Files, as_json: bool) -> None:
-    """Print how many images would get which identity; no file is opened for that."""
+    """Print how many images would get which identity; no file is opened for that, so that of
+    videos no frames are counted.
+    """
     plan: Counter[str] = Counter()
-    rejected = []
+    videos, rejected = 0, []
     for file in files:
         if isinstance(file, Rejection):
             rejected.append(file)
         else:
             plan[file.identity] += 1
+            videos += is_video(file.path)
     name_rejections(rejected)
     if as_json:
-        print_json({"images": plan.total(), "identities": dict(sorted(plan.items()))})
+        kinds = {"images": plan.total() - videos, "videos": videos}
+        print_json(kinds | {"identities": dict(sorted(plan.items()))})
         return
     for identity, images in sorted(plan.items())[:PLANNED]:
         say(f"{images:>8}  {identity}")
     if len(plan) > PLANNED:
         typer.echo(f"          and {len(plan) - PLANNED} more identities: --json lists all")
     identities = counted(len(plan), "identity", "identities")
-    typer.echo(f"{counted(plan.total(), 'image')} of {identities}; nothing was enrolled")
+    total = counted(plan.total() - videos, "image")
+    if videos:
+        total += f" and {counted(videos, 'video')}, whose frames are not counted,"
+    typer.echo(f"{total} of {identities}; nothing was enrolled")
 
 
 def _asked_about(answers: str, label: str) -> list[ImageFile]:
