@@ -22,7 +22,6 @@ from siamese_search.evaluation.campaign import Campaign
 from siamese_search.evaluation.probes import embedded
 from siamese_search.evaluation.robustness import KINDS, Plan
 from siamese_search.evaluation.robustness_words import (
-    duration_words,
     outcome_rows,
     robustness_lines,
 )
@@ -30,6 +29,7 @@ from siamese_search.evaluation.splits import Split, split_gallery
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.pictures.sources import find
 from siamese_search.records import ImageFile, Progress
+from siamese_search.words import duration
 
 FPIR = 0.05
 
@@ -74,7 +74,7 @@ def main() -> None:
     for name in given.sets:
         with SETS[name](encoder, given.seed) as (gallery, files):
             campaign = Campaign(gallery, files, plan)
-            print(f"{name}: {duration_words(campaign.seconds())}", flush=True)
+            print(f"{name}: about {duration(campaign.seconds())}", flush=True)
             begun = time.perf_counter()
             measured = campaign.measured(_said)
             for line in robustness_lines(measured):

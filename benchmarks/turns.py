@@ -27,7 +27,8 @@ from PIL import Image
 from siamese_search import Encoder, Gallery, Identification
 from siamese_search.decision.calibration import threshold_at
 from siamese_search.decision.evidence import evidence_of
-from siamese_search.records import Calibration, counted
+from siamese_search.records import Calibration
+from siamese_search.words import counted
 
 RATE = 0.01
 TURNS = (1, 8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -29,21 +28,6 @@ class ImageFile:
     def source(self) -> str | None:
         """The path of its file, None where it has none."""
         return self.path if self.picture is None else None
-
-
-def printable(path: str | os.PathLike[str]) -> str:
-    r"""A path as text that can be printed and put into JSON; bytes outside UTF-8 become \xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def counted(number: int, one: str, several: str | None = None) -> str:
-    """A number of things for people: ``3 items``, ``1 item``."""
-    return f"{number} {one if number == 1 else several or one + 's'}"
-
-
-def same_picture(identity: str) -> str:
-    """Why a picture is rejected that is enrolled as another identity."""
-    return f"the same image is enrolled as {identity!r}: relabel or remove that one first"
 
 
 @dataclass(frozen=True)

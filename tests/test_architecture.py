@@ -35,6 +35,7 @@ FLOORS = {
     "arrays": 0,
     "machine": 0,
     "processes": 0,
+    "words": 0,
 }
 # The only rooms or files that may import a library, whatever its use.
 OWNERS = {

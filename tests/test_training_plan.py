@@ -21,6 +21,7 @@ from siamese_search.training.data import found_files  # noqa: E402
 from siamese_search.training.plan import Plan, in_lines, planned  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
 from siamese_search.training.survey import Survey, survey  # noqa: E402
+from siamese_search.words import duration  # noqa: E402
 
 
 def photo(seed: int) -> Image.Image:
@@ -267,8 +268,8 @@ def test_the_time_is_said_once_by_the_steps_after_the_first() -> None:
     assert pace.in_words(100, 64, 1.0, 10.0, work=170.0) == (
         "about 3 minutes: 100 steps of 64 pictures at 1.0 steps a second here, slower later"
     )
-    assert pace.duration(80) == "80 seconds"
-    assert pace.duration(7200) == "2.0 hours"
+    assert duration(80) == "80 seconds"
+    assert duration(7200) == "2.0 hours"
 
 
 def test_pictures_of_a_mosaic_are_photos(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from siamese_search.errors import UsageError  # noqa: E402
 from siamese_search.training.batches import Batches  # noqa: E402
 from siamese_search.training.data import Pictures  # noqa: E402
 from siamese_search.training.loop import Trainer  # noqa: E402
-from siamese_search.training.pace import Pace, duration  # noqa: E402
+from siamese_search.training.pace import Pace  # noqa: E402
 from siamese_search.training.resolution import cost, require_small, size_at, small  # noqa: E402
 from siamese_search.training.selection import Selection  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
 from siamese_search.training.starting import starting_point  # noqa: E402
+from siamese_search.words import duration  # noqa: E402
 
 SETTINGS = Settings(start="scratch", steps=10, classes=2, images=2, coarse=0.5)
 

@@ -16,7 +16,8 @@ from siamese_search.pictures.archives import Member, is_archive, members
 from siamese_search.pictures.choosing import NOTHING, Exclusion
 from siamese_search.pictures.kind import WITH_VIDEOS, Kind, is_video
 from siamese_search.pictures.sources import find, not_empty
-from siamese_search.records import ImageFile, Rejection, printable
+from siamese_search.records import ImageFile, Rejection
+from siamese_search.words import printable
 
 if TYPE_CHECKING:
     from siamese_search.errors import ImageError

@@ -13,6 +13,7 @@ import typer
 
 from siamese_search.cli.common import name_rejections, note, print_json, progress_bar
 from siamese_search.records import ImageFile, Rejection
+from siamese_search.words import duration
 
 if TYPE_CHECKING:
     from siamese_search.evaluation.robustness import Robustness
@@ -42,11 +43,10 @@ def attack_gallery(gallery: Gallery, files: Sequence[ImageFile], planned: Planne
     """Attack a gallery's answers to labelled files; says first how long that takes."""
     from siamese_search.evaluation.campaign import Campaign
     from siamese_search.evaluation.robustness import Plan
-    from siamese_search.evaluation.robustness_words import duration_words
 
     plan = Plan(planned.kind, planned.limit, planned.steps, planned.seed)
     campaign = Campaign(gallery, files, plan)
-    note(f"this takes {duration_words(campaign.seconds())} at most; --limit N changes fewer probes")
+    note(f"this takes about {duration(campaign.seconds())} at most; --limit N changes fewer probes")
     with progress_bar("attacking") as watch:
         return campaign.measured(watch)
 

@@ -21,7 +21,8 @@ from siamese_search.cli.common import (
     say,
 )
 from siamese_search.errors import UsageError
-from siamese_search.records import DUPLICATE, counted
+from siamese_search.records import DUPLICATE
+from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from siamese_search.records import Audit, Item, LeftOut

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from siamese_search.cli.common import DEFAULT_GALLERY
 from siamese_search.cli.program import command
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from siamese_search.records import Calibration, GalleryInfo

@@ -18,7 +18,7 @@ import typer
 
 from siamese_search.cli.program import spoken
 from siamese_search.errors import UsageError, require_between
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from siamese_search.embedding.encoder import Encoder

@@ -24,7 +24,8 @@ from siamese_search.cli.common import (
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.pictures.sources import normalised
-from siamese_search.records import UNDOABLE, counted
+from siamese_search.records import UNDOABLE
+from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

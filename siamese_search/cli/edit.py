@@ -25,7 +25,8 @@ from siamese_search.cli.naming import warn_of_unknown
 from siamese_search.cli.program import command
 from siamese_search.errors import EncoderError, GalleryError, UsageError
 from siamese_search.pictures.sources import normalised
-from siamese_search.records import UNDOABLE, counted
+from siamese_search.records import UNDOABLE
+from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from siamese_search.gallery.gallery import Gallery

@@ -35,7 +35,7 @@ from siamese_search.errors import UsageError
 from siamese_search.pictures.choosing import Exclusion
 from siamese_search.pictures.find import Passed
 from siamese_search.pictures.sources import Files, find, read_manifest
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 MOST_PARTS = 1_000_000
 

@@ -16,7 +16,7 @@ from siamese_search.cli.common import (
     progress_bar,
     say,
 )
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from siamese_search.importing.reference import Fit

@@ -22,7 +22,8 @@ from siamese_search.cli.common import (
 from siamese_search.errors import RuntimeUnavailable, UsageError
 from siamese_search.files import require_place
 from siamese_search.pictures.sources import find, not_empty
-from siamese_search.records import ImageFile, Rejection, counted, printable
+from siamese_search.records import ImageFile, Rejection
+from siamese_search.words import counted, printable
 
 if TYPE_CHECKING:
     from siamese_search.evaluation.comparison import Comparison

@@ -19,7 +19,8 @@ from siamese_search.cli.common import (
     say,
 )
 from siamese_search.errors import EncoderError
-from siamese_search.records import Rejection, printable
+from siamese_search.records import Rejection
+from siamese_search.words import printable
 
 if TYPE_CHECKING:
     from siamese_search.embedding.about import About

@@ -45,7 +45,8 @@ from siamese_search.pictures.choosing import Exclusion
 from siamese_search.pictures.find import Passed
 from siamese_search.pictures.kind import WITH_VIDEOS, is_video
 from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
-from siamese_search.records import ImageFile, Rejection, counted, same_picture
+from siamese_search.records import ImageFile, Rejection
+from siamese_search.words import counted, same_picture
 
 if TYPE_CHECKING:
     from siamese_search.records import EnrollmentReport

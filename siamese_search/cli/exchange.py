@@ -20,7 +20,7 @@ from siamese_search.cli.common import (
     say,
 )
 from siamese_search.errors import UsageError
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from siamese_search.gallery.archive import Archived

@@ -85,7 +85,8 @@ def watched(
 
     from siamese_search.errors import ImageError
     from siamese_search.pictures.video import STEP, live, public
-    from siamese_search.records import Rejection, printable
+    from siamese_search.records import Rejection
+    from siamese_search.words import printable
 
     try:
         yield from live(name, STEP if every is None else every, inf if bound is None else bound)

@@ -14,7 +14,7 @@ from siamese_search.errors import UsageError
 from siamese_search.pictures.choosing import Naming, flat, naming
 from siamese_search.pictures.find import DRAWING, EXCLUDED, NO_KIND, SYSTEM
 from siamese_search.pictures.kind import Kind
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 LabelOption = Annotated[
     str | None, typer.Option("--label", "-l", help="The identity of all these images.")

@@ -64,7 +64,7 @@ from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.evaluation.verdict import compared, verdict
 from siamese_search.pictures.choosing import Exclusion
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from siamese_search.cli.asking import Asked
@@ -178,7 +178,8 @@ def query(
     best identity is, the more the best needs. `plot neighbours` shows the sum.
     """
     from siamese_search.errors import ImageError
-    from siamese_search.records import Rejection, printable
+    from siamese_search.records import Rejection
+    from siamese_search.words import printable
 
     decode_as(decoding)
     wanted = conditions(where) if where else None

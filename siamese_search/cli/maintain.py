@@ -22,7 +22,8 @@ from siamese_search.cli.common import (
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.pictures.read import OTHER_CONTENT
-from siamese_search.records import UNDOABLE, counted
+from siamese_search.records import UNDOABLE
+from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from siamese_search.gallery.gallery import Gallery

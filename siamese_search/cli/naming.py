@@ -26,7 +26,7 @@ from siamese_search.pictures.naming import (
     loose,
     name_of,
 )
-from siamese_search.records import counted, printable
+from siamese_search.words import counted, printable
 
 if TYPE_CHECKING:
     from siamese_search.gallery.gallery import Gallery

@@ -27,7 +27,8 @@ from siamese_search.cli.enroll import print_report
 from siamese_search.cli.naming import warn_of_unknown
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
-from siamese_search.records import UNDOABLE, counted
+from siamese_search.records import UNDOABLE
+from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -47,7 +47,8 @@ from siamese_search.pictures.choosing import Exclusion, Naming
 from siamese_search.pictures.find import find_images
 from siamese_search.pictures.sources import normalised, renamed
 from siamese_search.pictures.watching import Files, Folder, Listener, Look, Status, looks, status_of
-from siamese_search.records import ImageFile, Rejection, counted, printable
+from siamese_search.records import ImageFile, Rejection
+from siamese_search.words import counted, printable
 
 if TYPE_CHECKING:
     from siamese_search.gallery.gallery import Gallery

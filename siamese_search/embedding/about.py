@@ -17,7 +17,7 @@ from typing import Any
 
 from siamese_search.embedding.record import DESCRIPTION, SHIPPED, WEIGHTS, EncoderRecord
 from siamese_search.pictures.preprocessing import Preprocessing
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 HEADER_BYTES = 16 << 20  # of a file of weights, at most
 SHIPPED_FOR = {

@@ -19,7 +19,8 @@ from siamese_search.embedding.record import (
     shipped,
 )
 from siamese_search.errors import EncoderError, UsageError
-from siamese_search.records import Rejection, printable
+from siamese_search.records import Rejection
+from siamese_search.words import printable
 
 DEPTH = 3  # folders below the one that is looked through
 MOST = 10_000  # folders that are looked into

@@ -37,9 +37,9 @@ from siamese_search.records import (
     Progress,
     Rejection,
     Watcher,
-    printable,
     unwatched,
 )
+from siamese_search.words import printable
 
 STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of 255
 VIEW_STRENGTHS = (2.0, 8.0)  # where the attacker knows of the check

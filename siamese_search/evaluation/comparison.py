@@ -29,7 +29,8 @@ from siamese_search.evaluation.splits import Split, each_draw, enrolled_classes
 from siamese_search.evaluation.standard_errors import Halves, Measured, Shares, beyond_chance
 from siamese_search.pictures.kind import Kind
 from siamese_search.pictures.sources import normalised
-from siamese_search.records import ImageFile, Progress, Rejection, Watcher, printable, unwatched
+from siamese_search.records import ImageFile, Progress, Rejection, Watcher, unwatched
+from siamese_search.words import printable
 
 DRAWS = 10
 FEWEST_DRAWS = 5

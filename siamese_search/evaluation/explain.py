@@ -29,7 +29,7 @@ from siamese_search.evaluation import plots
 from siamese_search.evaluation.maps import shortened
 from siamese_search.files import write_whole
 from siamese_search.pictures.render import load
-from siamese_search.records import printable
+from siamese_search.words import printable
 
 STEPS = 12  # places of the window along each side
 WINDOW = 0.25  # its side, in sides of the picture

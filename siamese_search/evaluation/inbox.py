@@ -14,7 +14,8 @@ from siamese_search.embedding.pipeline import parallel_map, thread_pool
 from siamese_search.errors import ImageError
 from siamese_search.files import require_place, write_whole
 from siamese_search.pictures.render import thumbnail
-from siamese_search.records import Progress, UnknownGroup, Watcher, counted, unwatched
+from siamese_search.records import Progress, UnknownGroup, Watcher, unwatched
+from siamese_search.words import counted
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:64em;margin:2em auto;padding:0 1em}
 figure{display:inline-block;margin:.4em;vertical-align:top;width:8em;font-size:13px;

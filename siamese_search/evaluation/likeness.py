@@ -24,7 +24,8 @@ from siamese_search.evaluation.verdict import verdict
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.gallery.self_test import audited
 from siamese_search.pictures.read import read_file
-from siamese_search.records import Item, Watcher, printable
+from siamese_search.records import Item, Watcher
+from siamese_search.words import printable
 
 COLUMNS = {1: 5, 2: 3}  # of cells with so many pictures each
 ALIKE = "The number is what one of the two items scores for the other identity."

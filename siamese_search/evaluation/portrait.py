@@ -16,7 +16,8 @@ from typing import Generic, TypeVar
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.evaluation import map_page, maps, plots
 from siamese_search.gallery.gallery import Gallery
-from siamese_search.records import Item, LeftOut, Progress, Watcher, counted, unwatched
+from siamese_search.records import Item, LeftOut, Progress, Watcher, unwatched
+from siamese_search.words import counted
 
 SIDE = 10  # inches of a map
 MAPPED, MAPPED_ON_PAGE = 2000, 10_000  # items on a map, at most

@@ -15,7 +15,8 @@ from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import ImageError
 from siamese_search.pictures.sources import find, normalised
-from siamese_search.records import ImageFile, Rejection, printable
+from siamese_search.records import ImageFile, Rejection
+from siamese_search.words import printable
 
 
 @dataclass(frozen=True)

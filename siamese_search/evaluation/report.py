@@ -24,7 +24,7 @@ from siamese_search.evaluation.words import (
     stranger_rows,
     unmatched_lines,
 )
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 IDENTITIES = 200
 STRANGERS_SHOWN = 50  # by a picture each

@@ -16,7 +16,7 @@ from siamese_search.evaluation import plots
 from siamese_search.evaluation.curves import Curve
 from siamese_search.evaluation.results import Decided, Evaluation
 from siamese_search.evaluation.words import titled
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 WIDTH, HEIGHT = 6.0, 4.2  # inches
 

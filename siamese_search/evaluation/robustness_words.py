@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from siamese_search.evaluation.robustness import EVADE, IMPERSONATE, Outcome, Robustness, Share
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 GOALS = {"": "", EVADE: ", to evade", IMPERSONATE: ", to impersonate"}
 BOUNDS = "In brackets: where the share lies for other such pictures, nine times of ten."
@@ -83,10 +83,3 @@ def robustness_lines(found: Robustness) -> list[str]:
         " agreement of views would turn down, at the limit that turns down so many unattacked"
         f" pictures. It takes {whole:.0f} ms a picture, {alone:.0f} ms without.",
     ]
-
-
-def duration_words(seconds: float) -> str:
-    """About how long, as ``about 3 minutes``."""
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} seconds"
-    return f"about {round(seconds / 60)} minutes"

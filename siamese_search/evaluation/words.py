@@ -19,7 +19,7 @@ from siamese_search.evaluation.results import (
     StrangerResult,
     UnmatchedLabel,
 )
-from siamese_search.records import counted
+from siamese_search.words import counted
 
 RANK_1 = "TPIR is at rank 1: the best identity is right and is named (ISO/IEC 19795-1)."
 LABELS = 12  # unmatched labels that are named

@@ -54,11 +54,10 @@ from siamese_search.records import (
     LeftOut,
     RebuildReport,
     Rejection,
-    counted,
-    printable,
 )
 from siamese_search.storage.calibrations import ASKED, ITSELF, OFF
 from siamese_search.storage.catalog import Catalog
+from siamese_search.words import counted, printable
 
 log = logging.getLogger("siasearch")
 

@@ -23,9 +23,10 @@ from siamese_search.gallery.remote import MARK, is_remote
 from siamese_search.gallery.snapshots import INDEX_NAME, Snapshots
 from siamese_search.gallery.stored import dimension_of
 from siamese_search.pictures.read import file_fault
-from siamese_search.records import ChangedPicture, GalleryInfo, printable
+from siamese_search.records import ChangedPicture, GalleryInfo
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.facts import Source
+from siamese_search.words import printable
 
 CLOCK = 2.0  # seconds that a file's time may be off
 ROUNDING = 1e-5  # of what is projected

@@ -34,12 +34,11 @@ from siamese_search.records import (
     Progress,
     Rejection,
     Watcher,
-    printable,
-    same_picture,
 )
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.facts import Enrolled
 from siamese_search.storage.history import new_run
+from siamese_search.words import printable, same_picture
 
 COMMIT_SECONDS = 1.0
 MANY = 1000  # items that are written by a connection of their own

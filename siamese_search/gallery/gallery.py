@@ -60,10 +60,10 @@ from siamese_search.records import (
     Rejection,
     Verification,
     Watcher,
-    counted,
     unwatched,
 )
 from siamese_search.storage.catalog import Catalog
+from siamese_search.words import counted
 
 K_AT_MOST = 100_000  # items that may be asked for of fewer
 

@@ -30,9 +30,10 @@ from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Searched, Snapshots, View
 from siamese_search.gallery.stored import dimension_of
 from siamese_search.index import Engine, Index
-from siamese_search.records import Generation, LeftOut, counted
+from siamese_search.records import Generation, LeftOut
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.generations import State
+from siamese_search.words import counted
 
 SAMPLE = 4000  # items that calibration looks at
 LOOKED = 400  # of them closely

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from siamese_search.errors import UsageError
 from siamese_search.pictures.kind import Kind
 from siamese_search.pictures.naming import clash, loose, name_of
-from siamese_search.records import printable
 from siamese_search.storage.catalog import Catalog
+from siamese_search.words import printable
 
 
 def require_own_names(catalog: Catalog, paths: Iterable[str], kind: Kind) -> None:

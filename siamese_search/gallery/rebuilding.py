@@ -21,16 +21,9 @@ from siamese_search.errors import ImageError
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.copies import enrolled_bytes
-from siamese_search.records import (
-    Generation,
-    Item,
-    Progress,
-    RebuildReport,
-    Rejection,
-    Watcher,
-    counted,
-)
+from siamese_search.records import Generation, Item, Progress, RebuildReport, Rejection, Watcher
 from siamese_search.storage.catalog import Catalog
+from siamese_search.words import counted
 
 log = logging.getLogger("siasearch")
 

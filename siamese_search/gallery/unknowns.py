@@ -24,9 +24,10 @@ from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Searched
 from siamese_search.pictures.memory import contents
 from siamese_search.pictures.read import content_hash, file_fault, is_path, read_file
-from siamese_search.records import DUPLICATE, ImageFile, Rejection, UnknownGroup, printable
+from siamese_search.records import DUPLICATE, ImageFile, Rejection, UnknownGroup
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.facts import KeptProbe
+from siamese_search.words import printable
 
 Without = int | str | os.PathLike[str] | Iterable[int | str | os.PathLike[str]]
 

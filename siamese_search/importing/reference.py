@@ -21,15 +21,8 @@ from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.record import write_decision
 from siamese_search.errors import EncoderError, ImageError, UsageError
 from siamese_search.pictures.sources import find, normalised, not_empty, places_of
-from siamese_search.records import (
-    ImageFile,
-    Progress,
-    Rejection,
-    Watcher,
-    counted,
-    printable,
-    unwatched,
-)
+from siamese_search.records import ImageFile, Progress, Rejection, Watcher, unwatched
+from siamese_search.words import counted, printable
 
 FEWEST = 10  # identities with two pictures or more, by which a threshold is worth its name
 IDENTITIES, EACH = 400, 20  # that are looked at, and pictures of each, drawn where there are more

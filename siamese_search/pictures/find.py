@@ -17,7 +17,8 @@ from typing import Final
 from siamese_search.pictures.choosing import NOTHING, Exclusion, inside, stem
 from siamese_search.pictures.kind import PICTURES, Kind
 from siamese_search.pictures.read import kind_of, os_reason
-from siamese_search.records import ImageFile, Rejection, printable
+from siamese_search.records import ImageFile, Rejection
+from siamese_search.words import printable
 
 Passed = Callable[[str, str], object]
 """Told the path of what is passed over, and why: one of the words below."""

@@ -15,7 +15,7 @@ from siamese_search.pictures.choosing import NOTHING, Exclusion, stem
 from siamese_search.pictures.drawings import is_drawing
 from siamese_search.pictures.find import directly_in
 from siamese_search.pictures.kind import PICTURES, Kind
-from siamese_search.records import counted, printable
+from siamese_search.words import counted, printable
 
 
 @dataclass(frozen=True)

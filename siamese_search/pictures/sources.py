@@ -23,7 +23,8 @@ from siamese_search.pictures.drawings import is_drawing
 from siamese_search.pictures.find import DRAWING, Passed, find_images
 from siamese_search.pictures.kind import PICTURES, Kind
 from siamese_search.pictures.read import is_path, several
-from siamese_search.records import ImageFile, Rejection, printable
+from siamese_search.records import ImageFile, Rejection
+from siamese_search.words import printable
 
 Files = Iterable[ImageFile | Rejection]
 SEPARATORS = ",;\t"  # of a manifest's columns; spreadsheets write the one that is usual there

@@ -28,7 +28,8 @@ from siamese_search.pictures.apart import WHOLE_BYTES_A_PIXEL, Died, Limits, Wor
 from siamese_search.pictures.kind import CAMERA
 from siamese_search.pictures.limits import most_pixels
 from siamese_search.processes import command
-from siamese_search.records import ImageFile, Rejection, printable
+from siamese_search.records import ImageFile, Rejection
+from siamese_search.words import printable
 
 if TYPE_CHECKING:  # numpy.typing takes time to load
     import numpy.typing as npt

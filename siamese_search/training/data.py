@@ -20,7 +20,8 @@ from siamese_search.pictures import render
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.pictures.sources import find, not_empty, places_of
-from siamese_search.records import ImageFile, Progress, Rejection, printable
+from siamese_search.records import ImageFile, Progress, Rejection
+from siamese_search.words import printable
 
 Watcher = Callable[[Progress], None]
 

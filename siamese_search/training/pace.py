@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from siamese_search.records import counted
 from siamese_search.training.data import SOME
+from siamese_search.words import counted, duration
 
 WARM = 2  # steps that are slower than later ones
 ENOUGH, FEWEST = 8, 3  # steps that are timed, and how many of them do where they take
@@ -85,12 +85,3 @@ def in_words(
     total = duration(work / rate + more)
     where = "here, slower later" if work > steps else "here"
     return f"about {total}: {counted(steps, 'step')} of {pictures} pictures at {pace} {where}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in a unit that people count such a time in."""
-    if seconds < 90:
-        return counted(max(1, round(seconds)), "second")
-    if seconds < 5400:
-        return counted(round(seconds / 60), "minute")
-    return f"{seconds / 3600:.1f} hours"

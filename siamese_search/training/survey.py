@@ -19,7 +19,8 @@ from siamese_search.errors import ImageError, TrainingError
 from siamese_search.pictures import render
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.read import read_file
-from siamese_search.records import ImageFile, Progress, counted, printable
+from siamese_search.records import ImageFile, Progress
+from siamese_search.words import counted, printable
 
 CLASSES, EACH = 60, 6  # that are looked at, and pictures of each, neighbours by name
 SIDE = 64  # pixels to which they are scaled for that

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from siamese_search.records import counted
 from siamese_search.training.as_gallery import BETTER, CHANCE, WORSE, AsGallery, Difference
+from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from siamese_search.training.run import TrainingReport
