@@ -57,7 +57,6 @@ class Shell:
             patch.setattr(sys, "stdout", stdout)
             patch.setattr(sys, "stderr", stderr)
             patch.setattr(atexit, "register", lambda call: call)  # this process goes on
-            patch.setattr(sys, "unraisablehook", sys.unraisablehook)
             try:
                 main()
                 code: Any = 0
@@ -330,7 +329,7 @@ def test_a_command_that_is_built_alone_is_the_same() -> None:
 
 
 INTERRUPTED = """
-import os, signal, sys
+import os, signal, sys, time, weakref
 from siamese_search.gallery import enrolment
 from siamese_search.storage.catalog import Catalog
 from siamese_search.cli import main
@@ -339,21 +338,31 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 enrolment.COMMIT_SECONDS = 0.0  # a commit after every batch
 add = Catalog.add
 
+class Freed:
+    pass
+
 def add_and_interrupt(*arguments, **options):
     numbers = add(*arguments, **options)
-    os.kill(os.getpid(), signal.SIGINT)
-    return numbers
+    if sys.argv[0] == "raised":
+        signal.raise_signal(signal.SIGINT)
+    freed = Freed()
+    callback = weakref.ref(freed, lambda gone: signal.raise_signal(signal.SIGINT))
+    del freed  # Python cannot raise it here
+    time.sleep(60)
 
 Catalog.add = add_and_interrupt
-sys.argv[1:] = ["add", "many", "--encoder", sys.argv[1]]
+sys.argv = [sys.argv[2], "add", "many", "--encoder", sys.argv[1]]
 main()
 """
 
 
-def test_ctrl_c_keeps_what_is_committed_and_says_so(shell: Shell, pictures: Pictures) -> None:
+@pytest.mark.parametrize("where", ["raised", "in a callback"])
+def test_ctrl_c_keeps_what_is_committed_and_says_so(
+    shell: Shell, pictures: Pictures, where: str
+) -> None:
     pictures({"a": 200}, "many")
     process = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, shell.encoder],
+        [sys.executable, "-c", INTERRUPTED, shell.encoder, where],
         cwd=shell.folder,
         capture_output=True,
         text=True,

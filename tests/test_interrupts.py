@@ -10,16 +10,15 @@ import pytest
 LOST = """
 import signal, sys, time, weakref
 from siamese_search.cli.filming import until_stopped
-from siamese_search.cli.interrupts import keep_interrupts
+from siamese_search.cli.interrupts import raised_again
 
 class Freed:
     pass
 
-keep_interrupts()
 which = signal.Signals[sys.argv[1]]
 ignored = which == signal.SIGTERM  # as in the background of a shell
 signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
-with until_stopped(lambda: "all is said"):
+with raised_again(), until_stopped(lambda: "all is said"):
     one = Freed()
     callback = weakref.ref(one, lambda gone: signal.raise_signal(which))
     del one
@@ -32,7 +31,7 @@ with until_stopped(lambda: "all is said"):
 @pytest.mark.parametrize("which", ["SIGINT", "SIGTERM"])
 def test_an_interrupt_in_a_callback_still_ends_a_command(which: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LOST, which], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", LOST, which], capture_output=True, text=True, timeout=20
     )
     assert done.stdout == "it went on\n"
     assert done.stderr == "stopped: all is said\n"
@@ -42,11 +41,61 @@ def test_an_interrupt_in_a_callback_still_ends_a_command(which: str) -> None:
 def test_other_errors_that_nothing_can_catch_are_told() -> None:
     script = """
 import weakref
-from siamese_search.cli.interrupts import keep_interrupts
-keep_interrupts()
-one = type("Freed", (), {})()
-callback = weakref.ref(one, lambda gone: 1 / 0)
-del one
+from siamese_search.cli.interrupts import raised_again
+with raised_again():
+    one = type("Freed", (), {})()
+    callback = weakref.ref(one, lambda gone: 1 / 0)
+    del one
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "ZeroDivisionError" in done.stderr
+
+
+AFTER = """
+import atexit, signal, time
+from siamese_search.cli.interrupts import raised_again
+
+class Freed:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def close():
+    time.sleep(0.3)
+    print("closed")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(close)
+with raised_again():
+    Freed()
+print("done")
+"""
+
+
+def test_what_comes_after_a_command_is_not_interrupted() -> None:
+    done = subprocess.run([sys.executable, "-c", AFTER], capture_output=True, text=True, timeout=20)
+    assert (done.stdout, done.returncode) == ("done\nclosed\n", 0)
+
+
+TWICE = """
+import signal, time
+from siamese_search.cli.interrupts import raised_again
+
+class Freed:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with raised_again():
+    try:
+        Freed(), Freed()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("interrupted")
+    time.sleep(0.3)
+    print("closed")
+"""
+
+
+def test_two_that_could_not_be_raised_are_raised_once() -> None:
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=20)
+    assert (done.stdout, done.returncode) == ("interrupted\nclosed\n", 0)

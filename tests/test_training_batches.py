@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,11 +156,25 @@ def test_variants_bend_all_pictures_of_a_class_alike() -> None:
     bent = (views != plain).flatten(1).any(dim=1)[::4]
     assert 0 < bent.sum() < 8
     assert sorted(set(classes.tolist())) == list(range(8))
+    assert not torch.equal(bent_at(plain, batches, 1), bent_at(plain, batches, 2))
+    # Hard classes, which come in pairs, stay as alike as they are.
+    batches.sampler.neighbours = np.zeros((8, 1), np.int64)
+    same = plain[:1].expand(32, -1, -1, -1)
+    pairs = bent_at(same, batches, 1).unflatten(0, (4, 8))
+    assert (pairs == pairs[:, :1]).all()
+    batches.sampler.neighbours = None
     # Processes that share a batch bend their parts of it as one would the whole.
     for own in (slice(0, 16), slice(16, 32)):
         pixels = plain[own].round().byte().permute(0, 2, 3, 1).contiguous()
         batches._vary(pixels, 1, own)
         assert torch.allclose(pixels.permute(0, 3, 1, 2).float(), views[own], atol=0.1)
+
+
+def bent_at(views: Any, batches: Batches, step: int) -> Any:
+    """What a step makes of a whole batch."""
+    pixels = views.round().byte().permute(0, 2, 3, 1).contiguous()
+    batches._vary(pixels, step, slice(0, 32))
+    return pixels
 
 
 def test_glyphs_are_never_mirrored_and_photos_are() -> None:

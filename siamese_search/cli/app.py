@@ -36,7 +36,7 @@ from siamese_search.cli import (
 )
 from siamese_search.cli.common import note
 from siamese_search.cli.help import Command, Commands, called
-from siamese_search.cli.interrupts import keep_interrupts
+from siamese_search.cli.interrupts import raised_again
 from siamese_search.cli.key import keyed
 from siamese_search.cli.program import program
 from siamese_search.errors import SiaSearchError
@@ -113,7 +113,6 @@ def _in_words(error: OSError) -> str:
 def main() -> None:
     """Run the command line: every expected error is one line and exit code 2."""
     _open_streams()
-    keep_interrupts()
     said = logging.getLogger("siasearch")
     if not said.handlers:
         said.addHandler(_Notes(logging.WARNING))
@@ -126,7 +125,8 @@ def main() -> None:
     gc.set_threshold(COLLECTED, 10, 10)
     atexit.register(gc.freeze)
     try:
-        called(app, sys.argv[1:])(prog_name=program())
+        with raised_again():
+            called(app, sys.argv[1:])(prog_name=program())
     except SiaSearchError as error:
         note(f"error: {error}")
         sys.exit(2)

@@ -29,7 +29,8 @@ class Augmentation:
     of smooth displacements, in half widths of the picture. ``background`` fills what comes in from
     outside: a value of 0 to 255, or null for the border's own pixels. ``turns`` makes the quarter
     turns of every class classes of their own; ``compounds`` is the share of a batch's classes
-    that are joined with others to new ones.
+    that are joined with others to new ones, ``variants`` the share that are bent to new ones, all
+    pictures of a class alike.
     """
 
     about: str
@@ -71,8 +72,8 @@ PRESETS = {
         mirror=0.0,
     ),
     "glyph": Augmentation(
-        "slanted, turned, scaled and bent, never mirrored; quarter turns are classes of their own,"
-        " and so are two characters joined, and one bent far",
+        "slanted, turned, scaled and bent; quarter turns are classes of their own,"
+        " and so are two characters joined, and one bent far or mirrored as a whole",
         rotation=15,
         shear=15,
         area=(0.64, 1.56),

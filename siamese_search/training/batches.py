@@ -62,8 +62,8 @@ class Batches:
     def multiply(self) -> None:
         """Make further classes of those of each batch: join some in pairs, bend some as a whole.
 
-        Pairs of neighbours, spread evenly: hard classes stay together, and processes that share a
-        batch have as many each.
+        Pairs of neighbours are joined, spread evenly: hard classes stay together, and processes
+        that share a batch have as many each.
         """
         pairs = np.arange(self.sampler.classes) // 2
         share = self.augmentation.compounds
@@ -105,14 +105,18 @@ class Batches:
         return pixels
 
     def _vary(self, pixels: Tensor, step: int, own: slice) -> None:
-        """Bend the pictures of some classes, all of a class alike; in place."""
-        count, (rows, columns) = self.sampler.classes, pixels.shape[1:3]
+        """Bend the pictures of some classes, all of a class alike; in place.
+
+        Hard classes come in pairs, which are bent alike, and so stay hard.
+        """
+        alike = self._images * (1 if self.sampler.neighbours is None else 2)
+        bend = torch.arange(self.sampler.classes * self._images) // alike  # each picture's
+        count, (rows, columns) = int(bend[-1]) + 1, pixels.shape[1:3]
         random = torch.Generator().manual_seed(seed_of(self._seed, step, 0, 1))
         bent = torch.rand(count, generator=random) < self._variants
         grids = variants.grids(count, (rows, columns), random)
-        picture = torch.arange(count * self._images)[own]  # which class is whose
-        chosen = bent[picture // self._images].nonzero().flatten()
-        grid = grids[picture[chosen] // self._images]
+        chosen = bent[bend[own]].nonzero().flatten()
+        grid = grids[bend[own][chosen]]
         background = self.augmentation.background or 0
         pixels[chosen] = variants.varied(pixels[chosen], grid, background)
 

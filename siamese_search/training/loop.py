@@ -167,20 +167,20 @@ class Trainer:
     def ended(self) -> str | None:
         """Why a run ends before its last step, in words; None where it does not.
 
-        A run is not given up for what it has learned from small pictures, ``coarse`` of its steps.
+        Steps that see small pictures, ``coarse`` of them, do not count for that.
         """
         if self.step >= self.settings.steps:
             return None
         at, share = f"at step {self.step} of {self.settings.steps}", self.settings.give_up
-        whole = self.step - self.settings.coarse * self.settings.steps  # steps of the whole size
-        if min(self.selection.stale, whole / self.settings.epoch_steps) >= self.settings.patience:
+        if self.selection.stale >= self.settings.patience:
             return f"{at}: {self.selection.stale} epochs in a row were worse than the best"
         # What begins with noise gains, and has nothing that it could keep.
         if share is None or self.settings.start == "scratch" or not self.selection.gains_nothing:
             return None
         if self.selection.first is not None and self.selection.first.precision >= 1:
             return f"{at}: the start finds all that is held out, and cannot be improved on there"
-        if whole < share * (1 - self.settings.coarse) * self.settings.steps:
+        coarse = self.settings.coarse
+        if self.step < (coarse + share * (1 - coarse)) * self.settings.steps:
             return None
         return f"{at}: nothing was gained over the start, and it did not get better any more"
 
@@ -273,6 +273,8 @@ class Trainer:
         if self.validation is not None:
             found = distributed.told(self._retrieval() if distributed.rank() == 0 else None)
         self.selection.see(self.step, found, self.weights)
+        if self.step <= self.settings.coarse * self.settings.steps:
+            self.selection.be_patient()
         return found
 
     def _retrieval(self) -> Retrieval:

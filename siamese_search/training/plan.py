@@ -151,7 +151,8 @@ def _rules(
     looks = max(1, -(-steps // LOOKS))
     yield "epoch_steps", looks, f"what is held out is looked at {-(-steps // looks)} times"
     if not scratch:
-        yield "give_up", GIVE_UP, "a run that has gained nothing by half of its steps ends"
+        of = "its steps of the whole size" if settings.get("coarse") else "its steps"
+        yield "give_up", GIVE_UP, f"a run that has gained nothing by half of {of} ends"
     if settings["start"] in DRAWN:
         yield "crop", None, "a square around what is drawn is seen"
     else:

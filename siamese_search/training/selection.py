@@ -76,6 +76,10 @@ class Selection:
         self.stale = 0
         self.weights, self.found, self.step, self.share = weights(), found, step, 1.0
 
+    def be_patient(self) -> None:
+        """Hold nothing against the epochs so far: later ones can do more than these could."""
+        self.stale = self.flat = 0
+
     def blend(self, judge: Callable[[Weights], Retrieval], last: Weights) -> None:
         """Average the kept weights with the starting point's, where that is better.
 

@@ -24,7 +24,8 @@ class Settings:
     are what is validated; of all epochs the last is kept whose mAP@R on what is held out is at most
     a standard error below the highest. ``patience`` is how many epochs in turn that are worse than
     that end the run; ``give_up`` is the share of the steps from which on a run ends that has gained
-    nothing over its start and does not rise any more, None for never. ``frozen`` is the share of
+    nothing over its start and does not rise any more, None for never; neither counts steps that
+    are ``coarse``. ``frozen`` is the share of
     the backbone's groups of layers, from the input on, that are never trained. ``freeze`` is how
     many steps only the head is trained, ``freeze_norm`` keeps batch normalisation's statistics.
     ``hard_every`` mines the hardest classes for each other every so many epochs, 0 for never.

@@ -1,7 +1,7 @@
 """Variants: new classes of characters, each made of one other by bending all its pictures alike.
 
-Slanted, stretched and bent so far, a character is another one; what its pictures still share is
-what training is to find. No batch has the same variants as another.
+Slanted, stretched, mirrored and bent so far, a character is another one; what its pictures still
+share is what training is to find. No batch has the same variants as another.
 """
 
 from __future__ import annotations
