@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from siamese_search.errors import UsageError  # noqa: E402
 from siamese_search.records import ImageFile  # noqa: E402
 from siamese_search.training import augmentation, compounds, loop, retrieval  # noqa: E402
 from siamese_search.training.augmentation import PRESETS, Augmentation, augment  # noqa: E402
-from siamese_search.training.batches import Batches  # noqa: E402
 from siamese_search.training.data import Pictures, split  # noqa: E402
 from siamese_search.training.sampling import ClassSampler  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
@@ -134,47 +132,6 @@ def test_further_classes_are_made_where_a_loss_need_not_know_them_all() -> None:
     assert classes[:4].max() < 48
     proxies = trainer("proxy-anchor").batches
     assert proxies.batch(0)[1].max() < 48
-    assert (batches._variants, proxies._variants) == (0.5, 0.0)
-
-
-def test_variants_bend_all_pictures_of_a_class_alike() -> None:
-    random = np.random.default_rng(0)
-    shapes = (255 * (random.random((8, 24, 24, 1)) < 0.8)).astype(np.uint8)
-    training = Pictures(shapes.repeat(4, axis=0), np.arange(8).repeat(4))
-    settings = Settings(
-        start="scratch", loss="multi-similarity", augmentation="none", classes=8, images=4, steps=8
-    ).resolved()
-    batches = Batches(training, settings, (24, 24))
-    plain, _, _ = batches.batch(1)
-    batches.augmentation = replace(batches.augmentation, variants=0.5)
-    batches.multiply()
-    views, classes, _ = batches.batch(1)
-    again, _, _ = batches.batch(1)
-    assert torch.equal(views, again)
-    for one in range(0, 32, 4):
-        assert (views[one : one + 4] == views[one]).all()
-    bent = (views != plain).flatten(1).any(dim=1)[::4]
-    assert 0 < bent.sum() < 8
-    assert sorted(set(classes.tolist())) == list(range(8))
-    assert not torch.equal(bent_at(plain, batches, 1), bent_at(plain, batches, 2))
-    # Hard classes, which come in pairs, stay as alike as they are.
-    batches.sampler.neighbours = np.zeros((8, 1), np.int64)
-    same = plain[:1].expand(32, -1, -1, -1)
-    pairs = bent_at(same, batches, 1).unflatten(0, (4, 8))
-    assert (pairs == pairs[:, :1]).all()
-    batches.sampler.neighbours = None
-    # Processes that share a batch bend their parts of it as one would the whole.
-    for own in (slice(0, 16), slice(16, 32)):
-        pixels = plain[own].round().byte().permute(0, 2, 3, 1).contiguous()
-        batches._vary(pixels, 1, own)
-        assert torch.allclose(pixels.permute(0, 3, 1, 2).float(), views[own], atol=0.1)
-
-
-def bent_at(views: Any, batches: Batches, step: int) -> Any:
-    """What a step makes of a whole batch."""
-    pixels = views.round().byte().permute(0, 2, 3, 1).contiguous()
-    batches._vary(pixels, step, slice(0, 32))
-    return pixels
 
 
 def test_glyphs_are_never_mirrored_and_photos_are() -> None:

@@ -29,8 +29,7 @@ class Augmentation:
     of smooth displacements, in half widths of the picture. ``background`` fills what comes in from
     outside: a value of 0 to 255, or null for the border's own pixels. ``turns`` makes the quarter
     turns of every class classes of their own; ``compounds`` is the share of a batch's classes
-    that are joined with others to new ones, ``variants`` the share that are bent to new ones, all
-    pictures of a class alike.
+    that are joined with others to new ones.
     """
 
     about: str
@@ -49,7 +48,6 @@ class Augmentation:
     background: int | None = None
     turns: bool = False
     compounds: float = 0.0
-    variants: float = 0.0
 
 
 PHOTO = Augmentation(
@@ -72,8 +70,8 @@ PRESETS = {
         mirror=0.0,
     ),
     "glyph": Augmentation(
-        "slanted, turned, scaled and bent; quarter turns are classes of their own,"
-        " and so are two characters joined, and one bent far or mirrored as a whole",
+        "slanted, turned, scaled and bent, never mirrored; quarter turns are classes of their own,"
+        " and so are two characters joined",
         rotation=15,
         shear=15,
         area=(0.64, 1.56),
@@ -83,7 +81,6 @@ PRESETS = {
         background=255,
         turns=True,
         compounds=0.5,
-        variants=0.5,
     ),
     "document": Augmentation(
         "scanned a little askew, lighter or darker, never mirrored: for signatures and documents",
@@ -106,11 +103,15 @@ def augment(images: Tensor, how: Augmentation, size: tuple[int, int], seed: int)
     The same seed gives the same alterations.
     """
     random = torch.Generator().manual_seed(seed)
-    count = len(images)
+    count, channels = len(images), images.shape[3]
     planes = images.permute(0, 3, 1, 2).float()
     background = 0.0 if how.background is None else float(how.background)
-    grid = grids(count, how, size, random)
+    grid = functional.affine_grid(
+        _warps(count, how, random), [count, channels, *size], align_corners=False
+    )
     padding = "border" if how.background is None else "zeros"
+    if how.elastic:
+        grid = grid + _bends(count, how.elastic, size, random)
     views = functional.grid_sample(
         planes - background, grid, mode="bilinear", padding_mode=padding, align_corners=False
     )
@@ -119,14 +120,6 @@ def augment(images: Tensor, how: Augmentation, size: tuple[int, int], seed: int)
     if how.brightness or how.contrast or how.saturation or how.grey:
         views = _recoloured(views, how, random)
     return _erased(views.clamp_(0, 255), how, random)
-
-
-def grids(count: int, how: Augmentation, size: tuple[int, int], random: torch.Generator) -> Tensor:
-    """Where views take their pixels from: (n, *size, 2), -1 to 1 over the picture."""
-    grid = functional.affine_grid(
-        _warps(count, how, random), [count, 1, *size], align_corners=False
-    )
-    return grid + _bends(count, how.elastic, size, random) if how.elastic else grid
 
 
 def _uniform(count: int, low: float, high: float, random: torch.Generator) -> Tensor:

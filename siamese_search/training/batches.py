@@ -1,4 +1,4 @@
-"""Batches: which pictures of which classes, turned, joined, bent and augmented.
+"""Batches: which pictures of which classes, turned, joined and augmented.
 
 Every random choice of a batch follows from the seed and its number alone.
 """
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from siamese_search.training import augmentation, compounds, distributed, variants
+from siamese_search.training import augmentation, compounds, distributed
 from siamese_search.training.data import Pictures
 from siamese_search.training.resolution import Size, size_at
 from siamese_search.training.sampling import ClassSampler
@@ -31,7 +31,6 @@ class Batches:
         self.sampler = ClassSampler(self.labels, settings.classes, settings.images, settings.seed)
         self._joined = np.zeros(self.sampler.classes, bool)
         self._partners: ClassSampler | None = None
-        self._variants = 0.0
 
     @property
     def classes(self) -> int:
@@ -52,18 +51,15 @@ class Batches:
         positions, classes = self.sampler.batch(step)
         partners, maps = self._compounds(step, classes)
         own = distributed.share(len(positions), self.sampler.classes)
-        pixels = self._joined_pixels(positions[own], partners[own], maps[own])
-        if self._variants:
-            self._vary(pixels, step, own)
         seed = seed_of(self._seed, step, 1 + distributed.rank())
         size = size_at(step, self._settings, self._size)
-        return augmentation.augment(pixels, self.augmentation, size, seed), classes, seed
+        return self._views(positions[own], seed, size, partners[own], maps[own]), classes, seed
 
-    def multiply(self) -> None:
-        """Make further classes of those of each batch: join some in pairs, bend some as a whole.
+    def join(self) -> None:
+        """Join some classes of each batch in pairs, which are further classes.
 
-        Pairs of neighbours are joined, spread evenly: hard classes stay together, and processes
-        that share a batch have as many each.
+        Pairs of neighbours, spread evenly: hard classes stay together, and processes that share a
+        batch have as many each.
         """
         pairs = np.arange(self.sampler.classes) // 2
         share = self.augmentation.compounds
@@ -71,7 +67,6 @@ class Batches:
         count = int(self._joined.sum())
         if count:
             self._partners = ClassSampler(self.labels, count, self._images, self._seed + 1)
-        self._variants = self.augmentation.variants
 
     def _compounds(
         self, step: int, classes: npt.NDArray[np.int64]
@@ -92,33 +87,22 @@ class Batches:
             classes[chosen] = new.repeat(self._images)
         return partners, maps
 
-    def _joined_pixels(
-        self, positions: npt.NDArray[np.int64], partners: npt.NDArray[np.int64], maps: Tensor
+    def _views(
+        self,
+        positions: npt.NDArray[np.int64],
+        seed: int,
+        size: Size,
+        partners: npt.NDArray[np.int64] | None = None,
+        maps: Tensor | None = None,
     ) -> Tensor:
-        """Pictures, joined with their partners where they have one; uint8, as decoded."""
+        """Augmented pictures, float32 (n, channels, height, width)."""
         pixels = self._turned(positions)
-        if (partners >= 0).any():
+        if partners is not None and maps is not None and (partners >= 0).any():
             chosen = torch.from_numpy(np.flatnonzero(partners >= 0))
             background = self.augmentation.background or 0
             others = self._turned(partners[partners >= 0])
             pixels[chosen] = compounds.joined(pixels[chosen], others, maps[chosen], background)
-        return pixels
-
-    def _vary(self, pixels: Tensor, step: int, own: slice) -> None:
-        """Bend the pictures of some classes, all of a class alike; in place.
-
-        Hard classes come in pairs, which are bent alike, and so stay hard.
-        """
-        alike = self._images * (1 if self.sampler.neighbours is None else 2)
-        bend = torch.arange(self.sampler.classes * self._images) // alike  # each picture's
-        count, (rows, columns) = int(bend[-1]) + 1, pixels.shape[1:3]
-        random = torch.Generator().manual_seed(seed_of(self._seed, step, 0, 1))
-        bent = torch.rand(count, generator=random) < self._variants
-        grids = variants.grids(count, (rows, columns), random)
-        chosen = bent[bend[own]].nonzero().flatten()
-        grid = grids[bend[own][chosen]]
-        background = self.augmentation.background or 0
-        pixels[chosen] = variants.varied(pixels[chosen], grid, background)
+        return augmentation.augment(pixels, self.augmentation, size, seed)
 
     def _turned(self, positions: npt.NDArray[np.int64]) -> Tensor:
         """Pictures at positions, which count the quarter turns of each; uint8, as decoded."""

@@ -93,7 +93,7 @@ class Trainer:
         self.loss = make(self.batches.classes, network.dimension).to(self.device)
         # A loss that must know all classes has no place for further ones.
         if not self.unlabelled and not any(True for _ in self.loss.parameters()):
-            self.batches.multiply()
+            self.batches.join()
         for parameter in lower_layers(self.network.backbone, settings.frozen or 0.0):
             parameter.requires_grad_(False)
         self._trained = [p for p in self.network.backbone.parameters() if p.requires_grad]
