@@ -167,7 +167,7 @@ def add(
     if every is not None and not dry_run:
         files = _filmed(files, every)
     if dry_run:
-        _print_plan(files, as_json)
+        _print_plan(files, every is not None, as_json)
         passed.tell(kind)
         return
     with Gallery.open(gallery, encoder, device, background=True) as target:
@@ -213,7 +213,7 @@ def _noting(files: Files, names: set[str]) -> Files:
         yield file
 
 
-def _print_plan(files: Files, as_json: bool) -> None:
+def _print_plan(files: Files, with_videos: bool, as_json: bool) -> None:
     """Print how many images would get which identity; no file is opened for that, so that of
     videos no frames are counted.
     """
@@ -224,7 +224,7 @@ def _print_plan(files: Files, as_json: bool) -> None:
             rejected.append(file)
         else:
             plan[file.identity] += 1
-            videos += is_video(file.path)
+            videos += with_videos and is_video(file.path)
     name_rejections(rejected)
     if as_json:
         kinds = {"images": plan.total() - videos, "videos": videos}

@@ -27,7 +27,7 @@ def raised_again() -> Iterator[None]:
 
     def unraisable(what: sys.UnraisableHookArgs) -> None:
         nonlocal underway
-        if not (running and isinstance(what.exc_value, KeyboardInterrupt)):
+        if not isinstance(what.exc_value, KeyboardInterrupt):
             report(what)
         elif not underway:
             underway = True
