@@ -16,7 +16,7 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -67,12 +67,19 @@ def all_cases(trials: Trials, commands: Sequence[str]) -> list[Case]:
 
 
 def drawn(everything: Sequence[Case], count: int, seed: int) -> list[Case]:
-    """So many cases, as evenly as may be of each call of each command: most calls are locks."""
-    groups = defaultdict(list)
+    """So many cases, kills and failures in turn, and of both as evenly as may be of each call of
+    each command: most calls are locks.
+    """
+    kills: dict[Case, list[Case]] = defaultdict(list)
+    failures: dict[Case, list[Case]] = defaultdict(list)
     for case in random.Random(seed).sample(everything, len(everything)):
-        groups[case[:2]].append(case)
-    turns = [case for turn in zip_longest(*groups.values()) for case in turn if case]
-    return turns[:count]
+        (kills if case[3] == "KILL" else failures)[case[:2]].append(case)
+    return in_turn([in_turn(kills.values()), in_turn(failures.values())])[:count]
+
+
+def in_turn(groups: Iterable[list[Case]]) -> list[Case]:
+    """The first of each group, then the second of each, and so on."""
+    return [case for turn in zip_longest(*groups) for case in turn if case]
 
 
 @contextmanager
