@@ -18,6 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from shell import Shell
 
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.record import write_encoder
@@ -168,6 +169,12 @@ def quickly_exported(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_encoder(tmp_path_factory.mktemp("encoders") / "toy")
+
+
+@pytest.fixture
+def shell(tmp_path: Path, toy_folder: Path) -> Shell:
+    """What commands are typed into, in a folder of its own."""
+    return Shell(tmp_path, toy_folder)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import picture
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search.pictures import archives
 from siamese_search.pictures.archives import Member, is_archive, members

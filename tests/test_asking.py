@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_cli import Shell
+from shell import Shell
 
 Pictures = Callable[..., Path]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import picture
 from PIL import Image
-from test_cli import Shell
+from shell import Shell
 from test_glyph import CHARACTERS, drawn
 
 from siamese_search import Encoder, Gallery

@@ -1,101 +1,18 @@
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
-from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from conftest import picture
-
-from siamese_search.cli import app, common, main
-from siamese_search.cli.help import INSTEAD, called
-from siamese_search.records import Progress
+from shell import Shell
 
 Pictures = Callable[..., Path]
-
-
-@dataclass
-class Ran:
-    """What a command printed, and how it ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-class Shell:
-    """Runs `siasearch` in a folder of its own: in this process, which is much faster than another.
-
-    ``separate`` is the same in processes of their own, as people run it.
-    """
-
-    def __init__(self, folder: Path, encoder: Path = Path()) -> None:
-        self.folder = folder
-        self.encoder = str(encoder)
-
-    def __call__(self, *arguments: str | Path, code: int = 0) -> Ran:
-        result = self.run([str(argument) for argument in arguments])
-        assert "Traceback" not in result.stderr, result.stderr
-        assert result.returncode == code, (result.stdout, result.stderr)
-        return result
-
-    def run(self, arguments: list[str]) -> Ran:
-        stdout, stderr = (TextIOWrapper(BytesIO(), encoding="utf-8") for _ in range(2))
-        with pytest.MonkeyPatch.context() as patch, closing(stdout), closing(stderr):
-            patch.chdir(self.folder)
-            patch.setattr(sys, "argv", ["siasearch", *arguments])
-            patch.setattr(sys, "stdout", stdout)
-            patch.setattr(sys, "stderr", stderr)
-            patch.setattr(atexit, "register", lambda call: call)  # this process goes on
-            try:
-                main()
-                code: Any = 0
-            except SystemExit as stop:
-                code = stop.code or 0
-            return Ran(code, text_of(stdout), text_of(stderr))
-
-    @property
-    def separate(self) -> SeparateShell:
-        return SeparateShell(self.folder, Path(self.encoder))
-
-    def json(self, *arguments: str | Path, code: int = 0) -> list[Any]:
-        return [
-            json.loads(line) for line in self(*arguments, "--json", code=code).stdout.splitlines()
-        ]
-
-
-class SeparateShell(Shell):
-    """Runs `siasearch` in processes of their own, in a folder of its own."""
-
-    def run(self, arguments: list[str]) -> Ran:
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "siamese_search", *arguments],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        return Ran(result.returncode, result.stdout, result.stderr)
-
-
-def text_of(stream: TextIOWrapper[BytesIO]) -> str:
-    stream.flush()
-    return stream.buffer.getvalue().decode()
-
-
-@pytest.fixture
-def shell(tmp_path: Path, toy_folder: Path) -> Shell:
-    return Shell(tmp_path, toy_folder)
 
 
 def test_enrol_query_edit_check_from_start_to_end(
@@ -295,37 +212,6 @@ def test_missing_images_on_rebuild_are_named(
     assert "1.png" in result.stderr
     assert "not switched" in result.stdout
     assert shell.json("info")[0]["dimension"] == 49
-
-
-def test_every_command_has_help() -> None:
-    group = typer.main.get_command(app)
-    commands = group.commands  # type: ignore[attr-defined]
-    assert set(commands) == {
-        "add", "query", "verify", "list", "info", "remove", "relabel", "undo", "redo",
-        "check", "compact", "rebuild", "train", "demo", "calibrate", "audit",
-        "benchmark", "unknowns", "explain", "plot", "serve", "encoder", "watch", "export", "import",
-        "merge", "copy", "split", "prune", "embed",
-    }  # fmt: skip
-    below = commands["encoder"].commands
-    assert {"list", "info", "compare", "import", "export"} <= set(below)
-    for command in (*commands.values(), *below.values()):
-        assert command.help
-        for parameter in command.params:
-            assert getattr(parameter, "help", None), (command.name, parameter.name)
-
-
-def test_a_command_that_is_built_alone_is_the_same() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    below = {("encoder", name): one for name, one in commands["encoder"].commands.items()}
-    for words, whole in ({(name,): one for name, one in commands.items()} | below).items():
-        built = typer.main.get_command(called(app, [*words, "--json"]))
-        for word in words:
-            assert word == "encoder" or list(built.commands) == [word]  # type: ignore[attr-defined]
-            built = built.commands[word]  # type: ignore[attr-defined]
-        assert (built.name, built.help) == (whole.name, whole.help)
-        assert [one.opts for one in built.params] == [one.opts for one in whole.params]
-    for other in ([], ["lst"], ["--help"], ["--version", "list"]):
-        assert called(app, other) is app
 
 
 INTERRUPTED = """
@@ -569,99 +455,6 @@ def test_one_is_not_several(shell: Shell, pictures: Pictures) -> None:
     assert printed.splitlines()[1] == "indexes/default has 1 identity, 1 item"
     assert "holds 1 item (" in shell("compact").stdout
     assert "0 of 1 item look more" in shell("audit").stdout
-
-
-def test_progress_is_a_line_now_and_then_where_nobody_looks_at_a_bar(
-    shell: Shell, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = pictures({"a": 3})
-    monkeypatch.setattr(common, "LINE_SECONDS", 1000.0)
-    assert "enrolling" not in shell("add", folder, "--encoder", shell.encoder).stderr
-    monkeypatch.setattr(common, "LINE_SECONDS", 0.0)
-    assert "enrolling: 3 of 3, " in shell("add", folder).stderr
-    now = iter(2 * [0.0, 9.0, 11.0, 13.0, 21.0, 22.0])
-    monkeypatch.setattr(common, "LINE_SECONDS", 10.0)
-    monkeypatch.setattr("siamese_search.cli.common.time.monotonic", lambda: next(now))
-    said: list[str] = []
-    monkeypatch.setattr(common, "note", said.append)
-    with common.progress_bar("enrolling", lambda: 400) as watch:
-        for done in (90, 110, 130, 210, 220):
-            watch(Progress("enrolling", done))
-    assert said == ["enrolling: 110 of 400, 10 a second", "enrolling: 210 of 400, 10 a second"]
-    said.clear()
-    with common.progress_bar("training") as watch:
-        for done in (90, 110, 130, 210, 220):
-            watch(Progress(f"loss {1 / done:.3f}", done, 400))  # as it goes, in the same stage
-    assert said == ["loss 0.009: 110 of 400, 10 a second", "loss 0.005: 210 of 400, 10 a second"]
-
-
-def test_a_bar_says_how_many_and_never_of_how_many_it_does_not_know(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Terminal(StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    for total, expected in ((None, "7"), (9, "7/9")):
-        drawn = Terminal()
-        monkeypatch.setattr(sys, "stderr", drawn)
-        monkeypatch.setenv("TERM", "xterm")
-        with common.progress_bar("training") as watch:
-            watch(Progress("training", 0, total))
-            watch(Progress("training", 7, total))
-        assert "/?" not in drawn.getvalue()
-        assert f"{expected} " in drawn.getvalue()
-        assert ("7/" in drawn.getvalue()) == (total is not None)
-
-
-@pytest.mark.parametrize(
-    ("typed", "instead"),
-    [
-        ("delete", "try `siasearch remove`"),
-        ("search", "try `siasearch query`"),
-        ("identify", "try `siasearch query`"),
-        ("backup", "try `siasearch export`"),
-        ("move", "try `siasearch relabel`"),
-        ("version", "try `siasearch --version`"),
-        ("remov", "`siasearch --help` lists them"),  # nothing is removed because of a slip
-        ("quey", "did you mean `siasearch query`?"),
-        ("seach", "did you mean `siasearch query`?"),
-        ("Identfy", "did you mean `siasearch query`?"),
-        ("xyzzy", "`siasearch --help` lists them"),
-    ],
-)
-def test_a_command_by_another_name_says_what_to_type(
-    shell: Shell, typed: str, instead: str
-) -> None:
-    said = shell(typed, "x.png", code=2).stderr
-    assert f"o such command '{typed}'" in said
-    assert instead in said
-
-
-def test_what_is_suggested_exists() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    options = {"--version", "--help"}
-    assert {name.split()[0] for name in INSTEAD.values()} <= set(commands) | options
-    assert not INSTEAD.keys() & set(commands)
-
-
-def test_help_is_written_as_people_write(shell: Shell) -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    below = [("encoder", name) for name in commands["encoder"].commands]
-    for words in (*((name,) for name in commands), *below):
-        usage, *others = shell(*words, "--help").stdout.splitlines()
-        assert not set("{}<>") & set(usage)
-        assert not any(
-            kind in line for line in others for kind in ("<int", "<float", "<str", "<li")
-        )
-    assert shell("query", "--help").stdout.startswith("Usage: siasearch query [OPTIONS] IMAGE...\n")
-    assert shell("list", "--help").stdout.startswith("Usage: siasearch list [OPTIONS] [IDENTITY]\n")
-    asked = shell("query", "--help").stdout
-    assert shell("query", "-h").stdout == asked
-    assert "JSON Lines" in asked
-    assert "  IMAGE...  Images to identify" in asked
-    assert "-k, --k N " in asked
-    assert "rank 1" in shell("benchmark", "--help").stdout
 
 
 def test_options_that_would_do_nothing_are_refused(

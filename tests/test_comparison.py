@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import picture, write_toy_encoder
 from PIL import Image
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search import Encoder
 from siamese_search.errors import EncoderError, UsageError
@@ -50,11 +50,6 @@ def compared(
     encoders = [coarse_folder, toy_folder]
     found = comparison.compare(encoders, files_of(data), None, 5, "cpu", told.append)
     return found, told
-
-
-@pytest.fixture
-def shell(tmp_path: Path, toy_folder: Path) -> Shell:
-    return Shell(tmp_path, toy_folder)
 
 
 @pytest.mark.slow

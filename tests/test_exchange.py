@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import picture
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search import Gallery
 from siamese_search.embedding.encoder import Encoder

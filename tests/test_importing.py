@@ -21,7 +21,7 @@ import timm  # noqa: E402
 from conftest import picture  # noqa: E402
 from huggingface_hub import constants  # noqa: E402
 from huggingface_hub.errors import EntryNotFoundError  # noqa: E402
-from test_cli import Shell, shell  # noqa: E402, F401
+from shell import Shell  # noqa: E402
 
 from siamese_search import Encoder, Gallery  # noqa: E402
 from siamese_search.cli import common  # noqa: E402
@@ -622,7 +622,7 @@ def test_an_encoder_cannot_have_timm_read_other_files(
 
 
 def test_the_command_says_what_it_made(
-    shell: Shell,  # noqa: F811
+    shell: Shell,
     pictures: Callable[..., Path],
     imported: Imported,
     monkeypatch: pytest.MonkeyPatch,

@@ -7,17 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_toy_encoder
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search import Encoder
 from siamese_search.embedding.about import about
 from siamese_search.embedding.rate import measured_rate
 from siamese_search.embedding.record import shipped
-
-
-@pytest.fixture
-def shell(tmp_path: Path, toy_folder: Path) -> Shell:
-    return Shell(tmp_path, toy_folder)
 
 
 def test_the_list_has_shipped_encoders_and_those_below_the_current_folder(shell: Shell) -> None:

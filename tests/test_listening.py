@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import uvicorn
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search.cli.listening import own_address
 

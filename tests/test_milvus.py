@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search import Gallery
 from siamese_search.arrays import FloatArray
@@ -82,11 +82,6 @@ def engine_of(gallery: Gallery) -> tuple[Milvus, str]:
     assert snapshot is not None
     place = Place.of(snapshot.file)
     return gallery._snapshots.remote.engine(place.address), place.collection
-
-
-@pytest.fixture
-def shell(tmp_path: Path, toy_folder: Path) -> Shell:
-    return Shell(tmp_path, toy_folder)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import picture
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import StorageError, UsageError

@@ -8,18 +8,13 @@ from pathlib import Path
 
 import pytest
 from conftest import picture
+from shell import Shell
 from terminal import answered
-from test_cli import Shell
 
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import UsageError
 
 Pictures = Callable[..., Path]
-
-
-@pytest.fixture
-def shell(tmp_path: Path, toy_folder: Path) -> Shell:
-    return Shell(tmp_path, toy_folder)
 
 
 @pytest.fixture

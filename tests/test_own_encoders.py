@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from shell import Shell
 from starlette.testclient import TestClient
-from test_cli import Shell
 
 from siamese_search import Encoder, EncoderProtocol, Gallery, Region
 from siamese_search.errors import EncoderError, GalleryMismatch, ImageError, UsageError
@@ -236,11 +236,6 @@ def test_a_gallery_of_an_object_says_that_it_needs_it(texts: Path, tmp_path: Pat
 
 
 # Packages
-
-
-@pytest.fixture
-def shell(tmp_path: Path, toy_folder: Path) -> Shell:
-    return Shell(tmp_path, toy_folder)
 
 
 def offer(folder: Path, package: str, name: str, maker: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 import reference
 from examples import DEMO, PAGES, ROOT, alike
 from filelock import FileLock
-from test_cli import Shell
+from shell import Shell
 
 README = ROOT / "README.md"
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search import Gallery
 from siamese_search.arrays import PixelArray
@@ -21,11 +21,6 @@ from siamese_search.records import ImageFile, Progress
 
 Pictures = Callable[..., Path]
 COUNTS = {"cat": 7, "dog/small": 6, "bird": 8}
-
-
-@pytest.fixture
-def shell(tmp_path: Path, toy_folder: Path) -> Shell:
-    return Shell(tmp_path, toy_folder)
 
 
 def all_of(gallery: Gallery) -> dict[str, tuple[Any, ...]]:

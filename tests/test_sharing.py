@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import picture
-from test_cli import Shell
+from shell import Shell
 from test_own_encoders import TEXTS
 
 from siamese_search import Encoder, Gallery

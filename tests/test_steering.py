@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import picture, write_toy_encoder
-from test_cli import Ran, Shell
+from shell import Ran, Shell
 
 from siamese_search.records import Rejection
 
@@ -16,11 +16,6 @@ CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 STEERING = re.compile(CONTROLS.pattern[:-1] + "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 NAME = "a\u202eb\u2028error: c"  # what an identity's name may have
 FILE = "x\x1b[31m\x9b2J\ny.png"
-
-
-@pytest.fixture
-def shell(tmp_path: Path, toy_folder: Path) -> Shell:
-    return Shell(tmp_path, toy_folder)
 
 
 def named(folder: Path) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import picture, write_toy_encoder
 from PIL import Image
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search import Encoder, Gallery, evaluate
 from siamese_search.embedding.record import SHIPPED, UNFITTED, read_record

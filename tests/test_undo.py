@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import picture
+from shell import Shell
 from terminal import answered
-from test_cli import Shell
 
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import StorageError, UsageError

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import pytest
 import typer
 from PIL import Image
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search import Gallery, Region
 from siamese_search.cli.filming import duration

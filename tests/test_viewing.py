@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import picture
 from PIL import Image
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search import Encoder, Gallery, Region
 from siamese_search.decision.evidence import evidence_of, most_evident

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import watchfiles
 from conftest import picture
-from test_cli import Shell
+from shell import Shell
 
 from siamese_search.pictures.find import find_images
 from siamese_search.pictures.watching import Folder, Listener, Look
@@ -139,11 +139,6 @@ def test_trouble_with_telling_leads_to_polling(
 
 
 # The command
-
-
-@pytest.fixture
-def shell(tmp_path: Path, toy_folder: Path) -> Shell:
-    return Shell(tmp_path, toy_folder)
 
 
 @contextmanager
