@@ -41,7 +41,7 @@ def require_between(name: str, value: float, low: float, high: float, what: str)
     """
     try:
         inside = low - ROUNDING <= value <= high + ROUNDING
-    except TypeError:
+    except (TypeError, ValueError):  # text; an array
         inside = False
     if not inside:
         raise UsageError(f"{name} is {value}: give {what}")
@@ -54,9 +54,9 @@ def require_type(name: str, value: object, kind: type, words: str) -> None:
 
 
 def require_whole(name: str, value: object, low: int = 0) -> None:
-    """Raise UsageError for an argument that is no whole number from ``low`` on."""
-    if not isinstance(value, Integral) or int(value) < low:
-        raise UsageError(f"{name} is {value!r}: give a whole number from {low} on")
+    """Raise UsageError for an argument that is no whole number from ``low`` on, of 64 bits."""
+    if not isinstance(value, Integral) or not low <= int(value) < 1 << 63:
+        raise UsageError(f"{name} is {value!r}: give a whole number from {low} on, of 64 bits")
 
 
 class ImageError(SiaSearchError):

@@ -31,7 +31,9 @@ STALE_SECONDS = 3600.0  # after which a file that nothing names belongs to no ru
 
 
 def as_path(place: str | os.PathLike[str]) -> Path:
-    """A place as a path. Raises UsageError for a text that no file can be called."""
+    """A place as a path. Raises UsageError for what is none, or no file can be called."""
+    if not isinstance(place, (str, os.PathLike)):
+        raise UsageError(f"{place!r} is no path of a file or folder")
     text = os.fspath(place)
     try:
         possible = "\0" not in os.fsencode(text).decode("latin-1")

@@ -64,6 +64,16 @@ def gallery(toy: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
         (lambda g: g.copy("a\0b"), "cannot be the path"),
         (lambda g: Gallery.open("\udfff", g.encoder), "cannot be the path"),
         (lambda g: Gallery.exists("a\0b"), "cannot be the path"),
+        (lambda g: Gallery.exists(cast(Any, None)), "None is no path"),
+        (lambda g: g.items("a", after=2**70), "after is 1180591620717411303424: .* of 64 bits"),
+        (lambda g: g.list_identities(offset=2**70), "offset is"),
+        (lambda g: g.unknown(2**70), "number is"),
+        (lambda g: g.audit(rule=cast(Any, ["best"])), "unknown rule"),
+        (lambda g: g.verify(picture(0), picture(1), cast(Any, np.ones(2))), "threshold is"),
+        (lambda g: g.identify_embeddings(np.eye(1, 49), encoder=cast(Any, "toy")), "encoder is"),
+        (lambda g: g.identify_embeddings(np.eye(1, 49), turns=2), "1 embedding, not of 2 turns"),
+        (lambda g: evaluate(cast(Any, "gallery"), "probes"), "gallery is 'gallery'"),
+        (lambda g: g.encoder.protected("a\0b"), "cannot be the path"),
     ],
 )
 def test_what_makes_no_sense_is_named(
@@ -85,6 +95,10 @@ def test_one_is_taken_as_many_and_numbers_as_plain_ones(gallery: Gallery, tmp_pa
     found = gallery.verify(picture(0), picture(1), threshold=half)
     assert type(answer.threshold) is type(found.threshold) is float
     assert gallery.enroll(picture(1), label="b", watch=None).skipped == 1
+    assert not list(gallery.left_out(items=[2**70]))
+    looks, none = gallery.encoder.embed([picture(0)] * 2), np.array([None, None])
+    (turned,) = gallery.identify_embeddings(looks, places=cast(Any, none), turns=2)
+    assert turned.matches[0].item == 1
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_arguments_of_other_types_are_named(
     for item in ("x", 1.5, ["a"]):
         with pytest.raises(UsageError, match=r"item is .*: it needs a number"):
             gallery.remove(item=item)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="None is no gallery's folder"):
+    with pytest.raises(UsageError, match="None is no path"):
         Gallery.open(None)  # type: ignore[arg-type]
     with pytest.raises(EncoderError, match="3 is no encoder"):
         Encoder.open(3)  # type: ignore[arg-type]

@@ -168,7 +168,7 @@ def scored(queries: FloatArray, members: Sequence[Members], rule: Rule) -> Float
 
 def known_rule(name: str) -> str:
     """The same name. Raises UsageError where there is no such rule."""
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise UsageError(f"unknown rule {name!r}: choose one of {', '.join(RULES)}")
     return name
 

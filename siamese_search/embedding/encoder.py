@@ -47,6 +47,7 @@ from siamese_search.errors import (
     UsageError,
     require_between,
 )
+from siamese_search.files import as_path
 from siamese_search.forks import Followed, leave
 from siamese_search.pictures import render
 from siamese_search.pictures.kind import PICTURES, Kind
@@ -277,7 +278,7 @@ class Encoder(Followed):
         """The same, its embeddings rotated as a key, or the key of a file, says; see
         ``protection.py``. Without places, which would tell more of a picture.
         """
-        return ProtectedEncoder(self, key if isinstance(key, Key) else Key.read(Path(key)))
+        return ProtectedEncoder(self, key if isinstance(key, Key) else Key.read(as_path(key)))
 
     def protected_as(self, location: str) -> Encoder:
         """The same, protected by the key at hand where an encoder of that location is."""

@@ -22,7 +22,7 @@ import numpy as np
 from siamese_search.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from siamese_search.decision.calibration import FPIR, require_rate
 from siamese_search.decision.evidence import evidence, evidence_of
-from siamese_search.errors import UsageError
+from siamese_search.errors import UsageError, require_type
 from siamese_search.evaluation import metrics
 from siamese_search.evaluation.cautions import enrolled_probes, warn
 from siamese_search.evaluation.curves import Curve, Growth
@@ -72,6 +72,7 @@ def evaluate(
     out and named. ``fpir`` is that of the curves, by default what the gallery is calibrated for;
     ``seeds`` draw the identities for them. Raises UsageError where no picture is left.
     """
+    require_type("gallery", gallery, Gallery, "an open Gallery")
     if fpir is not None:
         require_rate(fpir)
     given = places_of(probes, "probes")
@@ -166,6 +167,7 @@ def evaluate_embeddings(
     ``places`` (n) are what the encoder gave with them, if anything; ``answers`` are what
     identification has said of them already, ``paths`` where they lie.
     """
+    require_type("gallery", gallery, Gallery, "an open Gallery")
     if not len(gallery):
         raise UsageError(f"nothing is enrolled in {gallery.folder}: nothing is measured")
     answers = answers or _answers(gallery, embeddings, rule, places)

@@ -19,7 +19,7 @@ from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.decision import rules
 from siamese_search.embedding.contract import EncoderProtocol
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.embedding.vectors import Description
+from siamese_search.embedding.vectors import Description, as_embeddings
 from siamese_search.errors import (
     ImageError,
     SiaSearchError,
@@ -134,8 +134,6 @@ class Gallery(Contents, Maintained):
         this one. Without, the call that enrols or removes does it, once a quarter as much has
         changed as the file holds. Until then what has changed is found all the same, more slowly.
         """
-        if not isinstance(folder, (str, os.PathLike)):
-            raise UsageError(f"{folder!r} is no gallery's folder: give its path")
         folder = as_path(folder)
         used = opened_encoder(encoder, device)
         catalog = opened_catalog(folder, used)
@@ -240,12 +238,14 @@ class Gallery(Contents, Maintained):
         """
         question = Question(k, threshold, where, rule, fpir, turns)
         used = encoder or self.encoder
+        require_type("encoder", used, Encoder, "the opened one that made the embeddings")
         if turns == 1:
             return self._identifier.identify(used, embeddings, question, places)
-        if len(embeddings) % turns or (places is not None and len(places) != len(embeddings)):
-            raise UsageError(f"{len(embeddings)} embeddings are not of {turns} turns each")
-        seen = places or [None] * len(embeddings)
-        looks = [Description(*pair) for pair in zip(embeddings, seen, strict=True)]
+        vectors = as_embeddings(embeddings, used.dimension)
+        seen = [None] * len(vectors) if places is None else list(places)
+        if len(vectors) % turns or len(seen) != len(vectors):
+            raise UsageError(f"{counted(len(vectors), 'embedding')}, not of {turns} turns each")
+        looks = [Description(*pair) for pair in zip(vectors, seen, strict=True)]
         return identify_turns(self._identifier, used, looks, question)
 
     def search(self, embeddings: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
@@ -362,7 +362,8 @@ class Gallery(Contents, Maintained):
         """
         rule = self._calibrating.rule(rule)
         if items is not None:
-            asked = np.unique(np.array(editing.numbers_in(items, "items"), np.int64))
+            given = editing.numbers_in(items, "items")
+            asked = np.unique(np.array([one for one in given if abs(one) < 1 << 63], np.int64))
         else:
             if limit is not None:
                 require_whole("limit", limit, 1)

@@ -21,7 +21,7 @@ import numpy as np
 from siamese_search.arrays import IntArray
 from siamese_search.decision.trained import Known, View, trained_record
 from siamese_search.embedding.network import EmbeddingNetwork
-from siamese_search.errors import StorageError, TrainingError, UsageError
+from siamese_search.errors import StorageError, TrainingError, UsageError, require_type
 from siamese_search.files import make_folder, write_whole
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.sources import places_of
@@ -110,7 +110,9 @@ def train(
     is kept in the record. Raises UsageError, TrainingError, EncoderError or StorageError.
     """
     plan = settings if isinstance(settings, Plan) else None
-    asked = (settings.settings if isinstance(settings, Plan) else settings or Settings()).resolved()
+    given = settings.settings if isinstance(settings, Plan) else settings or Settings()
+    require_type("settings", given, Settings, "Settings, or a Plan")
+    asked = given.resolved()
     images = places_of(images, "images")
     if not images:
         raise UsageError("no images to train on: give folders of pictures")
