@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from test_serving import API, HERE, file, parts, waited
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import GalleryMismatch, UsageError
 from siamese_search.gallery.identification import Question
+from siamese_search.pictures.read import content_hash
 from siamese_search.serving.app import application
 from siamese_search.serving.hosted import Host
 
@@ -96,6 +98,45 @@ def test_turns_may_be_asked_by_embeddings(folder: Path, toy: Encoder) -> None:
 
 
 # Kept pictures
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("asked", ["threshold=1", "fpir=0.1", "where=shop=north", "turns=4"])
+def test_what_is_kept_is_what_was_called_unknown(folder: Path, workers: int, asked: str) -> None:
+    """Whatever was asked, and however it would be answered without that."""
+    if workers and not hasattr(signal, "pthread_sigmask"):
+        pytest.skip("there are no workers")
+    probes = [file(4, 3), file(70), file(6, 3), file(80)]
+    with Gallery.open(folder) as gallery:
+        gallery.calibrate(0.2)
+        gallery.enroll([file(200 + n) for n in range(3)], "north", metadata={"shop": "north"})
+    at = f"{API}/galleries/shop"
+    with TestClient(application([folder], HERE, workers=workers)) as client:
+        path = f"{at}/identify?keep_unknown=true&{asked}"
+        answers = client.post(path, files=parts(*probes)).json()["answers"]
+        groups = client.get(f"{at}/unknowns").json()["groups"]
+    strange = {
+        content_hash(data)
+        for data, answer in zip(probes, answers, strict=True)
+        if answer["identity"] is None
+    }
+    with Gallery.open(folder) as gallery:
+        kept = [gallery.unknown(number) for group in groups for number in group["members"]]
+    assert {content_hash(data) for data in kept} == strange
+    if asked in ("threshold=1", "where=shop=north"):
+        assert {content_hash(data) for data in probes[::2]} & strange  # who is enrolled
+
+
+def test_what_was_embedded_by_another_encoder_is_not_kept(
+    folder: Path, toy: Encoder, coarse: Encoder
+) -> None:
+    (vector,) = coarse.embed([file(70)])
+    with Gallery.open(folder) as gallery:
+        with pytest.raises(GalleryMismatch, match="has another encoder now"):
+            gallery.keep_unknown(file(70), vector, coarse.fingerprint)
+        with pytest.raises(UsageError, match="unit length"):
+            gallery.keep_unknown(file(70), 2 * toy.embed([file(70)])[0], toy.fingerprint)
+        assert gallery.count_unknowns() == 0
 
 
 def test_pictures_of_dropped_unknowns_go_once_nothing_can_bring_them_back(

@@ -15,7 +15,8 @@ import numpy as np
 
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
-from siamese_search.errors import EncoderError, require_type, require_whole
+from siamese_search.embedding.vectors import as_embeddings
+from siamese_search.errors import EncoderError, GalleryMismatch, require_type, require_whole
 from siamese_search.gallery import editing, enrolment
 from siamese_search.gallery.naming import require_own_names
 from siamese_search.gallery.travel import Travel
@@ -150,6 +151,18 @@ class Contents(Travel):
         Of more than 5,000 the latest ones: what is enrolled or dropped makes room for others.
         """
         return self._unknowns.groups()
+
+    def keep_unknown(self, image: Any, embedding: FloatArray, fingerprint: str) -> None:
+        """Keep a probe that nobody fits, as ``identify_each`` does: a picture with its embedding,
+        float32 (dimension,), by the encoder of a ``fingerprint``.
+
+        Raises GalleryMismatch where the gallery's encoder is another, ImageError where the picture
+        is gone.
+        """
+        encoder = self.encoder
+        if fingerprint != encoder.fingerprint:
+            raise GalleryMismatch(f"{self.folder} has another encoder now: embed the picture again")
+        self._unknowns.keep(image, as_embeddings(embedding, encoder.dimension)[0], fingerprint)
 
     def unknown(self, number: int) -> bytes:
         """The picture of a kept probe. Raises UsageError where there is no such probe, ImageError

@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse, Response
 
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.pictures.read import content_hash
-from siamese_search.records import Identification
 from siamese_search.serving import representation
 from siamese_search.serving.contents import item_of, tagged
 from siamese_search.serving.hosted import Hosted
@@ -63,26 +62,22 @@ async def identify(request: Request) -> Response:
     async with form_of(request) as form:
         images = await pictures(form)
 
-    def asked() -> tuple[list[bytes], Response]:
-        found = one.identify([data for _, data in images], question)
-        pairs = list(zip(images, found.answers, strict=True))
+    found = await one.call(lambda: one.identify([data for _, data in images], question))
+    if keep:
+        strangers = zip(images, found.strange, strict=True)
+        kept = [(data, vector) for (_, data), vector in strangers if vector is not None]
+        await one.change(lambda: one.keep(kept, found.fingerprint))
+
+    def told() -> Response:
         answers = [
-            representation.of_answer(name, answer, found.metadata) for (name, _), answer in pairs
-        ]
-        strange = [
-            data
-            for (_, data), answer in pairs
-            if isinstance(answer, Identification) and answer.strange
+            representation.of_answer(name, answer, found.metadata)
+            for (name, _), answer in zip(images, found.answers, strict=True)
         ]
         undecided = any("threshold" in one and one["threshold"] is None for one in answers)
         said = {"undecided": one.gallery.undecided if undecided else None}
-        return strange, JSONResponse({"answers": answers, "version": found.version} | said)
+        return JSONResponse({"answers": answers, "version": found.version} | said)
 
-    strange, response = await one.call(asked)
-    if keep:
-        kept = partial(one.gallery.identify_each, strange, k=1, keep_unknown=True)
-        await one.change(lambda: list(kept()))
-    return response
+    return await one.call(told)
 
 
 async def verify(request: Request) -> Response:

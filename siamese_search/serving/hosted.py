@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from siamese_search.arrays import PixelArray
+from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.pipeline import described_by
 from siamese_search.embedding.turning import describe_turns_each
@@ -35,12 +35,15 @@ Looks = list[Description]  # at one picture, in several turns
 
 class Answered(NamedTuple):
     """Answers to pictures, the metadata of their matches by item, and the gallery's version: all
-    from one state of it.
+    from one state of it. ``strange`` has an embedding (dimension,) of each picture that nobody
+    fits, else None, by the encoder of the ``fingerprint``.
     """
 
     answers: list[Identification | ImageError]
     metadata: Mapping[int, Mapping[str, str]]
     version: str
+    strange: list[FloatArray | None]
+    fingerprint: str
 
 
 # Pixels, and what is asked of them: None where they are only described.
@@ -105,6 +108,16 @@ class Hosted:
             except GalleryMismatch:
                 self._asked = None
         raise Problem(503, f"the gallery {self.name} is being rebuilt: try again")
+
+    def keep(self, strange: Sequence[tuple[bytes, FloatArray]], fingerprint: str) -> None:
+        """Keep pictures that nobody fits, with their embeddings by the encoder of a fingerprint.
+        Raises Problem where others have switched encoders since.
+        """
+        try:
+            for image, embedding in strange:
+                self.gallery.keep_unknown(image, embedding, fingerprint)
+        except GalleryMismatch:
+            raise Problem(503, f"the gallery {self.name} is being rebuilt: try again") from None
 
     def _asking(self) -> tuple[Encoder, Asking]:
         with self._lock:
@@ -185,7 +198,8 @@ class Hosted:
                 return [error]
             # It may be wrong with one of them only.
             return [answer for one in looks for answer in self._each([one], encoder, question)]
-        return [found._replace(answers=[answer]) for answer in found.answers]
+        pairs = zip(found.answers, found.strange, strict=True)
+        return [found._replace(answers=[one], strange=[kept]) for one, kept in pairs]
 
     def _answered(
         self, encoder: Encoder, looks: Sequence[Looks | ImageError], question: Question
@@ -206,7 +220,11 @@ class Hosted:
                 metadata = {item.number: item.metadata for item in items}
                 answers = iter(found)
         each = [one if isinstance(one, ImageError) else next(answers) for one in looks]
-        return Answered(each, metadata, version)
+        strange: list[FloatArray | None] = [None] * len(each)
+        for place, (look, answer) in enumerate(zip(looks, each, strict=True)):
+            if isinstance(look, list) and isinstance(answer, Identification) and answer.strange:
+                strange[place] = look[0].embedding
+        return Answered(each, metadata, version, strange, encoder.fingerprint)
 
 
 class Host:
