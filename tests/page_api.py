@@ -41,8 +41,18 @@ class Fake:
     unknowns: dict[int, list[int]] = field(default_factory=lambda: {1: [1, 2, 3], 4: [4]})
     undecided: str | None = None  # why nothing is named
 
-    def change(self, gallery: str, what: str, identity: str | None, items: dict[int, str]) -> None:
+    def change(
+        self,
+        gallery: str,
+        what: str,
+        identity: str | None,
+        items: dict[int, str],
+        goes_on: str | None = None,
+    ) -> dict[str, Any]:
+        """A change, or what goes on with the one of a number where that is the last."""
         old = self.galleries[gallery]
+        if self.undo and goes_on == str(self.undo[-1][0]["number"]):
+            old = self.undo.pop()[1]
         change = {
             "number": len(self.undo) + 1,
             "what": what,
@@ -55,6 +65,7 @@ class Fake:
         self.undo.append((change, old))
         self.undone.clear()
         self.galleries[gallery] = items
+        return change
 
 
 def problem(status: int, detail: str) -> JSONResponse:
@@ -157,13 +168,13 @@ def application(fake: Fake) -> Starlette:
 
     async def enroll(request: Request) -> Response:
         async with request.form() as form:
-            label, parts = str(form["label"]), form.getlist("image")
+            label, parts, goes_on = str(form["label"]), form.getlist("image"), form.get("change")
         new = dict(items(request))
         numbers = [max(new, default=0) + 1 + index for index in range(len(parts))]
-        fake.change(gallery(request), "add", label, new | dict.fromkeys(numbers, label))
-        return JSONResponse(
-            {"added": len(parts), "skipped": 0, "rejected": [], "numbers": numbers}, 201
-        )
+        new |= dict.fromkeys(numbers, label)
+        change = fake.change(gallery(request), "add", label, new, str(goes_on))
+        report = {"added": len(parts), "skipped": 0, "rejected": [], "numbers": numbers}
+        return JSONResponse(report | {"change": change}, 201)
 
     async def identities(request: Request) -> Response:
         asked = request.query_params
@@ -224,33 +235,38 @@ def application(fake: Fake) -> Starlette:
         if asked["new"] in own.values() and not asked["merge"]:
             return problem(409, f"{asked['new']} exists already")
         new = {n: asked["new"] if one == asked["old"] else one for n, one in own.items()}
-        fake.change(gallery(request), "relabel", asked["old"], new)
-        return JSONResponse({"relabelled": 1})
+        change = fake.change(gallery(request), "relabel", asked["old"], new)
+        return JSONResponse({"relabelled": 1, "change": change})
 
     async def move(request: Request) -> Response:
         asked = await request.json()
         new = items(request) | dict.fromkeys(asked["items"], asked["to"])
-        fake.change(gallery(request), "relabel", None, new)
-        return JSONResponse({"relabelled": len(asked["items"])})
+        change = fake.change(gallery(request), "relabel", None, new)
+        return JSONResponse({"relabelled": len(asked["items"]), "change": change})
 
     async def remove(request: Request) -> Response:
         asked = await request.json()
         gone, named = asked.get("items", []), asked.get("identity")
         new = {n: one for n, one in items(request).items() if n not in gone and one != named}
-        fake.change(gallery(request), "remove", named, new)
-        return JSONResponse({"removed": 1, "items": len(new)})
+        change = fake.change(gallery(request), "remove", named, new)
+        return JSONResponse({"removed": 1, "items": len(new), "change": change})
 
     async def undo(request: Request) -> Response:
-        return turned(request, fake.undo, fake.undone)
+        return await turned(request, fake.undo, fake.undone, "undone")
 
     async def redo(request: Request) -> Response:
-        return turned(request, fake.undone, fake.undo)
+        return await turned(request, fake.undone, fake.undo, "change")
 
-    def turned(request: Request, source: list[Any], target: list[Any]) -> Response:
+    async def turned(
+        request: Request, source: list[Any], target: list[Any], inverse: str
+    ) -> Response:
+        number = (await request.json()).get("number")
+        if number not in (None, source[-1][0]["number"]):
+            return problem(400, "the gallery has been changed meanwhile: look again")
         change, items_before = source.pop()
         target.append((change, fake.galleries[gallery(request)]))
         fake.galleries[gallery(request)] = items_before
-        return JSONResponse(change)
+        return JSONResponse(change | {inverse: change})
 
     async def picture(request: Request) -> Response:
         return drawn(int(request.path_params["n"]))
@@ -295,11 +311,13 @@ def application(fake: Fake) -> Starlette:
         members = fake.unknowns.pop(int(request.path_params["n"]))
         taken = [100 + member for member in members if member not in asked["without"]]
         new = items(request) | dict.fromkeys(taken, asked["label"])
-        fake.change(gallery(request), "add", asked["label"], new)
-        return JSONResponse({"added": len(taken), "skipped": 0, "rejected": []})
+        change = fake.change(gallery(request), "add", asked["label"], new)
+        return JSONResponse({"added": len(taken), "skipped": 0, "rejected": [], "change": change})
 
     async def drop_group(request: Request) -> Response:
-        return JSONResponse({"dropped": len(fake.unknowns.pop(int(request.path_params["n"])))})
+        members = fake.unknowns.pop(int(request.path_params["n"]))
+        change = fake.change(gallery(request), "drop", None, items(request))
+        return JSONResponse({"dropped": len(members), "change": change})
 
     async def scores(request: Request) -> Response:
         if not any(job["kind"] == "scores" for job in fake.jobs):

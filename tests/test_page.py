@@ -309,6 +309,36 @@ def test_pictures_are_moved_and_removed(open_page: Open, fake: Fake) -> None:
     assert fake.galleries["shop"][4] == "cup"
 
 
+def test_one_undo_takes_back_all_files_that_were_given(open_page: Open) -> None:
+    page = open_page("identity/cup")
+    page.get_by_label("Add pictures").locator("input").set_input_files(
+        [file(f"{number}.jpg") for number in range(40)]
+    )
+    expect(said(page)).to_contain_text("40 pictures added to cup")
+    expect(page.locator(".items > li")).to_have_count(43)
+    button(page, "Undo").click()
+    expect(said(page)).to_contain_text("Taken back: 40 pictures of cup added")
+    expect(page.locator(".items > li")).to_have_count(3)
+    button(page, "Redo").click()
+    expect(said(page)).to_contain_text("Done again: 40 pictures of cup added")
+    expect(page.locator(".items > li")).to_have_count(43)
+
+
+def test_what_somebody_else_has_changed_is_not_taken_back(open_page: Open, fake: Fake) -> None:
+    page = open_page("identity/cup")
+    page.get_by_label("Select 3.jpg").check()
+    page.locator(".selection").get_by_role("button", name="Remove").click()
+    expect(said(page)).to_contain_text("1 picture removed")
+    fake.change("shop", "add", "jug", fake.galleries["shop"] | {77: "jug"})
+    button(page, "Undo").click()
+    expect(page.locator("#wrong")).to_contain_text("Something else was changed since")
+    assert fake.galleries["shop"][77] == "jug"
+    page.get_by_role("link", name="Gallery").click()
+    button(page, "Undo: 1 picture of jug added").click()
+    button(page, "Undo: 1 picture removed").click()
+    expect(page.get_by_text("4 identities, 7 pictures")).to_be_visible()
+
+
 def test_a_change_is_taken_back_from_another_view(open_page: Open) -> None:
     page = open_page()
     give(page, "drop", "mine.jpg")

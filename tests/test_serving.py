@@ -182,22 +182,23 @@ def test_names_are_listed_changed_and_taken_back(client: TestClient) -> None:
         409,
         "application/problem+json",
     )
-    assert client.post(f"{at}/rename", json={"old": "p1", "new": "p2", "merge": True}).json() == {
-        "relabelled": 2
-    }
+    merged = client.post(f"{at}/rename", json={"old": "p1", "new": "p2", "merge": True}).json()
+    assert merged == {"relabelled": 2, "change": client.get(at).json()["change"]}
     assert client.get(f"{at}/identity?name=p1").status_code == 404
-    assert client.get(at).json()["change"]["what"] == "relabel"
+    assert merged["change"]["what"] == "relabel"
     assert client.post(f"{at}/undo", json={}).status_code == 200
-    assert client.post(f"{at}/move", json={"items": items[:1], "to": "p7"}).json() == {
-        "relabelled": 1
-    }
-    assert client.post(f"{at}/remove", json={"identity": "p7"}).json() == {
-        "removed": 3,
-        "items": 13,
-    }
+    moved = client.post(f"{at}/move", json={"items": items[:1], "to": "p7"}).json()
+    assert moved["relabelled"] == 1
+    removed = client.post(f"{at}/remove", json={"identity": "p7"}).json()
+    assert (removed["removed"], removed["items"]) == (3, 13)
+    assert removed["change"]["number"] > moved["change"]["number"]
+    nothing = client.post(f"{at}/move", json={"items": items[1:], "to": "p1"}).json()
+    assert nothing == {"relabelled": 0, "change": None}
     assert client.post(f"{at}/remove", json={"items": [10**9]}).status_code == 400
-    assert client.post(f"{at}/undo").status_code == 200
-    assert client.post(f"{at}/redo").json()["what"] == "remove"
+    undone = client.post(f"{at}/undo", json={"number": removed["change"]["number"]}).json()
+    assert undone["undone"] == client.get(at).json()["undone"]
+    redone = client.post(f"{at}/redo", json={"number": undone["undone"]["number"]}).json()
+    assert (redone["what"], redone["change"]) == ("remove", client.get(at).json()["change"])
     assert client.post(f"{at}/redo").status_code == 400
     assert client.post(f"{at}/undo").status_code == 200
     assert client.get(at).json()["items"] == 16
@@ -260,6 +261,36 @@ def test_what_nobody_fits_is_kept_named_and_dropped(client: TestClient) -> None:
     for group in client.get(f"{at}/unknowns").json()["groups"]:
         assert client.delete(f"{at}/unknowns/{group['number']}").json()["dropped"] == 1
     assert client.get(f"{at}/unknowns").json() == {"groups": [], "next": None}
+
+
+def test_parts_of_an_enrolment_are_one_change_and_others_are_not_taken_back(
+    client: TestClient,
+) -> None:
+    at = f"{API}/galleries/shop"
+
+    def enrolled(*seeds: int, **data: Any) -> dict[str, Any]:
+        form = {"label": "new"} | data
+        made = client.post(f"{at}/enroll", files=parts(*map(file, seeds)), data=form)
+        assert made.status_code == 201
+        return dict(made.json()["change"])
+
+    first = enrolled(50, 51)
+    whole = enrolled(52, change=first["number"])
+    assert (whole["number"], whole["items"]) == (first["number"], 3)
+    others = enrolled(60, label="another's")
+    refused = client.post(f"{at}/undo", json={"number": whole["number"]})
+    assert (refused.status_code, refused.json()["detail"]) == (
+        400,
+        "the gallery has been changed meanwhile: look again",
+    )
+    later = enrolled(53, change=whole["number"])
+    assert (later["number"] > others["number"], later["items"]) == (True, 1)
+    for change, left in ((later, 20), (others, 19), (whole, 16)):
+        assert client.post(f"{at}/undo", json={"number": change["number"]}).status_code == 200
+        assert client.get(at).json()["items"] == left
+    again = enrolled(54, change=whole["number"])  # which is there no more
+    assert (again["items"], again["what"]) == (1, "add")
+    assert client.get(at).json()["items"] == 17
 
 
 # Jobs

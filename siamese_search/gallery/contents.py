@@ -7,7 +7,8 @@ are found, and of pixels and SQL.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class Contents(Travel):
         metadata: Mapping[str, object] | Iterable[Mapping[str, object]] | None = None,
         copy: bool = False,
         distractor: bool = False,
+        change: int | None = None,
         watch: Watcher | None = None,
     ) -> EnrollmentReport:
         """Enrol files and folders of images, one or many; see ``add`` for how places become
@@ -73,8 +75,10 @@ class Contents(Travel):
         ``metadata``, names and texts or numbers, are of all of them, or there is one for each.
         ``copy`` keeps the images in the gallery; a ``distractor`` is never named. A picture without
         a file has no source: only a copy lets ``rebuild`` embed it under another encoder, and plots
-        show it. Under one ``label``, a generator is read as it goes, and what is enrolled is
-        committed about once a second; so Ctrl-C loses little.
+        show it. With the number of a ``change`` that has enrolled, this one goes on with that:
+        ``undo`` takes both back at once, where no other came between. Under one ``label``, a
+        generator is read as it goes, and what is enrolled is committed about once a second; so
+        Ctrl-C loses little.
 
         Returns what was added, skipped (enrolled already: the same file contents, or pixels given
         without a file) and rejected, with reasons. Raises UsageError where there is no image at
@@ -88,7 +92,8 @@ class Contents(Travel):
             named = [os.fspath(one) for one in paths if is_path(one)]
             require_own_names(self._catalog, named, encoder.kind)
         files = given(paths, label, metadata, labels, encoder.kind)
-        return self._enrolled(files, copy, distractor, watch, encoder).report()
+        self._require_change(change)
+        return self._enrolled(files, copy, distractor, watch, encoder, change).report()
 
     def enroll_found(
         self,
@@ -108,6 +113,7 @@ class Contents(Travel):
         distractor: bool,
         watch: Watcher | None,
         encoder: Encoder | None = None,
+        change: int | None = None,
     ) -> enrolment.Enrolment:
         """A run of enrolment that is done."""
         run = enrolment.Enrolment(
@@ -115,6 +121,7 @@ class Contents(Travel):
             encoder or self.encoder,
             copies=self.folder if copy else None,
             distractor=distractor,
+            change=change,
             after_commit=lambda: self._compaction.compact_if_due(underway=True),
             watch=watch or unwatched,
         )
@@ -313,6 +320,14 @@ class Contents(Travel):
     def changes(self, *, undone: bool = False) -> list[Change]:
         """All changes that ``undo`` would take back, or ``redo`` do again; the last one first."""
         return self._catalog.changes(undone=undone)
+
+    @contextmanager
+    def noting_changes(self) -> Iterator[list[int]]:
+        """Gives the numbers of the changes that this thread makes inside, the last one last: what
+        others change at the same time is not among them.
+        """
+        with self._catalog.noting() as numbers:
+            yield numbers
 
     def undo(self, number: int | None = None) -> Change:
         """Take back the last change, then the one before, ten in all; returns what it was.

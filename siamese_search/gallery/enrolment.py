@@ -95,6 +95,7 @@ class Enrolment:
         *,
         copies: Path | None = None,  # the gallery's folder, where they shall be kept
         distractor: bool = False,  # identities that must never be named
+        change: int | None = None,  # that it goes on with
         after_commit: Callable[[], object] = lambda: None,
         watch: Watcher = lambda progress: None,
     ) -> None:
@@ -106,7 +107,8 @@ class Enrolment:
         self._kinds: dict[str, bool] = {}  # whether an identity is a distractor
         self._watch = watch
         self._last_before = catalog.state().last_item
-        self.change = new_run()  # what its transactions have in common
+        # What its transactions have in common.
+        self.change = (change is not None and catalog.run_of(change)) or new_run()
         self.added = 0
         self.numbers: list[int] = []  # of the items added
         self.skipped = 0

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.pictures.read import content_hash
 from siamese_search.serving import representation
-from siamese_search.serving.contents import item_of, tagged
+from siamese_search.serving.contents import changed, item_of, tagged
 from siamese_search.serving.hosted import Hosted
 from siamese_search.serving.problems import Problem
 from siamese_search.serving.requests import (
@@ -26,6 +26,7 @@ from siamese_search.serving.requests import (
     pictures,
     question_of,
     whole,
+    whole_of,
 )
 
 
@@ -129,20 +130,27 @@ async def enroll(request: Request) -> Response:
         images = await pictures(form)
         label, about_them = form.get("label"), form.get("metadata") or "{}"
         distractor = flag(form.get("distractor"), "distractor")
+        change = form.get("change")
     if not isinstance(label, str) or not label.strip():
         raise Problem(400, "the field `label` is needed: the identity that the pictures show")
     label, metadata = label_of(label), parsed(str(about_them), "the field `metadata`")
     if not isinstance(metadata, dict):
         raise Problem(400, "the field `metadata` is no JSON object")
+    number = None if change is None else whole_of(str(change), "change")
 
     def enrolled() -> dict[str, Any]:
         contents = [data for _, data in images]
         report = one.gallery.enroll(
-            contents, label, metadata=metadata, copy=True, distractor=distractor
+            contents,
+            label,
+            metadata=metadata,
+            copy=True,
+            distractor=distractor,
+            change=number,
         )
         wanted = {content_hash(data) for data in contents}
         own = one.gallery.items(label) if one.gallery.count(label) else []
         numbers = [item.number for item in own if item.content in wanted]
         return dataclasses.asdict(report) | {"numbers": numbers}
 
-    return JSONResponse(await one.change(enrolled), 201)
+    return await changed(one, enrolled, 201)

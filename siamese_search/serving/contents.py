@@ -100,6 +100,25 @@ async def tagged(request: Request, one: Hosted, found: Callable[[], object]) -> 
     return await one.call(answered)
 
 
+async def changed(
+    one: Hosted, function: Callable[[], dict[str, Any]], status: int = 200, *, undone: bool = False
+) -> Response:
+    """What a function answers that changes the gallery; and as ``change`` what `undo` would take
+    back of it, or as ``undone`` what `redo` would do again: None where there is nothing, or not
+    any more.
+    """
+
+    def answered() -> dict[str, Any]:
+        with one.gallery.noting_changes() as numbers:
+            answer = function()
+        kept = one.gallery.changes(undone=undone)
+        made = next((change for change in kept if change.number in numbers[-1:]), None)
+        told = None if made is None else dataclasses.asdict(made)
+        return answer | {"undone" if undone else "change": told}
+
+    return JSONResponse(await one.change(answered), status)
+
+
 async def doubts(request: Request) -> Response:
     """By how much another identity fits an identity's items better than their own, each searched
     without itself; below nought where none does. Of the first 500 items, the most doubtful first.
@@ -140,7 +159,7 @@ async def rename(request: Request) -> Response:
             raise Problem(409, f"{new!r} exists already: merge the two, or take another name")
         return {"relabelled": one.gallery.relabel(old, new)}
 
-    return JSONResponse(await one.change(renamed))
+    return await changed(one, renamed)
 
 
 async def move(request: Request) -> Response:
@@ -148,8 +167,7 @@ async def move(request: Request) -> Response:
     one = hosted_of(request)
     items, to = needed(await json_of(request, items=list, to=str), "items", "to")
     label_of(to)
-    count = await one.change(lambda: one.gallery.relabel(None, to, items))
-    return JSONResponse({"relabelled": count})
+    return await changed(one, lambda: {"relabelled": one.gallery.relabel(None, to, items)})
 
 
 async def remove(request: Request) -> Response:
@@ -159,24 +177,26 @@ async def remove(request: Request) -> Response:
     if (given["items"] is None) == (given["identity"] is None):
         raise Problem(400, "name either items or an identity")
     needed(given, "items" if given["identity"] is None else "identity")
-    count = await one.change(lambda: one.gallery.remove(given["identity"], given["items"]))
-    return JSONResponse({"removed": count, "items": await one.call(lambda: len(one.gallery))})
+
+    def removed() -> dict[str, Any]:
+        count = one.gallery.remove(given["identity"], given["items"])
+        return {"removed": count, "items": len(one.gallery)}
+
+    return await changed(one, removed)
 
 
 async def undo(request: Request) -> Response:
     """Take back the last change."""
     one = hosted_of(request)
     number = (await json_of(request, number=int))["number"]
-    change = await one.change(lambda: one.gallery.undo(number))
-    return JSONResponse(dataclasses.asdict(change))
+    return await changed(one, lambda: dataclasses.asdict(one.gallery.undo(number)), undone=True)
 
 
 async def redo(request: Request) -> Response:
     """Do again what was taken back last."""
     one = hosted_of(request)
     number = (await json_of(request, number=int))["number"]
-    change = await one.change(lambda: one.gallery.redo(number))
-    return JSONResponse(dataclasses.asdict(change))
+    return await changed(one, lambda: dataclasses.asdict(one.gallery.redo(number)))
 
 
 async def item(request: Request) -> Response:
@@ -255,14 +275,15 @@ async def enroll_unknowns(request: Request) -> Response:
     one, number = hosted_of(request), number_of(request)
     given = await json_of(request, label=str, without=list)
     label = label_of(*needed(given, "label"))
-    report = await one.change(
-        lambda: one.gallery.enroll_unknowns(number, label, without=given["without"] or ())
-    )
-    return JSONResponse(dataclasses.asdict(report), 201)
+    without = given["without"] or ()
+
+    def enrolled() -> dict[str, Any]:
+        return dataclasses.asdict(one.gallery.enroll_unknowns(number, label, without=without))
+
+    return await changed(one, enrolled, 201)
 
 
 async def drop_unknowns(request: Request) -> Response:
     """Forget a group of kept pictures."""
     one, number = hosted_of(request), number_of(request)
-    count = await one.change(lambda: one.gallery.drop_unknowns(number))
-    return JSONResponse({"dropped": count})
+    return await changed(one, lambda: {"dropped": one.gallery.drop_unknowns(number)})

@@ -65,6 +65,11 @@ def whole(
 ) -> int:
     """A whole number among the parameters; one without a default must be there."""
     text = request.query_params.get(name, "" if default is None else str(default))
+    return whole_of(text, name, most, least)
+
+
+def whole_of(text: str, name: str, most: int = MOST_ITEMS, least: int = 1) -> int:
+    """The whole number that a parameter or a field says."""
     if not NUMBER.fullmatch(text) or not least <= int(text) <= most:
         raise Problem(400, f"{name} is {text[:20]!r}: a whole number from {least} to {most}")
     return int(text)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from siamese_search.records import Change, Item
+from siamese_search.records import Item
 from siamese_search.serving import asking, contents, representation, shapes
 from siamese_search.serving.jobs import CHANGING, Job
 from siamese_search.serving.problems import Problem
@@ -130,7 +130,7 @@ ROUTES = (
         asking.enroll,
         (),
         ("image",),
-        ("label", "metadata", "distractor"),
+        ("label", "metadata", "distractor", "change"),
         answer=shapes.ENROLLED_NUMBERED,
         needs=("label",),
         status=201,
@@ -161,8 +161,8 @@ ROUTES = (
         answer=shapes.REMOVED,
         needs=("items or identity",),
     ),
-    Operation("POST", f"{_G}/undo", contents.undo, body=("number",), answer=Change),
-    Operation("POST", f"{_G}/redo", contents.redo, body=("number",), answer=Change),
+    Operation("POST", f"{_G}/undo", contents.undo, body=("number",), answer=shapes.UNDONE),
+    Operation("POST", f"{_G}/redo", contents.redo, body=("number",), answer=shapes.REDONE),
     _get(f"{_G}/items/{{n}}", contents.item, Item),
     _picture(f"{_G}/items/{{n}}/thumbnail", contents.thumbnail, "side"),
     _picture(f"{_G}/items/{{n}}/picture", contents.picture),

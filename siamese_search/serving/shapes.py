@@ -81,6 +81,12 @@ FIELDS: dict[str, Any] = {
     "merge": bool | None,
     "items": NUMBERS,
     "number": (NUMBER, None),
+    "change": within(
+        int,
+        minimum=1,
+        maximum=MOST_ITEMS,
+        description="The number of a change that enrolled, with which this one goes on.",
+    ),
     "without": ([NUMBER], None),
 }
 """Of bodies."""
@@ -136,8 +142,9 @@ ANSWERS = {
     "undecided": str | None,
 }
 VERIFIED = Verification
-ENROLLED = EnrollmentReport
-ENROLLED_NUMBERED = fields_of(EnrollmentReport) | {"numbers": list[int]}
+CHANGED = {"change": Change | None}
+ENROLLED = fields_of(EnrollmentReport) | CHANGED
+ENROLLED_NUMBERED = ENROLLED | {"numbers": list[int]}
 IDENTITIES = {
     "identities": [{"name": str, "items": int, "distractor": bool, "cover": int | None}],
     "next": str | None,
@@ -150,13 +157,15 @@ IDENTITY = {
     "next": int | None,
     "total": int,
 }
-RELABELLED = {"relabelled": int}
-REMOVED = {"removed": int, "items": int}
+RELABELLED = {"relabelled": int} | CHANGED
+REMOVED = {"removed": int, "items": int} | CHANGED
 UNKNOWNS = {
     "groups": [{"number": int, "count": int, "members": list[int], "nearest": Match | None}],
     "next": int | None,
 }
-DROPPED = {"dropped": int}
+UNDONE = fields_of(Change) | {"undone": Change | None}
+REDONE = fields_of(Change) | CHANGED
+DROPPED = {"dropped": int} | CHANGED
 DOUBTS = {
     "doubts": [{"item": int, "doubt": float, "other": str, "other_item": int}],
     "of": int,

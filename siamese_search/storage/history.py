@@ -87,6 +87,7 @@ class History(Changes):
                 )
             facts = change.what, change.items, change.identity, change.new
             inverse = self._noted(new_run(), *facts, undone=not undone)
+            self._note(inverse)
             self._take_out(inverse, self._added_by(change.number))
             copies = self._put_back(change.number, inverse)
             self._swap_probes(change.number, inverse)
@@ -149,6 +150,7 @@ class History(Changes):
     ) -> Iterator[int]:
         """The number of a change that is made inside; what was taken back before is forgotten."""
         number = self._noted(run, what, items, identity, new)
+        self._note(number)
         self._forget(self._changes(undone=True))
         yield number
         self._trim(undone=False)

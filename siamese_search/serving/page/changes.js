@@ -3,11 +3,10 @@
 import { counted, h, lastPart, question, say } from "./dom.js";
 import { askName } from "./names.js";
 
-/** Say what was changed, with an undo where the gallery can take it back. */
-async function changed(context, text) {
+/** Say what was changed, with an undo of this change where the gallery can take it back. */
+async function changed(context, text, change) {
   await context.refresh();
-  const last = context.info.change;
-  say(text, last?.undoable ? { text: "Undo", run: () => undo(context, last.number) } : null);
+  say(text, change?.undoable ? { text: "Undo", run: () => undo(context, change.number) } : null);
 }
 
 /** What the last change was, in words. */
@@ -23,41 +22,42 @@ export function described({ what, identity, new: name, items }) {
 
 /** Take a change back, if it is still the last one. */
 export async function undo(context, number) {
-  await context.refresh();
-  if (context.info.change?.number !== number) {
+  let change;
+  try {
+    change = await context.api.post("undo", { number });
+  } catch (error) {
+    await context.refresh();
+    if (context.info.change?.number === number) throw error;
+    context.redraw();
     throw new Error("Something else was changed since: undo that first, on the Gallery view.");
   }
-  const what = described(context.info.change);
-  await context.api.post("undo", {});
   await context.refresh();
-  offerRedo(context, `Taken back: ${what}`);
+  const { undone } = change;
+  say(`Taken back: ${described(change)}`,
+    undone?.undoable ? { text: "Redo", run: () => redo(context, undone.number) } : null);
   context.redraw(number);
-}
-
-/** Say that a change was taken back, with a way to do it again. */
-function offerRedo(context, text) {
-  const { undone } = context.info;
-  say(text, undone?.undoable ? { text: "Redo", run: () => redo(context, undone.number) } : null);
 }
 
 /** Do again what was taken back last, if it is still that. */
 export async function redo(context, number) {
-  const change = await context.api.post("redo", { number });
+  const done = await context.api.post("redo", { number });
   context.redraw();
-  await changed(context, `Done again: ${described(change)}`);
+  await changed(context, `Done again: ${described(done)}`, done.change);
 }
 
-/** Enrol files under a name. Returns whether the name has them now. */
+/** Enrol files under a name, as one change. Returns a report, null where all were refused. */
 export async function enroll(context, files, label) {
-  const told = { added: 0, skipped: 0, rejected: [] };
+  const told = { added: 0, skipped: 0, rejected: [], change: null };
   for (const part of inParts(files)) {
     const body = new FormData();
     for (const file of part) body.append("image", file, file.name || "picture");
     body.append("label", label);
+    if (told.change) body.append("change", told.change.number);
     const report = await context.api.call("enroll", { method: "POST", body });
     told.added += report.added;
     told.skipped += report.skipped;
     told.rejected.push(...report.rejected);
+    told.change = report.change ?? told.change;
   }
   const parts = [];
   if (told.added) parts.push(`${counted(told.added, "picture")} added to ${label}`);
@@ -65,9 +65,9 @@ export async function enroll(context, files, label) {
   for (const one of told.rejected.slice(0, 3)) parts.push(`${lastPart(one.path)}: ${one.reason}`);
   if (told.rejected.length > 3) parts.push(`${told.rejected.length - 3} more refused`);
   const text = parts.join("; ");
-  if (told.added) await changed(context, text);
+  if (told.added) await changed(context, text, told.change);
   else say(text);
-  return told.rejected.length < files.length;
+  return told.rejected.length < files.length ? told : null;
 }
 
 /** Files in parts that one request may carry: at most `most` of them, 48 MiB together. */
@@ -89,8 +89,9 @@ export function inParts(files, most = 32, bytes = 48 * 2 ** 20) {
 export async function rename(context, old) {
   const name = await askName(context, `Rename ${old}`, "New name", "Rename", old);
   if (name === null || name === old) return old;
+  let change;
   try {
-    await context.api.post("rename", { old, new: name, merge: false });
+    ({ change } = await context.api.post("rename", { old, new: name, merge: false }));
   } catch (error) {
     if (error.status !== 409) throw error;
     const merge = await question(
@@ -99,9 +100,9 @@ export async function rename(context, old) {
       "Merge",
     );
     if (!merge) return old;
-    await context.api.post("rename", { old, new: name, merge: true });
+    ({ change } = await context.api.post("rename", { old, new: name, merge: true }));
   }
-  await changed(context, `${old} is ${name} now`);
+  await changed(context, `${old} is ${name} now`, change);
   return name;
 }
 
@@ -123,39 +124,39 @@ export async function merge(context, names) {
     `${counted(items.length, "picture")} of ${names.join(", ")} will have one name.`,
   );
   if (name === null) return false;
-  await context.api.post("move", { items, to: name });
-  await changed(context, `${names.length} identities are ${name} now`);
+  const { change } = await context.api.post("move", { items, to: name });
+  await changed(context, `${names.length} identities are ${name} now`, change);
   return true;
 }
 
 /** Move pictures to another identity. */
 export async function move(context, items, to) {
-  await context.api.post("move", { items, to });
-  await changed(context, `${counted(items.length, "picture")} moved to ${to}`);
+  const { change } = await context.api.post("move", { items, to });
+  await changed(context, `${counted(items.length, "picture")} moved to ${to}`, change);
 }
 
 /** Remove pictures; it can be undone, so nothing is asked. */
 export async function remove(context, items) {
-  await context.api.post("remove", { items });
-  await changed(context, `${counted(items.length, "picture")} removed`);
+  const { change } = await context.api.post("remove", { items });
+  await changed(context, `${counted(items.length, "picture")} removed`, change);
 }
 
 /** Remove identities, as one change. */
 export async function removeIdentities(context, names) {
-  if (names.length === 1) await context.api.post("remove", { identity: names[0] });
-  else await context.api.post("remove", { items: await numbers(context, names) });
-  const what = names.length === 1 ? names[0] : `${names.length} identities`;
-  await changed(context, `${what} removed`);
+  const one = names.length === 1;
+  const gone = one ? { identity: names[0] } : { items: await numbers(context, names) };
+  const { change } = await context.api.post("remove", gone);
+  await changed(context, `${one ? names[0] : `${names.length} identities`} removed`, change);
 }
 
 /** Name a group of unknowns. */
 export async function enrollGroup(context, group, label, without) {
   const report = await context.api.post(`unknowns/${group}/enroll`, { label, without });
-  await changed(context, `${counted(report.added, "picture")} added to ${label}`);
+  await changed(context, `${counted(report.added, "picture")} added to ${label}`, report.change);
 }
 
 /** Forget a group of unknowns. */
 export async function dropGroup(context, group, count) {
-  await context.api.call(`unknowns/${group}`, { method: "DELETE" });
-  await changed(context, `${counted(count, "unknown picture")} dropped`);
+  const { change } = await context.api.call(`unknowns/${group}`, { method: "DELETE" });
+  await changed(context, `${counted(count, "unknown picture")} dropped`, change);
 }

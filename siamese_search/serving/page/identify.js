@@ -207,8 +207,8 @@ function filled(context, file, answer, heading) {
   } else {
     const done = h("p", { class: "facts" });
     const list = h("ol", { class: "candidates", "aria-label": "Candidates, best first" });
-    const enrolled = (name) => {
-      done.replaceChildren(h("span", { data: { change: context.info.change?.number } },
+    const enrolled = (name, change) => {
+      done.replaceChildren(h("span", { data: change && { change: change.number } },
         `Enrolled as ${name}.`));
     };
     for (const match of answer.matches) {
@@ -240,7 +240,8 @@ function candidate(context, file, answer, match, enrolled) {
   const actions = h("div", { class: "actions" });
   if (context.writable && !match.distractor) {
     actions.append(button("Right", async () => {
-      if (await enroll(context, [file], match.identity)) enrolled(match.identity);
+      const told = await enroll(context, [file], match.identity);
+      if (told) enrolled(match.identity, told.change);
     }, { ...labelled("Right, add this picture"), title: `Add this picture to ${match.identity}` }));
   }
   actions.append(
@@ -279,10 +280,10 @@ function enrolAs(context, file, enrolled) {
   const { label, field } = nameField(context, "Enrol as");
   const node = form(async () => {
     const name = field.value.trim();
-    if (name && (await enroll(context, [file], name))) {
-      enrolled(name);
-      field.value = "";
-    }
+    const told = name && (await enroll(context, [file], name));
+    if (!told) return;
+    enrolled(name, told.change);
+    field.value = "";
   }, { class: "inline" }, label, h("button", { type: "submit" }, "Enrol"));
   return node;
 }
