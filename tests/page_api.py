@@ -309,13 +309,14 @@ def application(fake: Fake) -> Starlette:
     async def name_group(request: Request) -> Response:
         asked = await request.json()
         members = fake.unknowns.pop(int(request.path_params["n"]))
-        taken = [100 + member for member in members if member not in asked["without"]]
+        taken = [100 + member for member in members if member in asked["members"]]
         new = items(request) | dict.fromkeys(taken, asked["label"])
         change = fake.change(gallery(request), "add", asked["label"], new)
         return JSONResponse({"added": len(taken), "skipped": 0, "rejected": [], "change": change})
 
     async def drop_group(request: Request) -> Response:
-        members = fake.unknowns.pop(int(request.path_params["n"]))
+        fake.unknowns.pop(int(request.path_params["n"]))
+        members = (await request.json())["members"]
         change = fake.change(gallery(request), "drop", None, items(request))
         return JSONResponse({"dropped": len(members), "change": change})
 

@@ -263,6 +263,31 @@ def test_what_nobody_fits_is_kept_named_and_dropped(client: TestClient) -> None:
     assert client.get(f"{at}/unknowns").json() == {"groups": [], "next": None}
 
 
+def test_pictures_of_a_group_that_nobody_saw_are_left_alone(client: TestClient) -> None:
+    at = f"{API}/galleries/shop"
+
+    def kept(*probes: bytes) -> dict[str, Any]:
+        asked = client.post(f"{at}/identify?keep_unknown=true", files=parts(*probes))
+        assert asked.status_code == 200
+        return dict(client.get(f"{at}/unknowns").json()["groups"][0])
+
+    seen = kept(file(70), file(70, noise=8))
+    grown = kept(file(70, noise=6), file(70, noise=4))
+    assert (grown["number"], grown["count"]) == (seen["number"], 4)
+    group, some = f"{at}/unknowns/{seen['number']}", {"members": seen["members"][:1]}
+    assert client.request("DELETE", group, json=some).json()["dropped"] == 1
+    for nonsense in ({"without": some["members"], "nonsense": 1}, {"members": "all"}):
+        assert client.request("DELETE", group, json=nonsense).status_code == 400
+    wanted = {"label": "mine", "members": seen["members"]}
+    refused = client.post(f"{group}/enroll", json=wanted)
+    assert refused.status_code == 400
+    assert "is not kept any more in shop: nothing was changed" in refused.json()["detail"]
+    made = client.post(f"{group}/enroll", json=wanted | {"members": seen["members"][1:]})
+    assert made.json()["added"] == 1
+    left = client.get(f"{at}/unknowns").json()["groups"][0]["members"]
+    assert sorted(left) == sorted({*grown["members"]} - {*seen["members"]})
+
+
 def test_parts_of_an_enrolment_are_one_change_and_others_are_not_taken_back(
     client: TestClient,
 ) -> None:

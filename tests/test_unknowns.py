@@ -241,6 +241,13 @@ def test_what_does_not_belong_is_left_out(asked: Gallery, tmp_path: Path) -> Non
         asked.drop_unknowns(single.number, without=["nowhere.png"])
     with pytest.raises(UsageError, match="nothing is left"):
         asked.drop_unknowns(single.number, without=single.members)
+    count = asked.count_unknowns()
+    with pytest.raises(UsageError, match="number is None"):
+        asked.drop_unknowns(members=single.members)  # which are not all
+    with pytest.raises(UsageError, match=r"picture 10000 is not kept any more"):
+        asked.drop_unknowns(single.number, members=[*single.members, 10_000])
+    assert asked.count_unknowns() == count
+    assert asked.drop_unknowns(single.number, members=single.members) == len(single.members)
 
 
 def test_groups_that_are_one_are_enrolled_together(asked: Gallery) -> None:

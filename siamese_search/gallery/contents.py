@@ -188,14 +188,16 @@ class Contents(Travel):
         label: str,
         *,
         without: Without = (),
+        members: Iterable[int] | None = None,
     ) -> EnrollmentReport:
         """Enrol the group of that number, or several groups that are one, as ``label``; what was
         enrolled is kept no more.
 
         Images that do not belong are left out ``without`` their numbers or paths, and stay kept.
-        Raises UsageError where there is no such group or image.
+        Whoever has looked at a group gives its ``members``: it may have grown since, and only these
+        are enrolled. Raises UsageError where there is no such group or image.
         """
-        group = self._unknowns.chosen(number, without)
+        group = self._unknowns.chosen(number, without, members)
         run = self._enrolled(self._unknowns.files(group, label), False, False, None)
         self._unknowns.settle(group, run.rejected, run.change)
         return run.report()
@@ -205,12 +207,14 @@ class Contents(Travel):
         number: int | Iterable[int] | None = None,
         *,
         without: Without = (),
+        members: Iterable[int] | None = None,
     ) -> int:
         """Forget the groups of these numbers, or all kept probes; returns how many there were.
 
-        Images that do not belong are left out ``without`` their numbers or paths.
+        Images that do not belong are left out ``without`` their numbers or paths; ``members`` as
+        with ``enroll_unknowns``.
         """
-        return self._unknowns.drop(number, without)
+        return self._unknowns.drop(number, without, members)
 
     # Edits
 

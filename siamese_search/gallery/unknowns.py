@@ -146,18 +146,19 @@ class Unknowns:
             least = max(active.encoder.threshold, least or -1)
         return linked(shown, least)
 
-    def chosen(self, numbers: int | Iterable[int], without: Without) -> UnknownGroup:
-        """The groups of these numbers as one, but for some images, by their numbers or paths.
+    def chosen(
+        self,
+        numbers: int | Iterable[int] | None,
+        without: Without,
+        members: Iterable[int] | None = None,
+    ) -> UnknownGroup:
+        """The groups of these numbers as one, but for some images, by their numbers or paths; or
+        just these ``members``, whatever the groups are now.
 
-        Raises UsageError where one of these is not in it, or nothing is left.
+        Raises UsageError where one of these is not there, or nothing is left.
         """
         wanted = set(numbers_in(numbers, "number"))
-        groups = [group for group in self.groups() if group.number in wanted]
-        for number in wanted - {group.number for group in groups}:
-            raise UsageError(f"no group {number} of unknowns in {self._catalog.path.parent}")
-        left = dict(
-            pair for group in groups for pair in zip(group.members, group.paths, strict=True)
-        )
+        left = self._members(wanted) if members is None else self._kept(members)
         for one in [without] if isinstance(without, int | str | os.PathLike) else without:
             path = None if isinstance(one, int) else os.path.abspath(one)
             out = [number for number in left if number == one or left[number] == path]
@@ -168,6 +169,27 @@ class Unknowns:
         if not left:
             raise UsageError("nothing is left of these groups")
         return UnknownGroup(min(wanted), tuple(left), tuple(left.values()), None)
+
+    def _members(self, wanted: set[int]) -> dict[int, str]:
+        """The numbers and sources of the pictures in groups."""
+        groups = [group for group in self.groups() if group.number in wanted]
+        for number in wanted - {group.number for group in groups}:
+            raise UsageError(f"no group {number} of unknowns in {self._catalog.path.parent}")
+        return dict(
+            pair for group in groups for pair in zip(group.members, group.paths, strict=True)
+        )
+
+    def _kept(self, members: Iterable[int]) -> dict[int, str]:
+        """The numbers and sources of kept pictures."""
+        kept = {probe.number: probe.source for probe in self._catalog.unknowns()}
+        wanted = numbers_in(members, "members")
+        for number in wanted:
+            if number not in kept:
+                raise UsageError(
+                    f"picture {number} is not kept any more in {self._catalog.path.parent}: nothing"
+                    " was changed; look at the groups again"
+                )
+        return {number: kept[number] for number in wanted}
 
     def files(self, group: UnknownGroup, label: str) -> list[ImageFile | Rejection]:
         """A group's pictures, to be enrolled as ``label``, but for those that have changed."""
@@ -194,8 +216,9 @@ class Unknowns:
         self,
         numbers: int | Iterable[int] | None,
         without: Without = (),
+        members: Iterable[int] | None = None,
     ) -> int:
         """Forget the groups of these numbers, or all kept probes; returns how many there were."""
-        if numbers is not None:
-            return self._catalog.drop_unknowns(self.chosen(numbers, without).members)
-        return self._catalog.drop_unknowns(probe.number for probe in self._catalog.unknowns())
+        if numbers is None and members is None:
+            return self._catalog.drop_unknowns(probe.number for probe in self._catalog.unknowns())
+        return self._catalog.drop_unknowns(self.chosen(numbers, without, members).members)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -30,6 +30,7 @@ from siamese_search.serving.requests import (
 )
 
 DOUBTED = 500  # items of an identity that are searched without themselves
+OF_GROUPS = {"members": list, "without": list}  # fields that say which pictures of a group
 WHOLE = 1600  # pixels of a picture that is shown whole
 
 
@@ -273,12 +274,12 @@ async def unknown_thumbnail(request: Request) -> Response:
 async def enroll_unknowns(request: Request) -> Response:
     """Enrol a group of kept pictures as an identity."""
     one, number = hosted_of(request), number_of(request)
-    given = await json_of(request, label=str, without=list)
+    given = await json_of(request, label=str, **OF_GROUPS)
     label = label_of(*needed(given, "label"))
-    without = given["without"] or ()
 
     def enrolled() -> dict[str, Any]:
-        return dataclasses.asdict(one.gallery.enroll_unknowns(number, label, without=without))
+        report = one.gallery.enroll_unknowns(number, label, **_of_group(given))
+        return dataclasses.asdict(report)
 
     return await changed(one, enrolled, 201)
 
@@ -286,4 +287,10 @@ async def enroll_unknowns(request: Request) -> Response:
 async def drop_unknowns(request: Request) -> Response:
     """Forget a group of kept pictures."""
     one, number = hosted_of(request), number_of(request)
-    return await changed(one, lambda: {"dropped": one.gallery.drop_unknowns(number)})
+    which = _of_group(await json_of(request, **OF_GROUPS))
+    return await changed(one, lambda: {"dropped": one.gallery.drop_unknowns(number, **which)})
+
+
+def _of_group(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Which pictures of a group are meant."""
+    return {"members": given["members"], "without": given["without"] or ()}

@@ -177,7 +177,8 @@ async def json_of(request: Request, **kinds: Any) -> dict[str, Any]:
     """The fields of a JSON object, each of a type, or None where it is left out."""
     given = parsed(await request.body() or b"{}", "the body")
     if not isinstance(given, dict) or set(given) - set(kinds):
-        raise Problem(400, f"the body is an object with {', '.join(kinds)}, and no other fields")
+        known = f"an object with {', '.join(kinds)}, and" if kinds else "empty, or an object with"
+        raise Problem(400, f"the body is {known} no other fields")
     for name, kind in kinds.items():
         value = given.setdefault(name, None)
         if value is not None and type(value) is not kind:

@@ -60,6 +60,7 @@ async def job(request: Request) -> Response:
 
 async def cancel_job(request: Request) -> Response:
     """Cancel a job."""
+    await json_of(request)
     found = jobs_of(request).get(request.path_params["id"])
     if found is None:
         raise Problem(404, "there is no such job")
@@ -167,13 +168,19 @@ ROUTES = (
     _picture(f"{_G}/items/{{n}}/thumbnail", contents.thumbnail, "side"),
     _picture(f"{_G}/items/{{n}}/picture", contents.picture),
     _tagged(f"{_G}/unknowns", contents.unknowns, shapes.UNKNOWNS, "after", "limit"),
-    Operation("DELETE", f"{_G}/unknowns/{{n}}", contents.drop_unknowns, answer=shapes.DROPPED),
+    Operation(
+        "DELETE",
+        f"{_G}/unknowns/{{n}}",
+        contents.drop_unknowns,
+        body=("members", "without"),
+        answer=shapes.DROPPED,
+    ),
     _picture(f"{_G}/unknowns/{{n}}/thumbnail", contents.unknown_thumbnail, "side"),
     Operation(
         "POST",
         f"{_G}/unknowns/{{n}}/enroll",
         contents.enroll_unknowns,
-        body=("label", "without"),
+        body=("label", "members", "without"),
         answer=shapes.ENROLLED,
         needs=("label",),
         status=201,

@@ -87,6 +87,10 @@ FIELDS: dict[str, Any] = {
         maximum=MOST_ITEMS,
         description="The number of a change that enrolled, with which this one goes on.",
     ),
+    "members": within(
+        (NUMBERS, None),
+        description="The pictures of the group that are meant, and no others; all if left out.",
+    ),
     "without": ([NUMBER], None),
 }
 """Of bodies."""

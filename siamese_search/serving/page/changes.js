@@ -149,14 +149,16 @@ export async function removeIdentities(context, names) {
   await changed(context, `${one ? names[0] : `${names.length} identities`} removed`, change);
 }
 
-/** Name a group of unknowns. */
-export async function enrollGroup(context, group, label, without) {
-  const report = await context.api.post(`unknowns/${group}/enroll`, { label, without });
+/** Name pictures of a group of unknowns: those that were seen, as there may be more by now. */
+export async function enrollGroup(context, group, label, members) {
+  const report = await context.api.post(`unknowns/${group}/enroll`, { label, members });
   await changed(context, `${counted(report.added, "picture")} added to ${label}`, report.change);
 }
 
-/** Forget a group of unknowns. */
-export async function dropGroup(context, group, count) {
-  const { change } = await context.api.call(`unknowns/${group}`, { method: "DELETE" });
-  await changed(context, `${counted(count, "unknown picture")} dropped`, change);
+/** Forget a group of unknowns, as it was seen. */
+export async function dropGroup(context, { number, members }) {
+  const { dropped, change } = await context.api.call(`unknowns/${number}`, {
+    method: "DELETE", json: { members },
+  });
+  await changed(context, `${counted(dropped, "unknown picture")} dropped`, change);
 }

@@ -77,7 +77,8 @@ function naming(context, group, without) {
     const name = field.value.trim();
     if (without.size === group.members.length) throw new Error("No picture is ticked.");
     if (!name) return;
-    await enrollGroup(context, group.number, name, [...without]);
+    const members = group.members.filter((member) => !without.has(member));
+    await enrollGroup(context, group.number, name, members);
     context.redraw();
   }, { class: "inline" }, label,
   h("button", { type: "submit", class: "primary" }, "Enrol"),
@@ -86,7 +87,7 @@ function naming(context, group, without) {
     node.requestSubmit();
   }),
   button("Drop", async () => {
-    await dropGroup(context, group.number, group.count);
+    await dropGroup(context, group);
     context.redraw();
   }, { class: "danger", title: "Forget these pictures" }));
   return node;
