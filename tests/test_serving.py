@@ -23,6 +23,7 @@ from starlette.testclient import TestClient
 
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import UsageError
+from siamese_search.gallery import editing
 from siamese_search.serving.app import application
 from siamese_search.serving.guards import Limits
 from siamese_search.serving.openapi import openapi
@@ -204,6 +205,25 @@ def test_names_are_listed_changed_and_taken_back(client: TestClient) -> None:
     assert client.get(at).json()["items"] == 16
 
 
+def test_two_renames_to_one_name_at_once_merge_nothing(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = f"{API}/galleries/shop"
+    both, numbers_of = threading.Barrier(2), editing.numbers_of
+
+    def together(*arguments: Any) -> list[int]:
+        both.wait(10)
+        return numbers_of(*arguments)
+
+    def renamed(old: str) -> int:
+        return client.post(f"{at}/rename", json={"old": old, "new": "same"}).status_code
+
+    monkeypatch.setattr(editing, "numbers_of", together)
+    with ThreadPoolExecutor(2) as clients:
+        assert sorted(clients.map(renamed, ["p1", "p2"])) == [200, 409]
+    assert client.get(f"{at}/identity?name=same").json()["total"] == 2
+
+
 def test_doubtful_items_of_an_identity_come_first(client: TestClient, folder: Path) -> None:
     at = f"{API}/galleries/shop"
     client.post(f"{at}/move", json={"items": [3], "to": "p0"})
@@ -233,10 +253,18 @@ def test_doubtful_items_of_an_identity_come_first(client: TestClient, folder: Pa
         ("identify", {"k": "1"}, "there is no field 'k' here: it is a parameter of the address"),
         ("enroll?label=x", {}, "there is no parameter 'label' here: it is a field of the body"),
         ("enroll?lable=x", {}, "there is no parameter 'lable' here"),
+        ("identify?k=1&k=3", {}, "'k' is given 2 times: give it once"),
+        ("identify?where=a=1&where=a=2", {}, "where has 'a' twice: an item has one value of it"),
+        ("enroll", {"label": ["x", "y"]}, "'label' is given 2 times: give it once"),
+        (
+            "enroll",
+            {"label": "x", "metadata": '{"a": 1, "a": 2}'},
+            "'a' is given 2 times: give it once",
+        ),
     ],
 )
-def test_fields_and_parameters_that_nothing_takes_are_named(
-    client: TestClient, path: str, data: dict[str, str], said: str
+def test_fields_and_parameters_that_would_be_lost_are_named(
+    client: TestClient, path: str, data: dict[str, Any], said: str
 ) -> None:
     answered = client.post(f"{API}/galleries/shop/{path}", data=data, files=parts(file(70)))
     assert answered.status_code == 400
@@ -455,6 +483,7 @@ def test_too_much_is_refused(folder: Path) -> None:
         ("rename", b'{"old": 1, "new": "x"}'),
         ("rename", b"[" * 100_000),
         ("rename", b'{"old": "nobody", "new": "x"}'),
+        ("rename", b'{"old": "p1", "new": "x", "new": "y"}'),
         ("move", b'{"items": ["1"], "to": "x"}'),
         ("move", b'{"items": [true], "to": "x"}'),
         ("move", b'{"items": [-1], "to": "x"}'),
@@ -502,6 +531,12 @@ def test_the_document_describes_every_operation() -> None:
             named = {given["name"] for given in one["parameters"] if given["in"] == "path"}
             assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}
             assert one["summary"]
+    (limit,) = (
+        given["schema"]
+        for given in paths[f"{API}/galleries/{{g}}/identity"]["get"]["parameters"]
+        if given["name"] == "limit"
+    )
+    assert "default" not in limit  # all are given
 
 
 def test_galleries_of_one_name_are_refused(folder: Path, tmp_path: Path, toy: Encoder) -> None:

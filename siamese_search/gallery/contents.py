@@ -303,15 +303,22 @@ class Contents(Travel):
         self._upkeep.after(removed)
         return removed
 
-    def relabel(self, old: str | None, new: str, item: int | Iterable[int] | None = None) -> int:
+    def relabel(
+        self,
+        old: str | None,
+        new: str,
+        item: int | Iterable[int] | None = None,
+        *,
+        merge: bool = True,
+    ) -> int:
         """Give an identity, or one item or several, the name ``new``, merging where it exists.
 
-        Returns how many items had another name. Raises UsageError where there is no such thing.
-        ``undo`` gives them their names again.
+        Returns how many items had another name. Raises UsageError where there is no such thing, and
+        without ``merge`` where ``new`` exists. ``undo`` gives them their names again.
         """
         numbers = editing.numbers_of(self._catalog, old, item)
         with self._compaction.making_room():
-            return editing.relabel(self._catalog, self.folder, numbers, normalised(new))
+            return editing.relabel(self._catalog, self.folder, numbers, normalised(new), merge)
 
     def last_change(self, *, undone: bool = False) -> Change | None:
         """The last change by enrolling, removing, relabelling or dropping, which ``undo`` takes

@@ -65,9 +65,11 @@ def remove(catalog: Catalog, folder: Path, numbers: Sequence[int]) -> int:
     return len(removed)
 
 
-def relabel(catalog: Catalog, folder: Path, numbers: Sequence[int], new: str) -> int:
+def relabel(
+    catalog: Catalog, folder: Path, numbers: Sequence[int], new: str, merge: bool = True
+) -> int:
     """Give items another identity; returns how many."""
-    relabelled = catalog.relabel(numbers, new)
+    relabelled = catalog.relabel(numbers, new, merge)
     settle_copies(catalog, folder)
     return relabelled
 

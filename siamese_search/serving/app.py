@@ -24,6 +24,7 @@ from siamese_search.serving.jobs import Jobs
 from siamese_search.serving.memory import give_back_large_blocks
 from siamese_search.serving.openapi import openapi
 from siamese_search.serving.origins import Origins
+from siamese_search.serving.requests import require_once
 from siamese_search.serving.routes import ROUTES, Operation
 from siamese_search.serving.workers import Workers
 
@@ -137,6 +138,7 @@ def application(
                     fields = operation.parts + operation.body
                     sent = ": it is a field of the body" if name in fields else ""
                     raise problems.Problem(400, f"there is no parameter {name[:80]!r} here{sent}")
+                require_once(name for name, _ in request.query_params.multi_items())
                 request.state.operation = operation
                 response = await operation.handler(request)
                 status = response.status_code

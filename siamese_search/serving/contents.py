@@ -154,11 +154,15 @@ async def rename(request: Request) -> Response:
     given = await json_of(request, old=str, new=str, merge=bool)
     old, new = needed(given, "old", "new")
     label_of(new)
+    merge = bool(given["merge"])
 
     def renamed() -> dict[str, Any]:
-        if one.gallery.count(new) and not given["merge"]:
-            raise Problem(409, f"{new!r} exists already: merge the two, or take another name")
-        return {"relabelled": one.gallery.relabel(old, new)}
+        try:
+            return {"relabelled": one.gallery.relabel(old, new, merge=merge)}
+        except UsageError as error:
+            if merge or not (one.gallery.count(old) and one.gallery.count(new)):
+                raise
+            raise Problem(409, str(error)) from None
 
     return await changed(one, renamed)
 

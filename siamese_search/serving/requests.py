@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -60,6 +61,13 @@ def label_of(text: str) -> str:
     return text
 
 
+def require_once(names: Iterable[str], lists: Iterable[str] = ("where",)) -> None:
+    """Raise Problem for a parameter or a field that is given twice, unless it is a list."""
+    for name, times in Counter(names).items():
+        if times > 1 and name not in lists:
+            raise Problem(400, f"{name[:80]!r} is given {times} times: give it once")
+
+
 def whole(
     request: Request, name: str, default: int | None, most: int = MOST_ITEMS, least: int = 1
 ) -> int:
@@ -100,6 +108,8 @@ def question_of(request: Request) -> Question:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise Problem(400, f"where is {text[:80]!r}: write key=value")
+        if key in where:
+            raise Problem(400, f"where has {key[:80]!r} twice: an item has one value of it")
         where[key] = value
     return Question(
         k=whole(request, "k", 5, MOST_K),
@@ -131,6 +141,7 @@ async def form_of(request: Request) -> AsyncIterator[FormData]:
         for name in set(form) - {*operation.parts, *operation.body}:
             sent = ": it is a parameter of the address" if name in operation.query else ""
             raise Problem(400, f"there is no field {name[:80]!r} here{sent}")
+        require_once((name for name, _ in form.multi_items()), operation.parts)
         yield form
     finally:
         await form.close()
@@ -192,8 +203,12 @@ async def json_of(request: Request, **kinds: Any) -> dict[str, Any]:
 
 def parsed(data: bytes | str, what: str) -> Any:
     """JSON as Python has it. Raises Problem for what is none, or cannot be sent back as such:
-    halves of characters, NaN, and numbers and nestings without end.
+    halves of characters, NaN, fields that are given twice, and numbers and nestings without end.
     """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        require_once((name for name, _ in pairs), ())
+        return dict(pairs)
 
     def finite(text: str) -> float:
         if not math.isfinite(value := float(text)):
@@ -201,7 +216,7 @@ def parsed(data: bytes | str, what: str) -> Any:
         return value
 
     try:
-        given = json.loads(data, parse_float=finite, parse_constant=finite)
+        given = json.loads(data, parse_float=finite, parse_constant=finite, object_pairs_hook=once)
         json.dumps(given, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise Problem(400, f"{what} is no JSON") from None

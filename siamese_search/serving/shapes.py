@@ -56,12 +56,15 @@ PARAMETERS: dict[str, Any] = {
     "where": within(
         [within(str, pattern="^[^=]+=")],
         maxItems=CONDITIONS,
-        description="key=value of an item's metadata.",
+        description="key=value of an item's metadata, each key once.",
     ),
     "keep_unknown": FLAG,
     "item": within(int, minimum=1, maximum=MOST_ITEMS),
     "side": within(int, minimum=1, maximum=SIDES, default=SIDE),
     "limit": within(int, minimum=1, maximum=MOST_ROWS, default=ROWS),
+    "identity.limit": within(
+        int, minimum=1, maximum=MOST_ROWS, description="All items, where it is left out."
+    ),
     "search": str,
     "name": within(str, minLength=1),
     "after": str,

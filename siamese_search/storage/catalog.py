@@ -194,13 +194,16 @@ class Catalog(History, Calibrations, Listing):
                     self._take_out(change, list(there))
         return list(there)
 
-    def relabel(self, numbers: Sequence[int], new: str) -> int:
+    def relabel(self, numbers: Sequence[int], new: str, merge: bool = True) -> int:
         """Give items another identity, merging with it where it exists. Returns how many had
         another one.
 
-        A new name for distractors alone is a distractor; one that exists stays what it is.
+        A new name for distractors alone is a distractor; one that exists stays what it is. Without
+        ``merge``, raises UsageError where it exists.
         """
         with self.writing():
+            if not merge and self.count_items(new):
+                raise UsageError(f"{new!r} exists already: merge the two, or take another name")
             relabelled = [item for item in self.items(numbers) if item.identity != new]
             if not relabelled:
                 return 0
