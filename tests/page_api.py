@@ -40,6 +40,7 @@ class Fake:
     jobs: list[dict[str, Any]] = field(default_factory=list)
     unknowns: dict[int, list[int]] = field(default_factory=lambda: {1: [1, 2, 3], 4: [4]})
     undecided: str | None = None  # why nothing is named
+    stale: bool = False  # whether scores are of an older state
 
     def change(
         self,
@@ -343,6 +344,7 @@ def application(fake: Fake) -> Starlette:
         taken = {"own": names[0], "other": names[-1], "times": 2}
         return JSONResponse(
             {
+                "stale": fake.stale,
                 "items": [1] * 60,
                 "genuine": genuine,
                 "right": right,

@@ -443,6 +443,11 @@ def test_quality_tells_what_a_threshold_costs(open_page: Open, fake: Fake) -> No
     expect(page.locator(".cost")).to_contain_text("0 of 60 strangers")
     assert place(moved)[0] < place(used)[0]
     assert place(moved)[1] < place(used)[1]
+    changed = page.get_by_text("The gallery has changed since these scores were measured")
+    expect(changed).to_have_count(0)
+    fake.stale = True
+    page.reload()
+    expect(changed).to_be_visible()
     button(page, "Calibrate to 10 %").click()
     expect(said(page)).to_contain_text("Calibrated")
     asked = [(job["kind"], job["arguments"]) for job in fake.jobs]

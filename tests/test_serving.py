@@ -382,12 +382,18 @@ def test_jobs_calibrate_audit_and_score(client: TestClient) -> None:
     }
     assert sum(one["times"] for one in scores["confusions"]) == scores["right"].count(False)
     assert scores["det"][0]["fpir"] >= scores["det"][-1]["fpir"]
+    assert not scores["stale"]
     failed = waited(
         client,
         client.post(f"{at}/jobs", json={"kind": "calibrate", "arguments": {"fpir": 7}}).json(),
     )
     assert failed["state"] == "failed"
     assert "fpir is 7: give a share" in failed["error"]
+    assert client.get(f"{at}/scores").json() == scores  # what was measured holds
+    client.post(f"{at}/rename", json={"old": "p1", "new": "renamed"})
+    assert client.get(f"{at}/scores").json() == scores | {"stale": True}
+    assert done("calibrate", fpir=0.2)["state"] == "done"
+    assert client.get(f"{at}/scores").status_code == 409
     assert client.post(f"{at}/jobs", json={"kind": "dance"}).status_code == 400
     refused = client.post(
         f"{at}/jobs", json={"kind": "calibrate", "arguments": {"strangers": "/etc"}}

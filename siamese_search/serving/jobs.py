@@ -62,7 +62,8 @@ class Jobs:
         self._waiting: queue.Queue[tuple[Job, Gallery] | None] = queue.Queue()
         self._cancelled: set[str] = set()
         self._lock = threading.Lock()
-        self.scores: dict[str, OwnScores] = {}
+        # By gallery, with the version of the gallery that they are of.
+        self.scores: dict[str, tuple[str, OwnScores]] = {}
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
         self._thread.start()
 
@@ -158,8 +159,9 @@ def without_evidence(found: Calibration | None) -> dict[str, Any] | None:
 
 def _calibrate(jobs: Jobs, job: Job, gallery: Gallery, watch: Watcher) -> Any:
     watch(Progress("calibrating", 0))
+    made = gallery.calibrate(**job.arguments)
     jobs.scores.pop(job.gallery, None)
-    return without_evidence(gallery.calibrate(**job.arguments))
+    return without_evidence(made)
 
 
 def _audit(_: Jobs, __: Job, gallery: Gallery, watch: Watcher) -> Any:
@@ -184,8 +186,10 @@ def _audit(_: Jobs, __: Job, gallery: Gallery, watch: Watcher) -> Any:
 
 
 def _scores(jobs: Jobs, job: Job, gallery: Gallery, watch: Watcher) -> Any:
-    jobs.scores[job.gallery] = own_scores(gallery, *both_ways(gallery, watch))
-    return {"items": len(jobs.scores[job.gallery].impostor)}
+    version = gallery.version  # before: what is changed meanwhile is not in all of them
+    found = own_scores(gallery, *both_ways(gallery, watch))
+    jobs.scores[job.gallery] = version, found
+    return {"items": len(found.impostor)}
 
 
 def _rebuild(_: Jobs, job: Job, gallery: Gallery, watch: Watcher) -> Any:

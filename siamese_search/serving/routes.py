@@ -25,12 +25,21 @@ from siamese_search.serving.requests import (
 
 
 async def scores(request: Request) -> Response:
-    """What decides for the gallery's own items, once a job `scores` has found it."""
+    """What decides for the gallery's own items, once a job `scores` has found it.
+
+    It is `stale` where the gallery has changed since.
+    """
     one = hosted_of(request)
     found = jobs_of(request).scores.get(one.name)
     if found is None:
         raise Problem(409, "there are no scores yet: start a job `scores`")
-    return JSONResponse(await one.call(lambda: representation.of_scores(found)))
+    version, measured = found
+
+    def told() -> dict[str, Any]:
+        stale = version != one.gallery.version
+        return representation.of_scores(measured) | {"stale": stale}
+
+    return JSONResponse(await one.call(told))
 
 
 async def start_job(request: Request) -> Response:

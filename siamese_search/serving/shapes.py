@@ -178,6 +178,7 @@ DOUBTS = {
     "of": int,
 }
 SCORES = {
+    "stale": bool,
     "items": list[int],
     "genuine": list[float],
     "right": list[bool],

@@ -33,6 +33,10 @@ export async function render(context, body) {
   if (context.writable) body.append(calibrating(context, calibrate));
   try {
     const scores = await context.api.call("scores", { signal: context.signal });
+    if (scores.stale) {
+      shown.append(h("p", { class: "muted" },
+        "The gallery has changed since these scores were measured: measure them again."));
+    }
     shown.append(...drawn(context, scores, calibrate).filter(Boolean));
   } catch (error) {
     if (error.status !== 404 && error.status !== 409) throw error;
