@@ -127,6 +127,27 @@ def test_what_is_kept_is_what_was_called_unknown(folder: Path, workers: int, ask
         assert {content_hash(data) for data in probes[::2]} & strange  # who is enrolled
 
 
+def test_a_kept_picture_is_known_by_what_it_shows(client: TestClient, folder: Path) -> None:
+    at = f"{API}/galleries/shop"
+    client.post(f"{at}/identify?keep_unknown=true", files=parts(file(70), file(80)))
+    first, second = (f"{at}/unknowns/{number}/thumbnail" for number in (1, 2))
+    shown = client.get(first)
+    tag = {"If-None-Match": shown.headers["etag"]}
+    assert client.get(first, headers=tag).status_code == 304
+    other = client.get(second, headers=tag)
+    assert (other.status_code, other.content == shown.content) == (200, False)
+    # What said nothing of the picture but its number.
+    for number, path in ((2, second), (99, f"{at}/unknowns/99/thumbnail")):
+        answered = client.get(path, headers={"If-None-Match": f'"unknown-{number}-160"'})
+        assert answered.status_code == (200 if number == 2 else 404)
+    client.post(f"{at}/unknowns/1/enroll", json={"label": "found", "members": [1]})
+    assert client.get(first, headers=tag).status_code == 404
+    (folder / "unknowns" / f"{content_hash(file(80))}.png").unlink()
+    assert client.get(second).status_code == 404
+    (number,) = (one["number"] for one in client.get(f"{at}/identity?name=found").json()["items"])
+    assert client.get(f"{at}/items/{number}/thumbnail", headers=tag).status_code == 304
+
+
 def test_what_was_embedded_by_another_encoder_is_not_kept(
     folder: Path, toy: Encoder, coarse: Encoder
 ) -> None:

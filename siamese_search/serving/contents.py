@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery.gallery import Gallery
+from siamese_search.pictures.read import content_hash
 from siamese_search.pictures.render import encode
 from siamese_search.records import Item
 from siamese_search.serving import representation
@@ -223,16 +224,16 @@ async def picture(request: Request) -> Response:
 async def _drawn(request: Request, side: int) -> Response:
     one, number = hosted_of(request), number_of(request)
     found = await one.call(lambda: item_of(one.gallery, number))
-    return await cached(
-        request, one, f"{found.content[:32]}-{side}", lambda: one.gallery.image(found), side
-    )
+    return await cached(request, one, found.content, lambda: one.gallery.image(found), side)
 
 
 async def cached(
-    request: Request, one: Hosted, name: str, read: Callable[[], bytes], side: int
+    request: Request, one: Hosted, content: str, read: Callable[[], bytes], side: int
 ) -> Response:
-    """A picture that is encoded anew, so that nothing but pixels is passed on."""
-    tag = f'"{name}"'
+    """A picture, by the hash of its content, that is encoded anew, so that nothing but pixels is
+    passed on.
+    """
+    tag = f'"{content[:32]}-{side}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
@@ -271,8 +272,11 @@ async def unknown_thumbnail(request: Request) -> Response:
             return one.gallery.unknown(number)
         except UsageError:
             raise Problem(404, f"there is no kept picture {number}") from None
+        except ImageError as error:
+            raise Problem(404, str(error)) from error
 
-    return await cached(request, one, f"unknown-{number}-{side}", read, side)
+    data = await one.call(read)
+    return await cached(request, one, content_hash(data), lambda: data, side)
 
 
 async def enroll_unknowns(request: Request) -> Response:
