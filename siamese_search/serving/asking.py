@@ -13,7 +13,7 @@ from siamese_search.gallery.gallery import Gallery
 from siamese_search.pictures.read import content_hash
 from siamese_search.serving import representation
 from siamese_search.serving.contents import changed, item_of, tagged
-from siamese_search.serving.hosted import Hosted
+from siamese_search.serving.hosted import Answered, Hosted
 from siamese_search.serving.problems import Problem
 from siamese_search.serving.requests import (
     flag,
@@ -63,22 +63,22 @@ async def identify(request: Request) -> Response:
     async with form_of(request) as form:
         images = await pictures(form)
 
-    found = await one.call(lambda: one.identify([data for _, data in images], question))
-    if keep:
-        strangers = zip(images, found.strange, strict=True)
-        kept = [(data, vector) for (_, data), vector in strangers if vector is not None]
-        await one.change(lambda: one.keep(kept, found.fingerprint))
-
-    def told() -> Response:
+    def asked() -> tuple[Answered, Response]:
+        found = one.identify([data for _, data in images], question)
         answers = [
             representation.of_answer(name, answer, found.metadata)
             for (name, _), answer in zip(images, found.answers, strict=True)
         ]
         undecided = any("threshold" in one and one["threshold"] is None for one in answers)
         said = {"undecided": one.gallery.undecided if undecided else None}
-        return JSONResponse({"answers": answers, "version": found.version} | said)
+        return found, JSONResponse({"answers": answers, "version": found.version} | said)
 
-    return await one.call(told)
+    found, response = await one.call(asked)
+    if keep:
+        strangers = zip(images, found.strange, strict=True)
+        kept = [(data, vector) for (_, data), vector in strangers if vector is not None]
+        await one.change(lambda: one.keep(kept, found.fingerprint))
+    return response
 
 
 async def verify(request: Request) -> Response:
