@@ -233,12 +233,36 @@ def test_names_that_a_table_has_stay(
     gallery.share(tmp_path / "b.zip", pseudonyms=table)
     assert pseudonyms().items() >= before.items()
     assert 'new, "one"' in pseudonyms().values()
-    for text in ("a,b\n1,2\n", "pseudonym,identity\nx,a\nx,b\n", "\xff"):
+    for text in (
+        *("a,b\n1,2\n", "one line\n", "pseudonym,identity\nx,a\nx,b\n", "\xff"),
+        "pseudonym,identity,note\nx,a,mine\n",  # the note would be lost
+    ):
         table.write_bytes(text.encode("latin-1"))
         with pytest.raises(UsageError, match=r"names\.csv"):
             gallery.share(tmp_path / "c.zip", pseudonyms=table)
         assert not (tmp_path / "c.zip").exists()
         assert table.read_bytes() == text.encode("latin-1")
+
+
+def test_no_table_is_written_over_a_key(
+    gallery: Gallery, tmp_path: Path, pseudonyms: Callable[[], dict[str, str]]
+) -> None:
+    key, table = tmp_path / "my.key", tmp_path / "names.csv"
+    gallery.share(tmp_path / "a.zip", pseudonyms=table, key=key)
+    before = key.read_bytes(), pseudonyms()
+    (tmp_path / "also.key").hardlink_to(key)
+    for names, secret, said in (
+        (key, None, r"my\.key is no table of pseudonyms"),
+        (key, table, r"my\.key is no table of pseudonyms"),
+        (table, table, r"names\.csv cannot be both"),
+        (key, tmp_path / "also.key", r"my\.key cannot be both"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            gallery.share(tmp_path / "b.zip", pseudonyms=names, key=secret)
+    gallery.enroll([picture(300)], label="new")
+    with pytest.raises(UsageError, match=r"gallery\.db cannot be read"):
+        gallery.share(tmp_path / "b.zip", pseudonyms=table, key=gallery.folder / "gallery.db")
+    assert (key.read_bytes(), pseudonyms()) == before
 
 
 def test_the_command_says_what_is_for_nobody_else(

@@ -67,16 +67,19 @@ def shared(
     UsageError for a table or a key that is none, StorageError where one cannot be written.
     """
     require_place(out)
-    for path in filter(None, (sharing.pseudonyms, sharing.key)):
+    own = [path for path in (sharing.pseudonyms, sharing.key) if path is not None]
+    for path in own:
         require_place(path)
-        if path.absolute() == out.absolute():
+        if _same(path, out):
             raise UsageError(f"{path} is for you alone: give it another name than what is shared")
+    if len(own) == 2 and _same(*own):
+        raise UsageError(f"{own[0]} cannot be both the table of pseudonyms and the key")
+    table = sharing.pseudonyms
+    known = {} if table is None else _read(table)
     with copied_state(catalog, out) as state:
-        names = None
-        if sharing.pseudonyms is not None:
-            names = _named(state, sharing.pseudonyms)
         generation = state.state().generation
-        under = _under(generation, sharing.key, encoder)
+        under = _under(generation, sharing.key, encoder)  # before the table is written
+        names = None if table is None else _named(state, table, known)
         made = state.path.with_name("shared") / DATABASE
         made.parent.mkdir()
         Catalog.create(made, under.fingerprint, under.location, generation.dimension)
@@ -88,6 +91,11 @@ def shared(
             target.make_portable()
             _hand_on_learned(state, target, generation, under.matrix)
             yield target
+
+
+def _same(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file, which need not be there."""
+    return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
 
 
 def _under(generation: Generation, path: Path | None, encoder: Callable[[], Encoder]) -> _Under:
@@ -179,9 +187,9 @@ def _turned(metric: Metric, matrix: DoubleArray) -> Metric:
 # Names
 
 
-def _named(state: Exchange, table: Path) -> dict[str, str]:
-    """A random name for each identity, kept in a table; those that it has already stay."""
-    known = _read(table) if table.exists() else {}
+def _named(state: Exchange, table: Path, known: dict[str, str]) -> dict[str, str]:
+    """A random name for each identity, kept in a table; those that are ``known`` stay."""
+    known = dict(known)
     taken = set(known.values())
     identities = [name for name, _ in state.identities() if name not in known]
     secrets.SystemRandom().shuffle(identities)
@@ -210,16 +218,24 @@ def _text(known: dict[str, str]) -> str:
 
 
 def _read(table: Path) -> dict[str, str]:
-    """The pseudonyms of a table, by identity. Raises UsageError for what is none."""
+    """The pseudonyms of a table, by identity; none where there is no file, or an empty one.
+
+    Raises UsageError for what is no such table: it would be overwritten.
+    """
+    if not table.exists() or not table.stat().st_size:
+        return {}
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        known = {row["identity"]: row["pseudonym"] for row in rows}
-    except (csv.Error, UnicodeDecodeError, KeyError) as error:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+        if sorted(reader.fieldnames or ()) != sorted(COLUMNS):  # there may be no rows to tell
+            raise csv.Error("other columns")
+    except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(
             f"{table} is no table of pseudonyms as `siasearch export --pseudonyms` writes it, with"
-            f" the columns {', '.join(COLUMNS)}: name another file"
+            f" the columns {' and '.join(COLUMNS)} alone: name another file"
         ) from error
+    known = {row["identity"]: row["pseudonym"] for row in rows}
     if len(set(known.values())) < len(rows) or not all(known) or not all(known.values()):
         raise UsageError(f"{table} names an identity or a pseudonym twice, or not at all")
     return known
