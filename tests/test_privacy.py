@@ -9,6 +9,8 @@ import pytest
 from conftest import picture
 
 from siamese_search import Encoder, Gallery, cli
+from siamese_search.gallery import unknowns
+from siamese_search.gallery.copies import keep_picture
 
 SECRET, NOTE, PLACE = "Rosa Parks", "born in Tuskegee", "private folder"
 
@@ -76,3 +78,32 @@ def test_remove_for_ever(
         cli.main()
     assert "undo" not in capsys.readouterr().out
     assert found(folder, traces) == []
+
+
+def test_a_picture_that_was_kept_as_unknown_goes_as_well(tmp_path: Path, placing: Encoder) -> None:
+    with Gallery.open(tmp_path / "gallery", placing) as gallery:
+        gallery.enroll(picture(0), "a")
+        list(gallery.identify_each([picture(seed) for seed in (50, 60)], keep_unknown=True))
+        kept = {Path(group.paths[0]) for group in gallery.unknowns()}
+        secret, other = sorted(gallery.unknowns(), key=lambda group: group.number)
+        gallery.enroll_unknowns(secret.number, SECRET)
+        gallery.remove(SECRET)
+        gallery.compact()
+        assert len(kept) == 2
+        assert set((gallery.folder / "unknowns").iterdir()) == {Path(other.paths[0])}
+
+
+def test_nobody_sweeps_a_picture_that_is_being_kept(
+    tmp_path: Path, placing: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Gallery.open(tmp_path / "gallery", placing) as gallery:
+
+        def keep(path: Path, data: bytes) -> None:
+            assert gallery._catalog._db.in_transaction  # so whoever sweeps waits
+            keep_picture(path, data)
+
+        monkeypatch.setattr(unknowns, "keep_picture", keep)
+        gallery.enroll(picture(0), "a")
+        list(gallery.identify_each([picture(50)], keep_unknown=True))
+        gallery.compact()
+        assert gallery.unknown(gallery.unknowns()[0].number)

@@ -124,21 +124,24 @@ def settle_copies(catalog: Catalog, folder: Path) -> None:
                 sync_folder(place)
 
 
-def keep_picture(folder: Path, data: bytes) -> Path:
-    """Keep a picture that has no file of its own, because nobody fitted; returns its file.
+def kept_path(folder: Path, data: bytes) -> Path:
+    """Where a gallery keeps a picture that has no file of its own, because nobody fitted."""
+    return folder / KEPT / f"{content_hash(data)}{suffix_of(data)}"
+
+
+def keep_picture(path: Path, data: bytes) -> None:
+    """Write a picture to its ``kept_path``, inside the transaction that notes it.
 
     Raises StorageError where it cannot be written.
     """
-    place = folder / KEPT
+    place = path.parent
     try:
         make_folder(place)
     except OSError as error:
         raise StorageError(f"{place}: {error.strerror}") from error
-    if not _leads_to(place, folder, KEPT):
+    if not _leads_to(place, place.parent, KEPT):
         raise StorageError(f"{place} leads out of the gallery: nothing is kept there")
-    path = place / f"{content_hash(data)}{suffix_of(data)}"
     write_whole(path, data)
-    return path
 
 
 def kept_pictures(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -302,18 +305,18 @@ def sweep_copies(folder: Path, catalog: Catalog) -> None:
 
 
 def sweep_kept(folder: Path, catalog: Catalog) -> None:
-    """Delete kept pictures that nothing needs any more, once they are old.
+    """Delete kept pictures that nothing needs any more.
 
     They are told by their content, which is in their name: a gallery may have been moved.
     """
     if not _leads_to(folder / KEPT, folder, KEPT):
         return
     named = [(path, KEPT_NAME.fullmatch(path.name)) for path in folder.glob(f"{KEPT}/*")]
-    old = [(path, name[1]) for path, name in named if name and is_left_behind(path)]
-    if not old:
+    kept = [(path, name[1]) for path, name in named if name]
+    if not kept:
         return
-    with catalog.writing():  # nobody keeps one again meanwhile
-        needed = catalog.need_files(content for _, content in old if content)
-        for path, content in old:
-            if content not in needed and is_left_behind(path):
+    with catalog.writing():  # nobody keeps one meanwhile
+        needed = catalog.need_files(content for _, content in kept if content)
+        for path, content in kept:
+            if content not in needed:
                 delete(path)

@@ -16,7 +16,7 @@ import numpy as np
 from siamese_search.arrays import FloatArray
 from siamese_search.errors import GalleryMismatch, ImageError, UsageError
 from siamese_search.gallery.active import Active, ActiveEncoder, require
-from siamese_search.gallery.copies import keep_picture
+from siamese_search.gallery.copies import keep_picture, kept_path
 from siamese_search.gallery.editing import numbers_in
 from siamese_search.gallery.grouping import linked, separating
 from siamese_search.gallery.identification import Identifier, Question
@@ -60,8 +60,15 @@ class Unknowns:
         """
         data = contents(image)
         folder = self._catalog.path.parent
-        path = os.path.abspath(image) if is_path(image) else str(keep_picture(folder, data))
-        self._catalog.keep_unknown(content_hash(data), path, fingerprint, vector)
+        if is_path(image):
+            self._catalog.keep_unknown(
+                content_hash(data), os.path.abspath(image), fingerprint, vector
+            )
+            return
+        path = kept_path(folder, data)
+        self._catalog.keep_unknown(
+            content_hash(data), str(path), fingerprint, vector, lambda: keep_picture(path, data)
+        )
 
     def count(self) -> int:
         """How many are kept."""

@@ -222,12 +222,20 @@ class Catalog(History, Calibrations, Listing):
 
     # Unknowns
 
-    def keep_unknown(self, content: str, source: str, fingerprint: str, vector: FloatArray) -> None:
+    def keep_unknown(
+        self,
+        content: str,
+        source: str,
+        fingerprint: str,
+        vector: FloatArray,
+        before_commit: Callable[[], object] = lambda: None,
+    ) -> None:
         """Keep a probe that nobody fitted, unless it is enrolled; its place and embedding are
         brought up to date.
 
-        Raises GalleryMismatch where the encoder that embedded it, by its fingerprint, is not the
-        active one.
+        ``before_commit`` writes its picture, while no other process can write. Raises
+        GalleryMismatch where the encoder that embedded it, by its fingerprint, is not the active
+        one.
         """
         added = datetime.now(UTC).isoformat(timespec="seconds")
         stored = np.ascontiguousarray(vector, "<f4").tobytes()
@@ -242,6 +250,7 @@ class Catalog(History, Calibrations, Listing):
                 " vector = excluded.vector",
                 (bytes.fromhex(content), source, added, generation, stored, bytes.fromhex(content)),
             )
+            before_commit()
 
     def unknowns(self, latest: int = -1) -> list[KeptProbe]:
         """The probes that were kept, in the order in which they were; the ``latest`` or all."""
