@@ -347,6 +347,33 @@ def test_no_damaged_table_is_taken_in(
         assert new.check() == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export", "items.npz", "-g", "old"),
+        ("export", "shared.npz", "-g", "old", "--pseudonyms", "names.csv"),
+        ("export", "shared.zip", "-g", "old", "--protect", "my.key"),
+        ("merge", "new", "old"),
+    ],
+)
+def test_what_has_no_embedding_is_left_out_with_a_word(
+    tmp_path: Path, toy_folder: Path, coarse: Encoder, pictures: Pictures, command: tuple[str, ...]
+) -> None:
+    folder = pictures({"cat": 3})
+    with Gallery.open(tmp_path / "old", toy_folder) as old:
+        old.enroll(folder)
+        (folder / "cat" / "1.png").unlink()
+        old.rebuild(coarse, skip_missing=True)
+    with Gallery.open(tmp_path / "new", coarse) as new:
+        new.enroll([picture(50)], "bird")
+    shell = Shell(tmp_path, toy_folder)
+    told = shell(*command, "--json", code=1)
+    facts = json.loads(told.stdout)
+    assert (facts["left_out"], facts.get("added", facts["items"])) == (1, 2)
+    assert "1 item without an embedding is left out" in told.stderr
+    assert "siasearch rebuild -g old" in told.stderr
+
+
 def test_the_command_line_exports_and_imports_tables(
     gallery: Gallery, tmp_path: Path, toy_folder: Path
 ) -> None:
@@ -360,10 +387,12 @@ def test_the_command_line_exports_and_imports_tables(
     assert "1 item is enrolled as another identity" in said.stderr
     (facts,) = shell.json("import", "items.csv", "-g", "new", "--on-conflict", "replace")
     assert facts == {
-        "added": 1506, "replaced": 1506, "skipped": 0, "renamed": 0, "items": 1506
+        "added": 1506, "replaced": 1506, "skipped": 0, "renamed": 0, "left_out": 0, "items": 1506
     }  # fmt: skip
     (facts,) = shell.json("merge", "new", "old")
-    assert facts == {"added": 0, "replaced": 0, "skipped": 1506, "renamed": 0, "items": 1506}
+    assert facts == {
+        "added": 0, "replaced": 0, "skipped": 1506, "renamed": 0, "left_out": 0, "items": 1506
+    }  # fmt: skip
     shell("export", "plain.csv", "-g", "old")
     assert "no column 'encoder'" in shell("import", "plain.csv", "-g", "x", code=2).stderr
     assert (

@@ -19,6 +19,7 @@ from siamese_search.cli.common import (
     progress_bar,
     say,
 )
+from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.words import counted
 
@@ -114,12 +115,7 @@ def export(
             print_json({"file": str(out), "items": written.items, "left_out": written.left_out})
         else:
             say(f"{out}: {counted(written.items, 'item')}, {size}")
-        if written.left_out:
-            note(
-                f"{counted(written.left_out, 'item')} without an embedding left out:"
-                " `siasearch rebuild` embeds them"
-            )
-            raise typer.Exit(1)
+        _tell_left_out(written.left_out, gallery)
         return
     if as_json:
         print_json({"file": str(out), **_facts(made), "missing": list(made.missing)})
@@ -146,7 +142,7 @@ def _share(
     with open_gallery(gallery) as source, progress_bar("sharing") as watch:
         made = source.share(out, pseudonyms=pseudonyms, key=protect, metadata=metadata, watch=watch)
     if as_json:
-        print_json({"file": str(out), "items": made.items})
+        print_json({"file": str(out), "items": made.items, "left_out": made.left_out})
     else:
         say(f"{out}: {counted(made.items, 'item')}, {_size(out)}")
     if pseudonyms is not None:
@@ -154,6 +150,7 @@ def _share(
     if protect is not None:
         what = "a new key" if new else "the key"
         note(f"{protect} is {what}: only who has it can ask {out.name}; keep it apart from that")
+    _tell_left_out(made.left_out, gallery)
 
 
 def import_(
@@ -211,7 +208,7 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Enrol all items of gallery B in gallery A, of the same encoder, with the copies of pictures
-    that B has: all, or nothing.
+    that B has: all, or nothing. Items without an embedding are left out.
 
     B stays as it is. `undo -g A` takes it back. To merge two identities, see `relabel`.
     """
@@ -221,6 +218,7 @@ def merge(
             taken = target.merge(source, on_conflict=on_conflict, watch=watch)
         left = len(target)
     _tell(taken, gallery, left, as_json)
+    _tell_left_out(taken.left_out, other)
 
 
 def _require_conflict(chosen: str) -> None:
@@ -241,6 +239,15 @@ def _tell(taken: TakenIn, gallery: Path, left: int, as_json: bool) -> None:
     if taken.renamed:
         who = counted(taken.renamed, "item is", "items are")
         note(f"{who} enrolled as another identity: --on-conflict replace takes the file's")
+
+
+def _tell_left_out(items: int, gallery: Path) -> None:
+    """Say how many items of a gallery did not go along; raises Exit where there are some."""
+    if items:
+        rebuild = command("rebuild", gallery, DEFAULT_GALLERY)
+        which = "1 item without an embedding is" if items == 1 else f"{items} items without one are"
+        note(f"{which} left out: `{rebuild}` embeds what it has the pictures of")
+        raise typer.Exit(1)
 
 
 def _is_table(file: Path) -> bool:

@@ -55,14 +55,16 @@ DAMAGES = (
 
 @dataclass(frozen=True)
 class Archived:
-    """A gallery in an archive: how many ``pictures`` of its own are in it, and the items whose
-    pictures the gallery should have and has not.
+    """A gallery in an archive: how many ``pictures`` of its own are in it, the items whose pictures
+    the gallery should have and has not, and how many items were ``left_out``, since they have no
+    embedding: that is where it is shared alone.
     """
 
     identities: int
     items: int
     pictures: int
     missing: tuple[int, ...] = ()
+    left_out: int = 0
 
 
 class _Gone(Exception):

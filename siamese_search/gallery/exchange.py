@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from siamese_search.decision import closer
@@ -169,7 +169,7 @@ def new_gallery(path: Path, folder: Path, watch: Watcher) -> Archived:
 
 def merge(catalog: Catalog, other: Catalog, conflict: str, watch: Watcher) -> TakenIn:
     """Enrol another gallery's items, as they are at one moment, with their copies and places: all
-    or none. See ``Exchange.take_in``.
+    that have an embedding, or none. See ``Exchange.take_in``.
     """
     if conflict not in CONFLICTS:
         raise UsageError(f"on_conflict is {conflict!r}: choose {', '.join(CONFLICTS)}")
@@ -181,7 +181,8 @@ def merge(catalog: Catalog, other: Catalog, conflict: str, watch: Watcher) -> Ta
         generation = state.state().generation
         _require_same(catalog, generation.fingerprint, generation.encoder, source)
         written = _written(catalog, state, source, copies, conflict)
-        count = state.totals()[1]
+        left_out = state.count_unembedded(generation)
+        count = state.totals()[1] - left_out
 
         def blocks() -> Iterator[Block]:
             done = 0
@@ -199,7 +200,7 @@ def merge(catalog: Catalog, other: Catalog, conflict: str, watch: Watcher) -> Ta
         with closing(Exchange(catalog.path, spill=not small)) as writer:
             taken = writer.take_in(blocks, generation.fingerprint, conflict, publish)
             settle_copies(writer, folder)
-    return taken
+    return replace(taken, left_out=left_out)
 
 
 def _written(

@@ -60,8 +60,9 @@ class _Under:
 @contextmanager
 def shared(
     catalog: Catalog, sharing: Sharing, out: Path, encoder: Callable[[], Encoder], watch: Watcher
-) -> Iterator[Catalog]:
-    """A gallery's database as it is now, made anew as ``sharing`` says, to be exported from.
+) -> Iterator[tuple[Catalog, int]]:
+    """A gallery's database as it is now, made anew as ``sharing`` says, to be exported from; and
+    how many items are left out of it, since they have no embedding.
 
     ``encoder`` gives the gallery's own, which is needed where a key replaces another. Raises
     UsageError for a table or a key that is none, StorageError where one cannot be written.
@@ -90,7 +91,7 @@ def shared(
             target.take_in(lambda: blocks, under.fingerprint)
             target.make_portable()
             _hand_on_learned(state, target, generation, under.matrix)
-            yield target
+            yield target, state.count_unembedded(generation)
 
 
 def _same(a: Path, b: Path) -> bool:

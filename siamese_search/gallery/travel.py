@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import UsageError
@@ -65,17 +66,18 @@ class Travel:
         ``pseudonyms`` is a CSV file that is kept here, with a random name for each identity, which
         goes out in its place; names that are in it already stay. ``key`` is a key file, made where
         it is not there: embeddings go out rotated by it, and whoever asks needs it, see
-        ``Encoder.protected``. Of metadata the keys named go along. Raises UsageError for a table or
-        key that is none, and what ``export`` and ``export_items`` raise.
+        ``Encoder.protected``. Of metadata the keys named go along. Items without an embedding are
+        left out where there are any. Raises UsageError for a table or key that is none, and what
+        ``export`` and ``export_items`` raise.
         """
         path, watch = as_path(out), watch or unwatched
         table, key = (None if one is None else as_path(one) for one in (pseudonyms, key))
         names = [metadata] if isinstance(metadata, str) else metadata
         wanted = Sharing(table, key, frozenset(names))
-        with shared(self._catalog, wanted, path, lambda: self.encoder, watch) as state:
+        with shared(self._catalog, wanted, path, lambda: self.encoder, watch) as (state, left_out):
             if exchange.is_table(path):
-                return exchange.export_table(state, path, True, watch)
-            return archive.export_archive(state, path, False, watch)
+                return replace(exchange.export_table(state, path, True, watch), left_out=left_out)
+            return replace(archive.export_archive(state, path, False, watch), left_out=left_out)
 
     def copy(
         self,
@@ -190,7 +192,7 @@ class Travel:
         self, other: Travel, *, on_conflict: str = "skip", watch: Watcher | None = None
     ) -> TakenIn:
         """Enrol another gallery's items here, all or none, with the copies of images and what else
-        it has of each; it stays as it is.
+        it has of each; it stays as it is. Items without an embedding are left out.
 
         ``on_conflict`` as for ``import_items``; ``undo`` takes it back. Raises GalleryMismatch
         where it is of another encoder.

@@ -48,13 +48,15 @@ class Block(NamedTuple):
 class TakenIn:
     """What became of items that came: how many were ``added``, how many of these ``replaced`` one
     with the same picture, and how many were ``skipped``, since it is enrolled; ``renamed`` of these
-    are enrolled as another identity.
+    are enrolled as another identity. Of another gallery's, some were ``left_out``, since they have
+    no embedding.
     """
 
     added: int
     replaced: int
     skipped: int
     renamed: int
+    left_out: int = 0
 
 
 class _Known(NamedTuple):
