@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -133,6 +135,29 @@ def test_pictures_that_were_moved_with_their_gallery_are_found(
     with Gallery.open(tmp_path / "home" / "indexes" / "mine") as new:
         gone = {one.item for one in new.changed_pictures()}
         assert len(gone) == 3
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_no_other_picture_is_taken_for_one_that_is_gone(
+    tmp_path: Path, toy: Encoder, pictures: Pictures, alike: bool
+) -> None:
+    pictures({"cat": 2}, folder="a/photos")
+    with Gallery.open(tmp_path / "a" / "mine", toy) as first:
+        first.enroll(tmp_path / "a" / "photos")
+        (item, _) = first.items("cat")
+        first.copy(tmp_path / "b" / "mine")
+    own, other = (tmp_path / place / "photos" / "cat" / "0.png" for place in "ab")
+    other.parent.mkdir(parents=True)
+    other.write_bytes(bytes(item.size) if alike else b"other")
+    os.utime(other, (time.time() + 100,) * 2)
+    own.unlink()
+    with Gallery.open(tmp_path / "b" / "mine", toy) as gallery:
+        if not alike:
+            assert gallery.items("cat")[0].source == str(own)
+            assert gallery.identify(picture(0))[0].matches[0].path == str(own)
+        (gone,) = gallery.changed_pictures()
+        assert (gone.path, gone.item) == (str(own), item.number)
+        assert gone.reason.endswith("is gone")
 
 
 def test_items_whose_pictures_are_gone_or_overwritten_are_dropped_on_request(

@@ -99,13 +99,16 @@ def changed_pictures(catalog: Catalog, deep: bool) -> Iterator[ChangedPicture]:
 
 def _source_fault(source: Source, deep: bool) -> str | None:
     try:
-        status = os.stat(source.path)
+        status = os.stat(source.place)
     except (OSError, ValueError):
         return None if source.copied else "is gone"
     enrolled = datetime.fromisoformat(source.added).timestamp()
     if status.st_size == source.size and not deep and status.st_mtime <= enrolled + CLOCK:
         return None
-    return file_fault(source.path, source.content)
+    fault = file_fault(source.place, source.content)
+    if fault and source.place != source.path:  # that is another picture's file
+        return None if source.copied else "is gone"
+    return fault
 
 
 def info(catalog: Catalog, active: ActiveEncoder, calibrating: Calibrating) -> GalleryInfo:

@@ -308,9 +308,9 @@ class Catalog(History, Calibrations, Listing):
         """(identity, source) of items, by number; removed ones are left out."""
         with self._guard():
             return {
-                number: (identity, self.located(source))
-                for number, identity, source in self._by_numbers(
-                    "SELECT items.id, name, source FROM items JOIN identities"
+                number: (identity, self.located(source, size))
+                for number, identity, source, size in self._by_numbers(
+                    "SELECT items.id, name, source, size FROM items JOIN identities"
                     " ON identities.id = items.identity WHERE items.id IN",
                     numbers,
                 )
@@ -418,9 +418,8 @@ class Catalog(History, Calibrations, Listing):
                 return
             last = rows[-1][0]
             for number, path, content, size, added, copied in rows:
-                yield Source(
-                    number, self.located(path) or path, content.hex(), size, added, bool(copied)
-                )
+                place = self.located(path, size) or path
+                yield Source(number, path, place, content.hex(), size, added, bool(copied))
 
     def faults(self) -> Iterator[str]:
         """What is wrong inside the database, one line each."""

@@ -75,10 +75,13 @@ class KeptProbe:
 
 @dataclass(frozen=True)
 class Source:
-    """The file that an item was enrolled from, as it was then; whether the gallery has a copy."""
+    """The file that an item was enrolled from, as it was then; the ``place`` where it lies now as
+    far as is known; whether the gallery has a copy.
+    """
 
     item: int
     path: str
+    place: str
     content: str
     size: int
     added: str

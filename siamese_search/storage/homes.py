@@ -1,7 +1,8 @@
 """Homes: the folders in which a gallery has lain, so that pictures moved with it are found.
 
 Paths of pictures are stored as they were. Where one is not there any more, it may lie as it lay
-beside the gallery's folder at that time. Whoever reads it compares its content, as ever.
+beside the gallery's folder at that time, if a file of its size is there: a copy of the gallery may
+lie beside other pictures. Whoever reads it compares its content, as ever.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class Homes(Database):
                 (json.dumps(kept),),
             )
 
-    def located(self, source: str | None) -> str | None:
-        """Where a picture lies: at its stored path, or else, if that is there, where it was beside
-        the gallery's folder.
+    def located(self, source: str | None, size: int) -> str | None:
+        """Where a picture of ``size`` bytes lies: at its stored path, or else, if a file of that
+        size is there, where it was beside the gallery's folder.
         """
         if self._before is None:
             here = str(self.path.parent)
@@ -40,9 +41,9 @@ class Homes(Database):
         if not source or not self._before or os.path.exists(source):
             return source
         for home in self._before:
-            with suppress(ValueError):  # on another drive
+            with suppress(ValueError, OSError):  # on another drive, or not there
                 moved = os.path.normpath(self.path.parent / os.path.relpath(source, home))
-                if os.path.exists(moved):
+                if os.stat(moved).st_size == size:
                     return moved
         return source
 

@@ -29,8 +29,8 @@ class Seals(Generations, Homes):
         Raises GalleryDamaged, naming an item, where something is not as it was stored.
         """
         return [
-            Item(number, one.identity, self.located(one.source), one.content.hex(), one.added,
-                 one.size, one.copy, dict(one.metadata))
+            Item(number, one.identity, self.located(one.source, one.size), one.content.hex(),
+                 one.added, one.size, one.copy, dict(one.metadata))
             for number, one in self._sealed(numbers)
         ]  # fmt: skip
 
