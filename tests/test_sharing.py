@@ -281,6 +281,13 @@ def test_the_command_says_what_is_for_nobody_else(
     (tmp_path / "bad.key").write_text("secret\n")
     assert "bad.key is no key as" in shell(*ask, "--key", "bad.key", code=2).stderr
     (answer,) = shell.json(*ask, "--key", "my.key")
+    for folder in ("old", "none"):
+        add = ("add", "probe.png", "-g", folder, "--encoder", placing.location)
+        refused = shell(*add, "--key", "my.key", code=2).stderr
+        assert f"there is no protected gallery in {folder}" in refused
+    assert not (tmp_path / "none").exists()
+    assert "cannot be read" in shell("list", "-g", "old", "--key", "gone.key", code=2).stderr
+    shell("import", "a.zip", "-g", "third", "--key", "my.key")
     assert answer["matches"][0]["score"] == pytest.approx(1, abs=1e-5)
     said = shell("export", "b.zip", "-g", "old", "--keep-metadata", "shelf", code=2).stderr
     assert "--keep-metadata is for" in said
