@@ -120,7 +120,7 @@ def main() -> None:
         old = Path(scratch, "old")
         Gallery.open(old, encoder).close()
         with closing(Exchange(old / "gallery.db")) as target:
-            target.take_in(lambda: blocks(chosen.size, encoder.dimension), encoder.fingerprint)
+            target.take_in(lambda: blocks(chosen.size, encoder.dimension), encoder.fingerprint, old)
         before, said = digest(old), answers(old)
         for kind in chosen.kinds.split(","):
             out, new = Path(scratch, f"out.{kind}"), Path(scratch, f"new {kind}")

@@ -133,7 +133,8 @@ def test_conflicts_are_skipped_replaced_or_refused(
         other.enroll(tmp_path / "pictures" / "cat", label="puss", copy=True)  # two are in the table
         other.enroll([picture(70)], label="mine")
         before, version = facts(other), other.version
-        with pytest.raises(UsageError, match=r"is enrolled already, as item 1.*nothing was"):
+        said = r"its item 1 \('cat', .*0\.png\) is enrolled already, as item 1 \('puss'\)"
+        with pytest.raises(UsageError, match=rf"items\{kind}: {said}: nothing of it was imported"):
             other.import_items(path, on_conflict="error")
         assert (facts(other), other.version) == (before, version)
 
@@ -380,6 +381,7 @@ def test_the_command_line_exports_and_imports_tables(
     shell = Shell(tmp_path, toy_folder)
     assert "1506 items" in shell("export", "items.npz", "-g", "old").stdout
     assert "1506 items" in shell("import", "items.npz", "-g", "new").stdout
+    gallery.split(tmp_path / "some", [gallery.items("bird")[0].number], keep=True)
     gallery.relabel("bird", "owl")
     shell("export", "items.csv", "-g", "old", "--embeddings")
     said = shell("import", "items.csv", "-g", "new")
@@ -393,6 +395,11 @@ def test_the_command_line_exports_and_imports_tables(
     assert facts == {
         "added": 0, "replaced": 0, "skipped": 1506, "renamed": 0, "left_out": 0, "items": 1506
     }  # fmt: skip
+    shell("export", "birds.npz", "-g", "some")
+    both = ("import", "birds.npz", "items.csv", "--on-conflict", "error")
+    told = shell(*both, "-g", "third", code=2).stderr
+    assert "imported before: birds.npz, 1 item" in told
+    assert "error: items.csv: its item" in told
     shell("export", "plain.csv", "-g", "old")
     assert "no column 'encoder'" in shell("import", "plain.csv", "-g", "x", code=2).stderr
     assert (

@@ -189,8 +189,14 @@ def import_(
         left = taken.added
         if others:
             with open_gallery(gallery) as target:
-                for file in others:
-                    found = target.import_items(file, on_conflict=on_conflict, watch=watch)
+                for place, file in enumerate(others, len(files) - len(others)):
+                    try:
+                        found = target.import_items(file, on_conflict=on_conflict, watch=watch)
+                    except BaseException:
+                        if place:
+                            before = ", ".join(map(str, files[:place]))
+                            note(f"imported before: {before}, {counted(taken.added, 'item')}")
+                        raise
                     taken = TakenIn(*map(add, astuple(taken), astuple(found)))
                 left = len(target)
     if made is None or others:

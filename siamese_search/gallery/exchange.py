@@ -144,7 +144,7 @@ def import_table(
 
     small = path.stat().st_size <= IN_MEMORY
     with closing(Exchange(catalog.path, spill=not small)) as writer:
-        taken = writer.take_in(blocks, table.fingerprint, conflict)
+        taken = writer.take_in(blocks, table.fingerprint, path, conflict)
         settle_copies(writer, catalog.path.parent)
     return taken
 
@@ -198,7 +198,7 @@ def merge(catalog: Catalog, other: Catalog, conflict: str, watch: Watcher) -> Ta
 
         small = 4 * generation.dimension * count <= IN_MEMORY
         with closing(Exchange(catalog.path, spill=not small)) as writer:
-            taken = writer.take_in(blocks, generation.fingerprint, conflict, publish)
+            taken = writer.take_in(blocks, generation.fingerprint, source, conflict, publish)
             settle_copies(writer, folder)
     return replace(taken, left_out=left_out)
 

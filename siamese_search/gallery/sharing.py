@@ -88,7 +88,7 @@ def shared(
             numbers = state.identity_numbers()[0].tolist()
             secrets.SystemRandom().shuffle(numbers)
             blocks = _blocks(state, generation, numbers, names, sharing.metadata, under, watch)
-            target.take_in(lambda: blocks, under.fingerprint)
+            target.take_in(lambda: blocks, under.fingerprint, state.path)
             target.make_portable()
             _hand_on_learned(state, target, generation, under.matrix)
             yield target, state.count_unembedded(generation)

@@ -211,21 +211,22 @@ class Exchange(Catalog):
         self,
         blocks: Callable[[], Iterable[Block]],
         fingerprint: str,
+        origin: Path,
         conflict: str = SKIP,
         before_commit: Callable[[set[str]], object] = lambda copies: None,
     ) -> TakenIn:
         """Enrol items with all that is known of them, all or none, as one change.
 
-        ``blocks`` gives them, anew each time that it is called. By ``conflict``, what is enrolled
-        already is skipped, replaced, or an error. ``before_commit`` gets the paths of the copies
-        that belong to what was added. Raises UsageError for what is an error, for a picture that
-        comes twice, and for an identity that is a distractor here and not there, or the other way
-        round; GalleryMismatch where the embeddings are of another encoder.
+        ``blocks`` gives them, anew each time that it is called; errors name their ``origin``. By
+        ``conflict``, what is enrolled already is skipped, replaced, or an error. ``before_commit``
+        gets the paths of the copies that belong to what was added. Raises UsageError for what is an
+        error, for a picture that comes twice, and for an identity that is a distractor here and not
+        there, or the other way round; GalleryMismatch where the embeddings are of another encoder.
         """
         with self.writing():
             self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             generation = self._require_active(fingerprint)
-            taking = _Taking(self, generation, conflict, self.state().last_item)
+            taking = _Taking(self, generation, origin, conflict, self.state().last_item)
             replaced = sum(len(taking.known(one)) for one in blocks()) if conflict == REPLACE else 0
             with ExitStack() as changing:
                 change: int | None = None
@@ -247,10 +248,13 @@ class Exchange(Catalog):
 class _Taking:
     """Items that are taken in by one transaction."""
 
-    def __init__(self, catalog: Exchange, generation: int, conflict: str, last: int) -> None:
+    def __init__(
+        self, catalog: Exchange, generation: int, origin: Path, conflict: str, last: int
+    ) -> None:
         self._catalog = catalog
         self._db = catalog._db
         self._generation = generation
+        self._origin = origin
         self._conflict = conflict
         self._last = last  # number that was given out before
         self._identities: dict[str, tuple[int, bool]] = {}
@@ -280,18 +284,13 @@ class _Taking:
         for row, facts in enumerate(block.facts):
             there = known.get(facts.content)
             if facts.content in contents or (there and there.number > self._last):
-                raise UsageError(
-                    f"the picture {facts.content.hex()} comes twice ({facts.identity!r}): nothing"
-                    " was imported"
-                )
+                raise self._refused(block.numbers[row], facts, "has a picture that comes twice")
             contents.add(facts.content)
             if there is None or self._conflict == REPLACE:
                 chosen.append(row)
             elif self._conflict == ERROR:
-                raise UsageError(
-                    f"the picture {facts.content.hex()} ({facts.identity!r}) is enrolled already,"
-                    f" as item {there.number} ({there.identity!r}): nothing was imported"
-                )
+                why = f"is enrolled already, as item {there.number} ({there.identity!r})"
+                raise self._refused(block.numbers[row], facts, why)
             else:
                 self._skipped += 1
                 self._renamed += there.identity != facts.identity
@@ -319,7 +318,7 @@ class _Taking:
             old = before.get(facts.content)
             if old and old.copy:  # the same picture
                 facts = replace(facts, copy=old.copy)
-            made.append(self._insert(facts))
+            made.append(self._insert(block.numbers[row], facts))
         vectors = np.ascontiguousarray(block.embeddings, "<f4")
         catalog._store(
             self._generation,
@@ -335,14 +334,23 @@ class _Taking:
         catalog._drop_probes(change, catalog._kept_probes(made))
         self._added += len(made)
 
-    def _insert(self, facts: Facts) -> int:
+    def _refused(self, number: int, facts: Facts, why: str) -> UsageError:
+        """The error for an item, by its number where it comes from."""
+        picture = facts.source or facts.content.hex()
+        return UsageError(
+            f"{self._origin}: its item {number} ({facts.identity!r}, {picture}) {why}: nothing of"
+            " it was imported"
+        )
+
+    def _insert(self, comes_as: int, facts: Facts) -> int:
         known = self._identities.get(facts.identity)
         if known is None:
             known = self._catalog._identity(facts.identity, facts.distractor)
             self._identities[facts.identity] = known
         if known[1] != facts.distractor:
             what = "a distractor" if known[1] else "no distractor"
-            raise UsageError(f"{facts.identity!r} is {what} here: nothing was imported")
+            why = f"is refused, since {facts.identity!r} is {what} here"
+            raise self._refused(comes_as, facts, why)
         number = self._db.execute(
             "INSERT INTO items (identity, content, source, copy, size, added, was, checksum)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
