@@ -106,6 +106,26 @@ def test_what_others_enrol_meanwhile_is_skipped_or_reported(
         assert "enrolled as 'b'" in rejection.reason
 
 
+def test_of_files_with_the_same_content_the_first_says_the_metadata(
+    tmp_path: Path, pictures: Pictures, toy: Encoder
+) -> None:
+    place = pictures({"a": 1}) / "a"
+    shutil.copy(place / "0.png", place / "1.png")
+    files = [str(place / "0.png"), str(place / "1.png")]
+
+    def enrol(*metadata: dict[str, str]) -> dict[str, str]:
+        gallery.enroll(files, label="a", metadata=metadata)
+        (item,) = gallery.items("a")
+        return item.metadata
+
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        first, second = {"shop": "Leeds"}, {"shop": "York", "price": "3"}
+        for _ in range(2):
+            assert enrol(first, second) == {"shop": "Leeds", "price": "3"}
+        assert len(gallery.changes()) == 1  # the second run changed nothing
+        assert enrol({"shop": "Hull"}, second) == {"shop": "Hull", "price": "3"}
+
+
 def test_a_long_enrolment_writes_index_files_on_the_way(
     tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

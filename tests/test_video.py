@@ -584,6 +584,27 @@ def test_frames_are_enrolled_as_pictures_that_the_gallery_keeps(shell: Shell) ->
     shell("check")
 
 
+def test_of_frames_that_look_alike_the_first_counts_in_every_run(shell: Shell) -> None:
+    dark, light = grey(10), grey(110)
+    film(shell.folder / "films" / "Fog" / "one.mkv", [dark] * 20 + [light] * 10 + [dark] * 10)
+    again = ("add", "films", "--every", "1s", "--copy")
+
+    def times() -> list[str]:
+        return [item["metadata"]["time"] for item in shell.json("list", "Fog")]
+
+    assert shell.json(*again)[0]["added"] == 2
+    assert times() == ["0.0", "2.0"]
+    changes = shell("undo", "--list").stdout
+    shell(*again)
+    shell("add", "films", "--every", "2s", "--copy")
+    assert (times(), shell("undo", "--list").stdout) == (["0.0", "2.0"], changes)
+    (shell.folder / "films").rename(shell.folder / "moved")
+    shell("add", "moved", "--every", "1s", "--copy")
+    video = str(shell.folder / "moved" / "Fog" / "one.mkv")
+    known = [item["metadata"] for item in shell.json("list", "Fog")]
+    assert known == [{"video": video, "time": time} for time in ("0.0", "2.0")]
+
+
 def test_in_python_frames_are_pictures(tmp_path: Path, toy_folder: Path, clip: Path) -> None:
     with Gallery.open(tmp_path / "gallery", str(toy_folder)) as gallery:
         report = gallery.enroll(frames(clip, 5.0), label="grey", copy=True)

@@ -24,6 +24,7 @@ from siamese_search.embedding.vectors import Description, as_embeddings
 from siamese_search.errors import ImageError, UsageError
 from siamese_search.gallery.agreement import require_same_graph
 from siamese_search.gallery.copies import NewCopies, copy_path, settle_copies
+from siamese_search.pictures.kind import TIME, VIDEO
 from siamese_search.pictures.memory import contents, suffix_of
 from siamese_search.pictures.read import content_hash
 from siamese_search.pictures.sources import Files, normalised, texts_of
@@ -120,6 +121,7 @@ class Enrolment:
         # What to note of items that were enrolled before: where they lie now, new metadata.
         self._moved: dict[int, str] = {}
         self._described: dict[int, dict[str, str]] = {}
+        self._spoken_of: set[int] = set()  # items whose metadata were given in this run
         # Copies of them that were written, but not yet named.
         self._written: dict[int, str] = {}
         self.copied = 0
@@ -248,10 +250,29 @@ class Enrolment:
         ):  # fmt: skip
             self._moved[known.number] = file.source
         if file.metadata:
-            (item,) = self._catalog.items([known.number]) or (None,)
-            if item and item.metadata | file.metadata != item.metadata:
-                self._described[known.number] = file.metadata
+            self._describe(file, known.number)
         return True
+
+    def _describe(self, file: ImageFile, number: int) -> None:
+        """Note a file's metadata for an enrolled item.
+
+        Of several files with the same content the first counts, and the others add what it lacks:
+        else each run would change the item. A frame keeps its time for as long as its video is
+        there, since frames that look alike come in every run.
+        """
+        (item,) = self._catalog.items([number]) or (None,)
+        if item is None:
+            return
+        noted = self._described.get(number, {})
+        kept: Iterable[str] = ()
+        if number > self._last_before or number in self._spoken_of:
+            kept = item.metadata | noted
+        elif file.picture is not None and os.path.exists(item.metadata.get(VIDEO, "")):
+            kept = (VIDEO, TIME)
+        self._spoken_of.add(number)
+        new = noted | {key: text for key, text in file.metadata.items() if key not in kept}
+        if item.metadata | new != item.metadata:
+            self._described[number] = new
 
     def _copy(self, task: _Read, known: Enrolled) -> None:
         """Keep a copy of what was enrolled without one."""

@@ -14,6 +14,9 @@ VIDEOS: Final = frozenset({
     ".m2ts", ".ts", ".wmv", ".asf", ".flv", ".ogv", ".vob", ".mxf", ".dv", ".mjpeg", ".mjpg",
 })  # fmt: skip
 
+VIDEO: Final = "video"  # names of metadata that a frame has: the path of its video,
+TIME: Final = "time"  # and the seconds from its beginning
+
 CAMERA: Final = "camera:"
 STREAMS: Final = ("http://", "https://", "rtsp://", "rtsps://")
 

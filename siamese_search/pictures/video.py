@@ -25,7 +25,7 @@ from PIL import Image
 
 from siamese_search.errors import ImageError, RuntimeUnavailable, UsageError
 from siamese_search.pictures.apart import WHOLE_BYTES_A_PIXEL, Died, Limits, Worker, memory_for
-from siamese_search.pictures.kind import CAMERA
+from siamese_search.pictures.kind import CAMERA, TIME, VIDEO
 from siamese_search.pictures.limits import most_pixels
 from siamese_search.processes import command
 from siamese_search.records import ImageFile, Rejection
@@ -123,7 +123,7 @@ def filmed(file: ImageFile, every: float | None) -> Iterator[ImageFile | Rejecti
     video = os.path.abspath(file.path)
     try:
         for frame in frames(file.path, STEP if every is None else every):
-            known = file.metadata | {"video": video, "time": str(frame.time)}
+            known = file.metadata | {VIDEO: video, TIME: str(frame.time)}
             yield ImageFile(f"{file.path} at {frame.moment}", file.identity, known, frame)
     except ImageError as error:
         yield Rejection(printable(file.path), str(error))
