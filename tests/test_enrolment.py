@@ -106,6 +106,31 @@ def test_what_others_enrol_meanwhile_is_skipped_or_reported(
         assert "enrolled as 'b'" in rejection.reason
 
 
+def test_a_copy_is_made_of_what_others_enrol_meanwhile_without_one(
+    tmp_path: Path, pictures: Pictures, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, decode = pictures({"a": 4}), Encoder.decode
+    paths = sorted((folder / "a").iterdir())
+    contents = [path.read_bytes() for path in paths]
+
+    def slow(self: Encoder, data: bytes) -> npt.NDArray[np.uint8]:
+        monkeypatch.setattr(Encoder, "decode", decode)
+        with Gallery.open(tmp_path / "gallery", toy) as other:
+            other.enroll([paths[0]], label="a", copy=True)
+            other.enroll([paths[1]], label="a")
+            other.enroll([paths[2]], label="b")
+        return decode(self, data)
+
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        monkeypatch.setattr(Encoder, "decode", slow)
+        report = gallery.enroll(paths, label="a", copy=True)
+        assert (report.added, report.skipped, report.copied) == (1, 2, 1)
+        assert [item.copy for item in gallery.items("b")] == [None]  # it is rejected
+        shutil.rmtree(folder)
+        assert [gallery.image(item) for item in gallery.items("a")] == contents[:2] + contents[3:]
+        assert not list((tmp_path / "gallery" / "images").rglob(".*"))
+
+
 def test_of_files_with_the_same_content_the_first_says_the_metadata(
     tmp_path: Path, pictures: Pictures, toy: Encoder
 ) -> None:

@@ -329,7 +329,8 @@ class Enrolment:
                     self.numbers.append(number)
                 for twin in twins:
                     if owner:
-                        self._already(twin, owner)
+                        if self._already(twin, owner) and item.copy and number is None:
+                            self._written[owner.number] = item.copy  # the other made none, perhaps
                     elif self._catalog.is_distractor(item.identity) is (not self._distractor):
                         self._reject(twin.path, self._other_kind(item.identity))
                     else:
@@ -349,10 +350,8 @@ class Enrolment:
 
     def _publish(self, items: Sequence[NewItem], numbers: Sequence[int | None]) -> None:
         if self._copies is not None:
-            copies = [item.copy for item in items if item.copy is not None]
-            self._copies.publish(
-                {copy: number is not None for copy, number in zip(copies, numbers, strict=True)}
-            )
+            added = (item for item, n in zip(items, numbers, strict=True) if n is not None)
+            self._copies.publish({item.copy: True for item in added if item.copy is not None})
 
     def _reject(self, path: str, reason: str) -> None:
         self.rejected.append(Rejection(printable(path), reason))
