@@ -165,8 +165,8 @@ def fitted_on_grocery(encoder: Encoder) -> tuple[float, dict[str, Any]]:
         return encoder.embed([photo.path for photo in photos]), labels
 
     (embeddings, labels), (others, shown) = embedded("train"), embedded("val")
-    threshold, fitted = reference.record(embeddings, labels, (others, shown))
-    fitted["data"] = fitted["data"].replace("held-out pictures", "Grocery training photos")
+    what = "Grocery training photos"
+    threshold, fitted = reference.record(embeddings, labels, (others, shown), what)
     even = labels % 2 == 0
     strangers = reference.record(embeddings[even], labels[even])[1]["strangers"]
     fitted["strangers"] |= {field: strangers[field] for field in ("scale", "tail")}

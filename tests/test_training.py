@@ -670,6 +670,21 @@ def test_a_trained_encoder_names_hardly_more_strangers_than_its_start(held: int)
     assert np.mean(passed) <= 0.06  # where 5 % passed before
 
 
+@pytest.mark.parametrize("unseen", [True, False])
+def test_pictures_that_tell_nothing_leave_the_record_of_the_start(unseen: bool) -> None:
+    vectors, _ = gallery_of(12, 0.3, 0)
+    alone, seen = np.arange(12), np.repeat(np.arange(4), 2)  # no two pictures are of one class
+    view = trained.View(vectors[::10], vectors[:8])
+    threshold, fields = trained.trained_record(view, alone, seen, None, unseen, "pictures")
+    assert (threshold, fields["fitted"]) == (1, False)
+    assert fields["data"] == "12 pictures of 12 classes do not tell right from wrong"
+    known = trained.Known(0.8, {"slope": 10.0, "offset": -8.0, "data": "many others"}, view)
+    threshold, fields = trained.trained_record(view, alone, seen, known, unseen)
+    assert 0.8 <= threshold <= 0.9 if unseen else threshold == 0.8
+    assert fields["slope"] == 10
+    assert "since 12 held-out pictures of 12 classes do not tell right" in fields["data"]
+
+
 def test_strangers_score_as_the_slow_way_says() -> None:
     vectors, labels = gallery_of(5, 0.3, 0)
     probes, items, classes = vectors[labels == 4], vectors[labels < 4], labels[labels < 4]

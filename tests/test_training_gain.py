@@ -367,6 +367,7 @@ def test_where_nothing_is_held_out_the_gain_is_not_known(
     report = train([folder], tmp_path / "out", replace(SMALL, holdout=0.0, steps=2))
     assert (report.as_gallery, report.verdict) == (None, "not known")
     assert "not known" in "\n".join(gained(report))
+    assert report.basis.startswith("48 training pictures of 12 classes")
 
 
 def said_of(report: TrainingReport, **changes: Any) -> str:

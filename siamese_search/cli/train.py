@@ -265,7 +265,10 @@ def train(
         )
         for line in gained(report):
             say(line)
-        say(f"threshold {report.threshold:.3f}, by {report.basis}")
+        known = (
+            f"threshold {report.threshold:.3f}, by " if report.threshold < 1 else "no threshold: "
+        )
+        say(known + report.basis)
         say(f"{program()} rebuild --encoder {report.encoder}   puts a gallery under it")
     if report.rejected and "RANK" not in os.environ:  # torchrun would call it a failure
         raise typer.Exit(1)

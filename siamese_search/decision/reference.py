@@ -155,7 +155,10 @@ def trials(
 
 
 def record(
-    embeddings: npt.NDArray[np.float32], labels: IntArray, apart: Pictures | None = None
+    embeddings: npt.NDArray[np.float32],
+    labels: IntArray,
+    apart: Pictures | None = None,
+    what: str = "held-out pictures",
 ) -> tuple[float, dict[str, Any]]:
     """What an encoder's record says, from classes (n,) that it was not trained on.
 
@@ -163,7 +166,8 @@ def record(
     same day how sure one may be with one picture each.
 
     Returns the threshold from which the best identity is rather right than wrong, and the fields
-    of ``calibration``: the logistic of the score, and what ``Reference`` needs.
+    of ``calibration``: the logistic of the score, and what ``Reference`` needs. The threshold is 1
+    where scores do not tell right from wrong. ``what`` says in words which pictures these are.
     """
     made = trials(embeddings, labels)
     slope, offset = logistic(
@@ -176,7 +180,7 @@ def record(
         "slope": round(slope, 4),
         "offset": round(offset, 4),
         "target": "probability that the best-scoring identity is right",
-        "data": f"{len(labels)} held-out pictures of {len(np.unique(labels))} classes; half of the"
+        "data": f"{len(labels)} {what} of {len(np.unique(labels))} classes; half of the"
         " classes enrolled with 1 to 5 pictures, all others as probes; 20 draws",
     }
     tested = _standardised(made)

@@ -42,18 +42,33 @@ class Known:
 
 
 def trained_record(
-    view: View, held: IntArray, enrolled: IntArray, start: Known | None, unseen: bool
+    view: View,
+    held: IntArray,
+    enrolled: IntArray,
+    start: Known | None,
+    unseen: bool,
+    what: str = "held-out pictures",
 ) -> tuple[float, dict[str, Any]]:
     """The threshold, and the fields of ``calibration``, of an encoder after training.
 
     ``held`` (n,) and ``enrolled`` (m,) are the classes of the view's pictures; ``unseen`` says
     whether the former are classes that were not trained on. Without a start, strangers are taken to
     score as high as the best of a usual gallery would, by extreme value theory (Gumbel 1958).
+    ``what`` says in words which pictures were judged.
+
+    Where these do not tell right from wrong, as where no two are of one class, the start's record
+    is kept; without a start the threshold is 1, and said not to be fitted.
     """
-    fitted, fields = record(view.held, held)
+    fitted, fields = record(view.held, held, what=what)
     count = len(np.unique(held))
     fields |= {"classes": count, "pictures": len(held)}
-    if not unseen:
+    if fitted >= 1:
+        none = f"{len(held)} {what} of {count} classes do not tell right from wrong"
+        if start is None:
+            return 1.0, {"fitted": False, "slope": 1.0, "offset": -1.0, "data": none}
+        fitted = -1.0
+        fields = {**start.calibration, "data": f"the starting encoder's record, since {none}"}
+    elif not unseen:
         fields["data"] += "; these are classes that it was trained on, and tell nothing of others"
     if start is None:
         return _as_in_a_usual_gallery(fitted, fields, view.held, held)
@@ -63,9 +78,11 @@ def trained_record(
         before, after = (strangers(v.held, v.enrolled, enrolled) for v in (start.view, view))
         threshold, stretch = matched(before, after, held, start.threshold)
     threshold = round(max(fitted, threshold), 4)
+    least = f"the starting encoder's, {start.threshold:g}"
+    if unseen:
+        least = f"where {least}, lets as many strangers pass"
     fields["data"] += (
-        f"; the threshold is at least where the starting encoder's, {start.threshold:g}, lets as"
-        " many strangers pass, and its confidence the lower one of the two"
+        f"; the threshold is at least {least}, and its confidence the lower one of the two"
     )
     slope = min(fields["slope"], start.calibration["slope"] / stretch)
     fields |= {"slope": round(slope, 4), "offset": round(-slope * threshold, 4)}

@@ -77,13 +77,14 @@ def fit_reference(
     _require_enough(labels)
     names, classes = np.unique(np.array(labels), return_inverse=True)
     view = View(vectors, vectors[:0])
-    threshold, fields = trained_record(view, classes, classes[:0], None, unseen=True)
+    threshold, fields = trained_record(
+        view, classes, classes[:0], None, True, "pictures of a reference"
+    )
     if threshold >= 1:  # the logistic does not rise
         raise UsageError(
             f"the encoder {encoder.name} does not tell these identities apart: is each folder one"
             " identity, with several pictures of it?"
         )
-    fields["data"] = fields["data"].replace("held-out pictures", "pictures of a reference")
     before = encoder.threshold if encoder.calibrated else None
     write_decision(encoder.folder, threshold, fields)
     return Fit(str(encoder.folder), threshold, before, len(labels), len(names))

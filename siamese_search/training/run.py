@@ -60,8 +60,8 @@ class TrainingReport:
     the training pictures vary, with the kept weights; None where they begin as those of the start.
     ``verdict`` says which is better: ``better``, ``worse``, that chance may explain it, or ``not
     known``. ``kept`` is the step whose weights are written, 0 for the starting point's; ``basis``
-    says in words what the threshold rests on, ``ended`` why the run ended before its last step,
-    None where it did not, ``plan`` what was planned.
+    says in words what the ``threshold`` rests on, which is 1 where none could be fitted; ``ended``
+    why the run ended before its last step, None where it did not, ``plan`` what was planned.
     """
 
     encoder: str
@@ -200,7 +200,8 @@ def _train(
     shown = held if held is not None else _seen(parts.training, settings, start.how)
     epochs = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
     classes = len(set(training.labels.tolist()))
-    view, enrolled, decision = _decided(trainer, start, shown, unseen)
+    what = "training pictures" if held is None else "held-out pictures"
+    view, enrolled, decision = _decided(trainer, start, shown, unseen, what)
     prior, adapted = start.prior, None
     if held is not None:
         if classes > SOME // 4:  # of so many, some() has hardly two pictures of each
@@ -348,7 +349,7 @@ def _seen(files: list[ImageFile], settings: Settings, how: Preprocessing) -> Pic
 
 
 def _decided(
-    trainer: Trainer, start: Start, judged: Pictures, unseen: bool
+    trainer: Trainer, start: Start, judged: Pictures, unseen: bool, what: str
 ) -> tuple[View, IntArray, tuple[float, dict[str, Any]]]:
     """What the kept weights make of the judged pictures and of some that were trained on, whose
     classes (m,) come with it; threshold and calibration to write.
@@ -364,14 +365,14 @@ def _decided(
     if same and start.encoder is not None:
         known = start.encoder.threshold, dict(start.encoder.record.calibration)
         return view, classes, known
-    if start.encoder is None or not start.encoder.calibrated:
-        return view, classes, trained_record(view, judged.labels, classes, None, unseen)
-    before = Known(
-        start.encoder.threshold,
-        start.encoder.record.calibration,
-        trainer.view(trainer.selection.start, judged, enrolled),
-    )
-    return view, classes, trained_record(view, judged.labels, classes, before, unseen)
+    before = None
+    if start.encoder is not None and start.encoder.calibrated:
+        before = Known(
+            start.encoder.threshold,
+            start.encoder.record.calibration,
+            trainer.view(trainer.selection.start, judged, enrolled),
+        )
+    return view, classes, trained_record(view, judged.labels, classes, before, unseen, what)
 
 
 def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
