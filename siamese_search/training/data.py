@@ -66,6 +66,12 @@ class Pictures:
         taken = several[np.cumsum(counts[several]) <= max(SOME, SOME_EACH)]
         return self.take(np.flatnonzero(np.isin(self.labels, taken))).first(SOME_EACH)
 
+    def whole(self) -> Pictures:
+        """All pictures of some classes, two at least: about ``SOME``, with all of their pairs."""
+        classes = np.unique(self.labels)
+        every = max(1, min(-(-len(self) // SOME), len(classes) // 2))
+        return self.take(np.flatnonzero(np.isin(self.labels, classes[::every])))
+
     def first(self, each: int) -> Pictures:
         """The first pictures of each class, ``each`` at most."""
         order = np.argsort(self.labels, kind="stable")

@@ -313,7 +313,7 @@ class Trainer:
         if self.averaged.place_shape is not None and self.selection.step > 0:
             self.averaged.fit_places(
                 torch.from_numpy(seen.pixels).to(self.device)
-                for seen in self._queried(self.training.some())
+                for seen in self.queried(self.training.some())
             )
         outcome.final(self.averaged)
         self.device, self._half = torch.device("cpu"), False
@@ -341,9 +341,9 @@ class Trainer:
 
     def _as_queried(self, pictures: Pictures) -> FloatArray:
         """Embeddings of training pictures as queries see them."""
-        return np.concatenate([self.embed(seen) for seen in self._queried(pictures)])
+        return np.concatenate([self.embed(seen) for seen in self.queried(pictures)])
 
-    def _queried(self, pictures: Pictures) -> Iterator[Pictures]:
+    def queried(self, pictures: Pictures) -> Iterator[Pictures]:
         """Training pictures as queries see them, batch by batch."""
         for start in range(0, len(pictures), EVALUATION_BATCH):
             pixels = pictures.pixels[start : start + EVALUATION_BATCH]

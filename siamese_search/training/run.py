@@ -142,6 +142,7 @@ def _train(
         if plan is not None:
             plan.write(folder)
     start = starting_point(settings)
+    prior, adapted = start.prior, None  # read now: the encoder's folder may be gone in the end
     files, rejected = found_files(images, folder)
     if settings.loss == "self-supervised" and len({file.identity for file in files}) < 2:
         files = [replace(file, identity=file.path) for file in files]
@@ -190,19 +191,18 @@ def _train(
     trainer.settle()
     selection = trainer.selection
     unseen = parts.how == "classes"
-    as_gallery = judging.judged(trainer, start, held, unseen)
+    as_gallery = judging.judged(trainer, start, held, unseen, warn)
     if start.is_encoder:
         selection.heed(as_gallery)
         trainer.take_kept()
     gain = selection.gain()
     recall = selection.found.recall if selection.found else None
     verdict = as_gallery.verdict if as_gallery else "not known"
-    shown = held if held is not None else _seen(parts.training, settings, start.how)
+    shown = held if held is not None else _seen(trainer)
     epochs = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
     classes = len(set(training.labels.tolist()))
     what = "training pictures" if held is None else "held-out pictures"
     view, enrolled, decision = _decided(trainer, start, shown, unseen, what)
-    prior, adapted = start.prior, None
     if held is not None:
         if classes > SOME // 4:  # of so many, some() has hardly two pictures of each
             several = training.alike()
@@ -336,16 +336,11 @@ def _digest(parts: Split, network: EmbeddingNetwork) -> str:
     return digest.hexdigest()
 
 
-def _seen(files: list[ImageFile], settings: Settings, how: Preprocessing) -> Pictures:
-    """Training pictures as queries see them, to calibrate on where nothing else is left.
-
-    Whole classes, so that there are genuine pairs, of about 2,000 pictures in all.
-    """
-    names = sorted({file.identity for file in files})
-    every = max(1, min(-(-len(files) // SOME), len(names) // 2))  # two classes at least
-    classes = {name: number for number, name in enumerate(names[::every])}
-    chosen = [file for file in files if file.identity in classes]
-    return decode(chosen, classes, how, settings.cache_bytes)[0]
+def _seen(trainer: Trainer) -> Pictures:
+    """Training pictures as queries see them, to calibrate on where nothing else is left."""
+    chosen = trainer.training.whole()
+    pixels = np.concatenate([seen.pixels for seen in trainer.queried(chosen)])
+    return replace(chosen, pixels=pixels)
 
 
 def _decided(
