@@ -16,7 +16,7 @@ pytest.importorskip("onnxscript")
 from test_training import SMALL, drawn, undrawn  # noqa: E402, F401
 
 from siamese_search import Encoder  # noqa: E402
-from siamese_search.training.data import Pictures  # noqa: E402
+from siamese_search.training.data import Pictures, found_files, split  # noqa: E402
 from siamese_search.training.run import train  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quickly_exported", "undrawn")
@@ -60,3 +60,25 @@ def test_whole_classes_of_all_stand_for_many() -> None:
     assert np.unique(chosen.labels, return_counts=True)[1].tolist() == [50] * 34
     few = Pictures(np.zeros((6000, 1, 1, 1), np.uint8), np.repeat([0, 1], 3000)).whole()
     assert len(few) == 6000
+
+
+# Pictures that cannot be read
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoiled", [1, 2])
+def test_held_out_classes_that_cannot_be_read_judge_nothing(
+    folder: Path, tmp_path: Path, spoiled: int
+) -> None:
+    files, _ = found_files([folder], tmp_path / "out")
+    parts = split(files, SHORT.holdout, SHORT.seed)
+    assert (parts.how, len(parts.validation)) == ("classes", 8)
+    for file in parts.validation[: 4 * spoiled]:
+        Path(file.path).write_bytes(b"nothing")
+    told: list[str] = []
+    report = train([folder], tmp_path / "out", SHORT, warn=told.append)
+    assert (report.held_out, report.held_out_pictures, report.recall) == ("none", 0, None)
+    assert any(line.startswith("too little of what was to be held out") for line in told)
+    assert "40 training pictures of 10 classes" in report.basis
+    assert Encoder.open(tmp_path / "out").record.training["data"]["held out"] == "none"
+    assert len(report.rejected) == 4 * spoiled

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -147,9 +146,11 @@ def _train(
     if settings.loss == "self-supervised" and len({file.identity for file in files}) < 2:
         files = [replace(file, identity=file.path) for file in files]
     parts = split(files, settings.holdout, settings.seed)
-    _advise(parts, settings, warn)
     training, held, more = _decoded(parts, settings, start.how, watch)
     rejected += more
+    if held is None:
+        parts = replace(parts, how="none")
+    _advise(parts, training, settings, warn)
     if not settings.steps and held is None:
         raise UsageError(
             "without steps only how the pictures vary is learned, which classes that are held out"
@@ -291,12 +292,16 @@ def _prepare(folder: Path, resume: bool) -> None:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def _advise(parts: Split, settings: Settings, warn: Callable[[str], None]) -> None:
+def _advise(
+    parts: Split, training: Pictures, settings: Settings, warn: Callable[[str], None]
+) -> None:
     if parts.how == "pictures":
         warn("few classes: pictures of each are held out in place of classes, so recall@1 flatters")
     elif parts.how == "none":
-        warn("nothing can be held out: there is no early stopping, and the threshold is a guess")
-    single = sum(n == 1 for n in Counter(file.identity for file in parts.training).values())
+        few = "too little of what was to be held out can be read"
+        why = few if parts.validation else "nothing can be held out"
+        warn(f"{why}: there is no early stopping, and the threshold is a guess")
+    single = int((np.bincount(training.labels) == 1).sum())
     if single and settings.loss != "self-supervised":
         warn(f"{single} classes have one picture each: its altered views are their only pairs")
 
@@ -319,7 +324,9 @@ def _decoded(
         name: number for number, name in enumerate(sorted({f.identity for f in parts.validation}))
     }
     held, more = decode(parts.validation, names, how, settings.cache_bytes, watch)
-    return training, held if len(held) > 1 else None, rejected + more
+    # What cannot be read is missing now: two classes with pairs judge, or nothing does.
+    judges = (np.bincount(held.labels) > 1).sum() > 1
+    return training, held if judges else None, rejected + more
 
 
 def _digest(parts: Split, network: EmbeddingNetwork) -> str:
