@@ -197,6 +197,10 @@ def test_what_cannot_be_compared_is_a_line(
 ) -> None:
     loose = pictures({".": 12}, "loose")
     few = pictures({"a": 3, "b": 3}, "few")
+    broken = shell.folder / "broken"
+    shutil.copytree(data, broken)
+    for path in broken.glob("*/*"):
+        path.write_bytes(b"nothing")
     copy = shell.folder / "copy"
     shutil.copytree(shell.encoder, copy)
     both = (shell.encoder, coarse_folder)
@@ -208,6 +212,7 @@ def test_what_cannot_be_compared_is_a_line(
         ((*both, "--data", loose), "no two pictures show the same thing"),
         ((*both, "--data", few), "2 of 2 things have two pictures or more, too few"),
         ((*both, "--data", data, "--shots", "4"), "0 of 12 things have more than 4 pictures"),
+        ((*both, "--data", broken), f"48 pictures cannot be used, such as {broken}"),
         ((*both, "--data", "nowhere"), "nowhere: no such file or folder"),
         ((*both, "--data", data, "--out", "plot.svg"), "plots are PNG files"),
         ((*both, "--data", data, "--out", "no/plot.png"), "there is no folder no"),
@@ -217,6 +222,25 @@ def test_what_cannot_be_compared_is_a_line(
         assert ran.stderr.count("\n") == 1
     few_draws = shell("encoder", "compare", *both, "--data", data, "--seeds", "2", code=2)
     assert "it must be at least 5" in few_draws.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_that_nothing_can_be_called_by_is_rejected_and_the_others_are_not(
+    shell: Shell, data: Path, coarse_folder: Path
+) -> None:
+    things = shell.folder / "things"
+    shutil.copytree(data, things)
+    (things / "thing0").rename(things / "a\nb")
+    for command in (
+        ("add", things, "--gallery", "gallery", "--encoder", shell.encoder, "--yes"),
+        ("add", things, "--gallery", "other", "--encoder", shell.encoder, "--dry-run"),
+        ("encoder", "compare", shell.encoder, coarse_folder, "--data", things, "--seeds", "5"),
+        ("benchmark", "--split", things, "--encoder", shell.encoder, "--seeds", "2"),
+    ):
+        ran = shell(*command, code=0 if "--dry-run" in command else 1)
+        assert ran.stderr.count("'a\\nb' cannot be an identity's name") == 4
+        assert "a\\nb/0.png: " in ran.stderr
+        assert "11" in ran.stdout
 
 
 def test_an_encoder_that_cannot_run_is_named(

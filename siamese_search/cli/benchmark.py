@@ -32,7 +32,7 @@ from siamese_search.cli.figures import (
 )
 from siamese_search.errors import UsageError
 from siamese_search.files import require_place
-from siamese_search.pictures.sources import find, not_empty
+from siamese_search.pictures.sources import find, nameable, not_empty
 from siamese_search.records import ImageFile, Rejection
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def _attacked(asked: Probes | Split, how: How, planned: Planned) -> Attacked:
 def _found(folders: list[str], kind: Kind, rejected: list[Rejection]) -> list[ImageFile]:
     """The files of a kind in folders; what can be none is added to ``rejected``."""
     files = []
-    for one in not_empty(find(folders, kind=kind), folders, kind):
+    for one in nameable(not_empty(find(folders, kind=kind), folders, kind)):
         if isinstance(one, ImageFile):
             files.append(one)
         else:

@@ -21,7 +21,7 @@ from siamese_search.cli.common import (
 )
 from siamese_search.errors import RuntimeUnavailable, UsageError
 from siamese_search.files import require_place
-from siamese_search.pictures.sources import find, not_empty
+from siamese_search.pictures.sources import find, nameable, not_empty
 from siamese_search.records import ImageFile, Rejection
 from siamese_search.words import counted, printable
 
@@ -79,7 +79,7 @@ def compare(
     rejected: list[Rejection] = []
     files: list[ImageFile] = []
     kind = comparison.common_kind(encoders)
-    for one in not_empty(find([str(data)], kind=kind), [str(data)], kind):
+    for one in nameable(not_empty(find([str(data)], kind=kind), [str(data)], kind)):
         if isinstance(one, ImageFile):
             files.append(one)
         else:

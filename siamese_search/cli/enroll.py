@@ -44,7 +44,7 @@ from siamese_search.errors import UsageError
 from siamese_search.pictures.choosing import Exclusion
 from siamese_search.pictures.find import Passed
 from siamese_search.pictures.kind import WITH_VIDEOS, is_video
-from siamese_search.pictures.sources import Files, find, not_empty, read_manifest
+from siamese_search.pictures.sources import Files, find, nameable, not_empty, read_manifest
 from siamese_search.records import ImageFile, Rejection
 from siamese_search.words import counted, same_picture
 
@@ -156,7 +156,7 @@ def add(
         raise UsageError("to enrol a video, say how often a frame is taken: --every 1s, and --copy")
 
     def found(passed: Passed = lambda path, why: None) -> Files:
-        return chain(find(paths or (), label, passed, kind, leave_out, naming), listed)
+        return chain(nameable(find(paths or (), label, passed, kind, leave_out, naming)), listed)
 
     places = [*(paths or ()), *([str(manifest)] if manifest else ())]
     files = not_empty(found(passed), places, kind)

@@ -21,7 +21,7 @@ from siamese_search.embedding.about import folder_size
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import UsageError, require_whole
 from siamese_search.evaluation.curves import shot_steps
-from siamese_search.evaluation.probes import Probes
+from siamese_search.evaluation.probes import Probes, unusable
 from siamese_search.evaluation.protocols import nearest_are_own
 from siamese_search.evaluation.results import Evaluation, LeftOutFigure
 from siamese_search.evaluation.side_by_side import Embedded, embedded_side_by_side
@@ -121,7 +121,11 @@ def compare(
     _shots(Counter(file.identity for file in files), shots)  # before anything is embedded
     sides = embedded_side_by_side([one.location for one in opened], files, device, watch)
     probes, rejected = _in_common([side.probes for side in sides])
-    shots = _shots(Counter(probes[0].labels), shots)
+    try:
+        shots = _shots(Counter(probes[0].labels), shots)
+    except UsageError as error:  # the files were enough
+        few = "too few pictures are left to compare encoders by"
+        raise UsageError(f"{few}: {unusable(rejected)}") from error
     ways = [(1, False), *([(shots, False), (shots, True)] if shots > 1 else [])]
     total = len(opened) * len(ways) * draws
     measured: list[dict[str, Measured]] = []

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import ImageError
-from siamese_search.pictures.sources import find, normalised
+from siamese_search.pictures.sources import find, nameable
 from siamese_search.records import ImageFile, Rejection
-from siamese_search.words import printable
+from siamese_search.words import counted, printable
 
 
 @dataclass(frozen=True)
@@ -64,23 +65,31 @@ def embedded(encoder: Encoder, pictures: Iterable[ImageFile | str | os.PathLike[
     """Labelled files, and the files of folders, named as ``add`` names them."""
     given = list(pictures)
     places = [os.fspath(one) for one in given if not isinstance(one, ImageFile)]
-    found = list(find(places, kind=encoder.kind))
-    files = [file for file in (*given, *found) if isinstance(file, ImageFile)]
-    readable, vectors, seen, unread = [], [], [], []
+    labelled = (one for one in given if isinstance(one, ImageFile))
+    found = list(nameable(chain(labelled, find(places, kind=encoder.kind))))
+    files = [one for one in found if isinstance(one, ImageFile)]
+    rejected = [one for one in found if isinstance(one, Rejection)]
+    readable, vectors, seen = [], [], []
     described = encoder.describe_each([f.path for f in files])
     for file, (_, result) in zip(files, described, strict=True):
         if isinstance(result, ImageError):
-            unread.append(Rejection(printable(file.path), str(result)))
+            rejected.append(Rejection(printable(file.path), str(result)))
         else:
-            readable.append(replace(file, identity=normalised(file.identity)))
+            readable.append(file)
             vectors.append(result.embedding)
             seen.append(_small(result.places))
     return Probes(
         tuple(readable),
         _stacked(vectors, encoder.dimension),
-        (*(one for one in found if isinstance(one, Rejection)), *unread),
+        tuple(rejected),
         tuple(seen),
     )
+
+
+def unusable(rejected: Sequence[Rejection]) -> str:
+    """How many pictures cannot be used, with one of them: why others are too few."""
+    count = counted(len(rejected), "picture")
+    return f"{count} cannot be used, such as {rejected[0].path}: {rejected[0].reason}"
 
 
 def _small(places: FloatArray | None) -> FloatArray | None:

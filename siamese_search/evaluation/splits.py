@@ -21,7 +21,7 @@ from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import UsageError
 from siamese_search.evaluation.curves import over_shots, shot_steps
 from siamese_search.evaluation.evaluate import DRAWS, evaluate_embeddings
-from siamese_search.evaluation.probes import Probes, embedded
+from siamese_search.evaluation.probes import Probes, embedded, unusable
 from siamese_search.evaluation.results import Evaluation
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.records import ImageFile, Rejection
@@ -121,9 +121,10 @@ def _members(pictures: Probes, split: Split) -> dict[str, IntArray]:
     members = {name: np.flatnonzero(labels == name) for name in np.unique(labels).tolist()}
     enough = {name: own for name, own in members.items() if len(own) > split.shots}
     if len(enough) < 2:
+        others = f"; {unusable(pictures.rejected)}" if pictures.rejected else ""
         raise UsageError(
             f"{len(enough)} classes have more than {split.shots} pictures, which leaves one to"
-            " enrol and one to ask about: two classes or more are needed"
+            f" enrol and one to ask about: two classes or more are needed{others}"
         )
     return enough
 

@@ -27,7 +27,7 @@ from siamese_search.gallery.copies import NewCopies, copy_path, settle_copies
 from siamese_search.pictures.kind import TIME, VIDEO
 from siamese_search.pictures.memory import contents, suffix_of
 from siamese_search.pictures.read import content_hash
-from siamese_search.pictures.sources import Files, normalised, texts_of
+from siamese_search.pictures.sources import Files, nameable, normalised, texts_of
 from siamese_search.records import (
     EnrollmentReport,
     ImageFile,
@@ -188,22 +188,18 @@ class Enrolment:
                 self._commit(items, descriptions)
 
     def _regular(self, files: Files) -> Iterator[ImageFile]:
-        for file in files:
+        for file in nameable(files):
             if isinstance(file, Rejection):
                 self.rejected.append(file)
                 continue
-            try:
-                name = normalised(file.identity)
-            except UsageError as error:
-                self._reject(file.path, str(error))
-                continue
+            name = file.identity
             if name not in self._kinds:
                 kind = self._catalog.is_distractor(name)
                 self._kinds[name] = self._distractor if kind is None else kind
             if self._kinds[name] != self._distractor:
                 self._reject(file.path, self._other_kind(name))
                 continue
-            yield replace(file, identity=name)
+            yield file
 
     def _other_kind(self, name: str) -> str:
         what = "an identity to be named" if self._distractor else "a distractor"

@@ -12,6 +12,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from siamese_search.decision.trained import View, trained_record
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.record import write_decision
 from siamese_search.errors import EncoderError, ImageError, UsageError
-from siamese_search.pictures.sources import find, normalised, not_empty, places_of
+from siamese_search.pictures.sources import find, nameable, not_empty, places_of
 from siamese_search.records import ImageFile, Progress, Rejection, Watcher, unwatched
 from siamese_search.words import counted, printable
 
@@ -98,11 +99,12 @@ def _by_identity(
     files = [one for one in given if isinstance(one, ImageFile)]
     folders = [os.fspath(one) for one in given if not isinstance(one, ImageFile)]
     found: dict[str, list[ImageFile]] = defaultdict(list)
-    for one in (*files, *(not_empty(find(folders), folders) if folders or not files else ())):
+    searched = not_empty(find(folders), folders) if folders or not files else ()
+    for one in nameable(chain(files, searched)):
         if isinstance(one, Rejection):
             reject(one)
         else:
-            found[normalised(one.identity)].append(one)
+            found[one.identity].append(one)
     return found
 
 

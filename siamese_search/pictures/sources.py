@@ -45,6 +45,18 @@ def normalised(label: str) -> str:
     return name
 
 
+def nameable(files: Files) -> Iterator[ImageFile | Rejection]:
+    """The same files, their identities' names in one spelling; rejected where there is none."""
+    for file in files:
+        if isinstance(file, ImageFile):
+            try:
+                yield replace(file, identity=normalised(file.identity))
+            except UsageError as error:
+                yield Rejection(printable(file.path), str(error))
+        else:
+            yield file
+
+
 def find(
     paths: Iterable[str],
     label: str | None = None,
