@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,55 @@ def test_held_out_classes_that_cannot_be_read_judge_nothing(
     told: list[str] = []
     report = train([folder], tmp_path / "out", SHORT, warn=told.append)
     assert (report.held_out, report.held_out_pictures, report.recall) == ("none", 0, None)
-    assert any(line.startswith("too little of what was to be held out") for line in told)
+    assert any(line.startswith("too little is left of what was to be held out") for line in told)
     assert "40 training pictures of 10 classes" in report.basis
     assert Encoder.open(tmp_path / "out").record.training["data"]["held out"] == "none"
     assert len(report.rejected) == 4 * spoiled
+
+
+# Pictures that come twice
+
+
+def test_a_file_is_found_once_by_whatever_way(folder: Path, tmp_path: Path) -> None:
+    once, _ = found_files([folder], tmp_path / "out")
+    (tmp_path / "link").symlink_to(folder)
+    for others in ([folder], [tmp_path / "link"]):
+        assert found_files([folder, *others], tmp_path / "out") == (once, [])
+    files, rejected = found_files([folder, folder / "class-00"], tmp_path / "out")
+    assert files == once
+    assert len(rejected) == 4
+    path = folder / "class-00" / "0.png"
+    assert rejected[0].path == str(path)
+    assert f"the same picture is 'class-00' by {path}, and not '0': leave one" in rejected[0].reason
+
+
+def test_identities_are_named_as_add_names_them(folder: Path, tmp_path: Path) -> None:
+    (folder / "class-00").rename(folder / "Caf\u00e9")
+    (folder / "class-01").rename(folder / "Cafe\u0301")
+    (folder / "class-02").rename(folder / "a\nb")
+    files, rejected = found_files([folder], tmp_path / "out")
+    assert len({file.identity for file in files}) == 10
+    assert sum(file.identity == "Caf\u00e9" for file in files) == 8
+    assert [one.path for one in rejected] == [str(folder / "a\nb" / f"{n}.png") for n in range(4)]
+    assert "cannot be an identity's name" in rejected[0].reason
+
+
+@pytest.mark.slow
+def test_a_copy_neither_trains_nor_judges_again(folder: Path, tmp_path: Path) -> None:
+    for place in folder.iterdir():  # few classes, so that pictures of each are held out
+        if place.name > "class-03":
+            shutil.rmtree(place)
+        else:
+            for path in sorted(place.iterdir()):
+                shutil.copy(path, place / f"copy-{path.name}")
+    shutil.copy(folder / "class-00" / "0.png", folder / "class-01" / "other.png")
+    told: list[str] = []
+    settings = replace(SHORT, classes=2)
+    report = train([folder], tmp_path / "out", settings, warn=told.append)
+    assert report.pictures + report.held_out_pictures == 16
+    (other,) = report.rejected
+    assert "the same picture is 'class-0" in other.reason
+    assert "16 pictures are copies of others: left out" in told
+    alone = replace(settings, loss="self-supervised")
+    assert not train([folder], tmp_path / "alone", alone, warn=told.append).rejected
+    assert "17 pictures are copies of others: left out" in told

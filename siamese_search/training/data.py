@@ -19,7 +19,7 @@ from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.pictures import render
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.read import content_hash, read_file
-from siamese_search.pictures.sources import find, not_empty, places_of
+from siamese_search.pictures.sources import find, nameable, not_empty, places_of
 from siamese_search.records import ImageFile, Progress, Rejection
 from siamese_search.words import printable
 
@@ -136,10 +136,14 @@ def decode(
     preprocessing: Preprocessing,
     limit: int,
     watch: Watcher = lambda progress: None,
+    first: dict[str, ImageFile] | None = None,
+    labelled: bool = True,
 ) -> tuple[Pictures, list[Rejection]]:
     """Decode files in threads; those that are no pictures are rejected with their reason.
 
-    Up to ``limit`` bytes are held in memory; beyond, in an unnamed temporary file.
+    With ``first``, files by SHA-256, which are added to, copies of what is there are left out, and
+    rejected where files are ``labelled`` and that is of another identity. Up to ``limit`` bytes are
+    held in memory; beyond, in an unnamed temporary file.
     """
     shape = (len(files), preprocessing.height, preprocessing.width, preprocessing.channels)
     pixels = np.empty(shape, np.uint8) if int(np.prod(shape)) <= limit else _on_disk(shape)
@@ -157,13 +161,18 @@ def decode(
     with pipeline.thread_pool() as pool:
         stream = pipeline.decoded(pool, ((file, file) for file in files), load)
         for done, (file, result) in enumerate(stream, start=1):
+            watch(Progress("decoding", done, len(files)))
             if isinstance(result, ImageError):
                 rejected.append(Rejection(printable(file.path), str(result)))
-            else:
+                continue
+            digest = contents[file.path]
+            earlier = file if first is None else first.setdefault(digest, file)
+            if earlier is file:
                 pixels[len(labels)] = result
                 labels.append(classes[file.identity])
-                kept.append(Content(file.path, contents[file.path]))
-            watch(Progress("decoding", done, len(files)))
+                kept.append(Content(file.path, digest))
+            elif labelled and earlier.identity != file.identity:
+                rejected.append(_of_another(file, earlier))
     return Pictures(pixels[: len(labels)], np.array(labels, np.int64), tuple(kept)), rejected
 
 
@@ -198,19 +207,29 @@ def roomy(preprocessing: Preprocessing) -> Preprocessing:
 def found_files(
     images: Iterable[str | os.PathLike[str] | ImageFile | Rejection], out: str | os.PathLike[str]
 ) -> tuple[list[ImageFile], list[Rejection]]:
-    """Pictures to train on, without what an earlier run drew into ``out``; files by path, so that
-    an order of finding changes nothing. Raises UsageError for a place that has none.
+    """Pictures to train on, each once, without what an earlier run drew into ``out``; files by
+    path, so that an order of finding changes nothing. What is found under two identities is
+    rejected under the second. Raises UsageError for a place that has none.
     """
-    files: list[ImageFile] = []
+    files: dict[str, ImageFile] = {}  # by where they really lie
     rejected: list[Rejection] = []
+    inside = os.path.join(os.path.realpath(out), "")
     for one in places_of(images, "images"):
         given = isinstance(one, ImageFile | Rejection)
         place = os.fspath(one) if not given else ""
-        for found in [one] if given else not_empty(find([place]), [place]):
-            if isinstance(found, ImageFile):
-                files.append(found)
-            else:
+        for found in nameable([one] if given else not_empty(find([place]), [place])):
+            if isinstance(found, Rejection):
                 rejected.append(found)
-    inside = os.path.join(os.path.realpath(out), "")
-    kept = [file for file in files if not os.path.realpath(file.path).startswith(inside)]
-    return sorted(kept, key=lambda file: file.path), rejected
+                continue
+            real = os.path.realpath(found.path)
+            if not real.startswith(inside):
+                first = files.setdefault(real, found)
+                if first.identity != found.identity:
+                    rejected.append(_of_another(found, first))
+    return sorted(files.values(), key=lambda file: file.path), rejected
+
+
+def _of_another(file: ImageFile, first: ImageFile) -> Rejection:
+    """The rejection of a picture that is there already, as another identity."""
+    other = f"the same picture is {first.identity!r} by {printable(first.path)}"
+    return Rejection(printable(file.path), f"{other}, and not {file.identity!r}: leave one out")

@@ -44,6 +44,7 @@ from siamese_search.training.resolution import cost
 from siamese_search.training.selection import Selection
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import Start, starting_point
+from siamese_search.words import counted
 
 METRICS = "metrics.jsonl"
 
@@ -146,7 +147,7 @@ def _train(
     if settings.loss == "self-supervised" and len({file.identity for file in files}) < 2:
         files = [replace(file, identity=file.path) for file in files]
     parts = split(files, settings.holdout, settings.seed)
-    training, held, more = _decoded(parts, settings, start.how, watch)
+    training, held, more = _decoded(parts, settings, start.how, watch, warn)
     rejected += more
     if held is None:
         parts = replace(parts, how="none")
@@ -298,7 +299,7 @@ def _advise(
     if parts.how == "pictures":
         warn("few classes: pictures of each are held out in place of classes, so recall@1 flatters")
     elif parts.how == "none":
-        few = "too little of what was to be held out can be read"
+        few = "too little is left of what was to be held out"
         why = few if parts.validation else "nothing can be held out"
         warn(f"{why}: there is no early stopping, and the threshold is a guess")
     single = int((np.bincount(training.labels) == 1).sum())
@@ -307,26 +308,38 @@ def _advise(
 
 
 def _decoded(
-    parts: Split, settings: Settings, how: Preprocessing, watch: Callable[[Progress], None]
+    parts: Split,
+    settings: Settings,
+    how: Preprocessing,
+    watch: Callable[[Progress], None],
+    warn: Callable[[str], None],
 ) -> tuple[Pictures, Pictures | None, list[Rejection]]:
-    classes = {
-        name: number for number, name in enumerate(sorted({f.identity for f in parts.training}))
-    }
-    training, rejected = decode(parts.training, classes, roomy(how), settings.cache_bytes, watch)
+    """What is trained on, what is held out, None where that is too little, and what is rejected.
+
+    A picture counts once, also where it would be both.
+    """
+    first: dict[str, ImageFile] = {}
+    labelled = settings.loss != "self-supervised"
+
+    def decoded(files: list[ImageFile], how: Preprocessing) -> tuple[Pictures, list[Rejection]]:
+        names = sorted({file.identity for file in files})
+        classes = {name: number for number, name in enumerate(names)}
+        return decode(files, classes, how, settings.cache_bytes, watch, first, labelled)
+
+    training, rejected = decoded(parts.training, roomy(how))
     # A class may have lost all of its pictures: numbers run on without gaps.
     kept, labels = np.unique(training.labels, return_inverse=True)
     if len(kept) < 2:
-        raise TrainingError("fewer than two classes are left once damaged pictures are rejected")
+        raise TrainingError("fewer than two classes are left without damaged pictures and copies")
     training = replace(training, labels=labels.astype(np.int64))
-    if not parts.validation:
-        return training, None, rejected
-    names = {
-        name: number for number, name in enumerate(sorted({f.identity for f in parts.validation}))
-    }
-    held, more = decode(parts.validation, names, how, settings.cache_bytes, watch)
-    # What cannot be read is missing now: two classes with pairs judge, or nothing does.
+    held, more = decoded(parts.validation, how)
+    rejected += more
+    copies = len(parts.training) + len(parts.validation) - len(training) - len(held) - len(rejected)
+    if copies:
+        warn(f"{counted(copies, 'picture is a copy', 'pictures are copies')} of others: left out")
+    # Of what is left, two classes with pairs judge, or nothing does.
     judges = (np.bincount(held.labels) > 1).sum() > 1
-    return training, held if judges else None, rejected + more
+    return training, held if judges else None, rejected
 
 
 def _digest(parts: Split, network: EmbeddingNetwork) -> str:
