@@ -782,6 +782,21 @@ def test_plots_of_a_run_are_whole_files_or_an_error(tmp_path: Path) -> None:
         plots.draw(tmp_path, epochs, None, vectors, labels, 0.5, plots.Kept(1))
 
 
+def test_plots_say_of_what_they_are() -> None:
+    vectors, labels = np.eye(6, dtype=np.float32), np.arange(6) // 2
+    pairs = plots.pair_scores(vectors, labels)
+    titles = [
+        plots.scores(pairs, 0.5, "training pictures"),
+        plots.class_map(vectors, labels, "training pictures", False),
+        plots.class_map(vectors, labels, "held-out pictures", True),
+    ]
+    assert [figure.axes[0].get_title() for figure in titles] == [
+        "pairs of training pictures",
+        "training pictures of 3 classes (t-SNE)",
+        "3 classes that training has not seen (t-SNE)",
+    ]
+
+
 def test_retrieval_leaves_each_picture_out_of_its_own_search() -> None:
     vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2, 3]]
     found = retrieval.retrieval(vectors, np.array([0, 0, 1, 1, 2, 3]))

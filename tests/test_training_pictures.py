@@ -98,7 +98,7 @@ def test_a_file_is_found_once_by_whatever_way(folder: Path, tmp_path: Path) -> N
     assert len(rejected) == 4
     path = folder / "class-00" / "0.png"
     assert rejected[0].path == str(path)
-    assert f"the same picture is 'class-00' by {path}, and not '0': leave one" in rejected[0].reason
+    assert f"the same picture is taken as 'class-00' already, by {path}" in rejected[0].reason
 
 
 def test_identities_are_named_as_add_names_them(folder: Path, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_copy_neither_trains_nor_judges_again(folder: Path, tmp_path: Path) ->
     report = train([folder], tmp_path / "out", settings, warn=told.append)
     assert report.pictures + report.held_out_pictures == 16
     (other,) = report.rejected
-    assert "the same picture is 'class-0" in other.reason
+    assert "the same picture is taken as 'class-0" in other.reason
     assert "16 pictures are copies of others: left out" in told
     alone = replace(settings, loss="self-supervised")
     assert not train([folder], tmp_path / "alone", alone, warn=told.append).rejected

@@ -231,5 +231,5 @@ def found_files(
 
 def _of_another(file: ImageFile, first: ImageFile) -> Rejection:
     """The rejection of a picture that is there already, as another identity."""
-    other = f"the same picture is {first.identity!r} by {printable(first.path)}"
-    return Rejection(printable(file.path), f"{other}, and not {file.identity!r}: leave one out")
+    other = f"the same picture is taken as {first.identity!r} already, by {printable(first.path)}"
+    return Rejection(printable(file.path), f"{other}: leave out one of the two")

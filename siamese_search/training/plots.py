@@ -63,17 +63,20 @@ def draw(
     labels: IntArray,
     threshold: float,
     kept: Kept,
+    what: str = "held-out pictures",
+    unseen: bool = True,
 ) -> list[Path]:
     """Write curves.png, scores.png and map.png; returns their paths. Raises StorageError.
 
-    ``epochs`` are the lines of ``metrics.jsonl``; the embeddings are of held-out pictures.
+    ``epochs`` are the lines of ``metrics.jsonl``; the embeddings (n, dimension) are of pictures
+    that ``what`` names in words, and ``unseen`` says whether their classes (n,) were not trained.
     """
     paths = [folder / f"{name}.png" for name in ("curves", "scores", "map")]
     with plots.style():
         figures = (
             curves(epochs, before, kept),
-            _scores(pair_scores(embeddings, labels), threshold),
-            _map(embeddings, labels),
+            scores(pair_scores(embeddings, labels), threshold, what),
+            class_map(embeddings, labels, what, unseen),
         )
         for path, figure in zip(paths, figures, strict=True):
             write_whole(path, plots.png(figure))
@@ -99,12 +102,13 @@ def curves(epochs: Sequence[dict[str, Any]], before: float | None, kept: Kept) -
     return figure
 
 
-def _scores(pairs: PairScores, threshold: float) -> Figure:
+def scores(pairs: PairScores, threshold: float, what: str) -> Figure:
+    """The cosines of pairs, with the threshold, and which errors which threshold makes."""
     figure = plots.figure(9, 3.5)
     left, right = figure.subplots(1, 2)
     groups = {"genuine": pairs.genuine, "impostor": pairs.impostor}
     plots.histogram(left, groups, (threshold, f"threshold {threshold:.2f}"))
-    left.set(xlabel="cosine", title="pairs of held-out pictures")
+    left.set(xlabel="cosine", title=f"pairs of {what}")
     if len(pairs.genuine) and len(pairs.impostor):
         _, false_match, false_non_match = metrics.error_rates(pairs.genuine, pairs.impostor)
         error = metrics.equal_error_rate(pairs.genuine, pairs.impostor)
@@ -113,12 +117,14 @@ def _scores(pairs: PairScores, threshold: float) -> Figure:
     return figure
 
 
-def _map(embeddings: FloatArray, labels: IntArray) -> Figure:
+def class_map(embeddings: FloatArray, labels: IntArray, what: str, unseen: bool) -> Figure:
+    """Some pictures of some classes, those that are alike beside each other."""
     figure = plots.figure(6, 6)
     axes = figure.subplots()
     chosen = np.flatnonzero(np.isin(labels, np.unique(labels)[:MAP_CLASSES]))[:MAP_PICTURES]
     layout = maps.laid_out(embeddings[chosen], labels[chosen].tolist())
     maps.embedding_map(axes, layout, named=False)
-    classes = len(np.unique(labels[chosen]))
-    axes.set_title(f"{classes} classes that training has not seen (t-SNE)")
+    classes = f"{len(np.unique(labels[chosen]))} classes"
+    title = f"{classes} that training has not seen" if unseen else f"{what} of {classes}"
+    axes.set_title(f"{title} (t-SNE)")
     return figure

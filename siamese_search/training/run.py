@@ -247,7 +247,8 @@ def _train(
         facts,
         prior,
     )
-    _draw(folder, epochs, before, view.held, shown, encoder.threshold, selection, warn)
+    known = what, unseen, encoder.threshold, selection
+    _draw(folder, epochs, before, view.held, shown, *known, warn)
     report = TrainingReport(
         encoder=str(folder),
         fingerprint=encoder.fingerprint,
@@ -429,6 +430,8 @@ def _draw(
     before: float | None,
     embeddings: Any,
     judged: Pictures,
+    what: str,
+    unseen: bool,
     threshold: float,
     selection: Selection,
     warn: Callable[[str], None],
@@ -440,4 +443,4 @@ def _draw(
     from siamese_search.training import plots
 
     kept = plots.Kept(selection.step, selection.share)
-    plots.draw(folder, epochs, before, embeddings, judged.labels, threshold, kept)
+    plots.draw(folder, epochs, before, embeddings, judged.labels, threshold, kept, what, unseen)
