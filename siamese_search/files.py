@@ -198,6 +198,25 @@ def left_alone(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """While a folder is this process's alone, where the system can lock it. Raises StorageError
+    where it is locked already.
+    """
+    with ExitStack() as held:
+        if fcntl is not None:
+            try:
+                descriptor = held.enter_context(_opened(folder))
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StorageError(
+                    f"another run is writing to {folder}: wait for its end, or name another folder"
+                ) from error
+            except OSError as error:
+                log.debug("cannot lock %s: %s", folder, error)
+        yield
+
+
+@contextmanager
 def _opened(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

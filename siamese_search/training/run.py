@@ -20,8 +20,8 @@ import numpy as np
 from siamese_search.arrays import IntArray
 from siamese_search.decision.trained import Known, View, trained_record
 from siamese_search.embedding.network import EmbeddingNetwork
-from siamese_search.errors import StorageError, TrainingError, UsageError, require_type
-from siamese_search.files import make_folder, write_whole
+from siamese_search.errors import TrainingError, UsageError, require_type
+from siamese_search.files import write_whole
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.sources import places_of
 from siamese_search.records import ImageFile, Progress, Rejection
@@ -39,14 +39,13 @@ from siamese_search.training.data import (
 )
 from siamese_search.training.loop import Epoch, Trainer
 from siamese_search.training.pace import Pace, looking
+from siamese_search.training.place import BEFORE, METRICS, taken
 from siamese_search.training.plan import Plan
 from siamese_search.training.resolution import cost
 from siamese_search.training.selection import Selection
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import Start, starting_point
 from siamese_search.words import counted
-
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,7 @@ def train(
         hardware.generators_kept(chosen),
         distributed.joined(chosen) as place,
         hardware.out_of_memory_explained(asked),
+        taken(Path(out), resume),
     ):
         return _train(images, Path(out), asked, plan, name, resume, place, watch, tell, warn)
 
@@ -137,10 +137,8 @@ def _train(
     tell: Callable[[Epoch], None],
     warn: Callable[[str], None],
 ) -> TrainingReport:
-    if distributed.rank() == 0:
-        _prepare(folder, resume)
-        if plan is not None:
-            plan.write(folder)
+    if plan is not None and distributed.rank() == 0:
+        plan.write(folder)
     start = starting_point(settings)
     prior, adapted = start.prior, None  # read now: the encoder's folder may be gone in the end
     files, rejected = found_files(images, folder)
@@ -277,23 +275,6 @@ def _train(
     return distributed.told(report)
 
 
-def _prepare(folder: Path, resume: bool) -> None:
-    """Make the folder; refuse to overwrite an earlier run, or to resume none."""
-    there = (folder / checkpoint.NAME).exists()
-    if resume and not there:
-        raise TrainingError(f"{folder} has no {checkpoint.NAME} to resume from")
-    if not resume and (there or (folder / "encoder.json").exists()):
-        way = "--resume it, or name another folder" if there else "name another folder"
-        raise TrainingError(f"{folder} holds an earlier run: {way}")
-    try:
-        make_folder(folder)
-        probe = folder / f".{METRICS}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
-
-
 def _advise(
     parts: Split, training: Pictures, settings: Settings, warn: Callable[[str], None]
 ) -> None:
@@ -395,7 +376,7 @@ def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
     """Load the checkpoint, or measure what the starting point reaches untrained."""
     if resume:
         trainer.load(path)
-        record = path.with_name("before.json")
+        record = path.with_name(BEFORE)
         before: float | None = None
         if record.exists():
             before = json.loads(record.read_text())["recall@1"]
@@ -406,7 +387,7 @@ def _begin(trainer: Trainer, path: Path, resume: bool) -> float | None:
         before = found.recall if found else None
     if before is not None and distributed.rank() == 0:
         line = json.dumps({"recall@1": before}) + "\n"
-        write_whole(path.with_name("before.json"), line.encode())
+        write_whole(path.with_name(BEFORE), line.encode())
     return before
 
 
