@@ -436,6 +436,24 @@ def command(
     arguments: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> tuple[str, str]:
     """What a command prints on standard output, and on standard error."""
+    code, out, err = ended(arguments, folder, monkeypatch, capfd)
+    assert code == 0, err
+    return out, err
+
+
+def refused(
+    arguments: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> str:
+    """What a command prints that is stopped by an error."""
+    code, _, err = ended(arguments, folder, monkeypatch, capfd)
+    assert code == 2, err
+    return err
+
+
+def ended(
+    arguments: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> tuple[object, str, str]:
+    """A command's exit code, and what it prints on standard output and on standard error."""
     from siamese_search.cli.app import main
 
     monkeypatch.chdir(folder)
@@ -443,8 +461,7 @@ def command(
     with pytest.raises(SystemExit) as stop:
         main()
     output = capfd.readouterr()
-    assert stop.value.code == 0, output.err
-    return output.out, output.err
+    return stop.value.code, output.out, output.err
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
@@ -500,19 +517,24 @@ def test_resume_goes_on_as_was_chosen(
     assert Settings(**saved["settings"]) == made.settings.resolved()
 
 
+def test_a_dry_run_refuses_a_place_as_the_run_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    drawn(tmp_path / "pictures")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "encoder.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    for place, says in (("mine", "holds an earlier run"), ("file/mine", "file is no folder")):
+        said = refused(f"train pictures --out {place} --dry-run", tmp_path, monkeypatch, capfd)
+        assert says in said
+
+
 def test_resume_without_a_run_and_with_a_dry_run_are_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from siamese_search.cli.app import main
-
     drawn(tmp_path / "pictures")
-    monkeypatch.chdir(tmp_path)
     for options, says in (
         ("--resume", "to resume from"),
         ("--resume --dry-run", "leave out --resume"),
     ):
-        monkeypatch.setattr(sys, "argv", ["siasearch", "train", "pictures", *options.split()])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert stop.value.code == 2
-        assert says in capfd.readouterr().err
+        assert says in refused(f"train pictures {options}", tmp_path, monkeypatch, capfd)

@@ -180,6 +180,7 @@ def train(
     try:
         from siamese_search.training.checkpoint import NAME
         from siamese_search.training.data import found_files
+        from siamese_search.training.place import require_free
         from siamese_search.training.plan import in_lines, planned
         from siamese_search.training.resuming import resumed
         from siamese_search.training.run import train as run
@@ -217,6 +218,8 @@ def train(
     }
     given = {name: value for name, value in options.items() if value is not None}
     given |= parsed(more or ())
+    if not resume:
+        require_free(out)
     files, refused = found_files(asked, out)
     # Of several processes on one run, the first one speaks.
     speaks = os.environ.get("RANK", "0") == "0"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from siamese_search.errors import UsageError
 from siamese_search.training.augmentation import PRESETS
+
+LEAST = {"epoch_steps": 1, "classes": 2, "patience": 1, "dimension": 2, "size": 16}  # others: 0
+MOST = (1 << 63) - 1  # of whole numbers
+SHARES = {"warm_up", "average", "crop", "frozen", "give_up", "coarse", "dropout", "holdout"}
+ABOVE_NOUGHT, BELOW_ONE = {"crop", "clip"}, {"dropout", "holdout"}
 
 
 @dataclass(frozen=True)
@@ -72,25 +78,18 @@ class Settings:
         ):
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r}: choose one of {', '.join(known)}")
-        bounds = {
+        least = {
             "steps": int(self.start == "scratch"),
-            "epoch_steps": 1,
-            "classes": 2,
-            "patience": 1,
-            "seed": 0,
+            "images": 1 if self.loss == "self-supervised" else 2,
         }
-        bounds["images"] = 1 if self.loss == "self-supervised" else 2
-        for field, least in bounds.items():
-            if getattr(self, field) < least:
-                raise UsageError(f"{field} is {getattr(self, field)}: at least {least}")
-        if not 0 <= self.holdout < 1:
-            raise UsageError(
-                f"holdout is {self.holdout}: a share of the classes, from 0 to below 1"
-            )
-        for field in ("crop", "frozen", "give_up", "coarse"):
-            value = getattr(self, field)
-            if (value is not None and not 0 <= value <= 1) or (field == "crop" and value == 0):
-                raise UsageError(f"{field} is {value}: a share, from 0 to 1")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            if "int" in str(field.type):
+                _require_whole(field.name, value, least.get(field.name, LEAST.get(field.name, 0)))
+            elif "float" in str(field.type):
+                _require_real(field.name, value)
         scratch = self.start == "scratch"
         defaults: dict[str, Any] = {
             "rate": 4e-3 if scratch else 3e-4,
@@ -102,6 +101,22 @@ class Settings:
             field: value for field, value in defaults.items() if getattr(self, field) is None
         }
         return replace(self, **missing)
+
+
+def _require_whole(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UsageError(f"{name} is {value}: at least {least}")
+    if value > MOST:
+        raise UsageError(f"{name} is {value}: at most {MOST}")
+
+
+def _require_real(name: str, value: float) -> None:
+    share, above, below = (name in names for names in (SHARES, ABOVE_NOUGHT, BELOW_ONE))
+    inside = 0 <= value <= (1 if share else sys.float_info.max)  # false for what is no number
+    if not inside or (above and value == 0) or (below and value == 1):
+        start = "above 0" if above else "from 0"
+        what = f"a share, {start} to{' below' * below} 1" if share else f"a number, {start} on"
+        raise UsageError(f"{name} is {value}: {what}")
 
 
 def parsed(assignments: Iterable[str]) -> dict[str, Any]:
