@@ -524,6 +524,8 @@ def test_an_earlier_run_is_not_overwritten(first: tuple[Path, Path], tmp_path: P
         ({"steps": 0}, UsageError, "at least 1"),
         ({"images": 1}, UsageError, "at least 2"),
         ({"seed": -1}, UsageError, "at least 0"),
+        ({"crop": 0.5}, UsageError, "does not crop"),
+        ({"start": "glyph", "crop": 0.5}, UsageError, "does not crop"),
         ({"seed": 1 << 63}, UsageError, "at most"),
         ({"size": 0}, UsageError, "at least 16"),
         ({"dimension": 0}, UsageError, "at least 2"),

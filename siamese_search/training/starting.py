@@ -87,7 +87,9 @@ def starting_point(settings: Settings) -> Start:
         architecture["pooling"][0]["grid"] = GRID
         if architecture["projection"] is None:
             architecture["projection"] = 256
-        how = Preprocessing(size, size, channels=1, resize="trim", crop_fraction=1.0)
+        how = _seen(
+            Preprocessing(size, size, channels=1, resize="trim", crop_fraction=1.0), settings
+        )
         return Start(EmbeddingNetwork(architecture), architecture, how)
     if os.path.isfile(start):
         raise UsageError(
@@ -143,7 +145,13 @@ def _architecture(
 
 
 def _seen(how: Preprocessing, settings: Settings) -> Preprocessing:
-    """Preprocessing with the size and the crop that are asked for."""
+    """Preprocessing with the size and the crop that are asked for. Raises UsageError for a crop
+    where none is made.
+    """
+    if settings.crop not in (None, how.crop_fraction) and how.resize != "crop":
+        raise UsageError(
+            f"{settings.start} does not crop pictures, so --crop would do nothing: leave it out"
+        )
     return replace(
         how,
         height=settings.size or how.height,
