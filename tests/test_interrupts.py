@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +100,34 @@ with raised_again():
 def test_two_that_could_not_be_raised_are_raised_once() -> None:
     done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=20)
     assert (done.stdout, done.returncode) == ("interrupted\nclosed\n", 0)
+
+
+IMPORTED = """
+import signal, sys, time
+from siamese_search.cli.interrupts import raised_again
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path.insert(0, sys.argv[1])
+with raised_again():
+    try:
+        import half
+        print(half.whole, flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("interrupted")
+    try:
+        signal.raise_signal(signal.SIGINT)
+        print("not at once")
+    except KeyboardInterrupt:
+        print("at once")
+"""
+
+
+def test_an_import_is_finished_before_it_is_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.2)\nwhole = True\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, str(tmp_path)], capture_output=True, text=True, timeout=20
+    )
+    assert (done.stdout, done.returncode) == ("True\ninterrupted\nat once\n", 0)
