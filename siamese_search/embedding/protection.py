@@ -93,7 +93,10 @@ class Key:
             raise KeyMissing(
                 f"the gallery is protected: give its key, by --key FILE or {VARIABLE}=FILE"
             )
-        key = cls.read(Path(path))
+        try:
+            key = cls.read(Path(path))
+        except UsageError as error:
+            raise KeyMissing(str(error)) from error
         if not hmac.compare_digest(key.check, check):
             raise KeyMissing(f"{path} is not the key that this gallery is protected by")
         return key

@@ -104,7 +104,8 @@ class ActiveEncoder(Followed):
             raise
         except EncoderError as error:
             raise EncoderError(
-                f"{error}; this gallery needs it: give it by --encoder, or encoder="
+                f"{error}; this gallery needs it: move it back, or give it once by --encoder,"
+                " which `siasearch query` has, or encoder="
             ) from error
         require(encoder, generation, self._folder)
         return encoder

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -27,6 +29,8 @@ from siamese_search.serving.origins import Origins
 from siamese_search.serving.requests import require_once
 from siamese_search.serving.routes import ROUTES, Operation
 from siamese_search.serving.workers import Workers
+
+log = logging.getLogger("siasearch")
 
 PAGE = Path(__file__).with_name("page")
 PREFIX = "/api/v1"
@@ -102,7 +106,7 @@ def application(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         give_back_large_blocks()
-        app.state.jobs = Jobs()
+        app.state.jobs = Jobs(host.without_paths)
         try:
             yield
         finally:
@@ -114,8 +118,13 @@ def application(
         return JSONResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
-        for one in host.galleries.values():
-            await one.call(one.gallery.info)
+        try:
+            for one in host.galleries.values():
+                await one.call(one.gallery.info)
+                await one.call(partial(getattr, one.gallery, "encoder"))
+        except SiaSearchError as error:  # whoever asks needs no token
+            log.error("not ready: %s", error)
+            raise problems.Problem(503, "a gallery cannot be used: the log says why") from None
         if workers and not others.ready:
             raise problems.Problem(503, "no worker is ready: try again")
         return JSONResponse({"status": "ready"})
@@ -144,7 +153,9 @@ def application(
                 status = response.status_code
                 return response
             except Exception as error:
-                response = problems.response_to(error, host.without_paths)
+                if isinstance(error, SiaSearchError):
+                    error = type(error)(await host.call(partial(host.without_paths, str(error))))
+                response = problems.response_to(error)
                 status = response.status_code
                 if not isinstance(error, problems.Problem | HTTPException | SiaSearchError):
                     raise

@@ -39,7 +39,7 @@ async def galleries(request: Request) -> Response:
             "name": one.name,
             "identities": facts.identities,
             "items": facts.items,
-            "encoder": facts.encoder,
+            "encoder": representation.of_encoder(facts.encoder),
             "calibrated": facts.calibration is not None,
             "read_only": one.read_only,
         }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -15,9 +17,16 @@ import numpy as np
 from siamese_search.arrays import FloatArray, PixelArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.pipeline import described_by
+from siamese_search.embedding.protection import VARIABLE, protected
 from siamese_search.embedding.turning import describe_turns_each
 from siamese_search.embedding.vectors import Description
-from siamese_search.errors import GalleryMismatch, ImageError, UsageError
+from siamese_search.errors import (
+    EncoderError,
+    GalleryMismatch,
+    ImageError,
+    SiaSearchError,
+    UsageError,
+)
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.gallery.identification import Question
 from siamese_search.machine import cores
@@ -82,6 +91,28 @@ class Hosted:
         if self.read_only:
             raise Problem(403, f"the gallery {self.name} is read-only here")
         return await self._host.call(function)
+
+    def load_encoder(self) -> None:
+        """Load the encoder where this process asks it. Raises EncoderError where it is missing, or
+        its key.
+        """
+        if self._host.elsewhere is None:
+            self._asking()
+        else:
+            self.gallery.encoder  # noqa: B018
+
+    def folders(self) -> Iterator[tuple[str, str]]:
+        """The folders that messages about it may have, each with what clients are told instead."""
+        yield str(self.gallery.folder), self.name
+        with suppress(SiaSearchError):  # the database is damaged, say
+            try:
+                encoder = self.gallery.encoder.folder
+            except EncoderError:
+                location = self.gallery.info().encoder
+                named = protected(location)
+                encoder = Path(location if named is None else named.location)
+            if encoder.is_absolute():
+                yield str(encoder), encoder.name
 
     def unknowns(self) -> list[UnknownGroup]:
         """The groups of what was kept because nobody fitted, found anew where anything changed."""
@@ -252,6 +283,7 @@ class Host:
                     raise UsageError(f"two galleries are named {name!r}: rename one of the folders")
                 gallery = Gallery.open(folder, device=device, background=True)
                 self.galleries[name] = Hosted(name, gallery, read_only, self)
+                self.galleries[name].load_encoder()
         except BaseException:
             self.close()
             raise
@@ -262,9 +294,13 @@ class Host:
         return self.galleries[name]
 
     def without_paths(self, text: str) -> str:
-        """A message with the galleries' names in place of their folders."""
-        for name, hosted in self.galleries.items():
-            text = text.replace(str(hosted.gallery.folder), name)
+        """A message with names in place of folders of the server. To be called in a thread."""
+        key = os.environ.get(VARIABLE, "")
+        shown = {key: Path(key).name} if key else {}
+        for hosted in self.galleries.values():
+            shown |= hosted.folders()
+        for folder in sorted(shown, key=len, reverse=True):
+            text = text.replace(folder, shown[folder])
         return text
 
     async def call(self, function: Callable[[], T]) -> T:

@@ -56,7 +56,9 @@ class Job:
 class Jobs:
     """The jobs of a server, one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[str], str] = str) -> None:
+        """``told`` is what to tell of an error's message."""
+        self._told = told
         self._jobs: dict[str, Job] = {}
         self._numbers = itertools.count(1)
         self._waiting: queue.Queue[tuple[Job, Gallery] | None] = queue.Queue()
@@ -125,10 +127,11 @@ class Jobs:
             except Cancelled:
                 job.state = "cancelled"
             except (SiaSearchError, TypeError, ValueError, OverflowError) as error:
-                job.state, job.error = "failed", str(error)
+                job.state, job.error = "failed", self._told(str(error))
             except Exception as error:
                 log.exception("job %s (%s) failed", job.id, job.kind)
-                job.state, job.error = "failed", f"{type(error).__name__}: {error}"
+                said = self._told(f"{type(error).__name__}: {error}")
+                job.state, job.error = "failed", said
             job.ended = _now()
 
     def _watcher(self, job: Job) -> Watcher:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -62,8 +62,8 @@ def answer(status: int, detail: str, also: Mapping[str, str] | None = None) -> R
     return JSONResponse(content, status, headers, media_type="application/problem+json")
 
 
-def response_to(error: Exception, told: Callable[[str], str] = str) -> Response:
-    """The response to an error that a handler has raised; ``told`` is what to tell of a message."""
+def response_to(error: Exception) -> Response:
+    """The response to an error that a handler has raised."""
     if isinstance(error, Problem):
         return answer(error.status, error.detail)
     if isinstance(error, HTTPException):
@@ -71,7 +71,7 @@ def response_to(error: Exception, told: Callable[[str], str] = str) -> Response:
     status = next((code for kind, code in STATUSES if isinstance(error, kind)), None)
     if status is None:
         return answer(500, FAILED)
-    return answer(status, told(str(error)))
+    return answer(status, str(error))
 
 
 async def on_problem(request: Request, error: Exception) -> Response:  # noqa: ARG001

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from siamese_search.embedding.protection import protected
 from siamese_search.errors import EncoderError, ImageError
 from siamese_search.evaluation.own_scores import OwnScores
 from siamese_search.gallery.gallery import Gallery
@@ -42,6 +44,7 @@ def of_gallery(name: str, gallery: Gallery, read_only: bool) -> dict[str, Any]:
     index = facts["index"] and facts["index"].rpartition("#")[2]  # not where Milvus is
     return facts | {
         "gallery": name,
+        "encoder": of_encoder(facts["encoder"]),
         "index": index,
         "decides": facts["calibration"],
         "calibration": without_evidence(gallery.calibration),
@@ -50,6 +53,14 @@ def of_gallery(name: str, gallery: Gallery, read_only: bool) -> dict[str, Any]:
         "change": None if change is None else dataclasses.asdict(change),
         "undone": None if undone is None else dataclasses.asdict(undone),
     }
+
+
+def of_encoder(location: str) -> str:
+    """Where an encoder lies, as clients are told: of a folder the name alone."""
+    named = protected(location)
+    if named is not None:
+        return str(named._replace(location=of_encoder(named.location)))
+    return Path(location).name
 
 
 def of_group(group: UnknownGroup) -> dict[str, Any]:

@@ -13,10 +13,9 @@ from starlette.responses import JSONResponse, Response
 
 from siamese_search.records import Item
 from siamese_search.serving import asking, contents, representation, shapes
-from siamese_search.serving.jobs import CHANGING, Job
+from siamese_search.serving.jobs import CHANGING
 from siamese_search.serving.problems import Problem
 from siamese_search.serving.requests import (
-    host_of,
     hosted_of,
     jobs_of,
     json_of,
@@ -50,12 +49,12 @@ async def start_job(request: Request) -> Response:
     if one.read_only and kind in CHANGING:
         raise Problem(403, f"the gallery {one.name} is read-only here")
     job = jobs_of(request).start(one.name, one.gallery, kind, given["arguments"] or {})
-    return JSONResponse(_told(request, job), 202)
+    return JSONResponse(dataclasses.asdict(job), 202)
 
 
 async def jobs(request: Request) -> Response:
     """All jobs, without their results."""
-    every = [_told(request, job) | {"result": None} for job in jobs_of(request).all()]
+    every = [dataclasses.asdict(job) | {"result": None} for job in jobs_of(request).all()]
     return JSONResponse(every)
 
 
@@ -64,7 +63,7 @@ async def job(request: Request) -> Response:
     found = jobs_of(request).get(request.path_params["id"])
     if found is None:
         raise Problem(404, "there is no such job")
-    return JSONResponse(_told(request, found))
+    return JSONResponse(dataclasses.asdict(found))
 
 
 async def cancel_job(request: Request) -> Response:
@@ -74,13 +73,7 @@ async def cancel_job(request: Request) -> Response:
     if found is None:
         raise Problem(404, "there is no such job")
     jobs_of(request).cancel(found)
-    return JSONResponse(_told(request, found))
-
-
-def _told(request: Request, job: Job) -> dict[str, Any]:
-    """A job without paths of the server's."""
-    error = None if job.error is None else host_of(request).without_paths(job.error)
-    return dataclasses.asdict(job) | {"error": error}
+    return JSONResponse(dataclasses.asdict(found))
 
 
 Handler = Callable[[Request], Awaitable[Response]]

@@ -36,9 +36,6 @@ def work(connection: Connection[Any, Any]) -> None:
     except Exception as error:
         connection.send(error if isinstance(error, SiaSearchError) else SiaSearchError(repr(error)))
         return
-    for hosted in host.galleries.values():
-        with suppress(SiaSearchError):  # whoever asks is told
-            hosted.identify((), Question())  # loads the encoder
     connection.send(None)
     sending = threading.Lock()
 
