@@ -8,7 +8,7 @@
     │   └── RuntimeUnavailable    the device or library asked for is not there
     ├── TrainingError         a training run cannot begin or go on
     └── GalleryError          a gallery cannot be used as it is
-        ├── GalleryMissing        there is none
+        ├── GalleryMissing        there is none, or it was replaced while it was open
         ├── GalleryMismatch       it was made by another encoder
         ├── GalleryFormatError    it was written by a newer siasearch
         ├── GalleryDamaged        the database is corrupt or incomplete
@@ -80,7 +80,7 @@ class GalleryError(SiaSearchError):
 
 
 class GalleryMissing(GalleryError):
-    """There is no gallery in this folder."""
+    """There is no gallery in this folder, or not the one any more that was opened."""
 
 
 class GalleryMismatch(GalleryError):

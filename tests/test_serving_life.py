@@ -13,11 +13,11 @@ pytest.importorskip("httpx")
 
 from loading import drawn
 from starlette.testclient import TestClient
-from test_serving import API, HERE, parts
+from test_serving import API, HERE, nearest, parts, waited
 
 from siamese_search import Encoder, Gallery
 from siamese_search.embedding.protection import VARIABLE, Key
-from siamese_search.errors import EncoderError, KeyMissing
+from siamese_search.errors import EncoderError, GalleryMissing, KeyMissing
 from siamese_search.serving.app import application
 
 AT = f"{API}/galleries/shop"
@@ -88,10 +88,70 @@ def test_a_server_whose_encoder_is_gone_is_not_ready_and_names_no_folder(
         shutil.rmtree(other)
         ready = client.get("/ready")
         refused = client.post(f"{AT}/identify", files=parts(drawn(0)))
-        job = client.post(f"{AT}/jobs", json={"kind": "calibrate"}).json()["id"]
-        while not (ended := client.get(f"{API}/jobs/{job}").json())["ended"]:
-            pass
+        ended = waited(client, client.post(f"{AT}/jobs", json={"kind": "calibrate"}).json())
     assert (ready.status_code, refused.status_code) == (503, 500)
     assert "'other' is neither a folder" in refused.json()["detail"]
     assert "'other' is neither a folder" in ended["error"]
     assert str(tmp_path) not in ready.text + refused.text + ended["error"]
+
+
+# The folder
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_gallery_that_takes_another_s_place_answers(
+    folder: Path, tmp_path: Path, toy: Encoder, workers: int
+) -> None:
+    with Gallery.open(tmp_path / "next" / "shop", toy) as other:
+        other.enroll([drawn(0)], "other")
+    with TestClient(application([folder], HERE, workers=workers)) as client:
+        assert nearest(client.post(f"{AT}/identify", files=parts(drawn(0)))) == "p0"
+        folder.rename(tmp_path / "before")
+        (tmp_path / "next" / "shop").rename(folder)
+        assert nearest(client.post(f"{AT}/identify", files=parts(drawn(0)))) == "other"
+        sent = client.post(f"{AT}/enroll", files=parts(drawn(7)), data={"label": "new"})
+        assert sent.status_code == 201
+        assert nearest(client.post(f"{AT}/identify", files=parts(drawn(7)))) == "new"
+        assert 'siasearch_items{gallery="shop"} 2\n' in client.get("/metrics").text
+    with Gallery.open(folder) as gallery:
+        assert len(gallery) == 2
+    with Gallery.open(tmp_path / "before") as gallery:
+        assert len(gallery) == 8
+
+
+def test_a_job_is_done_on_the_gallery_that_is_there(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    with TestClient(application([folder], HERE)) as client:
+        shutil.rmtree(folder)
+        (tmp_path / "copy").rename(folder)
+        job = client.post(f"{AT}/jobs", json={"kind": "compact"}).json()
+        assert waited(client, job)["state"] == "done"
+
+
+def test_a_gallery_that_is_gone_is_said_and_nothing_is_made_in_its_place(
+    folder: Path, tmp_path: Path
+) -> None:
+    with TestClient(application([folder], HERE)) as client:
+        gone = folder.rename(tmp_path / "gone")
+        for path in (AT, "/ready"):
+            assert client.get(path).status_code == 503
+        sent = client.post(f"{AT}/enroll", files=parts(drawn(7)), data={"label": "new"})
+        assert (sent.status_code, sent.headers["retry-after"]) == (503, "1")
+        assert "the gallery shop is not there now" in sent.json()["detail"]
+        assert client.get("/metrics").is_success
+        assert not folder.exists()
+        gone.rename(folder)
+        assert client.get("/ready").is_success
+        assert client.get(AT).json()["items"] == 8
+
+
+def test_an_open_gallery_whose_folder_was_replaced_is_an_error(
+    folder: Path, tmp_path: Path
+) -> None:
+    with Gallery.open(folder) as gallery:
+        folder.rename(tmp_path / "gone")
+        with pytest.raises(GalleryMissing, match=r"removed or replaced .* open the gallery again"):
+            len(gallery)
+        shutil.copytree(tmp_path / "gone", folder)
+        with pytest.raises(GalleryMissing, match="removed or replaced"):
+            gallery.enroll([drawn(7)], "new")

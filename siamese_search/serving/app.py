@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -73,7 +73,8 @@ class Measured:
         lines.append("# TYPE siasearch_items gauge")
         for name, one in host.galleries.items():
             quoted = name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-            lines.append(f'siasearch_items{{gallery="{quoted}"}} {len(one.gallery)}')
+            with suppress(SiaSearchError, problems.Problem):  # it is not there now
+                lines.append(f'siasearch_items{{gallery="{quoted}"}} {one.count_items()}')
         return "\n".join(lines) + "\n"
 
 
@@ -120,9 +121,8 @@ def application(
     async def ready(_: Request) -> Response:
         try:
             for one in host.galleries.values():
-                await one.call(one.gallery.info)
-                await one.call(partial(getattr, one.gallery, "encoder"))
-        except SiaSearchError as error:  # whoever asks needs no token
+                await one.call(one.require_usable)
+        except (SiaSearchError, problems.Problem) as error:  # whoever asks needs no token
             log.error("not ready: %s", error)
             raise problems.Problem(503, "a gallery cannot be used: the log says why") from None
         if workers and not others.ready:

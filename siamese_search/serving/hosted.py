@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from siamese_search.embedding.vectors import Description
 from siamese_search.errors import (
     EncoderError,
     GalleryMismatch,
+    GalleryMissing,
     ImageError,
     SiaSearchError,
     UsageError,
@@ -33,6 +35,8 @@ from siamese_search.machine import cores
 from siamese_search.records import Identification, UnknownGroup
 from siamese_search.serving.batching import Batcher
 from siamese_search.serving.problems import Problem
+
+log = logging.getLogger("siasearch")
 
 T = TypeVar("T")
 TRIES = 3  # to answer while others switch encoders
@@ -73,9 +77,13 @@ class Elsewhere(Protocol):
 class Hosted:
     """One gallery on the server."""
 
-    def __init__(self, name: str, gallery: Gallery, read_only: bool, host: Host) -> None:
+    def __init__(
+        self, name: str, opened: Callable[[], Gallery], read_only: bool, host: Host
+    ) -> None:
+        """Raises what ``opened`` raises, which opens it, also where its folder was replaced."""
         self.name = name
-        self.gallery = gallery
+        self.gallery = opened()
+        self._opened = opened
         self.read_only = read_only
         self._host = host
         self._lock = threading.Lock()
@@ -84,13 +92,34 @@ class Hosted:
 
     async def call(self, function: Callable[[], T]) -> T:
         """What a function gives that reads or writes, in a thread."""
-        return await self._host.call(function)
+        return await self._host.call(partial(self.done, function))
 
     async def change(self, function: Callable[[], T]) -> T:
         """The same for one that changes the gallery. Raises Problem where nothing may change."""
         if self.read_only:
             raise Problem(403, f"the gallery {self.name} is read-only here")
-        return await self._host.call(function)
+        return await self._host.call(partial(self.done, function))
+
+    def done(self, function: Callable[[], T]) -> T:
+        """What a function gives; given once more where the gallery's folder was replaced. To be
+        called in a thread. Raises Problem where there is no gallery now.
+        """
+        gallery = self.gallery
+        try:
+            return function()
+        except GalleryMissing as error:
+            with self._lock:
+                if self.gallery is gallery:
+                    log.warning("%s", error)
+                    self._open_again()
+        return function()
+
+    def _open_again(self) -> None:
+        try:
+            self.gallery = self._opened()  # the other is let go of once no thread reads it
+        except GalleryMissing:
+            raise Problem(503, f"the gallery {self.name} is not there now: try again") from None
+        self._asked = self._groups = None
 
     def load_encoder(self) -> None:
         """Load the encoder where this process asks it. Raises EncoderError where it is missing, or
@@ -100,6 +129,15 @@ class Hosted:
             self._asking()
         else:
             self.gallery.encoder  # noqa: B018
+
+    def count_items(self) -> int:
+        """How many items are enrolled. To be called in a thread."""
+        return self.done(lambda: len(self.gallery))
+
+    def require_usable(self) -> None:
+        """Raise what is wrong with the gallery, if anything is."""
+        self.gallery.info()
+        self.gallery.encoder  # noqa: B018
 
     def folders(self) -> Iterator[tuple[str, str]]:
         """The folders that messages about it may have, each with what clients are told instead."""
@@ -281,8 +319,8 @@ class Host:
                 name = folder.resolve().name
                 if name in self.galleries:
                     raise UsageError(f"two galleries are named {name!r}: rename one of the folders")
-                gallery = Gallery.open(folder, device=device, background=True)
-                self.galleries[name] = Hosted(name, gallery, read_only, self)
+                opened = partial(Gallery.open, folder.absolute(), device=device, background=True)
+                self.galleries[name] = Hosted(name, opened, read_only, self)
                 self.galleries[name].load_encoder()
         except BaseException:
             self.close()

@@ -48,6 +48,7 @@ async def start_job(request: Request) -> Response:
     (kind,) = needed(given, "kind")
     if one.read_only and kind in CHANGING:
         raise Problem(403, f"the gallery {one.name} is read-only here")
+    await one.call(lambda: one.gallery.version)  # opens it again where it was replaced
     job = jobs_of(request).start(one.name, one.gallery, kind, given["arguments"] or {})
     return JSONResponse(dataclasses.asdict(job), 202)
 

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -42,7 +43,8 @@ def work(connection: Connection[Any, Any]) -> None:
     def answer(number: int, name: str, images: Sequence[bytes], question: Question) -> None:
         found: Answered | Exception
         try:
-            found = host[name].identify(images, question)
+            hosted = host[name]
+            found = hosted.done(partial(hosted.identify, images, question))
         except (SiaSearchError, Problem) as error:
             found = error
         except Exception:

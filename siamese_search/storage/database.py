@@ -20,6 +20,7 @@ from siamese_search.errors import (
     DiskFull,
     GalleryDamaged,
     GalleryFormatError,
+    GalleryMissing,
     StorageError,
     UsageError,
 )
@@ -59,6 +60,7 @@ class Database(Followed):
         self._closed = False
         path = self.path
         self.writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+        self._file = _identity(path)  # before it is opened: what is replaced meanwhile is noticed
         with mapped(path):
             self._db = connect(path, "rw" if self.writable else "ro")
             try:
@@ -139,6 +141,9 @@ class Database(Followed):
             self.require_open()
             if self._process != os.getpid():
                 self._open()
+            elif not self._db.in_transaction and _identity(self.path) != self._file:
+                # SQLite would go on with the file that it has open, which nobody finds any more.
+                raise _replaced(self.path)
             yield
 
     @contextmanager
@@ -303,6 +308,8 @@ def mapped(path: Path) -> Iterator[None]:
                 f"{path} is held by another process, or another gallery object of this one:"
                 " try again"
             ) from error
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED:
+            raise _replaced(path) from error
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
             raise StorageError(
                 f"{path}: a change was interrupted, and must be taken back first: run `siasearch"
@@ -321,6 +328,21 @@ def mapped(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageError(f"{error.filename or path}: {error.strerror}") from error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file at a path from another that takes its place; None where none is there."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _replaced(path: Path) -> GalleryMissing:
+    return GalleryMissing(
+        f"{path} was removed or replaced while the gallery was open: open the gallery again"
+    )
 
 
 def _damaged(path: Path, error: Exception) -> GalleryDamaged:
