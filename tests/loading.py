@@ -38,12 +38,12 @@ COMMAND = (sys.executable, "-m", "siamese_search")
 class Server:
     """``siasearch serve`` on a gallery."""
 
-    def __init__(self, gallery: Path, *options: str) -> None:
+    def __init__(self, gallery: Path, *options: str, command: Sequence[str] = COMMAND) -> None:
         self.gallery = gallery
-        log = gallery.with_name(f"{gallery.name}.log")
+        self.log = log = gallery.with_name(f"{gallery.name}.log")
         with log.open("wb") as said:
             self.process = subprocess.Popen(
-                [*COMMAND, "serve", "-g", str(gallery), "--port", "0", *options], stderr=said
+                [*command, "serve", "-g", str(gallery), "--port", "0", *options], stderr=said
             )
         while not (found := re.search(r"serving on http://127\.0\.0\.1:(\d+)/", log.read_text())):
             if self.process.poll() is not None:
@@ -72,9 +72,9 @@ class Server:
 
 
 @contextmanager
-def serving(gallery: Path, *options: str) -> Iterator[Server]:
+def serving(gallery: Path, *options: str, command: Sequence[str] = COMMAND) -> Iterator[Server]:
     """A server that is stopped when it is left."""
-    server = Server(gallery, *options)
+    server = Server(gallery, *options, command=command)
     try:
         yield server
     finally:

@@ -420,6 +420,27 @@ def test_a_running_job_is_cancelled(client: TestClient, monkeypatch: pytest.Monk
     assert waited(client, job)["state"] == "cancelled"
 
 
+def test_what_shows_no_progress_is_not_cancelled_once_it_runs(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, end = threading.Event(), threading.Event()
+
+    def slow(_: Gallery) -> None:
+        going.set()
+        end.wait(10)
+
+    monkeypatch.setattr(Gallery, "compact", slow)
+    running, waiting = (
+        client.post(f"{API}/galleries/shop/jobs", json={"kind": "compact"}).json() for _ in range(2)
+    )
+    assert going.wait(10)
+    refused = client.delete(f"{API}/jobs/{running['id']}")
+    assert (refused.status_code, "cannot be cancelled" in refused.json()["detail"]) == (409, True)
+    assert client.delete(f"{API}/jobs/{waiting['id']}").json()["state"] == "cancelled"
+    end.set()
+    assert waited(client, running)["state"] == "done"
+
+
 # What is refused
 
 

@@ -30,6 +30,7 @@ from siamese_search.errors import UsageError
 from siamese_search.serving import connections, logs
 from siamese_search.serving.app import application
 from siamese_search.serving.guards import Limits
+from siamese_search.serving.origins import Origins
 
 TOKEN = "a-token-that-nobody-guesses"
 EACH = 25  # requests of each kind
@@ -85,6 +86,32 @@ def pour(connection: socket.socket, data: bytes) -> None:
 def named(port: int) -> str:
     (answer,) = json.loads(answered(port))["answers"]
     return str(answer["matches"][0]["identity"])
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("shop.example:9002", "shop.example"),
+        ("Shop.Example", "shop.example:9002"),
+        ("::1", "[::1]:8321"),
+        ("[::1]:8321", "[::1]"),
+    ],
+)
+def test_a_name_is_allowed_with_any_port(given: str, asked: str) -> None:
+    assert Origins([given]).refusal({"host": asked}) is None
+
+
+@pytest.mark.parametrize("given", ["http://shop.example", "shop.example/page", "", "a b"])
+def test_what_is_no_name_is_not_allowed(given: str) -> None:
+    with pytest.raises(UsageError, match="is no name of a server"):
+        Origins([given])
+
+
+def test_an_origin_with_its_usual_port_is_what_browsers_send() -> None:
+    origins = Origins(["shop"], ["https://app.example:443", "http://app.example:8080"])
+    for origin in ("https://app.example", "http://app.example:8080"):
+        assert origins.refusal({"host": "shop", "origin": origin}) is None
+    assert origins.refusal({"host": "shop", "origin": "http://app.example"}) is not None
 
 
 def test_nothing_gets_through(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

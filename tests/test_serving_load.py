@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -86,3 +87,54 @@ def test_an_enrolment_that_waits_while_the_server_is_stopped_is_done(
             server.process.terminate()
             time.sleep(0.4)  # so that the server knows before the enrolment can go on
         assert sent.result()[0] == 201
+
+
+def test_what_takes_too_long_for_a_server_that_is_stopped_is_open_and_ends_with_it(
+    tmp_path: Path, toy: Encoder
+) -> None:
+    folder = tmp_path / "shop"
+    Gallery.open(folder, toy).close()
+    settings = "from siamese_search.serving.connections import SETTINGS as s; "
+    brief = settings + "s['timeout_graceful_shutdown'] = 1; from siamese_search.cli.app import main"
+    command = (sys.executable, "-c", f"{brief}; main()")
+    with (
+        serving(folder, command=command) as server,
+        ThreadPoolExecutor(5) as pool,
+        ExitStack() as stack,
+        closing(Catalog(folder / "gallery.db")) as other,
+        other.writing(),
+    ):
+        clients = [stack.enter_context(server.client()) for _ in range(5)]
+        sent = [
+            pool.submit(one.send, "/enroll", [drawn(n)], label="thing")
+            for n, one in enumerate(clients)
+        ]
+        time.sleep(0.7)  # until they wait, which nothing tells
+        begun = time.monotonic()
+        server.stop()
+        assert time.monotonic() - begun < 10
+        for status, said in (one.result() for one in sent):
+            assert (status, said["status"]) == (503, 503)
+            assert "look whether it did before you ask again" in said["detail"]
+    assert "Traceback" not in server.log.read_text()
+    with Gallery.open(folder) as gallery:
+        assert len(gallery) == 0
+
+
+def test_nobody_who_asks_waits_for_those_who_wait_to_write(tmp_path: Path, toy: Encoder) -> None:
+    folder = tmp_path / "shop"
+    with Gallery.open(folder, toy) as gallery:
+        gallery.enroll([drawn(1)], "thing")
+    with serving(folder) as server, ThreadPoolExecutor(41) as pool, ExitStack() as stack:
+        *clients, reader = (stack.enter_context(server.client()) for _ in range(41))
+        with closing(Catalog(folder / "gallery.db")) as other, other.writing():
+            sent = [
+                pool.submit(one.send, "/enroll", [drawn(10 + n)], label=f"thing {n}")
+                for n, one in enumerate(clients)
+            ]
+            time.sleep(1.0)  # until they wait, which nothing tells
+            asked = pool.submit(reader.send, "/identify", [drawn(1)])
+            assert asked.result(10)[0] == 200
+            assert reader.ask("GET", "")[0] == 200
+            assert not any(one.done() for one in sent)
+        assert [one.result()[0] for one in sent] == [201] * 40

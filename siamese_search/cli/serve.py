@@ -77,6 +77,8 @@ def serve(
     missing = [name for name in ("starlette", "uvicorn", "python_multipart") if not find_spec(name)]
     if missing:
         raise RuntimeUnavailable("serving needs: pip install 'siamese-search[serve]'")
+    from siamese_search.serving.origins import own_name
+
     token = None if token_file is None else _token(token_file)
     if token is None and host not in LOOPBACK:
         raise UsageError(
@@ -90,7 +92,8 @@ def serve(
     shown = host
     if host in EVERYWHERE:
         own = own_address(host)
-        shown = next(iter(allow or ()), LOOPBACK[0])
+        near = LOOPBACK[-1] if ":" in host else LOOPBACK[0]
+        shown = own_name(allow[0]) if allow else near
         if own is not None and own not in (allow or ()):
             note(f"note: to answer to {own}, its own address, it needs `--allow {own}`")
     import uvicorn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -152,6 +153,9 @@ def application(
                 response = await operation.handler(request)
                 status = response.status_code
                 return response
+            except asyncio.CancelledError:
+                status = 503
+                raise
             except Exception as error:
                 if isinstance(error, SiaSearchError):
                     error = type(error)(await host.call(partial(host.without_paths, str(error))))

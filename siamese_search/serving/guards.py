@@ -83,6 +83,10 @@ class Guard:
             if not _has_body(asked):
                 incoming.arrived()
             await self._app(scope, incoming, sent)
+        except asyncio.CancelledError:  # the server ends, and has waited long enough
+            if started:
+                raise
+            await problems.answer(503, problems.ENDING)(scope, receive, sent)
         except Exception as error:
             if not started:
                 await problems.response_to(error)(scope, receive, sent)

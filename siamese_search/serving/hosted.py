@@ -34,13 +34,14 @@ from siamese_search.gallery.identification import Question
 from siamese_search.machine import cores
 from siamese_search.records import Identification, UnknownGroup
 from siamese_search.serving.batching import Batcher
-from siamese_search.serving.problems import Problem
+from siamese_search.serving.problems import ENDING, Problem
 
 log = logging.getLogger("siasearch")
 
 T = TypeVar("T")
 TRIES = 3  # to answer while others switch encoders
 MOST_CORES = 4  # that are kept busy by requests about pictures
+CHANGES = 4  # of a gallery that are made, or wait to be, at a time
 ALIKE = 8  # pictures in a batch: in larger ones OpenVINO rounds otherwise than for one picture
 
 Looks = list[Description]  # at one picture, in several turns
@@ -87,6 +88,8 @@ class Hosted:
         self.read_only = read_only
         self._host = host
         self._lock = threading.Lock()
+        # Of its own: a change may wait long for another process, and nobody who asks shall.
+        self._changes = ThreadPoolExecutor(CHANGES, thread_name_prefix="changing")
         self._groups: tuple[str, list[UnknownGroup]] | None = None
         self._asked: tuple[Encoder, Asking] | None = None  # by which it was asked last
 
@@ -98,7 +101,12 @@ class Hosted:
         """The same for one that changes the gallery. Raises Problem where nothing may change."""
         if self.read_only:
             raise Problem(403, f"the gallery {self.name} is read-only here")
-        return await self._host.call(partial(self.done, function))
+        return await finished(self._changes, partial(self.done, function))
+
+    def close(self) -> None:
+        """Close the gallery, once what is being written is."""
+        self._changes.shutdown(wait=False, cancel_futures=True)
+        self.gallery.close()
 
     def done(self, function: Callable[[], T]) -> T:
         """What a function gives; given once more where the gallery's folder was replaced. To be
@@ -220,7 +228,8 @@ class Hosted:
         turns: int,
     ) -> list[Looks | ImageError]:
         if turns > 1:
-            return [looks for _, looks in describe_turns_each(encoder, images, turns)]
+            shown = map(self._host.passed, images)
+            return [looks for _, looks in describe_turns_each(encoder, shown, turns)]
 
         def described(data: bytes) -> Looks | ImageError:
             try:
@@ -296,6 +305,12 @@ class Hosted:
         return Answered(each, metadata, version, strange, encoder.fingerprint)
 
 
+async def finished(pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+    """What a function gives, in a thread; what it has begun is finished, whoever stops waiting."""
+    work = asyncio.get_running_loop().run_in_executor(pool, function)
+    return await asyncio.shield(work)
+
+
 class Host:
     """The galleries of a server, and the threads that work for them."""
 
@@ -308,6 +323,7 @@ class Host:
     ) -> None:
         """Raises UsageError where two folders have one name, and what opening a gallery raises."""
         self.elsewhere = elsewhere
+        self._closed = False
         processes = 1 if elsewhere is None else elsewhere.count
         # So many that batches fill while others are decoded and searched.
         threads = (ALIKE + 1) * min(cores(), MOST_CORES * processes)
@@ -316,7 +332,7 @@ class Host:
         self.galleries: dict[str, Hosted] = {}
         try:
             for folder in folders:
-                name = folder.resolve().name
+                name = Path(os.path.abspath(folder)).name  # a link is called as it is
                 if name in self.galleries:
                     raise UsageError(f"two galleries are named {name!r}: rename one of the folders")
                 opened = partial(Gallery.open, folder.absolute(), device=device, background=True)
@@ -342,13 +358,19 @@ class Host:
         return text
 
     async def call(self, function: Callable[[], T]) -> T:
-        """What a function gives, in a thread; what it has begun is finished in any case."""
-        work = asyncio.get_running_loop().run_in_executor(self.pool, function)
-        return await asyncio.shield(work)
+        """What a function gives, in a thread."""
+        return await finished(self.pool, function)
 
     def close(self) -> None:
-        """Finish what is underway, and close the galleries."""
-        self.pool.shutdown()
-        self.describing.shutdown()
+        """Close the galleries, once what is being written is: of all else, nothing is kept."""
+        self._closed = True
+        for pool in (self.pool, self.describing):
+            pool.shutdown(wait=False, cancel_futures=True)
         for hosted in self.galleries.values():
-            hosted.gallery.close()
+            hosted.close()
+
+    def passed(self, image: bytes) -> bytes:
+        """A picture that is to be looked at. Raises Problem where the server ends."""
+        if self._closed:
+            raise Problem(503, ENDING)
+        return image

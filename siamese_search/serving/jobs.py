@@ -24,6 +24,7 @@ log = logging.getLogger("siasearch")
 KEPT = 100  # jobs that are remembered
 QUEUED = 100  # jobs that wait, at most
 STATES = ("queued", "running", "done", "failed", "cancelled")
+MOMENT = 5.0  # seconds at the end of the server
 SHOWN = 500  # rows of an audit
 
 
@@ -99,20 +100,24 @@ class Jobs:
         with self._lock:
             return self._jobs.get(number)
 
-    def cancel(self, job: Job) -> None:
-        """Stop a job at its next sign of progress; what it has committed stays."""
+    def cancel(self, job: Job) -> bool:
+        """Stop a job at its next sign of progress; what it has committed stays. False where it
+        runs, and shows none.
+        """
         with self._lock:
             if job.state == "queued":
                 job.state, job.ended = "cancelled", _now()
             elif not job.over:
                 self._cancelled.add(job.id)
+                return job.kind not in UNSTOPPABLE
+        return True
 
     def close(self) -> None:
-        """Cancel what is queued or running, and wait for the end of it."""
+        """Cancel what is queued or running, and wait a moment for the end of it."""
         for job in self.all():
             self.cancel(job)
         self._waiting.put(None)
-        self._thread.join()
+        self._thread.join(MOMENT)
 
     def _work(self) -> None:
         while (one := self._waiting.get()) is not None:
@@ -225,3 +230,4 @@ ARGUMENTS: dict[str, dict[str, type]] = {
     "rebuild": {"skip_missing": bool},
 }
 CHANGING = ("calibrate", "rebuild", "compact")
+UNSTOPPABLE = ("calibrate", "compact")  # once they run: they show no progress

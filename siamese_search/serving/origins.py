@@ -10,6 +10,8 @@ from starlette.responses import Response
 from siamese_search.errors import UsageError
 
 _AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:/@\s]+))(?::\d{1,5})?")
+_ADDRESS = re.compile(r"[0-9a-f:.]+", re.IGNORECASE)  # of IPv6
+USUAL_PORTS = {"http": ":80", "https": ":443"}
 _ORIGIN = re.compile(rf"https?://{_AUTHORITY.pattern}")
 ALLOWED = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE",
@@ -23,17 +25,13 @@ class Origins:
     """Own names, and the origins of other sites whose pages may ask too (CORS)."""
 
     def __init__(self, hosts: Iterable[str], others: Iterable[str] = ()) -> None:
-        """``hosts`` are names, with any port; ``others`` are like ``https://shop.example:8443``.
+        """``hosts`` are names, whose ports do not count; ``others`` are like
+        ``https://shop.example:8443``.
 
-        Raises UsageError for another that is no origin.
+        Raises UsageError for a host that is no name, and for another that is no origin.
         """
-        self._hosts = frozenset(host.lower() for host in hosts)
-        self._others = frozenset(other.lower() for other in others)
-        for other in self._others:
-            if not _ORIGIN.fullmatch(other):
-                raise UsageError(
-                    f"{other!r} is no origin: write it as https://shop.example, without a path"
-                )
+        self._hosts = frozenset(own_name(host) for host in hosts)
+        self._others = frozenset(_origin(other) for other in others)
 
     def refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """The status and the reason with which a request is refused, None where it is not."""
@@ -76,6 +74,26 @@ class Origins:
         """Whether a page came from this very server: another port is another site."""
         scheme, _, authority = origin.lower().partition("://")
         return scheme in ("http", "https") and authority == host.lower()
+
+
+def own_name(host: str) -> str:
+    """A name that a server answers to, without a port. Raises UsageError for what is none."""
+    if ":" in host and _ADDRESS.fullmatch(host):  # as --host takes it, without brackets
+        return host.lower()
+    name = _name_of(host)
+    if name is None:
+        raise UsageError(f"{host!r} is no name of a server: write it as shop.example")
+    return name
+
+
+def _origin(other: str) -> str:
+    """An origin as browsers write it: without the port that its scheme has anyway."""
+    if not _ORIGIN.fullmatch(other.lower()):
+        raise UsageError(
+            f"{other!r} is no origin: write it as https://shop.example, without a path"
+        )
+    scheme, _, authority = other.lower().partition("://")
+    return f"{scheme}://{authority.removesuffix(USUAL_PORTS[scheme])}"
 
 
 def _name_of(host: str) -> str | None:

@@ -31,6 +31,9 @@ STATUSES: tuple[tuple[type[SiaSearchError], int], ...] = (
     (SiaSearchError, 500),
 )
 FAILED = "the server failed: its log says why"
+ENDING = (
+    "the server is ending; where this changes something, look whether it did before you ask again"
+)
 BUSY_SECONDS = 1  # after which a client may try again
 
 

@@ -73,7 +73,8 @@ async def cancel_job(request: Request) -> Response:
     found = jobs_of(request).get(request.path_params["id"])
     if found is None:
         raise Problem(404, "there is no such job")
-    jobs_of(request).cancel(found)
+    if not jobs_of(request).cancel(found):
+        raise Problem(409, f"a job {found.kind} that runs cannot be cancelled: wait for its end")
     return JSONResponse(dataclasses.asdict(found))
 
 
