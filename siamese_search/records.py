@@ -39,6 +39,13 @@ class Rejection:
 
 
 @dataclass(frozen=True)
+class Misnamed(Rejection):
+    """A file whose picture is enrolled under another name, and the ``item`` that it is."""
+
+    item: int
+
+
+@dataclass(frozen=True)
 class ChangedPicture(Rejection):
     """The file of an enrolled ``item`` that is gone or has other content now, and which it is."""
 

@@ -95,6 +95,26 @@ def test_what_goes_is_told_and_what_comes_back_is_no_news(watched: Watched, tmp_
     assert watched.new() == ["b.png"]
 
 
+def test_where_it_is_asked_for_what_comes_back_is_handed_out_again(
+    watched: Watched, tmp_path: Path
+) -> None:
+    again: list[str] = []
+    watched.folder = Folder(
+        str(tmp_path / "in"), watched.folder._find, clock=watched.clock, again=lambda: again
+    )
+    first, second = tmp_path / "in" / "a.png", tmp_path / "in" / "b.png"
+    first.write_bytes(b"a")
+    assert (watched.new(), watched.new()) == ([], ["a.png"])
+    first.rename(second)
+    assert (watched.new(), watched.new()) == ([], ["b.png"])
+    second.rename(first)
+    assert (watched.new(), watched.new(), watched.new()) == ([], ["a.png"], [])
+    again.append(str(first))
+    assert watched.new() == []
+    again.clear()
+    assert (watched.new(), watched.new()) == (["a.png"], [])
+
+
 def test_a_folder_that_is_away_loses_nothing(watched: Watched, tmp_path: Path) -> None:
     (tmp_path / "in" / "a.png").write_bytes(b"a")
     assert (watched.new(), watched.new()) == ([], ["a.png"])
@@ -213,6 +233,29 @@ def test_what_appears_is_enrolled_until_ctrl_c(shell: Shell, pictures: Callable[
         _, stderr = stop(process, signal.SIGTERM)
     assert shell.json("list", "in")[0]["path"].endswith("last.png")
     assert stderr.count("the same image is enrolled as") == 2  # as another than in, below, too
+
+
+def test_places_are_noted_of_files_that_are_renamed_back_or_relabelled(
+    shell: Shell, pictures: Callable[..., Path]
+) -> None:
+    folder = pictures({"milk": 1}, "in")
+
+    def lies(place: str, identity: str = "milk") -> bool:
+        result = shell.run(["list", identity, "--json"])
+        return result.returncode == 0 and str(folder / place) in result.stdout
+
+    with watching(shell, "in", "--encoder", shell.encoder, "--poll", "0.3") as process:
+        until(lambda: lies("milk/0.png"))
+        for before, after in ("01", "10"):
+            (folder / "milk" / f"{before}.png").rename(folder / "milk" / f"{after}.png")
+            until(lambda after=after: lies(f"milk/{after}.png"))  # type: ignore[misc]
+        (folder / "milk").rename(folder / "tea")
+        time.sleep(3)
+        shell("relabel", "milk", "tea")
+        until(lambda: lies("tea/0.png", "tea"))
+        _, stderr = stop(process)
+    assert "the same image is enrolled as" in stderr
+    assert process.returncode == 0
 
 
 @pytest.mark.slow

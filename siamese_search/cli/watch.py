@@ -47,8 +47,8 @@ from siamese_search.pictures.choosing import Exclusion, Naming
 from siamese_search.pictures.find import find_images
 from siamese_search.pictures.sources import normalised, renamed
 from siamese_search.pictures.watching import Files, Folder, Listener, Look, Status, looks, status_of
-from siamese_search.records import ImageFile, Rejection
-from siamese_search.words import counted, printable
+from siamese_search.records import ImageFile, Misnamed, Rejection
+from siamese_search.words import counted, printable, same_picture
 
 if TYPE_CHECKING:
     from siamese_search.gallery.gallery import Gallery
@@ -162,7 +162,8 @@ def watch(
         found = partial(_found, folder, target.encoder.kind, leave_out, naming)
         if not query:
             done = _Enrolling(target, gallery, copy, as_json)
-            _watch(Folder(folder, found, settle), poll, done, "their items stay")
+            watched = Folder(folder, found, settle, again=done.again)
+            _watch(watched, poll, done, "their items stay")
             return
         if turns is not None or threshold is None:
             warn_of_rate(target, turns or 1, threshold)
@@ -254,12 +255,19 @@ class _Enrolling:
         self._before = len(target)
         self._added = 0
         self.rejected: set[str] = set()
+        self._misnamed: dict[str, Misnamed] = {}  # by the paths of their files
+        self._version = ""
 
     def __call__(self, files: Sequence[ImageFile | Rejection]) -> None:
         report = self._target.enroll_found(files, copy=self._copy)
         self._added += report.added
         self.rejected -= {printable(file.path) for file in files}  # it may be whole now
         self.rejected |= {one.path for one in report.rejected}
+        misnamed = {one.path: one for one in report.rejected if isinstance(one, Misnamed)}
+        for file in files:
+            self._misnamed.pop(file.path, None)
+            if (one := misnamed.get(printable(file.path))) is not None:
+                self._misnamed[file.path] = one
         for item in self._target.items_by_number(report.numbers):
             if self._as_json:
                 print_json({"image": item.source, "identity": item.identity, "item": item.number})
@@ -269,6 +277,16 @@ class _Enrolling:
             note(f"{counted(report.skipped, 'image')} skipped (enrolled already)")
         tell_of(report, self._folder)
         tell_calibrated(report, self._folder)
+
+    def again(self) -> list[str]:
+        """The files that came under another name than their picture's, which it no longer has."""
+        version = self._target.version
+        if not self._misnamed or version == self._version:
+            return []
+        self._version = version
+        items = self._target.items_by_number({one.item for one in self._misnamed.values()})
+        reasons = {item.number: same_picture(item.identity) for item in items}
+        return [path for path, one in self._misnamed.items() if one.reason != reasons.get(one.item)]
 
     def said(self) -> str:
         """In words, what was done."""

@@ -31,6 +31,7 @@ from siamese_search.pictures.sources import Files, nameable, normalised, texts_o
 from siamese_search.records import (
     EnrollmentReport,
     ImageFile,
+    Misnamed,
     NewItem,
     Progress,
     Rejection,
@@ -237,7 +238,8 @@ class Enrolment:
         if known.identity != file.identity and known.was == file.identity:
             self._relabelled[known.was, known.identity] += 1  # a correction stays
         elif known.identity != file.identity:
-            self._reject(file.path, same_picture(known.identity))
+            why = same_picture(known.identity)
+            self.rejected.append(Misnamed(printable(file.path), why, known.number))
             self._misnamed[known.identity, file.identity] += 1
             return False
         self.skipped += 1

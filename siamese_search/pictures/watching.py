@@ -51,7 +51,8 @@ class Folder:
 
     A file is handed out once its size and time have stood still for ``settle`` seconds, and again
     when they have changed. It waits while it is empty, or called as what is not finished. Those
-    ``done`` before, by their paths, are not handed out as they are now.
+    ``done`` before, by their paths, are not handed out as they are now. Where ``again`` is given, a
+    file that went is handed out anew when it is back, and so are the paths that ``again`` returns.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Folder:
         settle: float = 1.0,
         done: Mapping[str, Status] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        again: Callable[[], Iterable[str]] | None = None,
     ) -> None:
         self.root = os.path.abspath(root)
         self.settle = settle
         self._find = find
         self._clock = clock
+        self._again = again
         self._done = dict(done or {})
         self._waiting: dict[str, tuple[Status, float]] = {}
         self._here: set[str] = set()
@@ -75,6 +78,9 @@ class Folder:
         """Look through the folder. Nothing is said to be gone where the folder itself is."""
         if not os.path.isdir(self.root):
             return Look(missing=True)
+        if self._again is not None:
+            for path in self._again():
+                self._done.pop(path, None)
         now, new, here = self._clock(), [], set()
         waiting = {}
         for file in self._find():
@@ -107,6 +113,10 @@ class Folder:
         """A file that is away for a while, as where a disk is, is the same when it is back; but
         where many come and go, not all can be remembered.
         """
+        if self._again is not None:
+            for path in gone:
+                self._done.pop(path, None)
+            return
         self._gone |= dict.fromkeys(gone)
         if len(self._gone) > _GONE:
             self._gone = {path: None for path in self._gone if path not in here}
