@@ -78,7 +78,7 @@ class Parameter:
     def right(self) -> str:
         """The second column: the help, the default, the bounds, the environment's variable."""
         said = [" ".join((self.info.help or "").split()).replace("|", "\\|")]
-        if self.default not in (inspect.Parameter.empty, None, False):
+        if self.default not in (inspect.Parameter.empty, ..., None, False):
             shown = self.default.as_posix() if isinstance(self.default, Path) else self.default
             said.append(f"Default: `{shown}`.")
         least, most = self.info.min, self.info.max

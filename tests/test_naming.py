@@ -25,7 +25,7 @@ def shop(pictures: Pictures) -> Path:
 @pytest.mark.usefixtures("shop")
 def test_one_folder_of_pictures_is_refused_where_nobody_can_be_asked(shell: Shell) -> None:
     result = shell("add", "shop/Milk", "--encoder", shell.encoder, code=2)
-    assert "nothing was enrolled: name one identity by --label, or say --yes" in result.stderr
+    assert "nothing was done: name one identity by --label, or say --yes" in result.stderr
     assert not (shell.folder / "indexes").exists()
     result = shell("add", "shop/Milk", "--encoder", shell.encoder, "--yes")
     assert "3 added" in result.stdout
@@ -195,7 +195,7 @@ def test_a_terminal_is_asked_before(shell: Shell) -> None:
     code, printed, shown = answered("n", shell.folder, *command)
     assert (code, printed) == (1, "")
     assert "as an identity of its own? [y/N]" in shown
-    assert "nothing was enrolled" in shown
+    assert "nothing was done" in shown
     assert not (shell.folder / "indexes").exists()
     code, printed, shown = answered("", shell.folder, *command, "--yes")
     assert code == 0

@@ -183,6 +183,22 @@ def test_the_commands_say_what_they_did(shell: Shell, pictures: Pictures) -> Non
     assert not list(shell.folder.glob(".*"))
 
 
+def test_pictures_that_are_called_by_their_files_are_embedded_only_if_that_is_meant(
+    shell: Shell, pictures: Pictures
+) -> None:
+    folder = pictures({"a": 2, "b": 2})
+    files: list[str | Path] = [*folder.glob("*/*.png")]
+    embed = ["embed", *files, "-o", "1.npz", "--encoder", shell.encoder]
+    assert "--yes to take them so" in shell(*embed, code=2).stderr  # both would be called 0
+    said = shell("embed", folder / "a", "-o", "1.npz", "--encoder", shell.encoder, code=2).stderr
+    assert f"siasearch embed {folder / 'a'} --label a -o 1.npz" in said
+    assert "nothing was done" in said
+    assert not (shell.folder / "1.npz").exists()
+    assert shell.json(*embed, "--yes")[0]["items"] == 4
+    joined = shell("embed", *folder.iterdir(), "--label", "c", "-o", "2.npz", "-e", shell.encoder)
+    assert "the pictures of 2 folders become one identity, 'c'" in joined.stderr
+
+
 def test_what_cannot_be_embedded_is_named_and_the_rest_is_there(
     shell: Shell, pictures: Pictures
 ) -> None:

@@ -15,6 +15,7 @@ from siamese_search.cli.common import (
     DeviceOption,
     EncoderOption,
     JsonOption,
+    YesOption,
     decode_as,
     name_rejections,
     note,
@@ -31,6 +32,7 @@ from siamese_search.cli.finding import (
     PassedOver,
     naming_by,
 )
+from siamese_search.cli.naming import settle_label, settle_names
 from siamese_search.errors import UsageError
 from siamese_search.pictures.choosing import Exclusion
 from siamese_search.pictures.find import Passed
@@ -42,7 +44,7 @@ MOST_PARTS = 1_000_000
 
 def embed(
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="SHARD...", help="Images, or folders of them.")
+        list[str] | None, typer.Argument(metavar="PATH...", help="Images, or folders of them.")
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="The table: .parquet or .npz.")
@@ -60,6 +62,7 @@ def embed(
     exclude: ExcludeOption = None,
     flat: FlatOption = False,
     identity_from: IdentityFromOption = None,
+    yes: YesOption = False,
     encoder: EncoderOption = None,
     device: DeviceOption = None,
     decoding: DecodingOption = None,
@@ -68,8 +71,9 @@ def embed(
     """Embed images without a gallery, as a table that `import` enrols: the work of many machines,
     which share nothing but where they write.
 
-    Identities are named as by `add`. A table that is there is left as it is, and a run that was
-    ended goes on where it was when it is started again: so a failed task is simply run again.
+    Identities are named as by `add`; as that, it asks, or needs --yes, where several pictures are
+    identities of their own by their files. A table that is there is left as it is, and a run that
+    was ended goes on where it was when it is started again: so a failed task is simply run again.
     """
     from siamese_search.embedding.encoder import Encoder
     from siamese_search.gallery.shards import embed_shard, part_of
@@ -89,6 +93,10 @@ def embed(
         files = chain(find(paths or (), label, passed, kind, leave_out, naming), listed)
         return files if parts == 1 else part_of(files, number, parts)
 
+    if label is not None:
+        settle_label(paths or (), label, yes)
+    elif naming is None:
+        settle_names(paths or (), None, yes, kind, leave_out)
     asked = {
         "paths": [str(Path(path).absolute()) for path in paths or ()],
         "part": [number, parts],

@@ -1,5 +1,5 @@
-"""What ``add`` says, and asks, of identities: where each picture becomes one of its own by its
-file, and where one has a single picture.
+"""What ``add`` and ``embed`` say, and ask, of identities: where each picture becomes one of its own
+by its file, and where one has a single picture.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ UNKNOWN = "unknown"  # what answers say where there is no identity
 
 
 def settle_names(
-    paths: Sequence[str], gallery: Path, yes: bool, kind: Kind, exclude: Exclusion = NOTHING
+    paths: Sequence[str], gallery: Path | None, yes: bool, kind: Kind, exclude: Exclusion = NOTHING
 ) -> bool:
     """Say which pictures will be called by their files, and what to type where something else is
     meant; ask before that on a terminal, unless ``yes``. Returns whether anything was said.
 
-    Pictures that are enrolled so already are not spoken of. Raises UsageError where nobody can be
-    asked, typer.Exit where the answer is no.
+    Pictures that are enrolled so already, where there is a gallery, are not spoken of. Raises
+    UsageError where nobody can be asked, typer.Exit where the answer is no.
     """
     given = loose(paths, kind, exclude)
     sources = _sources(given, gallery)
@@ -71,9 +71,9 @@ def settle_names(
         note(f"      {command}")
     if len(commands) > SHOWN:
         note(f"      and so on, for each of {len(commands)} folders")
-    question = "Enrol every picture as an identity of its own?"
+    question = "Take every picture as an identity of its own?"
     if mixed_up:
-        unasked = f"{mixed_up}: say which of these you mean, or --yes to enrol them so"
+        unasked = f"{mixed_up}: say which of these you mean, or --yes to take them so"
         if yes or sys.stdin.isatty():
             note(f"note: {mixed_up}")
         else:
@@ -81,11 +81,11 @@ def settle_names(
     elif all(one.mixed for one in found):  # folders and single pictures, as documented
         return True
     unasked = (
-        "nothing was enrolled: name one identity by --label, or say --yes where every picture is"
+        "nothing was done: name one identity by --label, or say --yes where every picture is"
         " an identity of its own"
     )
     if not confirmed(question, yes, unasked):
-        note("nothing was enrolled")
+        note("nothing was done")
         raise typer.Exit(1)
     return True
 
@@ -99,7 +99,7 @@ def settle_label(paths: Sequence[str], label: str, yes: bool) -> None:
         return
     note(f"note: the pictures of {folders} folders become one identity, {label!r}")
     if not confirmed("Go on?", yes):
-        note("nothing was enrolled")
+        note("nothing was done")
         raise typer.Exit(1)
 
 
@@ -160,15 +160,15 @@ def _command(arguments: Sequence[str], paths: Sequence[str]) -> str:
     """This command with other arguments than the paths that were given, and the same options."""
     options = [one for one in sys.argv[2:] if one not in paths]
     words = [one if one == "..." else shlex.quote(printable(one)) for one in [*arguments, *options]]
-    return " ".join([program(), "add", *words])
+    return " ".join([program(), *sys.argv[1:2], *words])
 
 
-def _sources(found: Sequence[Loose], gallery: Path) -> dict[str, set[str]]:
+def _sources(found: Sequence[Loose], gallery: Path | None) -> dict[str, set[str]]:
     """Where the items lie of those of these names that are enrolled."""
     from siamese_search.gallery.gallery import Gallery
 
     names = set().union(*(one.names for one in found))
-    if not names or not Gallery.exists(gallery):
+    if not names or gallery is None or not Gallery.exists(gallery):
         return {}
     with Gallery.open(gallery) as target:
         known = names & {name for name, _ in target.identities()}
