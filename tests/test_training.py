@@ -52,7 +52,7 @@ from siamese_search.training import (  # noqa: E402
     plots,
     retrieval,
 )
-from siamese_search.training.data import decode  # noqa: E402
+from siamese_search.training.data import decode, found_files  # noqa: E402
 from siamese_search.training.run import train  # noqa: E402
 from siamese_search.training.settings import Settings, parsed  # noqa: E402
 from siamese_search.training.starting import starting_point  # noqa: E402
@@ -445,6 +445,17 @@ def test_a_run_does_not_train_on_what_it_draws_and_goes_on_with_the_same_picture
     picture(77).save(folder / "class-00" / "more.png")
     with pytest.raises(TrainingError, match="other pictures"):
         train([folder], folder / "out", SMALL, resume=True)
+
+
+@pytest.mark.parametrize("out", [".", "pictures", "pictures/class-00"])
+def test_a_run_is_not_written_to_a_folder_that_contains_its_pictures(
+    folder: Path, tmp_path: Path, out: str
+) -> None:
+    place = folder / "class-00"
+    files = [ImageFile(str(one), "one") for one in place.iterdir()]
+    for images in ([folder / "class-01", place], files):
+        with pytest.raises(UsageError, match="contains the pictures: --out takes"):
+            found_files(images, tmp_path / out)
 
 
 def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:

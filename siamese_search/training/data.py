@@ -209,23 +209,30 @@ def found_files(
 ) -> tuple[list[ImageFile], list[Rejection]]:
     """Pictures to train on, each once, without what an earlier run drew into ``out``; files by
     path, so that an order of finding changes nothing. What is found under two identities is
-    rejected under the second. Raises UsageError for a place that has none.
+    rejected under the second. Raises UsageError for a place that has none, and for an ``out`` that
+    contains one, or all pictures.
     """
     files: dict[str, ImageFile] = {}  # by where they really lie
     rejected: list[Rejection] = []
     inside = os.path.join(os.path.realpath(out), "")
+    left_out = drawn = False
     for one in places_of(images, "images"):
         given = isinstance(one, ImageFile | Rejection)
         place = os.fspath(one) if not given else ""
+        left_out |= not given and os.path.join(os.path.realpath(place), "").startswith(inside)
         for found in nameable([one] if given else not_empty(find([place]), [place])):
             if isinstance(found, Rejection):
                 rejected.append(found)
                 continue
             real = os.path.realpath(found.path)
-            if not real.startswith(inside):
-                first = files.setdefault(real, found)
-                if first.identity != found.identity:
-                    rejected.append(_of_another(found, first))
+            if real.startswith(inside):
+                drawn = True
+                continue
+            first = files.setdefault(real, found)
+            if first.identity != found.identity:
+                rejected.append(_of_another(found, first))
+    if left_out or (drawn and not files):
+        raise UsageError(f"{os.fspath(out)} contains the pictures: --out takes a folder of its own")
     return sorted(files.values(), key=lambda file: file.path), rejected
 
 
