@@ -14,8 +14,9 @@ from conftest import picture  # noqa: E402
 
 from siamese_search.errors import UsageError  # noqa: E402
 from siamese_search.records import ImageFile  # noqa: E402
-from siamese_search.training import augmentation, compounds, loop, retrieval  # noqa: E402
+from siamese_search.training import augmentation, compounds, distributed, loop, retrieval  # noqa: E402
 from siamese_search.training.augmentation import PRESETS, Augmentation, augment  # noqa: E402
+from siamese_search.training.batches import Batches  # noqa: E402
 from siamese_search.training.data import Pictures, split  # noqa: E402
 from siamese_search.training.sampling import ClassSampler  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
@@ -176,3 +177,18 @@ def test_a_split_leaves_two_classes_on_either_side_or_holds_out_nothing() -> Non
 def test_one_class_is_too_few() -> None:
     with pytest.raises(UsageError, match="at least two"):
         split(files({"a": 5}), 0.2, seed=0)
+
+
+def test_processes_share_whole_classes_or_say_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    distributed.require_shareable(4)
+    for asked, fit in ((5, 4), (1, 2)):
+        with pytest.raises(UsageError, match=f"--classes {fit}$"):
+            distributed.require_shareable(asked)
+    monkeypatch.setattr(distributed, "ranks", lambda: 2)
+    pictures = Pictures(np.zeros((5, 8, 8, 1), np.uint8), np.array([0, 1, 2, 2, 1]))
+    settings = Settings(classes=4, images=2, augmentation="none")
+    assert Batches(pictures, settings, (8, 8)).pictures == 2 * 2  # of three classes
+    monkeypatch.setattr(distributed, "ranks", lambda: 4)
+    with pytest.raises(UsageError, match="start fewer"):
+        Batches(pictures, settings, (8, 8))

@@ -28,7 +28,9 @@ class Batches:
         unlabelled = settings.loss == "self-supervised"
         classes = np.arange(len(training)) if unlabelled else training.labels
         self.labels = (classes[:, None] * self.turns + np.arange(self.turns)).ravel()
-        self.sampler = ClassSampler(self.labels, settings.classes, settings.images, settings.seed)
+        found = len(np.unique(self.labels))
+        count = settings.classes if settings.classes <= found else distributed.whole(found)
+        self.sampler = ClassSampler(self.labels, count, settings.images, settings.seed)
         self._joined = np.zeros(self.sampler.classes, bool)
         self._partners: ClassSampler | None = None
 
@@ -50,7 +52,7 @@ class Batches:
         """
         positions, classes = self.sampler.batch(step)
         partners, maps = self._compounds(step, classes)
-        own = distributed.share(len(positions), self.sampler.classes)
+        own = distributed.share(len(positions))
         seed = seed_of(self._seed, step, 1 + distributed.rank())
         size = size_at(step, self._settings, self._size)
         return self._views(positions[own], seed, size, partners[own], maps[own]), classes, seed

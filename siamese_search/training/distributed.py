@@ -20,10 +20,26 @@ from siamese_search.errors import UsageError
 T = TypeVar("T")
 
 
+def _processes() -> int:
+    """How many processes ``torchrun`` tells of."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def require_shareable(classes: int) -> None:
+    """Raise UsageError where processes would have to share a class of so many in a batch."""
+    processes = _processes()
+    if classes % processes:
+        fit = classes // processes * processes or processes
+        raise UsageError(
+            f"{classes} classes in a batch cannot be shared by {processes} processes: try"
+            f" --classes {fit}"
+        )
+
+
 @contextmanager
 def joined(device: str) -> Iterator[str]:
     """Join the group that ``torchrun`` tells of, if any; gives this process's device."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if _processes() < 2:
         yield device
         return
     local = device
@@ -47,10 +63,17 @@ def ranks() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def share(count: int, classes: int) -> slice:
-    """This process's part of a batch of ``count`` pictures of so many classes."""
-    if classes % ranks():
-        raise UsageError(f"{classes} classes in a batch cannot be shared by {ranks()} processes")
+def whole(classes: int) -> int:
+    """So many classes, or a few less, of which each process has as many. Raises UsageError where
+    there is not one for each.
+    """
+    if classes < ranks():
+        raise UsageError(f"{classes} classes are too few for {ranks()} processes: start fewer")
+    return classes - classes % ranks()
+
+
+def share(count: int) -> slice:
+    """This process's part of a batch of ``count`` pictures, of whole classes."""
     size = count // ranks()
     return slice(rank() * size, (rank() + 1) * size)
 

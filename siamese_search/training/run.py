@@ -116,6 +116,7 @@ def train(
     if not images:
         raise UsageError("no images to train on: give folders of pictures")
     chosen = hardware.device(device)
+    distributed.require_shareable(asked.classes)
     with (
         hardware.generators_kept(chosen),
         distributed.joined(chosen) as place,
