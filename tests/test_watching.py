@@ -18,6 +18,8 @@ import watchfiles
 from conftest import picture
 from shell import Shell
 
+from siamese_search.cli.watch import Answers
+from siamese_search.errors import UsageError
 from siamese_search.pictures.find import find_images
 from siamese_search.pictures.watching import Folder, Listener, Look
 from siamese_search.records import ImageFile
@@ -99,9 +101,8 @@ def test_where_it_is_asked_for_what_comes_back_is_handed_out_again(
     watched: Watched, tmp_path: Path
 ) -> None:
     again: list[str] = []
-    watched.folder = Folder(
-        str(tmp_path / "in"), watched.folder._find, clock=watched.clock, again=lambda: again
-    )
+    root, clock = str(tmp_path / "in"), watched.clock
+    watched.folder = Folder(root, lambda: find_images(root), clock=clock, again=lambda: again)
     first, second = tmp_path / "in" / "a.png", tmp_path / "in" / "b.png"
     first.write_bytes(b"a")
     assert (watched.new(), watched.new()) == ([], ["a.png"])
@@ -334,6 +335,26 @@ def test_without_a_file_of_answers_only_what_is_new_is_named(
         printed, _ = stop(process)
     assert process.returncode == 0
     assert "old" not in printed
+
+
+def test_where_a_file_of_answers_goes_a_new_one_takes_the_next(tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    first, second = ({"image": name, "size": 1, "modified": 2.0} for name in "ab")
+    old = tmp_path / "old.jsonl"
+    answers = Answers(out)
+    answers.add(first)
+    out.rename(old)
+    answers.add(second)
+    assert [json.loads(path.read_text()) for path in (old, out)] == [first, second]
+    out.unlink()
+    out.touch()  # as programs that rotate logs make it
+    answers.add(first)
+    assert json.loads(out.read_text()) == first
+    out.unlink()
+    out.write_text("no answers")
+    with pytest.raises(UsageError, match="name another file"):
+        answers.add(second)
+    assert out.read_text() == "no answers"
 
 
 def test_what_cannot_be_watched_is_a_line(shell: Shell, pictures: Callable[..., Path]) -> None:

@@ -176,7 +176,7 @@ def watch(
             turns=turns or 1,
             keep_unknown=keep_unknown,
         )
-        answers = None if out is None else _Answers(out)
+        answers = None if out is None else Answers(out)
         watched = Folder(folder, found, settle, None if answers is None else answers.done)
         if answers is None and (there := watched.skip()):
             see = command("query", gallery, DEFAULT_GALLERY)
@@ -302,7 +302,7 @@ class _Asking:
         self,
         target: Gallery,
         ask: Callable[..., Any],
-        answers: _Answers | None,
+        answers: Answers | None,
         where: list[str] | None,
         as_json: bool,
     ) -> None:
@@ -358,16 +358,22 @@ class _Asking:
 BEGIN = b'{"image": '  # of a line of answers
 
 
-class _Answers:
+class Answers:
     """A file of answers, which also says what was answered already.
 
-    A line that a stop has cut off is taken away: its file is asked about again.
+    A line that a stop has cut off is taken away: its file is asked about again. Where the file is
+    moved or deleted meanwhile, further answers go to a new one.
     """
 
     def __init__(self, path: Path) -> None:
-        require_place(path)
         self.done: dict[str, Status] = {}
+        self._path = path
         self._file: BinaryIO
+        self._open()
+
+    def _open(self) -> None:
+        path = self._path
+        require_place(path)
         try:
             self._file = open(path, "a+b")  # noqa: SIM115
         except OSError as error:
@@ -391,6 +397,13 @@ class _Answers:
 
     def add(self, line: Mapping[str, object]) -> None:
         """Add an answer, which outlasts this process from then on."""
+        try:
+            here = os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            here = False
+        if not here:
+            self._file.close()
+            self._open()
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
 
