@@ -233,8 +233,22 @@ def test_a_dry_run_says_what_would_be_and_changes_nothing(shell: Shell) -> None:
         "6 images of 3 identities; nothing was enrolled",
     ]  # fmt: skip
     (plan,) = shell.json("add", "shop/Milk", "--dry-run")
-    assert plan == {"images": 3, "videos": 0, "identities": {"0": 1, "1": 1, "2": 1}}
+    assert plan == {
+        "images": 3,
+        "videos": 0,
+        "identities": {"0": 1, "1": 1, "2": 1},
+        "rejected": [],
+    }
     assert not (shell.folder / "indexes").exists()
+
+
+def test_a_dry_run_rejects_what_the_run_would(shell: Shell, shop: Path) -> None:
+    (shell.folder / "m.csv").write_text(f"path,label\n{shop}/Milk/0.png,a\n,b\nx.png,\n")
+    typed = ("add", "--manifest", "m.csv", "--encoder", shell.encoder)
+    (plan,) = shell.json(*typed, "--dry-run", code=1)
+    assert plan["identities"] == {"a": 1}
+    assert len(plan["rejected"]) == 2
+    assert plan["rejected"] == shell.json(*typed, code=1)[0]["rejected"]
 
 
 def test_each_folder_named_is_one_identity_where_it_is_flat(shell: Shell, shop: Path) -> None:
@@ -243,7 +257,7 @@ def test_each_folder_named_is_one_identity_where_it_is_flat(shell: Shell, shop: 
     picture(21).save(shell.folder / "coin.png")
     typed = ("add", "shop/Milk", "shop/Tea/", "coin.png", "--flat", "--encoder", shell.encoder)
     assert shell.json(*typed, "--dry-run") == [
-        {"images": 7, "videos": 0, "identities": {"Milk": 4, "Tea": 2, "coin": 1}}
+        {"images": 7, "videos": 0, "identities": {"Milk": 4, "Tea": 2, "coin": 1}, "rejected": []}
     ]
     assert shell(*typed).stderr.startswith("note: 1 of 3 identities has one picture (coin)")
     assert [(one["identity"], one["items"]) for one in shell.json("list")] == [
@@ -263,7 +277,7 @@ def test_identities_from_parents_stems_and_expressions(shell: Shell, shop: Path)
     assert planned(*every, "--identity-from", "parent") == {"Milk": 3, "Rice": 1, "Tea": 2}
     assert planned("shop", "--identity-from", "stem") == {"0": 3, "1": 2, "2": 1}
     assert planned("shop", "--identity-from", "^(.)") == {"M": 3, "R": 1, "T": 2}
-    assert planned("shop", "--identity-from", "^(?P<identity>M..)") == {"Mil": 3}
+    assert planned("shop", "--identity-from", "^(?P<identity>M..)", code=1) == {"Mil": 3}
     result = shell("add", "shop", "--identity-from", "^(M.*)/", "-e", shell.encoder, code=1)
     assert result.stderr.count("no identity is found in its path") == 3
     assert "3 added" in result.stdout

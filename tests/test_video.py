@@ -568,7 +568,7 @@ def test_frames_are_enrolled_as_pictures_that_the_gallery_keeps(shell: Shell) ->
     shades = [grey(number) for number in (10, 60, 110)]
     film(shell.folder / "films" / "Fog" / "one.mkv", [one for one in shades for _ in range(10)])
     (plan,) = shell.json("add", "films", "--every", "1s", "--dry-run")
-    assert plan == {"images": 0, "videos": 1, "identities": {"Fog": 1}}
+    assert plan == {"images": 0, "videos": 1, "identities": {"Fog": 1}, "rejected": []}
     said = shell("add", "films", "--every", "1s", "--dry-run").stdout
     assert "0 images and 1 video, whose frames are not counted, of 1 identity; nothing" in said
     (report,) = shell.json("add", "films", "--every", "1s", "--copy")

@@ -31,6 +31,7 @@ from siamese_search.cli.finding import (
     ManifestOption,
     PassedOver,
     naming_by,
+    require_paths,
 )
 from siamese_search.cli.naming import settle_label, settle_names
 from siamese_search.errors import UsageError
@@ -82,6 +83,7 @@ def embed(
     if not paths and manifest is None:
         raise UsageError("name images or folders to embed, or a --manifest")
     naming = naming_by(label, flat, identity_from)
+    require_paths(paths, naming, exclude)
     if label is not None and manifest is not None:
         raise UsageError("--label and --manifest both name identities: use one")
     number, parts = _part(part)

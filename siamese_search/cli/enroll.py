@@ -37,6 +37,7 @@ from siamese_search.cli.finding import (
     ManifestOption,
     PassedOver,
     naming_by,
+    require_paths,
 )
 from siamese_search.cli.naming import settle_label, settle_names, single_pictures, warn_of_unknown
 from siamese_search.cli.program import command
@@ -127,8 +128,7 @@ def add(
     if not paths and manifest is None and from_query is None:
         raise UsageError("name images or folders to enrol, or a --manifest")
     naming = naming_by(label, flat, identity_from)
-    if naming is not None and not paths:
-        raise UsageError("--flat and --identity-from are about images in PATH: name a folder")
+    require_paths(paths, naming, exclude)
     leave_out = Exclusion.of(exclude or ())
     if label is not None and manifest is not None:
         raise UsageError("--label and --manifest both name identities: use one")
@@ -167,8 +167,10 @@ def add(
     if every is not None and not dry_run:
         files = _filmed(files, every)
     if dry_run:
-        _print_plan(files, every is not None, as_json)
+        complete = _print_plan(files, every is not None, as_json)
         passed.tell(kind)
+        if not complete:
+            raise typer.Exit(1)
         return
     with Gallery.open(gallery, encoder, device, background=True) as target:
         before, names = len(target), set[str]()
@@ -213,9 +215,9 @@ def _noting(files: Files, names: set[str]) -> Files:
         yield file
 
 
-def _print_plan(files: Files, with_videos: bool, as_json: bool) -> None:
+def _print_plan(files: Files, with_videos: bool, as_json: bool) -> bool:
     """Print how many images would get which identity; no file is opened for that, so that of
-    videos no frames are counted.
+    videos no frames are counted. Returns whether nothing is rejected.
     """
     plan: Counter[str] = Counter()
     videos, rejected = 0, []
@@ -228,8 +230,9 @@ def _print_plan(files: Files, with_videos: bool, as_json: bool) -> None:
     name_rejections(rejected)
     if as_json:
         kinds = {"images": plan.total() - videos, "videos": videos}
-        print_json(kinds | {"identities": dict(sorted(plan.items()))})
-        return
+        said = [{"path": one.path, "reason": one.reason} for one in rejected]
+        print_json(kinds | {"identities": dict(sorted(plan.items())), "rejected": said})
+        return not rejected
     for identity, images in sorted(plan.items())[:PLANNED]:
         say(f"{images:>8}  {identity}")
     if len(plan) > PLANNED:
@@ -239,6 +242,7 @@ def _print_plan(files: Files, with_videos: bool, as_json: bool) -> None:
     if videos:
         total += f" and {counted(videos, 'video')}, whose frames are not counted,"
     typer.echo(f"{total} of {identities}; nothing was enrolled")
+    return not rejected
 
 
 def _asked_about(answers: str, label: str) -> list[ImageFile]:

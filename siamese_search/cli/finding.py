@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,16 @@ def naming_by(label: str | None, flatly: bool, way: str | None) -> Naming | None
     if flatly:
         return flat
     return None if way is None else naming(way)
+
+
+def require_paths(
+    paths: Sequence[str] | None, naming: Naming | None, exclude: Sequence[str] | None
+) -> None:
+    """Raise UsageError for options that would do nothing, since no paths are named."""
+    if naming is not None and not paths:
+        raise UsageError("--flat and --identity-from are about images in PATH: name a folder")
+    if exclude and not paths:
+        raise UsageError("--exclude is about files and folders in PATH: name a folder")
 
 
 class PassedOver:
