@@ -110,7 +110,7 @@ def test_rejections_are_named_and_exit_with_1(shell: Shell, pictures: Pictures) 
         (["add", "x.png", "--encoder", "nonsense"], "unknown encoder: 'nonsense'"),
         (["add", "x.png", "--label", " "], "cannot be an identity's name"),
         (["add", "--manifest", "nowhere.csv"], "nowhere.csv: No such file"),
-        (["add", "--manifest", "x.png"], "x.png is not a CSV"),
+        (["add", "--manifest", "x.png"], "x.png cannot be read as a CSV"),
         (["add", "--manifest", "bad.csv"], "must name the columns path and label"),
         (["add", "--manifest", "bad.csv", "--label", "x"], "use one"),
         (["add", "--manifest", "bad.csv", "--exclude", "a*"], "--exclude is about files"),

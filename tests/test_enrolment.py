@@ -51,6 +51,16 @@ def test_a_manifest_row_without_path_or_label_is_rejected_with_its_line(tmp_path
     assert "line 3" in str(rows[1])
 
 
+def test_a_manifest_row_with_too_long_metadata_is_rejected(tmp_path: Path) -> None:
+    rows = manifest(
+        tmp_path / "m.csv", f"path,label,n\nx.jpg,a,{'x' * 65536}\ny.jpg,a,{'x' * 65535}\n"
+    )
+    assert [type(row) for row in rows] == [Rejection, ImageFile]
+    assert "line 2: its metadata has 65537 bytes" in str(rows[0])
+    with pytest.raises(UsageError, match=r"m\.csv cannot be read.*field limit"):
+        manifest(tmp_path / "m.csv", f"path,label\nx.jpg,{'a' * 2_000_000}\n")
+
+
 @pytest.mark.parametrize("text", ["", "path\nx\n", "a;b\n"])
 def test_a_file_without_the_columns_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match="path and label"):

@@ -90,6 +90,20 @@ def test_a_round_trip_keeps_every_bit_and_answer(
         assert (again.skipped, len(again.relabelled)) == (2, 1)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_table_takes_the_longest_metadata(toy: Encoder, tmp_path: Path, kind: str) -> None:
+    needs(kind)
+    with Gallery.open(tmp_path / "old", toy) as old:
+        with pytest.raises(UsageError, match="metadata has 65537 bytes: an item takes 65536"):
+            old.enroll([picture(1)], "a", metadata={"n": "x" * 65536})
+        longest = {"n": "\x01" * 65535}  # which JSON writes in six characters each
+        old.enroll([picture(1)], "a", metadata=longest)
+        old.export_items(tmp_path / f"items{kind}", embeddings=True)
+    Gallery.restore(tmp_path / f"items{kind}", tmp_path / "new")
+    with Gallery.open(tmp_path / "new", toy) as new:
+        assert new.items("a")[0].metadata == longest
+
+
 def test_other_programs_open_what_is_written(gallery: Gallery, tmp_path: Path) -> None:
     gallery.export_items(tmp_path / "items.npz")
     with np.load(tmp_path / "items.npz", allow_pickle=False) as loaded:

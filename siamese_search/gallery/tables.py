@@ -32,7 +32,7 @@ from siamese_search.storage.exchange import Block
 from siamese_search.storage.facts import Facts
 
 ROWS = 1024  # that are read together
-LINE_BYTES = 1 << 20  # of what is known of one item, at most
+LINE_BYTES = 1 << 20  # of what is known of one item, and of a cell of CSV, at most
 DIMENSIONS = 1 << 16  # at most
 FACTS = ("number", "identity", "path", "content", "size", "added", "was", "distractor", "metadata")
 ENCODER = ("encoder", "fingerprint")
@@ -275,6 +275,7 @@ def require_encoder(path: Path, rows: Iterable[Mapping[str, Any]], fingerprint: 
 def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as text:
+            csv.field_size_limit(max(LINE_BYTES, csv.field_size_limit()))  # of long embeddings
             yield from csv.DictReader(text, restkey="", restval=None, strict=True)
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no CSV: {error}: nothing was imported") from error

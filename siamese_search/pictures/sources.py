@@ -29,6 +29,7 @@ from siamese_search.words import printable
 Files = Iterable[ImageFile | Rejection]
 SEPARATORS = ",;\t"  # of a manifest's columns; spreadsheets write the one that is usual there
 
+METADATA_BYTES: Final = 1 << 16  # names and texts of an item together, in UTF-8
 MISSING: Final = "no such file or folder"
 
 
@@ -201,7 +202,8 @@ def places_of(places: Any, what: str) -> list[Any]:
 
 def texts_of(pairs: Mapping[str, object], what: str) -> dict[str, str]:
     """Metadata as texts; UsageError, saying of ``what``, for names that are none, for values that
-    are neither text, number nor date, and for half characters (surrogates), which no file can keep.
+    are neither text, number nor date, for half characters (surrogates), which no file can keep, and
+    for more than 64 KiB of UTF-8 together.
     """
     if not isinstance(pairs, Mapping) or not all(
         key and isinstance(key, str) and isinstance(value, str | Real | date)
@@ -210,9 +212,11 @@ def texts_of(pairs: Mapping[str, object], what: str) -> dict[str, str]:
         raise UsageError(f"{what} is {pairs!r}: it needs names and texts, numbers or dates")
     texts = {key: str(value) for key, value in pairs.items()}
     try:
-        "".join((*texts, *texts.values())).encode()
+        size = len("".join((*texts, *texts.values())).encode())
     except UnicodeEncodeError:
         raise UsageError(f"{what} is {pairs!r}: it has characters that are none") from None
+    if size > METADATA_BYTES:  # tables bound their rows
+        raise UsageError(f"{what} has {size} bytes: an item takes {METADATA_BYTES}")
     return texts
 
 
@@ -250,7 +254,7 @@ def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is not a CSV file in UTF-8: {error}") from error
+        raise UsageError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
 
 
 def _names_columns(line: str, separator: str) -> bool:
@@ -262,17 +266,16 @@ def _manifest_entry(row: dict[str, str], folder: str, place: str) -> ImageFile |
     if not row["path"]:
         return Rejection(place, "no path in this row")
     image = os.path.abspath(os.path.join(folder, row["path"]))
-    try:
-        identity = normalised(row["label"] or "")
-    except UsageError as error:
-        return Rejection(image, f"{place}: {error}")
     # DictReader collects surplus fields under None and fills missing ones with None.
     metadata = {
         key: value
         for key, value in row.items()
         if key and key not in ("path", "label") and isinstance(value, str) and value
     }
-    return ImageFile(image, identity, metadata)
+    try:
+        return ImageFile(image, normalised(row["label"] or ""), texts_of(metadata, "its metadata"))
+    except UsageError as error:
+        return Rejection(image, f"{place}: {error}")
 
 
 def read_answers(lines: Iterable[bytes], place: str, label: str) -> list[ImageFile]:
