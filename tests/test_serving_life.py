@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from test_serving import API, HERE, nearest, parts, waited
 from siamese_search import Encoder, Gallery
 from siamese_search.embedding.protection import VARIABLE, Key
 from siamese_search.errors import EncoderError, GalleryMissing, KeyMissing
+from siamese_search.serving import jobs
 from siamese_search.serving.app import application
 
 AT = f"{API}/galleries/shop"
@@ -155,3 +158,30 @@ def test_an_open_gallery_whose_folder_was_replaced_is_an_error(
         shutil.copytree(tmp_path / "gone", folder)
         with pytest.raises(GalleryMissing, match="removed or replaced"):
             gallery.enroll([drawn(7)], "new")
+
+
+# The end
+
+
+def test_nothing_begins_to_be_written_while_a_job_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, closed = threading.Event(), threading.Event()
+
+    def endless(gallery: Gallery) -> None:
+        going.set()
+        try:
+            while True:
+                time.sleep(0.01)
+                gallery.relabel("p0", "p0")
+        finally:
+            closed.set()
+
+    monkeypatch.setattr(jobs, "MOMENT", 60.0)
+    monkeypatch.setattr(Gallery, "compact", endless)
+    with TestClient(application([folder], HERE)) as client:
+        client.post(f"{AT}/jobs", json={"kind": "compact"})
+        assert going.wait(10)
+        begun = time.monotonic()
+    assert closed.is_set()
+    assert time.monotonic() - begun < 30

@@ -112,8 +112,8 @@ def application(
         try:
             yield
         finally:
+            host.close()  # first: from then on nothing begins to be written
             app.state.jobs.close()
-            host.close()
             others.close()
 
     async def health(_: Request) -> Response:

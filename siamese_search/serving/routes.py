@@ -68,7 +68,7 @@ async def job(request: Request) -> Response:
 
 
 async def cancel_job(request: Request) -> Response:
-    """Cancel a job."""
+    """Cancel a job; one that runs and shows no progress, as calibrate and compact, goes on."""
     await json_of(request)
     found = jobs_of(request).get(request.path_params["id"])
     if found is None:
