@@ -95,16 +95,23 @@ def named(port: int) -> str:
         ("Shop.Example", "shop.example:9002"),
         ("::1", "[::1]:8321"),
         ("[::1]:8321", "[::1]"),
+        ("my_shop", "my_shop"),
     ],
 )
 def test_a_name_is_allowed_with_any_port(given: str, asked: str) -> None:
     assert Origins([given]).refusal({"host": asked}) is None
 
 
-@pytest.mark.parametrize("given", ["http://shop.example", "shop.example/page", "", "a b"])
+@pytest.mark.parametrize(
+    "given", ["http://shop.example", "shop.example/page", "", "a b", "*.shop", "ü"]
+)
 def test_what_is_no_name_is_not_allowed(given: str) -> None:
     with pytest.raises(UsageError, match="is no name of a server"):
         Origins([given])
+
+
+def test_a_server_may_listen_at_an_address_of_one_interface() -> None:
+    assert Origins(["fe80::1%eth0", "localhost"]).refusal({"host": "localhost"}) is None
 
 
 def test_an_origin_with_its_usual_port_is_what_browsers_send() -> None:
@@ -215,7 +222,7 @@ def test_other_sites_may_ask_only_where_they_are_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["*", "null", "shop.example", "https://shop.example/", "file://x"]
+    "origin", ["*", "null", "shop.example", "https://shop.example/", "file://x", "https://*.shop"]
 )
 def test_what_is_no_origin_cannot_be_named(folder: Path, origin: str) -> None:
     with pytest.raises(UsageError, match=re.escape(origin)):

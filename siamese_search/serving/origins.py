@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from siamese_search.errors import UsageError
 
-_AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:/@\s]+))(?::\d{1,5})?")
-_ADDRESS = re.compile(r"[0-9a-f:.]+", re.IGNORECASE)  # of IPv6
+# What a browser sends: no wildcards, and no letters beyond ASCII.
+_AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
+_ADDRESS = re.compile(r"[0-9a-f:.]+(?:%\S+)?", re.IGNORECASE)  # of IPv6, perhaps on one interface
 USUAL_PORTS = {"http": ":80", "https": ":443"}
 _ORIGIN = re.compile(rf"https?://{_AUTHORITY.pattern}")
 ALLOWED = {
@@ -82,7 +83,7 @@ def own_name(host: str) -> str:
         return host.lower()
     name = _name_of(host)
     if name is None:
-        raise UsageError(f"{host!r} is no name of a server: write it as shop.example")
+        raise UsageError(f"{host!r} is no name of a server: write it in ASCII as shop.example")
     return name
 
 
@@ -90,7 +91,7 @@ def _origin(other: str) -> str:
     """An origin as browsers write it: without the port that its scheme has anyway."""
     if not _ORIGIN.fullmatch(other.lower()):
         raise UsageError(
-            f"{other!r} is no origin: write it as https://shop.example, without a path"
+            f"{other!r} is no origin: write it in ASCII as https://shop.example, without a path"
         )
     scheme, _, authority = other.lower().partition("://")
     return f"{scheme}://{authority.removesuffix(USUAL_PORTS[scheme])}"
