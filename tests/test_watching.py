@@ -231,6 +231,7 @@ def test_what_appears_is_enrolled_until_ctrl_c(shell: Shell, pictures: Callable[
     chosen = ("--flat", "--exclude", "m*", "--exclude", "bad.png")
     with watching(shell, "in", *chosen) as process:
         until(lambda: count(shell) == 5)
+        time.sleep(3)  # what is rejected is told after the commit
         _, stderr = stop(process, signal.SIGTERM)
     assert shell.json("list", "in")[0]["path"].endswith("last.png")
     assert stderr.count("the same image is enrolled as") == 2  # as another than in, below, too
