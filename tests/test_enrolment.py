@@ -53,10 +53,12 @@ def test_a_manifest_row_without_path_or_label_is_rejected_with_its_line(tmp_path
 
 def test_a_manifest_row_with_too_long_metadata_is_rejected(tmp_path: Path) -> None:
     rows = manifest(
-        tmp_path / "m.csv", f"path,label,n\nx.jpg,a,{'x' * 65536}\ny.jpg,a,{'x' * 65535}\n"
+        tmp_path / "m.csv",
+        f"path,label,n\nx.jpg,a,{'x' * 65536}\ny.jpg,a,{'x' * 65535}\nz.jpg,a,{'x' * 200_000}\n",
     )
-    assert [type(row) for row in rows] == [Rejection, ImageFile]
+    assert [type(row) for row in rows] == [Rejection, ImageFile, Rejection]
     assert "line 2: its metadata has 65537 bytes" in str(rows[0])
+    assert "line 4: its metadata has 200001 bytes" in str(rows[2])
     with pytest.raises(UsageError, match=r"m\.csv cannot be read.*field limit"):
         manifest(tmp_path / "m.csv", f"path,label\nx.jpg,{'a' * 2_000_000}\n")
 

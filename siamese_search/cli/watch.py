@@ -399,7 +399,7 @@ class Answers:
         """Add an answer, which outlasts this process from then on."""
         try:
             here = os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
-        except FileNotFoundError:
+        except OSError:  # where it cannot be told, opening it says why
             here = False
         if not here:
             self._file.close()

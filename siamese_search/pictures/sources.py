@@ -29,6 +29,7 @@ from siamese_search.words import printable
 Files = Iterable[ImageFile | Rejection]
 SEPARATORS = ",;\t"  # of a manifest's columns; spreadsheets write the one that is usual there
 
+CELL_BYTES: Final = 1 << 20  # of a manifest, so that a row with too much is rejected alone
 METADATA_BYTES: Final = 1 << 16  # names and texts of an item together, in UTF-8
 MISSING: Final = "no such file or folder"
 
@@ -238,6 +239,7 @@ def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
     UsageError for a file that is no such CSV.
     """
     folder = os.path.dirname(os.path.abspath(path))
+    csv.field_size_limit(max(CELL_BYTES, csv.field_size_limit()))
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             first = file.readline()  # once: it may be a pipe
