@@ -151,6 +151,6 @@ async def enroll(request: Request) -> Response:
         wanted = {content_hash(data) for data in contents}
         own = one.gallery.items(label) if one.gallery.count(label) else []
         numbers = [item.number for item in own if item.content in wanted]
-        return dataclasses.asdict(report) | {"numbers": numbers}
+        return representation.of_report(report) | {"numbers": numbers}
 
     return await changed(one, enrolled, 201)

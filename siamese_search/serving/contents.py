@@ -287,7 +287,7 @@ async def enroll_unknowns(request: Request) -> Response:
 
     def enrolled() -> dict[str, Any]:
         report = one.gallery.enroll_unknowns(number, label, **_of_group(given))
-        return dataclasses.asdict(report)
+        return representation.of_report(report)
 
     return await changed(one, enrolled, 201)
 

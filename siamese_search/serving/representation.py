@@ -14,7 +14,7 @@ from siamese_search.embedding.protection import protected
 from siamese_search.errors import EncoderError, ImageError
 from siamese_search.evaluation.own_scores import OwnScores
 from siamese_search.gallery.gallery import Gallery
-from siamese_search.records import Identification, UnknownGroup
+from siamese_search.records import EnrollmentReport, Identification, UnknownGroup
 from siamese_search.serving.jobs import without_evidence
 
 CURVE = 200  # points of the DET curve
@@ -61,6 +61,12 @@ def of_encoder(location: str) -> str:
     if named is not None:
         return str(named._replace(location=of_encoder(named.location)))
     return Path(location).name
+
+
+def of_report(report: EnrollmentReport) -> dict[str, Any]:
+    """What became of pictures that were given to be enrolled."""
+    rejected = [{"path": one.path, "reason": one.reason} for one in report.rejected]
+    return dataclasses.asdict(report) | {"rejected": rejected}
 
 
 def of_group(group: UnknownGroup) -> dict[str, Any]:
