@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import glob
 import logging
@@ -27,6 +28,7 @@ log = logging.getLogger("siasearch")
 
 _BINARY = getattr(os, "O_BINARY", 0)
 _RANDOM = re.compile("[0-9a-f]{8}")  # the end of a temporary folder's name
+CELL_BYTES = 1 << 20  # of CSV, at most
 STALE_SECONDS = 3600.0  # after which a file that nothing names belongs to no running process
 
 
@@ -42,6 +44,13 @@ def as_path(place: str | os.PathLike[str]) -> Path:
     if not possible:
         raise UsageError(f"{text!r} cannot be the path of a file or folder")
     return Path(text)
+
+
+def take_long_cells() -> None:
+    """Let readers of CSV take cells of a megabyte: embeddings are long, and of a row with too much
+    that row alone is refused.
+    """
+    csv.field_size_limit(max(CELL_BYTES, csv.field_size_limit()))
 
 
 def require_place(path: Path) -> None:

@@ -25,6 +25,7 @@ from siamese_search.arrays import FloatArray
 from siamese_search.decision import closer
 from siamese_search.embedding.vectors import as_embeddings
 from siamese_search.errors import GalleryDamaged, UsageError
+from siamese_search.files import take_long_cells
 from siamese_search.gallery.archive import DAMAGES, MODIFIED, require_bounded
 from siamese_search.pictures.sources import normalised, texts_of
 from siamese_search.records import Generation
@@ -32,7 +33,7 @@ from siamese_search.storage.exchange import Block
 from siamese_search.storage.facts import Facts
 
 ROWS = 1024  # that are read together
-LINE_BYTES = 1 << 20  # of what is known of one item, and of a cell of CSV, at most
+LINE_BYTES = 1 << 20  # of what is known of one item, at most
 DIMENSIONS = 1 << 16  # at most
 FACTS = ("number", "identity", "path", "content", "size", "added", "was", "distractor", "metadata")
 ENCODER = ("encoder", "fingerprint")
@@ -275,7 +276,7 @@ def require_encoder(path: Path, rows: Iterable[Mapping[str, Any]], fingerprint: 
 def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as text:
-            csv.field_size_limit(max(LINE_BYTES, csv.field_size_limit()))  # of long embeddings
+            take_long_cells()
             yield from csv.DictReader(text, restkey="", restval=None, strict=True)
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no CSV: {error}: nothing was imported") from error

@@ -17,7 +17,7 @@ from numbers import Real
 from typing import Any, Final
 
 from siamese_search.errors import UsageError
-from siamese_search.files import as_path
+from siamese_search.files import as_path, take_long_cells
 from siamese_search.pictures.choosing import NOTHING, Exclusion, Naming
 from siamese_search.pictures.drawings import is_drawing
 from siamese_search.pictures.find import DRAWING, Passed, find_images
@@ -29,7 +29,6 @@ from siamese_search.words import printable
 Files = Iterable[ImageFile | Rejection]
 SEPARATORS = ",;\t"  # of a manifest's columns; spreadsheets write the one that is usual there
 
-CELL_BYTES: Final = 1 << 20  # of a manifest, so that a row with too much is rejected alone
 METADATA_BYTES: Final = 1 << 16  # names and texts of an item together, in UTF-8
 MISSING: Final = "no such file or folder"
 
@@ -239,7 +238,7 @@ def read_manifest(path: str) -> Iterator[ImageFile | Rejection]:
     UsageError for a file that is no such CSV.
     """
     folder = os.path.dirname(os.path.abspath(path))
-    csv.field_size_limit(max(CELL_BYTES, csv.field_size_limit()))
+    take_long_cells()
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             first = file.readline()  # once: it may be a pipe
