@@ -159,7 +159,8 @@ class EnrollmentReport:
     ``replaced`` the items (number, file) from whose files others were added now; ``renamed`` the
     identities whose pictures were all rejected since they came under another name: (was, is, how
     many). ``calibrated`` is the FPIR that the gallery has calibrated itself for after it, None
-    where it has not.
+    where it has not. ``unembedded`` counts the items of files that were skipped that have no
+    embedding under the gallery's encoder, so that nothing finds them until ``rebuild``.
     """
 
     added: int
@@ -173,6 +174,7 @@ class EnrollmentReport:
     renamed: tuple[tuple[str, str, int], ...] = ()
     numbers: tuple[int, ...] = field(default=(), repr=False)
     calibrated: float | None = None
+    unembedded: int = 0
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,23 @@ def test_missing_images_on_rebuild_are_named(
     assert shell.json("info")[0]["dimension"] == 49
 
 
+def test_a_picture_that_is_back_is_not_found_until_a_rebuild(
+    shell: Shell, pictures: Pictures, coarse_folder: Path
+) -> None:
+    folder = pictures({"a": 2})
+    shell("add", folder, "--encoder", shell.encoder)
+    gone, aside = folder / "a" / "1.png", shell.folder / "gone.png"
+    shutil.move(gone, aside)
+    shell("rebuild", "--encoder", coarse_folder, "--skip-missing", code=1)
+    shutil.move(aside, gone)
+    added = shell("add", folder)
+    assert "1 item of those skipped has no embedding" in added.stderr
+    assert "`siasearch rebuild` embeds" in added.stderr
+    assert shell.json("add", folder)[0]["unembedded"] == 1
+    shell("rebuild")
+    assert not shell("add", folder).stderr
+
+
 INTERRUPTED = """
 import os, signal, sys, time, weakref
 from siamese_search.gallery import enrolment

@@ -33,7 +33,7 @@ from siamese_search.cli.finding import (
     naming_by,
     require_paths,
 )
-from siamese_search.cli.naming import settle_label, settle_names
+from siamese_search.cli.naming import noting, settle_label, settle_names, warn_of_unknown
 from siamese_search.errors import UsageError
 from siamese_search.pictures.choosing import Exclusion
 from siamese_search.pictures.find import Passed
@@ -108,8 +108,10 @@ def embed(
         "flat": flat,
         "identity_from": identity_from,
     }
+    names = set[str]()
     with progress_bar("embedding", lambda: sum(1 for _ in found())) as watch:
-        made = embed_shard(found(passed), out, opened, asked, watch)
+        made = embed_shard(noting(found(passed), names), out, opened, asked, watch)
+    warn_of_unknown(names)
     passed.tell(kind)
     name_rejections(made.rejected)
     if made.already:

@@ -39,7 +39,13 @@ from siamese_search.cli.finding import (
     naming_by,
     require_paths,
 )
-from siamese_search.cli.naming import settle_label, settle_names, single_pictures, warn_of_unknown
+from siamese_search.cli.naming import (
+    noting,
+    settle_label,
+    settle_names,
+    single_pictures,
+    warn_of_unknown,
+)
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.pictures.choosing import Exclusion
@@ -174,7 +180,7 @@ def add(
         return
     with Gallery.open(gallery, encoder, device, background=True) as target:
         before, names = len(target), set[str]()
-        files = _noting(files, names)
+        files = noting(files, names)
         try:
             count = None if every is not None else lambda: sum(1 for _ in found())
             with progress_bar("enrolling", count) as watch:
@@ -205,14 +211,6 @@ def _filmed(files: Files, every: float) -> Files:
             yield from filmed(file, every)
         else:
             yield file
-
-
-def _noting(files: Files, names: set[str]) -> Files:
-    """The same files; their identities are noted in ``names``."""
-    for file in files:
-        if isinstance(file, ImageFile):
-            names.add(file.identity)
-        yield file
 
 
 def _print_plan(files: Files, with_videos: bool, as_json: bool) -> bool:
@@ -263,6 +261,13 @@ def tell_of(report: EnrollmentReport, gallery: Path) -> None:
     """Say what of an enrolment a person should know: what was rejected, replaced or renamed."""
     for was, now, count in report.relabelled:
         note(f"{counted(count, 'image')} of {was!r} skipped: relabelled {now!r} since")
+    if report.unembedded:
+        rebuild = command("rebuild", gallery, DEFAULT_GALLERY)
+        note(
+            f"note: {counted(report.unembedded, 'item')} of those skipped"
+            f" {'has' if report.unembedded == 1 else 'have'} no embedding under the gallery's"
+            f" encoder, so nothing finds them: `{rebuild}` embeds what is still lacking"
+        )
     if report.replaced:
         first, path = report.replaced[0]
         more = f" and {len(report.replaced) - 1} more" if len(report.replaced) > 1 else ""
@@ -311,6 +316,7 @@ def print_report(report: EnrollmentReport, gallery: Path, as_json: bool) -> None
             | ({"copied": report.copied} if report.copied else {})
             | ({"replaced": [n for n, _ in report.replaced]} if report.replaced else {})
             | ({"calibrated": report.calibrated} if report.calibrated else {})
+            | ({"unembedded": report.unembedded} if report.unembedded else {})
         )
     else:
         copied = f"; copies made of {report.copied}" if report.copied else ""

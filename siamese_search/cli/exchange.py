@@ -19,6 +19,7 @@ from siamese_search.cli.common import (
     progress_bar,
     say,
 )
+from siamese_search.cli.naming import warn_of_unknown
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.words import counted
@@ -205,6 +206,8 @@ def import_(
         print_json({"gallery": str(gallery), **_facts(made)})
     else:
         say(f"{gallery}: {_in_words(made)}")
+    with Gallery.open(gallery) as target:
+        warn_of_unknown(name for name in ("unknown", "Unknown", "UNKNOWN") if target.count(name))
 
 
 def merge(

@@ -26,6 +26,8 @@ from siamese_search.pictures.naming import (
     loose,
     name_of,
 )
+from siamese_search.pictures.sources import Files
+from siamese_search.records import ImageFile
 from siamese_search.words import counted, printable
 
 if TYPE_CHECKING:
@@ -101,6 +103,14 @@ def settle_label(paths: Sequence[str], label: str, yes: bool) -> None:
     if not confirmed("Go on?", yes):
         note("nothing was done")
         raise typer.Exit(1)
+
+
+def noting(files: Files, names: set[str]) -> Files:
+    """The same files; their identities are noted in ``names``."""
+    for file in files:
+        if isinstance(file, ImageFile):
+            names.add(file.identity)
+        yield file
 
 
 def warn_of_unknown(identities: Iterable[str]) -> None:

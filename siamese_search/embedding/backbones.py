@@ -42,7 +42,8 @@ PACKAGED = {
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions beside a projection (He et al. 2016), then the maximum of 2 x 2.
 
-    Pooling after the convolutions keeps thin strokes, which convolutions with stride 2 lose.
+    Pooling after the convolutions keeps thin strokes, which convolutions with stride 2 lose. The
+    maximum is taken before the activation: the same, on a quarter of the values.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -57,7 +58,7 @@ class ResidualBlock(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """(n, channels, rows, columns) to (n, width, rows / 2, columns / 2)."""
         deep = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps)))))
-        return functional.max_pool2d(functional.relu(deep + self.bn3(self.conv3(maps))), 2)
+        return functional.relu(functional.max_pool2d(deep + self.bn3(self.conv3(maps)), 2))
 
 
 class SmallResNet(nn.Module):
@@ -72,7 +73,7 @@ class SmallResNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(n, in_chans, rows, columns) to (n, num_features, rows / 16, columns / 16)."""
-        maps = functional.max_pool2d(functional.relu(self.bn(self.conv(images))), 2)
+        maps = functional.relu(functional.max_pool2d(self.bn(self.conv(images)), 2))
         features: Tensor = self.stages(maps)
         return features
 

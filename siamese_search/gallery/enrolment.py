@@ -114,6 +114,7 @@ class Enrolment:
         self.added = 0
         self.numbers: list[int] = []  # of the items added
         self.skipped = 0
+        self._unembedded: set[int] = set()  # items of files that were skipped
         self.rejected: list[Rejection] = []
         self._relabelled: Counter[tuple[str, str]] = Counter()
         self._misnamed: Counter[tuple[str, str]] = Counter()  # rejected: enrolled as, found as
@@ -145,6 +146,7 @@ class Enrolment:
         return EnrollmentReport(
             self.added, self.skipped, tuple(self.rejected), *totals, relabelled, self.copied,
             replaced, self._renamed(), tuple(self.numbers), self.calibrated,
+            len(self._unembedded),
         )  # fmt: skip
 
     def _renamed(self) -> tuple[tuple[str, str, int], ...]:
@@ -243,6 +245,8 @@ class Enrolment:
             self._misnamed[known.identity, file.identity] += 1
             return False
         self.skipped += 1
+        if not known.embedded:
+            self._unembedded.add(known.number)
         if file.source is not None and file.source != known.source and (
             known.source is None or not os.path.exists(known.source)
         ):  # fmt: skip

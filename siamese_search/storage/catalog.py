@@ -297,8 +297,10 @@ class Catalog(History, Calibrations, Listing):
     def known(self, contents: Iterable[str]) -> dict[str, Enrolled]:
         """For content that is enrolled: whose item it is, by its hash."""
         sql = (
-            "SELECT items.id, name, source, was, copy IS NOT NULL FROM items JOIN identities"
-            " ON identities.id = items.identity WHERE content = ?"
+            "SELECT items.id, name, source, was, copy IS NOT NULL, EXISTS (SELECT 1 FROM embeddings"
+            " WHERE item = items.id AND generation ="
+            " (SELECT value FROM settings WHERE key = 'generation'))"
+            " FROM items JOIN identities ON identities.id = items.identity WHERE content = ?"
         )
         with self._guard():
             rows = {c: self._db.execute(sql, (bytes.fromhex(c),)).fetchone() for c in contents}

@@ -50,7 +50,7 @@ class Facts:
 class Enrolled:
     """Whose item some content is. ``source`` is None where it was enrolled without a file; ``was``
     is the identity that it was enrolled as, where it was relabelled since; ``copied`` tells whether
-    the gallery has a copy.
+    the gallery has a copy, ``embedded`` whether the item has an embedding under its encoder.
     """
 
     number: int
@@ -58,6 +58,7 @@ class Enrolled:
     source: str | None
     was: str | None = None
     copied: bool = False
+    embedded: bool = True
 
 
 @dataclass(frozen=True)
