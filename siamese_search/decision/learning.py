@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -324,37 +325,52 @@ def _chosen(
     tried = _of_each(owners, ranks, HELD_OUT, each, chance)
     part = _parts(owners, FOLDS)
     some, names, folds = vectors[tried], owners[tried], part[tried]
-    rests = {
-        fold: whole.less(_Scatter.of(vectors[part == fold], owners[part == fold]))
-        for fold in np.unique(folds)
+    parts = {
+        fold: _Scatter.of(vectors[part == fold], owners[part == fold]) for fold in np.unique(folds)
     }
-    rated = {1.0: _rated([(some, np.arange(len(some)))], names)}
+    rated = {1.0: _rated(_leads(some, names, np.arange(len(names))))}
     for shrinkage in SHRINKAGES:
-        views = [
-            (_made(rest, prior, shrinkage, None).apply(some), np.flatnonzero(folds == fold))
-            for fold, rest in rests.items()
-        ]
-        rated[shrinkage] = _rated(views, names)
+        rated[shrinkage] = _rated(_unseen_leads(some, names, folds, whole, parts, prior, shrinkage))
     least = rated[1.0][0]
     fair = [one for one in rated if rated[one][0] >= least]
     best = max(fair, key=lambda one: rated[one][1])
     return best, rated[best][0] - least
 
 
-def _rated(views: list[tuple[FloatArray, IntArray]], names: IntArray) -> tuple[float, float]:
-    """The share of items that find their identity without themselves, and the mean log probability
-    of the right one, by the balanced rule.
-
-    ``views`` are all items (n, p) under a metric, and the positions of those that it left out.
+def _unseen_leads(
+    vectors: FloatArray,
+    names: IntArray,
+    folds: IntArray,
+    whole: _Scatter,
+    parts: dict[int, _Scatter],
+    prior: Prior | None,
+    shrinkage: float,
+) -> FloatArray:
+    """``_leads`` of all items, each identity against each other under a metric that has seen
+    neither: one that was fitted lies closer together than it will to new items, and so would lose
+    to what was held out.
     """
     several = np.bincount(names)[names] > 1
-    own, lead = [], []
-    for vectors, out in views:
-        probes = out[several[out]]
-        scores, right = _left_out(vectors, names, probes)
-        own.append(right)
-        lead.append(scores - right[:, None])
-    leads = np.concatenate(lead)
+    numbers = np.unique(names, return_inverse=True)[1]
+    place = np.zeros(int(numbers.max()) + 1, np.int64)
+    place[numbers] = folds  # of identities
+    leads = np.full((len(names), len(place)), -np.inf, np.float32)
+    for one, other in combinations_with_replacement(parts, 2):
+        rest = whole.less(parts[one])
+        if other != one:
+            rest = rest.less(parts[other])
+        seen = _made(rest, prior, shrinkage, None).apply(vectors)
+        for probes, rivals in {(one, other), (other, one)}:
+            asked = np.flatnonzero(several & (folds == probes))
+            against = np.flatnonzero(place == rivals)
+            leads[np.ix_(asked, against)] = _leads(seen, names, asked)[:, against]
+    return leads[several]
+
+
+def _rated(leads: FloatArray) -> tuple[float, float]:
+    """The share of items that find their identity without themselves, and the mean log probability
+    of the right one, from ``_leads``.
+    """
     found = float((leads < 0).all(axis=1).mean())
     logs = []
     for temperature in TEMPERATURES:
@@ -365,13 +381,12 @@ def _rated(views: list[tuple[FloatArray, IntArray]], names: IntArray) -> tuple[f
     return found, max(logs)
 
 
-def _left_out(
-    vectors: FloatArray, names: IntArray, probes: IntArray
-) -> tuple[FloatArray, FloatArray]:
-    """Scores of probes (m,) with the identities: (m, c), the right one -inf there, and its (m,).
-
-    The right identity is scored without the probe.
+def _leads(vectors: FloatArray, names: IntArray, probes: IntArray) -> FloatArray:
+    """By how much the identities lead over the right one (m, c), for probes (m,) whose identities
+    have other items; -inf for the right one itself, which is scored without the probe. By the
+    balanced rule.
     """
+    probes = probes[np.bincount(names)[names][probes] > 1]
     order = np.argsort(names, kind="stable")
     starts = np.flatnonzero(np.diff(names[order], prepend=-1))
     column = np.unique(names, return_inverse=True)[1][probes]
@@ -385,4 +400,5 @@ def _left_out(
     others = unit(sums[column] - vectors[probes])
     right = (nearest + np.einsum("ij,ij->i", others, vectors[probes])) / 2
     scores[rows, column] = -np.inf
-    return scores, right
+    leads: FloatArray = scores - right[:, None]
+    return leads
