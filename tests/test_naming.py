@@ -164,6 +164,13 @@ def test_an_identity_called_as_no_answer_is_pointed_out(shell: Shell) -> None:
     assert said == "note: an identity called 'Unknown' is easily taken for no answer: rename it\n"
     assert "called 'unknown'" in shell("relabel", "Unknown", "unknown").stderr
     assert shell("add", "shop/Milk", "--label", "unknown").stderr == ""
+    made = shell(
+        "embed", "shop/Milk", "--label", "unknown", "--encoder", shell.encoder, "-o", "t.npz"
+    )
+    assert "called 'unknown'" in made.stderr
+    assert "called 'unknown'" in shell("import", "t.npz", "-g", "other").stderr
+    shell("add", "shop/Rice", "-g", "third", "--encoder", shell.encoder)
+    assert "called 'unknown'" in shell("merge", "third", "other").stderr
 
 
 def test_python_refuses_to_mix_folders_too(tmp_path: Path, toy: Encoder, shop: Path) -> None:

@@ -19,7 +19,7 @@ from siamese_search.cli.common import (
     progress_bar,
     say,
 )
-from siamese_search.cli.naming import warn_of_unknown
+from siamese_search.cli.naming import warn_of_unknown_in
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.words import counted
@@ -207,7 +207,7 @@ def import_(
     else:
         say(f"{gallery}: {_in_words(made)}")
     with Gallery.open(gallery) as target:
-        warn_of_unknown(name for name in ("unknown", "Unknown", "UNKNOWN") if target.count(name))
+        warn_of_unknown_in(target)
 
 
 def merge(
@@ -226,6 +226,7 @@ def merge(
         with progress_bar("merging") as watch:
             taken = target.merge(source, on_conflict=on_conflict, watch=watch)
         left = len(target)
+        warn_of_unknown_in(target)
     _tell(taken, gallery, left, as_json)
     _tell_left_out(taken.left_out, other)
 

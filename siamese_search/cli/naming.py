@@ -120,6 +120,11 @@ def warn_of_unknown(identities: Iterable[str]) -> None:
             note(f"note: an identity called {name!r} is easily taken for no answer: rename it")
 
 
+def warn_of_unknown_in(gallery: Gallery) -> None:
+    """The same of what is enrolled."""
+    warn_of_unknown(name for name in (UNKNOWN, "Unknown", "UNKNOWN") if gallery.count(name))
+
+
 def single_pictures(gallery: Gallery, identities: Iterable[str]) -> str | None:
     """In words, how many of these identities have one picture only; None where none or all that
     there is. They are the hardest to recognise.
