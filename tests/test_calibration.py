@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sqlite3
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -386,6 +387,18 @@ def test_strangers_that_are_enrolled_do_not_count(
         gallery.enroll([folder])
         with pytest.raises(UsageError, match="pictures of 0 strangers cannot tell"):
             gallery.calibrate(strangers=folder)
+
+
+def test_strangers_are_named_in_one_spelling(
+    tmp_path: Path, toy: Encoder, pictures: Pictures, caplog: pytest.LogCaptureFixture
+) -> None:
+    enrolled = pictures({unicodedata.normalize("NFC", f"fl{n}é"): 1 for n in range(5)})
+    other = {unicodedata.normalize("NFD", f"fl{n}é"): 1 for n in range(5)}
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([enrolled])
+        with pytest.raises(UsageError, match="pictures of 0 strangers cannot tell"):
+            gallery.calibrate(strangers=pictures(other, "others", first_seed=50))
+    assert "5 of 5 pictures are no strangers, but named as what is enrolled" in caplog.text
 
 
 def one_left_out(

@@ -46,7 +46,7 @@ from siamese_search.gallery.staleness import is_stale
 from siamese_search.pictures.kind import Kind
 from siamese_search.pictures.read import content_hash, is_path, read_file
 from siamese_search.pictures.regions import require_turns
-from siamese_search.pictures.sources import find, not_empty, places_of
+from siamese_search.pictures.sources import find, nameable, not_empty, places_of
 from siamese_search.records import (
     Calibration,
     Generation,
@@ -389,7 +389,7 @@ class Calibrating:
         named = [os.fspath(place) for place in given if is_path(place)]
         records = (place for place in given if not is_path(place))
         pictures, here = [], []
-        found = chain(records, find(named, kind=kind))
+        found = nameable(chain(records, find(named, kind=kind)))
         for file in not_empty(found, named or ["an empty list"], kind):
             if isinstance(file, Rejection):
                 reject(file)
