@@ -275,6 +275,9 @@ def test_names_are_compared_as_they_are_enrolled_and_distractors_are_strangers(
         found = evaluate(gallery, [tmp_path / "photos", tmp_path / "poster.png"])
     assert (found.figures["strangers"], found.figures["TPIR"], found.figures["FPIR"]) == (1, 1, 0)
     assert found.mistakes == ()
+    # To itself, a distractor is no impostor, though it never gets its name.
+    assert (found.figures["AUC"], found.figures["EER"]) == (1, 0)
+    assert max(found.impostor) < 0.9
 
 
 def test_a_label_is_near_to_names_with_other_folders_case_signs_or_spelling() -> None:

@@ -128,22 +128,17 @@ def _best_score(answer: Identification) -> float:
 class _Asked:
     """What n probes are and what identification made of them.
 
-    ``own`` (n,) are the columns of their identities among the scores, -1 for strangers; ``best``
-    the best identities; ``right`` (n,) tells whether these are theirs, ``named`` (n,) whether
-    they were named.
+    ``known`` (n,) tells whether they are enrolled to be named, and no strangers; ``best`` are the
+    best identities; ``right`` (n,) tells whether these are theirs, ``named`` (n,) whether they were
+    named.
     """
 
     truth: Sequence[str]
-    own: IntArray
+    known: BoolArray
     answers: Sequence[Identification]
     best: list[str]
     right: BoolArray
     named: BoolArray
-
-    @property
-    def known(self) -> BoolArray:
-        """Whether they are enrolled (n,)."""
-        return self.own >= 0
 
     @property
     def strangers(self) -> int:
@@ -177,20 +172,23 @@ def evaluate_embeddings(
         raise UsageError(f"no item of {gallery.folder} can be found: run `siasearch rebuild`")
     # A distractor is not to be named, as a stranger is not.
     never = gallery.distractors()
-    columns = {name: column for column, name in enumerate(names) if name not in never}
+    columns = {name: column for column, name in enumerate(names)}
+    own = np.array([columns.get(identity, -1) for identity in truth], np.int64)
+    known = (own >= 0) & np.array([identity not in never for identity in truth], bool)
     best = [answer.matches[0].identity for answer in answers]
     asked = _Asked(
         truth,
-        np.array([columns.get(identity, -1) for identity in truth], np.int64),
+        known,
         answers,
         best,
         np.array([a == b for a, b in zip(best, truth, strict=True)]),
         np.array([answer.identity is not None for answer in answers]),
     )
-    enrolled = np.flatnonzero(asked.known)
+    enrolled = np.flatnonzero(known)
     wanted = [truth[row] for row in enrolled.tolist()]
     growth = Growth(np.array([name in never for name in names]), seeds)
-    scored = summarised(blocks, asked.own, growth, paired_probes(len(truth), len(names)))
+    paired = paired_probes(len(truth), len(names))
+    scored = summarised(blocks, own, known, growth, paired)
     answered = [answers[row] for row in enrolled.tolist()]
     closely = _looks_closely(gallery, places)
     if closely:
