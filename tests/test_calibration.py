@@ -253,6 +253,12 @@ def test_pictures_of_strangers_can_be_named(
         assert again == found
         assert sorted(Path(one.path).name for one in rejected) == ["broken.png", "text.gif"]
         assert not caplog.messages
+        # Copies are no further strangers, wherever they lie.
+        shutil.copytree(strange, tmp_path / "more" / "copies")
+        shutil.copytree(strange, tmp_path / "more" / "others")
+        again = gallery.calibrate(0.1, strangers=[strange, tmp_path / "more"], reject=print)
+        assert again == found
+        assert "24 pictures are the same as others, and no further strangers" in caplog.text
         shutil.copytree(folder / "id0", strange / "id0")
         picture(999).save(strange / "id0" / "another.png")
         again = gallery.calibrate(0.1, strangers=[strange], reject=rejected.append)

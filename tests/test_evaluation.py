@@ -49,7 +49,7 @@ def gallery(tmp_path: Path, toy: Encoder, pictures: Pictures) -> Gallery:
 def test_labelled_probes_tell_how_well_a_gallery_works(gallery: Gallery, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 1), ("c", 1), ("nobody", 50), ("nobody", 2)):
         (tmp_path / "probes" / name).mkdir(parents=True, exist_ok=True)
-        picture(seed, noise=4).save(tmp_path / "probes" / name / f"{seed}.png")
+        picture(seed, noise=4 + (name == "c")).save(tmp_path / "probes" / name / f"{seed}.png")
     (tmp_path / "probes" / "a" / "broken.png").write_text("no picture")
     found = evaluate(gallery, files_of(tmp_path / "probes"))
     figures = found.figures
@@ -88,6 +88,28 @@ def test_scores_of_all_identities_are_those_of_identification(gallery: Gallery) 
     for row, answer in zip(scores, gallery.identify_embeddings(probes, k=3), strict=True):
         ranked = {match.identity: match.score for match in answer.matches}
         assert dict(zip(names, row.tolist(), strict=True)) == pytest.approx(ranked, abs=1e-6)
+
+
+def test_each_picture_is_asked_about_once(gallery: Gallery, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1), ("nobody", 50)):
+        (tmp_path / "probes" / name).mkdir(parents=True)
+        picture(seed, noise=4).save(tmp_path / "probes" / name / f"{seed}.png")
+    probes = tmp_path / "probes"
+    once = evaluate(gallery, [probes])
+    shutil.copy(probes / "a" / "0.png", probes / "nobody" / "a copy.png")
+    shutil.copy(probes / "b" / "1.png", probes / "b" / "2.png")
+    # A file that is named again is not called rejected, but where it is named otherwise.
+    found = evaluate(gallery, [probes, probes / "nobody", probes, probes / "a" / "0.png"])
+    assert found.figures | {"probes per second": 0} == once.figures | {"probes per second": 0}
+    assert [(Path(one.path).name, one.reason.split(":")[0]) for one in found.rejected] == [
+        ("2.png", f"the same picture as {probes / 'b' / '1.png'}"),
+        ("a copy.png", f"the same picture is taken as 'a' already, by {probes / 'a' / '0.png'}"),
+        ("50.png", f"the same picture is taken as 'nobody' already, by {probes / 'nobody/50.png'}"),
+        ("a copy.png", f"the same picture is taken as 'a' already, by {probes / 'a' / '0.png'}"),
+        ("2.png", f"the same picture as {probes / 'b' / '1.png'}"),
+        ("a copy.png", f"the same picture is taken as 'a' already, by {probes / 'a' / '0.png'}"),
+        ("0.png", f"the same picture is taken as 'a' already, by {probes / 'a' / '0.png'}"),
+    ]
 
 
 def test_without_strangers_or_known_probes_what_cannot_be_told_is_nan(

@@ -68,16 +68,17 @@ def evaluate(
     """Identify labelled probes; identities that are not enrolled make strangers.
 
     Probes are folders, whose pictures are named as ``add`` names them, or files with their
-    identities, ``ImageFile(path, identity)``; one or many. Pictures that cannot be read are left
-    out and named. ``fpir`` is that of the curves, by default what the gallery is calibrated for;
-    ``seeds`` draw the identities for them. Raises UsageError where no picture is left.
+    identities, ``ImageFile(path, identity)``; one or many. Pictures that cannot be read, or are the
+    same as others, are left out and named. ``fpir`` is that of the curves, by default what the
+    gallery is calibrated for; ``seeds`` draw the identities for them. Raises UsageError where no
+    picture is left.
     """
     require_type("gallery", gallery, Gallery, "an open Gallery")
     if fpir is not None:
         require_rate(fpir)
     given = places_of(probes, "probes")
     begun = time.perf_counter()
-    asked = embedded(gallery.encoder, given)
+    asked = embedded(gallery.encoder, given).distinct()
     if not asked.files:
         raise UsageError("none of the probes could be read: nothing is measured")
     answers = _answers(gallery, asked.embeddings, rule, asked.places)

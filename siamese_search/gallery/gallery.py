@@ -32,7 +32,7 @@ from siamese_search.files import as_path
 from siamese_search.gallery import checking, editing
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.answering import Answering
-from siamese_search.gallery.calibrating import Calibrating, Places, warn_of
+from siamese_search.gallery.calibrating import Calibrating, warn_of
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.contents import Contents
 from siamese_search.gallery.copies import enrolled_bytes
@@ -43,6 +43,7 @@ from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.rebuilding import rebuild
 from siamese_search.gallery.self_test import SelfTest, audited
 from siamese_search.gallery.snapshots import Snapshots
+from siamese_search.gallery.strangers import Places
 from siamese_search.gallery.unasked import Unasked
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.gallery.upkeep import Upkeep
