@@ -308,14 +308,21 @@ class Calibrating:
         return rules.known_rule(rule)
 
     def left_out(
-        self, test: SelfTest, items: IntArray, rule: str, strange: bool
+        self, test: SelfTest, items: IntArray, rule: str, strange: bool, closely: bool
     ) -> Iterator[LeftOut]:
         """See ``Gallery.left_out``."""
+        calibrated = self.now()
+        weight = calibrated.closer if closely and calibrated else 0.0
         found = None
         if self.learning.learned:
             prior = self._active.now().encoder.prior
-            found = self.learning.left_out(prior, items, rule, strange)
-        return test.asked(items, rule) if found is None else found
+            found = self.learning.left_out(prior, items, rule, strange, weight)
+        return test.looked(items, rule, weight, strange) if found is None else found
+
+    def deciding(self) -> Calibration | None:
+        """See ``Gallery.deciding``."""
+        found = self.now()
+        return found if found is None or self.is_stale(found) else found.deciding
 
     def in_brief(self) -> str:
         """What a gallery's name is followed by where nothing decides."""
@@ -331,7 +338,7 @@ class Calibrating:
         if found is None:
             return None
         stale = "; stale: run `siasearch calibrate`" if self.is_stale(found) else ""
-        needed = calibration.threshold_at(found.fpir, found.deciding.thresholds)
+        needed = calibration.threshold_at(found.fpir, (self.deciding() or found).thresholds)
         turns = f", {found.turns} turns" if found.turns > 1 else ""
         itself = ", chosen by itself" if self._catalog.decided_by() == ITSELF else ""
         said = f"FPIR {found.fpir:.3g}, rule {found.rule}{turns}, evidence from {needed:.3f} on"

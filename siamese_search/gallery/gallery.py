@@ -321,6 +321,13 @@ class Gallery(Contents, Maintained):
         """Why nothing is named, and the way out, where no threshold is known; else None."""
         return self._calibrating.undecided()
 
+    @property
+    def deciding(self) -> Calibration | None:
+        """What of the calibration decides now: where votes of a closer look are part of scores,
+        that of these (``Calibration.looked``), while the gallery is about as it was calibrated.
+        """
+        return self._calibrating.deciding()
+
     def is_stale(self, found: Calibration) -> bool:
         """Whether the gallery has changed so much since that it should be calibrated again."""
         return self._calibrating.is_stale(found)
@@ -352,6 +359,7 @@ class Gallery(Contents, Maintained):
         *,
         items: Sequence[int] | None = None,
         strange: bool = False,
+        closely: bool = False,
     ) -> Iterator[LeftOut]:
         """The gallery's own items in any order, each searched without itself: about ``limit`` of
         them, or those of certain numbers.
@@ -359,7 +367,9 @@ class Gallery(Contents, Maintained):
         ``rule`` is one of ``rules.RULES``, by default that of the calibration. A metric that the
         gallery has learned is learned again for it without a part of the items at a time, of which
         these are asked: it would know them too well. For ``strange`` ones, who are asked for what
-        the others score, it is learned without all items of their identities.
+        the others score, it is learned without all items of their identities. ``closely``,
+        votes of a closer look are part of scores, where the gallery takes one; items without places
+        are left out then.
         """
         rule = self._calibrating.rule(rule)
         if items is not None:
@@ -369,7 +379,7 @@ class Gallery(Contents, Maintained):
             if limit is not None:
                 require_whole("limit", limit, 1)
             asked = self._self_test.probes(limit)
-        return self._calibrating.left_out(self._self_test, asked, rule, strange)
+        return self._calibrating.left_out(self._self_test, asked, rule, strange, closely)
 
     @property
     def has_learned(self) -> bool:
