@@ -112,6 +112,24 @@ def test_each_picture_is_asked_about_once(gallery: Gallery, tmp_path: Path) -> N
     ]
 
 
+def test_a_rate_that_was_not_calibrated_for_is_told(
+    tmp_path: Path, toy: Encoder, pictures: Pictures, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange = pictures({f"other{n}": 1 for n in range(6)}, "strangers", first_seed=50)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([pictures({"a": 1, "b": 1, "c": 1})])
+        gallery.calibrate(0.3, strangers=[strange])
+        evaluate(gallery, [strange])
+        assert not any("calibrated" in one for one in caplog.messages)
+        gallery.calibrate(0.3, strangers=[strange], turns=4)
+        evaluate(gallery, [strange])
+        told = [one for one in caplog.messages if "calibrated" in one]
+        assert ["for 4 turns, and each probe is looked at in one" in one for one in told] == [True]
+        gallery.enroll([pictures({f"new{n}": 1 for n in range(3)}, "new", first_seed=80)])
+        evaluate(gallery, [strange])
+    assert any("changed much since it was calibrated" in one for one in caplog.messages)
+
+
 def test_without_strangers_or_known_probes_what_cannot_be_told_is_nan(
     gallery: Gallery, tmp_path: Path
 ) -> None:
