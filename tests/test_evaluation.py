@@ -182,6 +182,8 @@ def test_splits_of_a_folder_are_disjoint_and_repeat(tmp_path: Path, toy: Encoder
         assert one.figures["recall@1"] == 1
     with pytest.raises(UsageError, match="0 classes have more than 4 pictures"):
         evaluate_splits(toy, files, Split(shots=4))
+    with pytest.raises(UsageError, match="0 classes have more than 1 picture, so that one is left"):
+        evaluate_splits(toy, files[:40:4], Split(shots=1))
     with pytest.raises(UsageError, match="a share of the classes"):
         evaluate_splits(toy, files, Split(strangers=1.0))
     (everybody,) = evaluate_splits(toy, files, Split(strangers=0.0, draws=1)).draws
