@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sqlite3
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -252,6 +253,12 @@ def test_pictures_of_strangers_can_be_named(
         assert again == found
         assert sorted(Path(one.path).name for one in rejected) == ["broken.png", "text.gif"]
         assert not caplog.messages
+        # Copies are no further strangers, wherever they lie.
+        shutil.copytree(strange, tmp_path / "more" / "copies")
+        shutil.copytree(strange, tmp_path / "more" / "others")
+        again = gallery.calibrate(0.1, strangers=[strange, tmp_path / "more"], reject=print)
+        assert again == found
+        assert "24 pictures are the same as others, and no further strangers" in caplog.text
         shutil.copytree(folder / "id0", strange / "id0")
         picture(999).save(strange / "id0" / "another.png")
         again = gallery.calibrate(0.1, strangers=[strange], reject=rejected.append)
@@ -386,6 +393,18 @@ def test_strangers_that_are_enrolled_do_not_count(
         gallery.enroll([folder])
         with pytest.raises(UsageError, match="pictures of 0 strangers cannot tell"):
             gallery.calibrate(strangers=folder)
+
+
+def test_strangers_are_named_in_one_spelling(
+    tmp_path: Path, toy: Encoder, pictures: Pictures, caplog: pytest.LogCaptureFixture
+) -> None:
+    enrolled = pictures({unicodedata.normalize("NFC", f"fl{n}é"): 1 for n in range(5)})
+    other = {unicodedata.normalize("NFD", f"fl{n}é"): 1 for n in range(5)}
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([enrolled])
+        with pytest.raises(UsageError, match="pictures of 0 strangers cannot tell"):
+            gallery.calibrate(strangers=pictures(other, "others", first_seed=50))
+    assert "5 of 5 pictures are no strangers, but named as what is enrolled" in caplog.text
 
 
 def one_left_out(

@@ -403,6 +403,10 @@ def test_calibrate_benchmark_and_audit(shell: Shell, pictures: Pictures) -> None
     assert found["items"] == 16
     assert len(found["suspects"]) == 16
     assert found["suspects"][0].keys() >= {"item", "identity", "score", "better", "better_score"}
+    (first,) = shell.json("audit", "--top", "1")
+    assert first == found | {
+        kind: found[kind][:1] for kind in ("suspects", "duplicates", "confusable")
+    }
     assert "items look more like another identity" in shell("audit").stdout
 
     strange = pictures({"not this": 1}, "strange", first_seed=60)

@@ -49,7 +49,7 @@ def gallery(tmp_path: Path, toy: Encoder, pictures: Pictures) -> Gallery:
 def test_labelled_probes_tell_how_well_a_gallery_works(gallery: Gallery, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 1), ("c", 1), ("nobody", 50), ("nobody", 2)):
         (tmp_path / "probes" / name).mkdir(parents=True, exist_ok=True)
-        picture(seed, noise=4).save(tmp_path / "probes" / name / f"{seed}.png")
+        picture(seed, noise=4 + (name == "c")).save(tmp_path / "probes" / name / f"{seed}.png")
     (tmp_path / "probes" / "a" / "broken.png").write_text("no picture")
     found = evaluate(gallery, files_of(tmp_path / "probes"))
     figures = found.figures
@@ -88,6 +88,46 @@ def test_scores_of_all_identities_are_those_of_identification(gallery: Gallery) 
     for row, answer in zip(scores, gallery.identify_embeddings(probes, k=3), strict=True):
         ranked = {match.identity: match.score for match in answer.matches}
         assert dict(zip(names, row.tolist(), strict=True)) == pytest.approx(ranked, abs=1e-6)
+
+
+def test_each_picture_is_asked_about_once(gallery: Gallery, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1), ("nobody", 50)):
+        (tmp_path / "probes" / name).mkdir(parents=True)
+        picture(seed, noise=4).save(tmp_path / "probes" / name / f"{seed}.png")
+    probes = tmp_path / "probes"
+    once = evaluate(gallery, [probes])
+    shutil.copy(probes / "a" / "0.png", probes / "nobody" / "a copy.png")
+    shutil.copy(probes / "b" / "1.png", probes / "b" / "2.png")
+    # A file that is named again is not called rejected, but where it is named otherwise.
+    found = evaluate(gallery, [probes, probes / "nobody", probes, probes / "a" / "0.png"])
+    assert found.figures | {"probes per second": 0} == once.figures | {"probes per second": 0}
+    assert [(Path(one.path).name, one.reason.split(":")[0]) for one in found.rejected] == [
+        ("2.png", f"the same picture as {probes / 'b' / '1.png'}"),
+        ("a copy.png", f"the same picture is taken as 'a' already, by {probes / 'a' / '0.png'}"),
+        ("50.png", f"the same picture is taken as 'nobody' already, by {probes / 'nobody/50.png'}"),
+        ("a copy.png", f"the same picture is taken as 'a' already, by {probes / 'a' / '0.png'}"),
+        ("2.png", f"the same picture as {probes / 'b' / '1.png'}"),
+        ("a copy.png", f"the same picture is taken as 'a' already, by {probes / 'a' / '0.png'}"),
+        ("0.png", f"the same picture is taken as 'a' already, by {probes / 'a' / '0.png'}"),
+    ]
+
+
+def test_a_rate_that_was_not_calibrated_for_is_told(
+    tmp_path: Path, toy: Encoder, pictures: Pictures, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange = pictures({f"other{n}": 1 for n in range(6)}, "strangers", first_seed=50)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([pictures({"a": 1, "b": 1, "c": 1})])
+        gallery.calibrate(0.3, strangers=[strange])
+        evaluate(gallery, [strange])
+        assert not any("calibrated" in one for one in caplog.messages)
+        gallery.calibrate(0.3, strangers=[strange], turns=4)
+        evaluate(gallery, [strange])
+        told = [one for one in caplog.messages if "calibrated" in one]
+        assert ["for 4 turns, and each probe is looked at in one" in one for one in told] == [True]
+        gallery.enroll([pictures({f"new{n}": 1 for n in range(3)}, "new", first_seed=80)])
+        evaluate(gallery, [strange])
+    assert any("changed much since it was calibrated" in one for one in caplog.messages)
 
 
 def test_without_strangers_or_known_probes_what_cannot_be_told_is_nan(
@@ -142,6 +182,8 @@ def test_splits_of_a_folder_are_disjoint_and_repeat(tmp_path: Path, toy: Encoder
         assert one.figures["recall@1"] == 1
     with pytest.raises(UsageError, match="0 classes have more than 4 pictures"):
         evaluate_splits(toy, files, Split(shots=4))
+    with pytest.raises(UsageError, match="0 classes have more than 1 picture, so that one is left"):
+        evaluate_splits(toy, files[:40:4], Split(shots=1))
     with pytest.raises(UsageError, match="a share of the classes"):
         evaluate_splits(toy, files, Split(strangers=1.0))
     (everybody,) = evaluate_splits(toy, files, Split(strangers=0.0, draws=1)).draws
@@ -275,6 +317,9 @@ def test_names_are_compared_as_they_are_enrolled_and_distractors_are_strangers(
         found = evaluate(gallery, [tmp_path / "photos", tmp_path / "poster.png"])
     assert (found.figures["strangers"], found.figures["TPIR"], found.figures["FPIR"]) == (1, 1, 0)
     assert found.mistakes == ()
+    # To itself, a distractor is no impostor, though it never gets its name.
+    assert (found.figures["AUC"], found.figures["EER"]) == (1, 0)
+    assert max(found.impostor) < 0.9
 
 
 def test_a_label_is_near_to_names_with_other_folders_case_signs_or_spelling() -> None:

@@ -317,6 +317,10 @@ def test_too_little_to_draw_is_an_error_that_says_what_to_do(tmp_path: Path, toy
         assert (drawn.facts.genuine, drawn.facts.impostor) == (0, 4)
         assert drawn.facts.eer is drawn.facts.fnir is None
         portrait.draw_map(gallery)
+    with Gallery.open(tmp_path / "never", toy) as gallery:
+        gallery.enroll([picture(seed) for seed in range(4)], labels=[*"aabb"], distractor=True)
+        with pytest.raises(UsageError, match=r"all identities in .* are distractors"):
+            score_plots.draw_trade_off(gallery)
 
 
 def test_names_are_drawn_whatever_characters_they_have(tmp_path: Path, toy: Encoder) -> None:

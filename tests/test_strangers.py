@@ -166,6 +166,7 @@ def test_who_is_never_named_is_as_good_as_no_evidence() -> None:
     assert kept == (0.3, 0.1)
     assert conformal.p_value(0.2, kept, 3) == 2 / 4
     assert conformal.p_value(0.05, kept, 3) == 3 / 4
+    assert conformal.p_value(-math.inf, kept, 3) == 1
 
 
 def test_strangers_have_small_p_values_as_seldom_as_these_say() -> None:

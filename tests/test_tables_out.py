@@ -45,6 +45,8 @@ def test_an_audit_is_a_table(shell: Shell) -> None:
     (pair,) = [row for row in found if row["kind"] == "duplicate"]
     assert {pair["identity"], pair["other"]} == {"bee", "wrong"}
     assert float(pair["score"]) > 0.98
+    kinds = [row["kind"] for row in rows(shell("audit", "--csv", "--top", "1").stdout)]
+    assert kinds == sorted({row["kind"] for row in found}, key=kinds.index)
     assert "choose one" in shell("audit", "--csv", "--json", code=2).stderr
 
 

@@ -452,8 +452,15 @@ def test_the_same_picture_counts_once(tmp_path: Path, unfitted_folder: Path, twe
     shutil.copy(doubled / "thing-00" / "0.png", doubled / "thing-00" / "again.png")
     shutil.copy(doubled / "thing-00" / "0.png", doubled / "thing-05" / "wrong.png")
     rejected: list[Rejection] = []
-    assert fit_reference(folder, doubled, reject=rejected.append).pictures == 36
-    assert ["of another identity" in one.reason for one in rejected] == [True]
+    fitted = fit_reference(folder, doubled, reject=rejected.append)
+    assert fitted.pictures == 36
+    assert ["is taken as 'thing-00' already" in one.reason for one in rejected] == [True]
+    rejected.clear()
+    # So does a file that is named again: as the same, or as an identity of its own.
+    again = [twelve, twelve, twelve / "thing-00" / "0.png"]
+    found = fit_reference(folder, again, reject=rejected.append)
+    assert (found.pictures, found.threshold) == (36, fitted.threshold)
+    assert ["is taken as 'thing-00' already" in one.reason for one in rejected] == [True]
 
 
 def test_the_command_fits_an_encoder(

@@ -272,6 +272,8 @@ def query(
 
 def warn_of_rate(source: Gallery, turns: int, threshold: float | None) -> None:
     """Say where the error rate is not what the gallery was calibrated for."""
+    from siamese_search.gallery.staleness import STALE
+
     known = source.calibration
     if known is None:
         undecided = None if threshold is not None else source.undecided
@@ -279,7 +281,7 @@ def warn_of_rate(source: Gallery, turns: int, threshold: float | None) -> None:
             note(undecided)
         return
     if source.is_stale(known):
-        note("the gallery has changed much since it was calibrated: run `siasearch calibrate`")
+        note(STALE)
     if threshold is not None or known.turns == turns:
         return
     if known.turns > 1:

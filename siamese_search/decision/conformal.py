@@ -7,6 +7,7 @@ thresholds.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from operator import neg
@@ -22,8 +23,10 @@ def p_value(evidence: float, strangers: Sequence[float], total: int) -> float:
     """(1 + strangers as good) / (n + 1), n being ``total``.
 
     ``strangers`` is their evidence as it was ``kept``; between two that are kept, those that are
-    not count as good.
+    not count as good. So do all for what is never named, whose evidence is -inf: no less is shown.
     """
+    if evidence == -math.inf:
+        return 1.0
     reached = bisect_right(strangers, -evidence, key=neg)
     as_good = total if reached == min(total, KEPT_EVIDENCE) else _rank(reached, total) - 1
     return (1 + as_good) / (total + 1)

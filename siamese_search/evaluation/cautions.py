@@ -13,6 +13,7 @@ from siamese_search.errors import ImageError
 from siamese_search.evaluation.probes import Probes
 from siamese_search.evaluation.results import UnmatchedLabel
 from siamese_search.gallery.gallery import Gallery
+from siamese_search.gallery.staleness import STALE
 from siamese_search.pictures.read import content_hash, read_file
 from siamese_search.records import Identification, ImageFile, Item
 
@@ -45,11 +46,20 @@ def _is_copy(file: ImageFile, item: Item) -> bool:
 
 def warn(gallery: Gallery, probes: Probes, unmatched: Sequence[UnmatchedLabel], same: int) -> None:
     """Warn of labels that are not enrolled, of probes that are enrolled themselves, and where
-    nothing can be named.
+    nothing can be named, or at another rate than was calibrated for.
     """
-    undecided = gallery.undecided
+    undecided, known = gallery.undecided, gallery.calibration
     if undecided is not None:
         log.warning("%s", undecided)
+    if known is not None and gallery.is_stale(known):
+        log.warning("%s", STALE)
+    if known is not None and known.turns > 1:
+        log.warning(
+            "the gallery was calibrated for %d turns, and each probe is looked at in one: TPIR and"
+            " FPIR are not those of `siasearch query --turns %d`",
+            known.turns,
+            known.turns,
+        )
     near = [one for one in unmatched if one.near]
     if near:
         log.warning(

@@ -68,16 +68,17 @@ def evaluate(
     """Identify labelled probes; identities that are not enrolled make strangers.
 
     Probes are folders, whose pictures are named as ``add`` names them, or files with their
-    identities, ``ImageFile(path, identity)``; one or many. Pictures that cannot be read are left
-    out and named. ``fpir`` is that of the curves, by default what the gallery is calibrated for;
-    ``seeds`` draw the identities for them. Raises UsageError where no picture is left.
+    identities, ``ImageFile(path, identity)``; one or many. Pictures that cannot be read, or are the
+    same as others, are left out and named. ``fpir`` is that of the curves, by default what the
+    gallery is calibrated for; ``seeds`` draw the identities for them. Raises UsageError where no
+    picture is left.
     """
     require_type("gallery", gallery, Gallery, "an open Gallery")
     if fpir is not None:
         require_rate(fpir)
     given = places_of(probes, "probes")
     begun = time.perf_counter()
-    asked = embedded(gallery.encoder, given)
+    asked = embedded(gallery.encoder, given).distinct()
     if not asked.files:
         raise UsageError("none of the probes could be read: nothing is measured")
     answers = _answers(gallery, asked.embeddings, rule, asked.places)
@@ -128,22 +129,17 @@ def _best_score(answer: Identification) -> float:
 class _Asked:
     """What n probes are and what identification made of them.
 
-    ``own`` (n,) are the columns of their identities among the scores, -1 for strangers; ``best``
-    the best identities; ``right`` (n,) tells whether these are theirs, ``named`` (n,) whether
-    they were named.
+    ``known`` (n,) tells whether they are enrolled to be named, and no strangers; ``best`` are the
+    best identities; ``right`` (n,) tells whether these are theirs, ``named`` (n,) whether they were
+    named.
     """
 
     truth: Sequence[str]
-    own: IntArray
+    known: BoolArray
     answers: Sequence[Identification]
     best: list[str]
     right: BoolArray
     named: BoolArray
-
-    @property
-    def known(self) -> BoolArray:
-        """Whether they are enrolled (n,)."""
-        return self.own >= 0
 
     @property
     def strangers(self) -> int:
@@ -177,20 +173,23 @@ def evaluate_embeddings(
         raise UsageError(f"no item of {gallery.folder} can be found: run `siasearch rebuild`")
     # A distractor is not to be named, as a stranger is not.
     never = gallery.distractors()
-    columns = {name: column for column, name in enumerate(names) if name not in never}
+    columns = {name: column for column, name in enumerate(names)}
+    own = np.array([columns.get(identity, -1) for identity in truth], np.int64)
+    known = (own >= 0) & np.array([identity not in never for identity in truth], bool)
     best = [answer.matches[0].identity for answer in answers]
     asked = _Asked(
         truth,
-        np.array([columns.get(identity, -1) for identity in truth], np.int64),
+        known,
         answers,
         best,
         np.array([a == b for a, b in zip(best, truth, strict=True)]),
         np.array([answer.identity is not None for answer in answers]),
     )
-    enrolled = np.flatnonzero(asked.known)
+    enrolled = np.flatnonzero(known)
     wanted = [truth[row] for row in enrolled.tolist()]
     growth = Growth(np.array([name in never for name in names]), seeds)
-    scored = summarised(blocks, asked.own, growth, paired_probes(len(truth), len(names)))
+    paired = paired_probes(len(truth), len(names))
+    scored = summarised(blocks, own, known, growth, paired)
     answered = [answers[row] for row in enrolled.tolist()]
     closely = _looks_closely(gallery, places)
     if closely:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 MEANINGS = {
     "probes": "pictures that were asked about",
-    "strangers": "probes of things that are not enrolled: unknown is the right answer for them",
+    "strangers": "probes of things that are not enrolled, or as distractors: unknown is the right"
+    " answer for them",
     "identities": "identities that are enrolled",
     "items": "pictures that are enrolled",
     "recall@": "of the probes of enrolled identities, how many have their own among the {} best",

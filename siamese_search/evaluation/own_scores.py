@@ -46,7 +46,8 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class OwnScores:
-    """What decides, for a gallery's own items: scores, or evidence where it is calibrated.
+    """What decides, for a gallery's own items: scores, or evidence where it is calibrated, with
+    votes of the closer look where these have a say.
 
     ``genuine`` (m,) is that of each item's own identity, where it has other items: of those that
     were ``asked`` (m,). ``right`` (m,) tells whether no other identity was better; ``impostor``
@@ -127,7 +128,9 @@ class OwnScores:
         return sorted(found, key=lambda one: (-one.times, one.own, one.other))
 
 
-def left_out_of(gallery: Gallery, watch: Watcher, strange: bool = False) -> list[LeftOut]:
+def left_out_of(
+    gallery: Gallery, watch: Watcher, strange: bool = False, closely: bool = False
+) -> list[LeftOut]:
     """The items, each searched without itself, see ``Gallery.left_out``; UsageError for fewer than
     two identities.
     """
@@ -136,7 +139,7 @@ def left_out_of(gallery: Gallery, watch: Watcher, strange: bool = False) -> list
             f"{gallery.folder} has fewer than two identities: enrol more, to compare them"
         )
     found, total = [], min(SEARCHED, len(gallery))
-    for one in gallery.left_out(SEARCHED, strange=strange):
+    for one in gallery.left_out(SEARCHED, strange=strange, closely=closely):
         found.append(one)
         watch(Progress("searching", len(found), total))
     if not any(one.others for one in found):  # they have no embeddings
@@ -147,18 +150,22 @@ def left_out_of(gallery: Gallery, watch: Watcher, strange: bool = False) -> list
 
 
 def both_ways(gallery: Gallery, watch: Watcher) -> tuple[list[LeftOut], list[LeftOut]]:
-    """The items, each searched without itself, and as a stranger: of a gallery that has learned
-    nothing from them, these are the same. Raises UsageError for fewer than two identities.
+    """The items, each searched without itself, and as a stranger, closely where votes decide: of a
+    gallery that has learned nothing from them, these are the same. Raises UsageError for fewer than
+    two identities.
     """
-    left_out = left_out_of(gallery, watch)
-    return left_out, left_out_of(gallery, watch, strange=True) if gallery.has_learned else left_out
+    closely = gallery.deciding != gallery.calibration
+    left_out = left_out_of(gallery, watch, closely=closely)
+    if not (closely or gallery.has_learned):
+        return left_out, left_out
+    return left_out, left_out_of(gallery, watch, strange=True, closely=closely)
 
 
 def own_scores(
     gallery: Gallery, left_out: Sequence[LeftOut], strange: Sequence[LeftOut]
 ) -> OwnScores:
     """What decides, of items that were searched ``both_ways``."""
-    calibration, never = gallery.calibration, gallery.distractors()
+    calibration, never = gallery.deciding, gallery.distractors()
     seen = self_test(strange, never)
     own = [one for one in left_out if one.own is not None and one.identity not in never]
     genuine = np.array([one.own for one in own], np.float64)

@@ -15,7 +15,7 @@ import numpy as np
 from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.errors import ImageError
-from siamese_search.pictures.sources import find, nameable
+from siamese_search.pictures.sources import find, nameable, of_another
 from siamese_search.records import ImageFile, Rejection
 from siamese_search.words import counted, printable
 
@@ -48,15 +48,21 @@ class Probes:
         return Probes(files, self.embeddings[rows], places=places)
 
     def distinct(self) -> Probes:
-        """The same without pictures whose embedding an earlier one has; these are rejected."""
-        first: dict[bytes, str] = {}
+        """The same without pictures whose embedding an earlier one has; these are rejected, but for
+        files that are named again.
+        """
+        first: dict[bytes, int] = {}
         kept, doubles = [], []
-        for row, path in enumerate(self.paths):
-            earlier = first.setdefault(self.embeddings[row].tobytes(), path)
-            if earlier == path:
+        for row, file in enumerate(self.files):
+            place = first.setdefault(self.embeddings[row].tobytes(), row)
+            earlier = self.files[place]
+            if place == row:
                 kept.append(row)
-            else:
-                doubles.append(Rejection(path, f"the same picture as {earlier}"))
+            elif file.identity != earlier.identity:
+                doubles.append(of_another(file, earlier))
+            elif file.path != earlier.path:
+                same = f"the same picture as {printable(earlier.path)}"
+                doubles.append(Rejection(printable(file.path), same))
         chosen = self.of(np.array(kept, np.int64))
         return replace(chosen, rejected=(*self.rejected, *doubles))
 

@@ -63,14 +63,20 @@ def draw_trade_off(
 ) -> Portrait[ScoreFacts]:
     """The DET curve of the same scores, with the EER and the threshold's working point.
 
-    Raises UsageError for fewer than two identities, and where none has two items.
+    Raises UsageError for fewer than two identities, and where none has two items that may be
+    named.
     """
     left_out, strange = both_ways(gallery, watch)
     scores = own_scores(gallery, left_out, strange)
     if scores.fnir is None:
+        if {one.identity for one in left_out} <= gallery.distractors():
+            raise UsageError(
+                f"all identities in {gallery.folder} are distractors, which are never named: enrol"
+                " some that are not"
+            )
         raise UsageError(
-            f"no identity in {gallery.folder} has two items, to see whether one finds the other:"
-            " enrol more pictures of some"
+            f"no identity in {gallery.folder} that may be named has two items, to see whether one"
+            " finds the other: enrol more pictures of some"
         )
     _, fpir, fnir = metrics.error_rates(scores.found, scores.impostor)
     with plots.style():

@@ -25,6 +25,7 @@ from siamese_search.evaluation.probes import Probes, embedded, unusable
 from siamese_search.evaluation.results import Evaluation
 from siamese_search.gallery.gallery import Gallery
 from siamese_search.records import ImageFile, Rejection
+from siamese_search.words import counted
 
 log = logging.getLogger("siasearch")
 
@@ -123,8 +124,9 @@ def _members(pictures: Probes, split: Split) -> dict[str, IntArray]:
     if len(enough) < 2:
         others = f"; {unusable(pictures.rejected)}" if pictures.rejected else ""
         raise UsageError(
-            f"{len(enough)} classes have more than {split.shots} pictures, which leaves one to"
-            f" enrol and one to ask about: two classes or more are needed{others}"
+            f"{counted(len(enough), 'class has', 'classes have')} more than"
+            f" {counted(split.shots, 'picture')}, so that one is left to ask about: two classes or"
+            f" more are needed{others}"
         )
     return enough
 

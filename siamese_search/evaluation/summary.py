@@ -25,7 +25,7 @@ PAIRS = 1 << 24  # impostor scores held
 
 @dataclass(frozen=True)
 class Scores:
-    """What is kept of every identity's scores for n probes, k of them enrolled."""
+    """What is kept of every identity's scores for n probes, k of them enrolled to be named."""
 
     ranks: IntArray  # (k,), of the own identity
     genuine: FloatArray  # (k,), its scores
@@ -38,23 +38,26 @@ class Scores:
 def summarised(
     blocks: Iterable[FloatArray],
     own: IntArray,
+    known: BoolArray,
     growth: Growth,
     paired: BoolArray,
 ) -> Scores:
-    """Go once through the scores, blocks (b, m) that nobody else needs; ``own`` (n,) is -1 for
-    strangers.
+    """Go once through the scores, blocks (b, m) that nobody else needs; ``own`` (n,) is -1 for what
+    is not enrolled. ``known`` (n,) tells which of the others are to be named: who is enrolled as a
+    distractor is a stranger, but no impostor to itself.
     """
     parts, start = [], 0
     for scores in blocks:
         part = slice(start, start + len(scores))
         start += len(scores)
         mine = own[part]
-        growth.add(scores, mine)
+        growth.add(scores, np.where(known[part], mine, -1))
         best, second = best_two(scores)
-        rows = np.flatnonzero(mine >= 0)
+        rows = np.flatnonzero(known[part])
         ranks = metrics.ranks(scores[rows], mine[rows])
         genuine = scores[rows, mine[rows]]
-        scores[rows, mine[rows]] = -np.inf
+        enrolled = np.flatnonzero(mine >= 0)
+        scores[enrolled, mine[enrolled]] = -np.inf
         impostor = scores[paired[part]]
         impostor = impostor[np.isfinite(impostor)]
         parts.append((ranks, genuine, best, second, scores.max(axis=1), impostor))

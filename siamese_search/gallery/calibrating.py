@@ -6,11 +6,9 @@ Knows nothing of how thresholds follow from evidence.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain
 
 import numpy as np
 
@@ -19,11 +17,9 @@ from siamese_search.decision import calibration, rules
 from siamese_search.decision.calibration import Evidence
 from siamese_search.decision.evidence import evidence_of, most_evident
 from siamese_search.decision.reference import Reference
-from siamese_search.embedding.turning import describe_turns_each
 from siamese_search.errors import (
     GalleryDamaged,
     GalleryFormatError,
-    ImageError,
     SiaSearchError,
     UsageError,
 )
@@ -43,30 +39,23 @@ from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
 from siamese_search.gallery.staleness import is_stale
-from siamese_search.pictures.kind import Kind
-from siamese_search.pictures.read import content_hash, is_path, read_file
+from siamese_search.gallery.strangers import Places, shown_by
 from siamese_search.pictures.regions import require_turns
-from siamese_search.pictures.sources import find, not_empty, places_of
 from siamese_search.records import (
     Calibration,
     Generation,
-    ImageFile,
     LeftOut,
     RebuildReport,
     Rejection,
 )
 from siamese_search.storage.calibrations import ASKED, ITSELF, OFF
 from siamese_search.storage.catalog import Catalog
-from siamese_search.words import counted, printable
 
 log = logging.getLogger("siasearch")
 
 AGAIN_AT_MOST = 20_000  # items for which a stale metric is learned again along the way
 UNASKED = 1000  # items that are looked at where nobody has asked, so that nobody waits long
 ENOUGH = 10  # identities to calibrate by unasked; by fewer a rate is hardly more than a guess
-SHOWN = 3  # pictures that are left out
-
-Places = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 def warn_of(rejection: Rejection) -> None:
@@ -119,7 +108,9 @@ class Calibrating:
         folder = self._catalog.path.parent
         if not self._catalog.totals()[1]:
             raise UsageError(f"nothing is enrolled in {folder}: enrol first, then calibrate")
-        asked = None if strangers is None else self._asked(active, strangers, turns, reject)
+        asked = None
+        if strangers is not None:
+            asked = shown_by(self._catalog, active.encoder, strangers, turns, reject)
         state = self._catalog.state()
         require(active.encoder, state.generation, folder)  # others may have switched meanwhile
         last_item = state.last_item
@@ -317,14 +308,21 @@ class Calibrating:
         return rules.known_rule(rule)
 
     def left_out(
-        self, test: SelfTest, items: IntArray, rule: str, strange: bool
+        self, test: SelfTest, items: IntArray, rule: str, strange: bool, closely: bool
     ) -> Iterator[LeftOut]:
         """See ``Gallery.left_out``."""
+        calibrated = self.now()
+        weight = calibrated.closer if closely and calibrated else 0.0
         found = None
         if self.learning.learned:
             prior = self._active.now().encoder.prior
-            found = self.learning.left_out(prior, items, rule, strange)
-        return test.asked(items, rule) if found is None else found
+            found = self.learning.left_out(prior, items, rule, strange, weight)
+        return test.looked(items, rule, weight, strange) if found is None else found
+
+    def deciding(self) -> Calibration | None:
+        """See ``Gallery.deciding``."""
+        found = self.now()
+        return found if found is None or self.is_stale(found) else found.deciding
 
     def in_brief(self) -> str:
         """What a gallery's name is followed by where nothing decides."""
@@ -340,7 +338,7 @@ class Calibrating:
         if found is None:
             return None
         stale = "; stale: run `siasearch calibrate`" if self.is_stale(found) else ""
-        needed = calibration.threshold_at(found.fpir, found.deciding.thresholds)
+        needed = calibration.threshold_at(found.fpir, (self.deciding() or found).thresholds)
         turns = f", {found.turns} turns" if found.turns > 1 else ""
         itself = ", chosen by itself" if self._catalog.decided_by() == ITSELF else ""
         said = f"FPIR {found.fpir:.3g}, rule {found.rule}{turns}, evidence from {needed:.3f} on"
@@ -365,64 +363,6 @@ class Calibrating:
             if found is not None:
                 return found.fpir
         return calibration.FPIR
-
-    def _asked(
-        self, active: Active, named: Places, turns: int, reject: Callable[[Rejection], None]
-    ) -> Asked:
-        """Pictures of things that are not enrolled, in so many turns each."""
-        pictures = self._strangers(named, active.encoder.kind, reject)
-        looks, shown = [], []
-        described = describe_turns_each(active.encoder, [file.path for file in pictures], turns)
-        for file, (_, result) in zip(pictures, described, strict=True):
-            if isinstance(result, ImageError):
-                reject(Rejection(printable(file.path), str(result)))
-                continue
-            looks.append(result)
-            shown.append(file.identity)
-        return Asked(looks, shown, active.encoder.dimension)
-
-    def _strangers(
-        self, places: Places, kind: Kind, reject: Callable[[Rejection], None]
-    ) -> list[ImageFile]:
-        """The pictures in these places, without those of what is enrolled."""
-        given = places_of(places, "strangers")
-        named = [os.fspath(place) for place in given if is_path(place)]
-        records = (place for place in given if not is_path(place))
-        pictures, here = [], []
-        found = chain(records, find(named, kind=kind))
-        for file in not_empty(found, named or ["an empty list"], kind):
-            if isinstance(file, Rejection):
-                reject(file)
-            elif self._is_enrolled(file.path):
-                here.append(printable(file.path))
-            else:
-                pictures.append(file)
-        if here:
-            log.warning(
-                "%s enrolled, and so no strangers: left out (%s)",
-                counted(len(here), "picture is", "pictures are"),
-                ", ".join(here[:SHOWN]) + ", ..." * (len(here) > SHOWN),
-            )
-        enrolled = {name for name, _ in self._catalog.identities()}
-        enrolled -= self._catalog.distractors(None)
-        named_so = sorted({file.identity for file in pictures if file.identity in enrolled})
-        if not named_so:
-            return pictures
-        left = [file for file in pictures if file.identity not in enrolled]
-        log.warning(
-            "%d of %d pictures are no strangers, but named as what is enrolled (%s): left out",
-            len(pictures) - len(left),
-            len(pictures),
-            ", ".join(named_so[:5]) + (" and others" if len(named_so) > 5 else ""),
-        )
-        return left
-
-    def _is_enrolled(self, path: str) -> bool:
-        try:
-            content = content_hash(read_file(path))
-        except ImageError:
-            return False
-        return bool(self._catalog.known([content]))
 
 
 def _evidence_of(

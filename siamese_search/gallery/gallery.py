@@ -32,7 +32,7 @@ from siamese_search.files import as_path
 from siamese_search.gallery import checking, editing
 from siamese_search.gallery.active import ActiveEncoder
 from siamese_search.gallery.answering import Answering
-from siamese_search.gallery.calibrating import Calibrating, Places, warn_of
+from siamese_search.gallery.calibrating import Calibrating, warn_of
 from siamese_search.gallery.compaction import Compaction
 from siamese_search.gallery.contents import Contents
 from siamese_search.gallery.copies import enrolled_bytes
@@ -43,6 +43,7 @@ from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.rebuilding import rebuild
 from siamese_search.gallery.self_test import SelfTest, audited
 from siamese_search.gallery.snapshots import Snapshots
+from siamese_search.gallery.strangers import Places
 from siamese_search.gallery.unasked import Unasked
 from siamese_search.gallery.unknowns import Unknowns
 from siamese_search.gallery.upkeep import Upkeep
@@ -320,6 +321,13 @@ class Gallery(Contents, Maintained):
         """Why nothing is named, and the way out, where no threshold is known; else None."""
         return self._calibrating.undecided()
 
+    @property
+    def deciding(self) -> Calibration | None:
+        """What of the calibration decides now: where votes of a closer look are part of scores,
+        that of these (``Calibration.looked``), while the gallery is about as it was calibrated.
+        """
+        return self._calibrating.deciding()
+
     def is_stale(self, found: Calibration) -> bool:
         """Whether the gallery has changed so much since that it should be calibrated again."""
         return self._calibrating.is_stale(found)
@@ -351,6 +359,7 @@ class Gallery(Contents, Maintained):
         *,
         items: Sequence[int] | None = None,
         strange: bool = False,
+        closely: bool = False,
     ) -> Iterator[LeftOut]:
         """The gallery's own items in any order, each searched without itself: about ``limit`` of
         them, or those of certain numbers.
@@ -358,7 +367,9 @@ class Gallery(Contents, Maintained):
         ``rule`` is one of ``rules.RULES``, by default that of the calibration. A metric that the
         gallery has learned is learned again for it without a part of the items at a time, of which
         these are asked: it would know them too well. For ``strange`` ones, who are asked for what
-        the others score, it is learned without all items of their identities.
+        the others score, it is learned without all items of their identities. ``closely``,
+        votes of a closer look are part of scores, where the gallery takes one; items without places
+        are left out then.
         """
         rule = self._calibrating.rule(rule)
         if items is not None:
@@ -368,7 +379,7 @@ class Gallery(Contents, Maintained):
             if limit is not None:
                 require_whole("limit", limit, 1)
             asked = self._self_test.probes(limit)
-        return self._calibrating.left_out(self._self_test, asked, rule, strange)
+        return self._calibrating.left_out(self._self_test, asked, rule, strange, closely)
 
     @property
     def has_learned(self) -> bool:

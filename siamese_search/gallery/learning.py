@@ -194,17 +194,14 @@ class Trials:
         """Probes, ascending, each searched without itself under a metric that is fitted ``like``
         another, but without its identity if it is asked as a stranger, else without it alone.
         """
-        if weight:
-            folds = self._folds(like, probes, by_item=not strange)
-            return [one for test, a in folds for one in test.looked(a, rule, weight, strange)]
-        return list(self.each_left_out(like, probes, rule, strange))
+        return list(self.each_left_out(like, probes, rule, strange, weight))
 
     def each_left_out(
-        self, like: Metric | None, probes: IntArray, rule: str, strange: bool
+        self, like: Metric | None, probes: IntArray, rule: str, strange: bool, weight: float = 0.0
     ) -> Iterator[LeftOut]:
-        """The same one by one, by scores alone."""
+        """The same one by one."""
         for test, asked in self._folds(like, probes, by_item=not strange):
-            yield from test.asked(asked, rule)
+            yield from test.looked(asked, rule, weight, strange)
 
     def looks(self, like: Metric | None, probes: IntArray, rule: str) -> list[Look]:
         """As ``left_out`` without the probe alone, each looked at closely."""
@@ -272,11 +269,11 @@ class Learning:
         return metric is not None and metric.kind != "plain"
 
     def left_out(
-        self, prior: Prior | None, probes: IntArray, rule: str, strange: bool
+        self, prior: Prior | None, probes: IntArray, rule: str, strange: bool, weight: float
     ) -> Iterator[LeftOut] | None:
         """Probes, in any order, each searched without itself under a metric that is fitted like the
         one in use, but without it, or as a stranger without its identity. None for more items than
-        are held in memory: there one item hardly matters.
+        are held in memory: there one item hardly matters. Votes are added by a ``weight``.
         """
         state, metric = self._catalog.state_with_metric()
         items, owners = self._catalog.identity_numbers()
@@ -284,7 +281,7 @@ class Learning:
             return None
         held = self._held(state.generation, items, owners)
         trials = Trials(self._catalog, self._snapshots.engine, state.generation, held, prior)
-        return trials.each_left_out(metric, probes, rule, strange)
+        return trials.each_left_out(metric, probes, rule, strange, weight)
 
     def _held(self, generation: Generation, items: IntArray, owners: IntArray) -> Held:
         numbers, vectors = self._catalog.vectors(generation, items)

@@ -57,7 +57,7 @@ class SelfTest:
         """These items, ascending, each looked at closely without itself; those that are gone or
         have no places left out.
         """
-        for _, own, scores, votes in self._looked(items, rule, strange=False):
+        for _, (own, _), scores, votes in self._looked(items, rule, strange=False):
             names = [name for name in votes if name in scores]
             yield Look(
                 own,
@@ -67,10 +67,13 @@ class SelfTest:
             )
 
     def looked(self, items: IntArray, rule: str, weight: float, strange: bool) -> Iterator[LeftOut]:
-        """As ``looks``, with scores to which the votes are added by a weight. As a stranger, an
-        item is asked without all of its identity.
+        """As ``asked``, by scores to which votes are added by a weight; items without places are
+        left out then. As a stranger, an item is asked without all of its identity.
         """
-        for item, own, scores, votes in self._looked(items, rule, strange):
+        if not weight:
+            yield from self.asked(items, rule)
+            return
+        for item, (own, path), scores, votes in self._looked(items, rule, strange):
             plain = np.array([match.score for match in scores.values()], np.float32)
             total = together(list(scores), plain, votes, weight).tolist()
             found = {
@@ -79,12 +82,12 @@ class SelfTest:
             }
             mine = found.pop(own, None)
             others = sorted(found.values(), key=lambda match: -match.score)[:2]
-            yield LeftOut(item, own, None, None if mine is None else mine.score, tuple(others))
+            yield LeftOut(item, own, path, None if mine is None else mine.score, tuple(others))
 
     def _looked(
         self, items: IntArray, rule: str, strange: bool
-    ) -> Iterator[tuple[int, str, dict[str, Match], dict[str, float]]]:
-        """Items with their identities, and all identities' matches and votes without them."""
+    ) -> Iterator[tuple[int, tuple[str, str | None], dict[str, Match], dict[str, float]]]:
+        """Items with their identities and paths, and everybody's matches and votes without them."""
         for start in range(0, len(items), BLOCK):
             with self._snapshots.searching() as view:
                 found = list(self._looked_in(view, items[start : start + BLOCK], rule, strange))
@@ -92,7 +95,7 @@ class SelfTest:
 
     def _looked_in(
         self, view: View, items: IntArray, rule: str, strange: bool
-    ) -> Iterator[tuple[int, str, dict[str, Match], dict[str, float]]]:
+    ) -> Iterator[tuple[int, tuple[str, str | None], dict[str, Match], dict[str, float]]]:
         index, generation = view.index, view.generation
         items, known = self._catalog.places(generation.number, items[index.holds(items)].tolist())
         vectors = index.vectors(items)
@@ -115,7 +118,7 @@ class SelfTest:
             ]
             if strange and len(near) < min(CANDIDATES, len(index) - len(members[own].numbers)):
                 near = self._near_others(index, vector, members[own].numbers)
-            yield item, own, scores, look.votes(generation, places, near)
+            yield item, owners[item], scores, look.votes(generation, places, near)
 
     def _near_others(
         self, index: Index, vector: FloatArray, own: IntArray

@@ -6,6 +6,7 @@ from siamese_search.records import Calibration
 from siamese_search.storage.catalog import Catalog
 
 CHANGED = 0.2  # of identities or items, from which on a calibration is stale
+STALE = "the gallery has changed much since it was calibrated: run `siasearch calibrate`"
 
 
 def is_stale(catalog: Catalog, found: Calibration) -> bool:

@@ -21,7 +21,7 @@ from siamese_search.decision.trained import View, trained_record
 from siamese_search.embedding.encoder import Encoder
 from siamese_search.embedding.record import write_decision
 from siamese_search.errors import EncoderError, ImageError, UsageError
-from siamese_search.pictures.sources import find, nameable, not_empty, places_of
+from siamese_search.pictures.sources import find, nameable, not_empty, of_another, places_of
 from siamese_search.records import ImageFile, Progress, Rejection, Watcher, unwatched
 from siamese_search.words import counted, printable
 
@@ -94,17 +94,20 @@ def fit_reference(
 def _by_identity(
     pictures: Pictures, reject: Callable[[Rejection], object]
 ) -> dict[str, list[ImageFile]]:
-    """The pictures of each identity."""
+    """The pictures of each identity; a file that is named again counts as what it was first."""
     given = places_of(pictures, "pictures")
     files = [one for one in given if isinstance(one, ImageFile)]
     folders = [os.fspath(one) for one in given if not isinstance(one, ImageFile)]
     found: dict[str, list[ImageFile]] = defaultdict(list)
+    named: dict[str, ImageFile] = {}
     searched = not_empty(find(folders), folders) if folders or not files else ()
     for one in nameable(chain(files, searched)):
         if isinstance(one, Rejection):
             reject(one)
-        else:
+        elif (first := named.setdefault(one.path, one)) is one:
             found[one.identity].append(one)
+        elif first.identity != one.identity:
+            reject(of_another(one, first))
     return found
 
 
@@ -131,23 +134,22 @@ def _embedded(
 
     One that shows two identities, by where its copies lie, counts for the first.
     """
-    files = [(file.path, name) for name, own in by_identity.items() for file in own]
+    files = [file for own in by_identity.values() for file in own]
     vectors: list[FloatArray] = []
     labels: list[str] = []
-    first: dict[bytes, tuple[str, str]] = {}
-    each = encoder.embed_each([path for path, _ in files])
-    for number, ((path, name), (_, result)) in enumerate(zip(files, each, strict=True), start=1):
+    first: dict[bytes, ImageFile] = {}
+    each = encoder.embed_each([file.path for file in files])
+    for number, (file, (_, result)) in enumerate(zip(files, each, strict=True), start=1):
         watch(Progress("embedding", number, len(files)))
         if isinstance(result, ImageError):
-            reject(Rejection(printable(path), str(result)))
+            reject(Rejection(printable(file.path), str(result)))
             continue
-        earlier, owner = first.setdefault(result.tobytes(), (path, name))
-        if earlier == path:
+        earlier = first.setdefault(result.tobytes(), file)
+        if earlier is file:
             vectors.append(result)
-            labels.append(name)
-        elif owner != name:
-            other = f"the same picture as {printable(earlier)}, of another identity"
-            reject(Rejection(printable(path), other))
+            labels.append(file.identity)
+        elif earlier.identity != file.identity:
+            reject(of_another(file, earlier))
     empty = np.empty((0, encoder.dimension), np.float32)
     return (np.stack(vectors) if vectors else empty), labels
 

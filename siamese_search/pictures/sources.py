@@ -58,6 +58,12 @@ def nameable(files: Files) -> Iterator[ImageFile | Rejection]:
             yield file
 
 
+def of_another(file: ImageFile, first: ImageFile) -> Rejection:
+    """The rejection of a picture that is there already, as another identity."""
+    other = f"the same picture is taken as {first.identity!r} already, by {printable(first.path)}"
+    return Rejection(printable(file.path), f"{other}: leave out one of the two")
+
+
 def find(
     paths: Iterable[str],
     label: str | None = None,

@@ -19,7 +19,7 @@ from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.pictures import render
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.read import content_hash, read_file
-from siamese_search.pictures.sources import find, nameable, not_empty, places_of
+from siamese_search.pictures.sources import find, nameable, not_empty, of_another, places_of
 from siamese_search.records import ImageFile, Progress, Rejection
 from siamese_search.words import printable
 
@@ -172,7 +172,7 @@ def decode(
                 labels.append(classes[file.identity])
                 kept.append(Content(file.path, digest))
             elif labelled and earlier.identity != file.identity:
-                rejected.append(_of_another(file, earlier))
+                rejected.append(of_another(file, earlier))
     return Pictures(pixels[: len(labels)], np.array(labels, np.int64), tuple(kept)), rejected
 
 
@@ -230,13 +230,7 @@ def found_files(
                 continue
             first = files.setdefault(real, found)
             if first.identity != found.identity:
-                rejected.append(_of_another(found, first))
+                rejected.append(of_another(found, first))
     if left_out or (drawn and not files):
         raise UsageError(f"{os.fspath(out)} contains the pictures: --out takes a folder of its own")
     return sorted(files.values(), key=lambda file: file.path), rejected
-
-
-def _of_another(file: ImageFile, first: ImageFile) -> Rejection:
-    """The rejection of a picture that is there already, as another identity."""
-    other = f"the same picture is taken as {first.identity!r} already, by {printable(first.path)}"
-    return Rejection(printable(file.path), f"{other}: leave out one of the two")
