@@ -221,7 +221,7 @@ def query(
         else:
             source.encoder.require_pictures("a camera or stream")
             probes = watched(camera, every, bound, rejected.append)
-        warn_of_rate(source, turns, threshold)
+        warn_of_rate(source, turns, threshold, rule)
         ask = partial(
             source.identify_each,
             k=SHOWN if k is None else k,
@@ -270,8 +270,12 @@ def query(
         raise typer.Exit(1)
 
 
-def warn_of_rate(source: Gallery, turns: int, threshold: float | None) -> None:
-    """Say where the error rate is not what the gallery was calibrated for."""
+def warn_of_rate(
+    source: Gallery, turns: int, threshold: float | None, rule: str | None = None
+) -> None:
+    """Say where the error rate is not what the gallery was calibrated for, and where a threshold is
+    not for scores alone.
+    """
     known = source.calibration
     if known is None:
         undecided = None if threshold is not None else source.undecided
@@ -280,7 +284,14 @@ def warn_of_rate(source: Gallery, turns: int, threshold: float | None) -> None:
         return
     if source.is_stale(known):
         note("the gallery has changed much since it was calibrated: run `siasearch calibrate`")
-    if threshold is not None or known.turns == turns:
+    if threshold is not None:
+        if known.looked is not None and rule in (None, known.rule):
+            note(
+                "scores in this gallery have the votes of the closer look, and so --threshold is"
+                " for their sum; where --where leaves out items, it is for scores without votes"
+            )
+        return
+    if known.turns == turns:
         return
     if known.turns > 1:
         note(
