@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from shell import Shell
 
+from siamese_search.cli.asking import asked
+from siamese_search.pictures.kind import PICTURES
+
 Pictures = Callable[..., Path]
 
 
@@ -45,10 +48,11 @@ def test_an_image_on_standard_input(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
-def test_a_list_of_paths_and_folders(shell: Shell, end: str) -> None:
+@pytest.mark.parametrize("mark", ["utf-8", "utf-8-sig"])
+def test_a_list_of_paths_and_folders(shell: Shell, end: str, mark: str) -> None:
     paths = ["pictures/Milk/1.png", "nowhere.png", "pictures/Tea"]
     printed, said = piped(
-        shell, end.join([*paths, ""]).encode(), "query", "--paths-from", "-", "--json", code=1
+        shell, end.join([*paths, ""]).encode(mark), "query", "--paths-from", "-", "--json", code=1
     )
     answers = [json.loads(line) for line in printed.splitlines()]
     assert [one["matches"][0]["identity"] for one in answers] == ["Milk", "Tea/green"]
@@ -88,6 +92,35 @@ def test_what_is_no_list_is_refused(shell: Shell) -> None:
     assert "is no list of paths" in shell("query", "--paths-from", image, code=2).stderr
     assert "lists no paths" in shell("query", "--paths-from", "empty", code=2).stderr
     assert "no such file" in shell("query", "--paths-from", "gone", code=2).stderr.lower()
+
+
+def test_many_paths_take_no_longer_each_than_few(shell: Shell) -> None:
+    class Compared(str):
+        times = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            Compared.times += 1
+            return str.__eq__(self, other)
+
+    image = str(shell.folder / "pictures/Milk/0.png")
+    paths = [Compared("/" * number + image) for number in range(300)]
+    assert len(list(asked(paths, PICTURES, lambda rejection: None))) == len(paths)
+    assert Compared.times <= 10 * len(paths)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--exclude", "*.png"], "--exclude is about files and folders in a folder"),
+        (["--every", "2s"], "--every is about videos"),
+        (["--changes"], "--changes is about videos"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(shell: Shell, options: list[str], message: str) -> None:
+    assert message in shell("query", "pictures/Milk/0.png", *options, code=2).stderr
+    if options[0] == "--exclude":
+        assert message in shell("add", "pictures/Milk/0.png", *options, code=2).stderr
 
 
 def test_a_table_has_a_row_an_image(shell: Shell) -> None:

@@ -376,7 +376,7 @@ def test_a_token_is_sent_to_the_address_it_is_for(
     monkeypatch.setenv(milvus.ADDRESS, "http://host:1")
     assert milvus.token_for("http://host:1") == "root:one"
     assert milvus.token_for("http://somebody.else:1") == ""
-    (tmp_path / "token").write_text("root:two\n")
+    (tmp_path / "token").write_text("root:two\n", "utf-8-sig")
     monkeypatch.setenv(milvus.TOKEN_FILE, str(tmp_path / "token"))
     assert milvus.token_for("http://host:1") == "root:two"
     (tmp_path / "token").unlink()

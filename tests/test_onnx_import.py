@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from siamese_search import Encoder, Gallery
 from siamese_search.cli.app import app
+from siamese_search.cli.encoder_onnx import sides
 from siamese_search.errors import EncoderError, RuntimeUnavailable, SiaSearchError, UsageError
 from siamese_search.importing import onnx_file, onnx_worker
 from siamese_search.importing.onnx_file import OnnxOptions, import_onnx
@@ -298,6 +299,16 @@ def test_what_nobody_says_or_makes_no_sense_is_asked_for(
     with pytest.raises(UsageError, match=says) as error:
         import_onnx(saved(tmp_path, face_network()), options)
     assert "\n" not in str(error.value)
+
+
+def test_the_size_that_is_told_is_the_one_to_give(tmp_path: Path) -> None:
+    def widened(model: Any) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 24
+
+    path = saved(tmp_path, face_network(change=widened))
+    told = "takes 24x16 pixels, but --size says 9x8: give --size 24x16"  # width x height
+    with pytest.raises(UsageError, match=told):
+        import_onnx(path, OnnxOptions(**{**vars(FACE), "size": sides("9x8")}))
 
 
 def test_a_size_that_the_file_leaves_open_is_asked_for(tmp_path: Path) -> None:

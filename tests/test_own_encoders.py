@@ -299,8 +299,12 @@ def test_the_command_line_takes_it(texts: Path, shell: Shell) -> None:
     probe = str(texts / "cats" / "0.txt")
     answer = json.loads(shell("query", probe, "--json").stdout)
     assert answer["identity"] == "cats"
-    for options in (["--crop", "0,0,5,5"], ["--grid", "2"], ["--turns", "4"]):
-        assert "are of pictures" in shell("query", probe, *options, code=2).stderr
+    for options in (["--crop", "0,0,5,5"], ["--grid", "2"], ["--turns", "4"], ["--every", "1s"]):
+        refused = shell("query", str(texts), *options, code=2).stderr
+        assert "are of pictures" in refused
+        assert refused.count("\n") == 1  # nothing is advised before
+    refused = shell("watch", str(texts), "--query", "--turns", "4", code=2).stderr
+    assert "turns are of pictures" in refused
     assert "are of pictures" in shell("explain", probe, probe, code=2).stderr
     assert shell("verify", probe, probe).stdout.startswith("same")
     for kind in ("neighbours", "confusions", "map"):
@@ -310,6 +314,16 @@ def test_the_command_line_takes_it(texts: Path, shell: Shell) -> None:
     assert "TPIR" in split.stdout
     assert "0 pairs of nearly the same" in shell("audit").stdout
     assert "no faults" in shell("check", "--deep").stdout
+
+
+def test_no_reference_is_advised_for_an_encoder_of_a_package(
+    installed: Path, tmp_path: Path, shell: Shell
+) -> None:
+    offer(installed, "tones", "sounds", "sounds_encoder:Sounds")
+    importlib.invalidate_caches()
+    sounds = [str(tone(tmp_path / f"{pitch}.wav", pitch)) for pitch in (300, 600)]
+    said = shell("verify", *sounds, "--encoder", "sounds@tones", code=1).stderr
+    assert "give one by --threshold\n" in said
 
 
 @pytest.mark.usefixtures("installed")

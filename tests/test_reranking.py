@@ -139,6 +139,23 @@ def test_where_it_decides_votes_are_part_of_scores(gallery: Gallery, asked: Path
         assert filtered.identity is None
 
 
+def test_a_filter_that_leaves_out_nobody_changes_no_answer(
+    gallery: Gallery, shelf: Path, asked: Path
+) -> None:
+    with gallery:
+        gallery.enroll([shelf], metadata={"shop": "north"})
+        assert gallery.calibrate(0.1).looked is not None
+        paths = sorted(asked.rglob("*.png"))[:10]
+        plain = gallery.identify(paths, threshold=0.9)
+        assert gallery.identify(paths, threshold=0.9, where={"shop": "north"}) == plain
+        gallery.enroll([shelf / "m0"], label="m0", metadata={"shop": "south"})
+        filtered = gallery.identify(paths, threshold=0.9, where={"shop": "north"})
+        assert all(match.closer is not None for answer in filtered for match in answer.matches)
+    query = ["query", str(paths[0]), "-g", str(gallery.folder), "--threshold", "0.9"]
+    assert "for their sum" in CliRunner().invoke(app, query).stderr
+    assert "for their sum" not in CliRunner().invoke(app, [*query, "--rule", "best"]).stderr
+
+
 def test_an_answer_does_not_depend_on_k_or_on_other_probes(gallery: Gallery, asked: Path) -> None:
     with gallery:
         gallery.calibrate(0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,41 @@ def test_what_cannot_be_embedded_is_named_and_the_rest_is_there(
 ) -> None:
     folder = pictures({"cat": 2})
     (folder / "cat" / "bad.png").write_bytes(b"no picture")
-    (said,) = shell.json("embed", folder, "-o", "1.npz", "--encoder", shell.encoder, code=1)
-    assert said["items"] == 2
-    assert [one["path"].endswith("bad.png") for one in said["rejected"]] == [True]
+    kinds = [".npz", ".parquet"] if importlib.util.find_spec("pyarrow") else [".npz"]
+    for kind in kinds:
+        embed = ["embed", str(folder), "-o", "1" + kind, "--encoder", str(shell.encoder)]
+        (said,) = shell.json(*embed, code=1)
+        assert said["items"] == 2
+        assert [one["path"].endswith("bad.png") for one in said["rejected"]] == [True]
+        (again,) = shell.json(*embed, code=1)  # as where a failed task is run again
+        assert again == said | {"already": True}
+        assert "bad.png: " in shell(*embed, code=1).stderr
+
+
+@pytest.mark.parametrize("kind", [".npz", ".parquet"])
+def test_a_part_without_a_picture_is_an_empty_table(
+    tmp_path: Path, toy: Encoder, pictures: Pictures, kind: str
+) -> None:
+    if kind == ".parquet":
+        pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    bad = ImageFile(str(tmp_path / "bad.png"), "cat")
+    full, empty = tmp_path / f"full{kind}", tmp_path / f"empty{kind}"
+    embed_shard(find([str(pictures({"cat": 2}))]), full, toy)
+    assert embed_shard([], empty, toy, empty=True).items == 0
+    assert embed_shard([], empty, toy, empty=True).already
+    made = embed_shard([bad], tmp_path / f"bad{kind}", toy, empty=True)
+    assert (made.items, len(made.rejected)) == (0, 1)
+    Gallery.restore(empty, tmp_path / "gallery")
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.import_items(full)
+        gallery.import_items(empty)
+        assert len(gallery) == 2
+
+
+def test_only_a_part_may_be_empty(shell: Shell, pictures: Pictures) -> None:
+    folder = pictures({"cat": 1})
+    embed = ["embed", str(folder), "--encoder", str(shell.encoder)]
+    made = [shell.json(*embed, "--part", f"{n}/2", "-o", f"{n}.npz")[0]["items"] for n in (1, 2)]
+    assert sorted(made) == [0, 1]
+    (folder / "cat" / "0.png").unlink()
+    assert "no part" in shell(*embed, "--part", "2/2", "-o", "3.npz", code=2).stderr

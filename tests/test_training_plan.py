@@ -253,13 +253,13 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_the_time_is_said_once_by_the_steps_after_the_first() -> None:
     said: list[str] = []
     now = [0.0]
-    timer = pace.Pace(600, 64, 30.0, said.append, lambda: now[0])
+    timer = pace.Pace(600, 64, 30.0, said.append, 600, lambda: now[0])
     for number in range(50):
         # What is slow at first tells nothing, nor does a look at what is held out.
         now[0] += 60.0 if number < 2 or number == 5 else 0.5
         timer.step()
     assert said == ["about 6 minutes: 600 steps of 64 pictures at 2.0 steps a second here"]
-    slow = pace.Pace(60, 64, 0.0, said.append, lambda: now[0])
+    slow = pace.Pace(60, 64, 0.0, said.append, 60, lambda: now[0])
     for _ in range(5):
         now[0] += 10.0
         slow.step()

@@ -16,7 +16,7 @@ from siamese_search.training.batches import Batches  # noqa: E402
 from siamese_search.training.data import Pictures  # noqa: E402
 from siamese_search.training.loop import Trainer  # noqa: E402
 from siamese_search.training.pace import Pace  # noqa: E402
-from siamese_search.training.resolution import cost, require_small, size_at, small  # noqa: E402
+from siamese_search.training.resolution import cost, cost_from, require_small, size_at, small  # noqa: E402
 from siamese_search.training.retrieval import Retrieval  # noqa: E402
 from siamese_search.training.selection import Selection  # noqa: E402
 from siamese_search.training.settings import Settings  # noqa: E402
@@ -68,7 +68,9 @@ def test_the_time_is_foretold_wherever_pictures_get_larger(coarse: float, first:
     costs = [cost(first + n, settings, (224, 224)) for n in range(600 - first)]
     said: list[str] = []
     now = [0.0]
-    timer = Pace(len(costs), 64, 0.0, said.append, lambda: now[0], lambda n: costs[n])
+    whole = cost_from(first, settings, (224, 224))
+    assert whole == pytest.approx(sum(costs))
+    timer = Pace(len(costs), 64, 0.0, said.append, whole, lambda: now[0], lambda n: costs[n])
     for one in costs:
         now[0] += one
         timer.step()

@@ -519,7 +519,7 @@ def test_changes_alone_are_told_where_that_is_asked_for(shell: Shell) -> None:
 
     assert told("clip.mp4") == [("clip.mp4", 0.0, "Milk"), ("clip.mp4", 2.0, "Tea")]
     assert len(told("clip.mp4", "--crop", "0,0,32,48")) == 1  # no half of it is named
-    assert len(told("pictures/Milk/0.png", "pictures/Milk/0.png")) == 2
+    assert len(told("pictures/Milk/0.png", "pictures/Milk/0.png", "clip.mp4")) == 4
     assert "--grid" in shell("query", "clip.mp4", "--changes", "--grid", "2", code=2).stderr
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -50,6 +51,7 @@ def listed(places: Iterable[str], reject: Callable[[Rejection], object]) -> list
         else:
             with open(place, "rb") as file:
                 data = file.read()
+        data = data.removeprefix(BOM_UTF8)
         if BINARY & set(data):
             raise UsageError(f"{printable(place)} is no list of paths, one a line")
         lines = data.split(b"\0" if b"\0" in data else b"\n")
@@ -79,12 +81,14 @@ def asked(
     Raises UsageError where there is no image.
     """
     named = [image for image in images if image != STANDARD_INPUT]
-    files = [image for image in named if os.path.lexists(image)]
-    if not files and len(named) == len(images):
-        files = named[:1]  # which raises
+    files: list[str] = []
+    missing: list[str] = []
     for image in named:
-        if image not in files:
-            reject(Rejection(printable(image), "there is no such file"))
+        (files if os.path.lexists(image) else missing).append(image)
+    if not files and len(named) == len(images):
+        files, missing = missing[:1], missing[1:]  # which raises
+    for image in missing:
+        reject(Rejection(printable(image), "there is no such file"))
     if len(named) < len(images):
         yield sys.stdin.buffer.read()
     if not files:

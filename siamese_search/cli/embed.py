@@ -110,7 +110,8 @@ def embed(
     }
     names = set[str]()
     with progress_bar("embedding", lambda: sum(1 for _ in found())) as watch:
-        made = embed_shard(noting(found(passed), names), out, opened, asked, watch)
+        files = noting(found(passed), names)
+        made = embed_shard(files, out, opened, asked, watch, empty=parts > 1)
     warn_of_unknown(names)
     passed.tell(kind)
     name_rejections(made.rejected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,6 +61,17 @@ ChangesOption = Annotated[
 def has_times(images: Iterable[str], every: float | None) -> bool:
     """Whether what was named has times: videos and cameras."""
     return every is not None or any(is_video(one) or is_live(one) for one in images)
+
+
+def require_times(images: Sequence[str], every: float | None, only_changes: bool) -> None:
+    """Raise UsageError for options that would do nothing, since what was named has no times."""
+    if every is not None and not has_times(images, None) and not any(map(os.path.isdir, images)):
+        raise UsageError("--every is about videos, cameras and streams: leave it out")
+    if only_changes and not has_times(images, every):
+        raise UsageError(
+            "--changes is about videos, cameras and streams, and in folders it needs --every:"
+            " leave it out"
+        )
 
 
 def live_one(images: Sequence[str], bound: float | None) -> str | None:

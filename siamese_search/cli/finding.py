@@ -12,6 +12,7 @@ import typer
 
 from siamese_search.cli.common import note
 from siamese_search.errors import UsageError
+from siamese_search.pictures.archives import is_archive
 from siamese_search.pictures.choosing import Naming, flat, naming
 from siamese_search.pictures.find import DRAWING, EXCLUDED, NO_KIND, SYSTEM
 from siamese_search.pictures.kind import Kind
@@ -67,8 +68,15 @@ def require_paths(
     """Raise UsageError for options that would do nothing, since no paths are named."""
     if naming is not None and not paths:
         raise UsageError("--flat and --identity-from are about images in PATH: name a folder")
-    if exclude and not paths:
-        raise UsageError("--exclude is about files and folders in PATH: name a folder")
+    require_inside(paths or (), exclude)
+
+
+def require_inside(paths: Sequence[str], exclude: Sequence[str] | None) -> None:
+    """Raise UsageError for what is to be excluded where only files are named: these are taken."""
+    if exclude and all(os.path.isfile(path) and not is_archive(path) for path in paths):
+        raise UsageError(
+            "--exclude is about files and folders in a folder: name a folder, or leave it out"
+        )
 
 
 class PassedOver:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from siamese_search.cli.asking import (
+    STANDARD_INPUT,
     as_asked,
     asked,
     boxes_of,
@@ -55,11 +56,12 @@ from siamese_search.cli.filming import (
     ForOption,
     has_times,
     live_one,
+    require_times,
     tell_step,
     until_stopped,
     watched,
 )
-from siamese_search.cli.finding import ExcludeOption
+from siamese_search.cli.finding import ExcludeOption, require_inside
 from siamese_search.cli.program import command
 from siamese_search.errors import UsageError
 from siamese_search.evaluation.verdict import compared, verdict
@@ -204,6 +206,8 @@ def query(
     leave_out = Exclusion.of(exclude or ())
     named = listed(images, rejected.append) if paths_from else images
     camera = live_one(named, bound)
+    require_times(named, every, only_changes)
+    require_inside([one for one in named if one not in (STANDARD_INPUT, camera)], exclude)
     answered = 0
     with (
         open_gallery(gallery, encoder, device) as source,
@@ -211,6 +215,10 @@ def query(
     ):
         if parts:
             source.encoder.require_pictures("--crop and --grid")
+        if every is not None or only_changes:
+            source.encoder.require_pictures("--every and --changes")
+        if turns > 1:
+            source.encoder.require_pictures("turns")
         pictures = source.encoder.kind.suffixes is None
         timed = pictures and has_times(named, every)
         if timed:
@@ -221,7 +229,7 @@ def query(
         else:
             source.encoder.require_pictures("a camera or stream")
             probes = watched(camera, every, bound, rejected.append)
-        warn_of_rate(source, turns, threshold)
+        warn_of_rate(source, turns, threshold, rule)
         ask = partial(
             source.identify_each,
             k=SHOWN if k is None else k,
@@ -270,8 +278,12 @@ def query(
         raise typer.Exit(1)
 
 
-def warn_of_rate(source: Gallery, turns: int, threshold: float | None) -> None:
-    """Say where the error rate is not what the gallery was calibrated for."""
+def warn_of_rate(
+    source: Gallery, turns: int, threshold: float | None, rule: str | None = None
+) -> None:
+    """Say where the error rate is not what the gallery was calibrated for, and where a threshold is
+    not for scores alone.
+    """
     from siamese_search.gallery.staleness import STALE
 
     known = source.calibration
@@ -282,7 +294,14 @@ def warn_of_rate(source: Gallery, turns: int, threshold: float | None) -> None:
         return
     if source.is_stale(known):
         note(STALE)
-    if threshold is not None or known.turns == turns:
+    if threshold is not None:
+        if known.looked is not None and rule in (None, known.rule):
+            note(
+                "scores in this gallery have the votes of the closer look, and so --threshold is"
+                " for their sum; where --where leaves out items, it is for scores without votes"
+            )
+        return
+    if known.turns == turns:
         return
     if known.turns > 1:
         note(
@@ -360,10 +379,14 @@ def verify(
     used = encoder_for(gallery, encoder, device)
     answer = used.verify(a, b, threshold)
     if answer.threshold is None:
+        fit = (
+            ", or have it fitted on pictures by"
+            f" `siasearch encoder calibrate {shlex.quote(used.location)} --reference FOLDER`"
+        )
         note(
             f"the threshold of the encoder {used.name} is not known, so it cannot be said whether"
-            " they are the same: give one by --threshold, or have it fitted on pictures by"
-            f" `siasearch encoder calibrate {shlex.quote(used.location)} --reference FOLDER`"
+            " they are the same: give one by --threshold"
+            f"{fit if used.kind.suffixes is None else ''}"  # that of a package is its own
         )
     if as_json:
         print_json(dataclasses.asdict(answer))

@@ -127,7 +127,7 @@ def serve(
 
 def _token(path: Path) -> str:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as a token: {error}") from error
     token = lines[0].strip() if lines else ""

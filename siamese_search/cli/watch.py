@@ -165,6 +165,8 @@ def watch(
             watched = Folder(folder, found, settle, again=done.again)
             _watch(watched, poll, done, "their items stay")
             return
+        if turns is not None and turns > 1:
+            target.encoder.require_pictures("turns")
         if turns is not None or threshold is None:
             warn_of_rate(target, turns or 1, threshold)
         ask = partial(

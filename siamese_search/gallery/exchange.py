@@ -5,7 +5,7 @@ Knows nothing of how a table is written and of SQL.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from siamese_search.gallery.tables import (
     write_csv,
     write_npz,
 )
-from siamese_search.records import Generation, Progress, Watcher
+from siamese_search.records import Generation, Progress, Rejection, Watcher
 from siamese_search.storage.catalog import Catalog
 from siamese_search.storage.exchange import CONFLICTS, ERROR, REPLACE, Block, Exchange, TakenIn
 
@@ -61,11 +61,12 @@ def export_table(
     embeddings: bool | None,
     watch: Watcher,
     places: bool = False,
+    rejected: Sequence[Rejection] = (),
 ) -> Exported:
     """Write a gallery's items as a table, as they are at one moment.
 
     CSV has ``embeddings`` only where they are asked for, others always; Parquet has ``places``
-    where these are asked for, others never.
+    where these are asked for, others never. All but CSV say what was ``rejected``.
     """
     require_place(out)
     suffix = out.suffix.lower()
@@ -80,9 +81,9 @@ def export_table(
         blocks = _watched(state, generation, embedded, places, count, watch)
         with whole_file(out) as file:
             if suffix == ".npz":
-                write_npz(file, generation, count, blocks)
+                write_npz(file, generation, count, blocks, rejected)
             elif suffix == ".parquet":
-                write_parquet(file, generation, blocks, places=places)
+                write_parquet(file, generation, blocks, rejected, places=places)
             else:
                 write_csv(file, generation, blocks, embedded=embedded)
     return Exported(count, left_out)

@@ -152,7 +152,7 @@ class Identifier:
     ) -> list[Identification]:
         index = view.index
         where, k = question.where, question.k
-        allowed = None if where is None else self._catalog.where(where)
+        allowed = None if where is None else self._allowed(index, where)
         calibration = self._catalog.calibration(view.generation)
         rule = question.rule or (calibration.rule if calibration else rules.DEFAULT_RULE)
         judge = _judge(calibration, encoder, question, rule)
@@ -186,6 +186,13 @@ class Identifier:
             else closer_judge.decide(matches, k)
             for look, matches, others in zip(looked, marked, rivals, strict=True)
         ]
+
+    def _allowed(self, index: Index, where: Mapping[str, str]) -> IntArray | None:
+        """The items that a filter leaves; None where these are all that can be found."""
+        allowed, all_items = self._catalog.where(where), len(index)
+        # Most filters leave fewer, so what can be found is looked up for few.
+        every = len(allowed) >= all_items and index.holds(allowed).sum() == all_items
+        return None if every else allowed
 
     def _holds(self, calibration: Calibration) -> bool:
         """Whether the gallery is about as it was calibrated; looked up once for each state."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -20,21 +20,30 @@ from siamese_search.gallery.tables import (
     ROWS,
     Blocks,
     Table,
+    about_of,
     block_of,
     refused,
+    rejected_in,
     require_encoder,
     row_of,
 )
-from siamese_search.records import Generation
+from siamese_search.records import Generation, Rejection
 from siamese_search.storage.exchange import Block
 
 GROUP = 16  # blocks that are compressed together
 TEXTS = tuple(name for name in FACTS if name not in ("number", "size", "distractor"))
+ABOUT = b"siasearch"  # in the schema's metadata: what the table says of itself, as JSON
+MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # JSON
 MOST_BYTES = 1 << 30  # of a group of rows, at most: it is read as a whole
 
 
 def write_parquet(
-    file: IO[bytes], generation: Generation, blocks: Blocks, *, places: bool = False
+    file: IO[bytes],
+    generation: Generation,
+    blocks: Blocks,
+    rejected: Sequence[Rejection] = (),
+    *,
+    places: bool = False,
 ) -> None:
     """Write a row for each item, its embedding as a list of float32, and with ``places`` these, as
     they are stored. Raises UsageError where pyarrow is not installed.
@@ -43,7 +52,9 @@ def write_parquet(
     kinds = {"number": arrow.int64(), "size": arrow.int64(), "distractor": arrow.bool_()}
     columns = [(name, kinds.get(name, arrow.string())) for name in (*FACTS, *ENCODER)]
     vector = arrow.list_(arrow.float32(), generation.dimension)
-    schema = arrow.schema([*columns, ("embedding", vector), *[(PLACES, arrow.binary())] * places])
+    about = {ABOUT: json.dumps(about_of(generation, rejected))}
+    columns += [("embedding", vector), *[(PLACES, arrow.binary())] * places]
+    schema = arrow.schema(columns, metadata=about)
     settings = {"compression": "zstd", "compression_level": 1, "write_page_checksum": True}
     repeated = ["identity", *ENCODER]
     with parquet.ParquetWriter(file, schema, use_dictionary=repeated, **settings) as writer:
@@ -99,14 +110,20 @@ def read_parquet(path: Path) -> Table:
                 if file.metadata.row_group(group).total_byte_size > MOST_BYTES:
                     raise refused(path, "its groups of rows are too large")
             first = next(file.iter_batches(1, columns=[*ENCODER, "embedding"]), None)
-    except (arrow.ArrowException, OSError) as error:
+            about = json.loads((file.schema_arrow.metadata or {}).get(ABOUT, "{}"))
+            rejected = rejected_in(about)
+    except (arrow.ArrowException, OSError, *MALFORMED) as error:
         raise refused(path, error) from error
-    if first is None or not first.num_rows:
+    if first is not None and first.num_rows:
+        (row,) = first.to_pylist()
+        dimension = len(row["embedding"] or ())
+    elif about:
+        row, dimension = about, about.get("dimension")
+    else:
         raise UsageError(f"{path} has no items")
-    (row,) = first.to_pylist()
-    if not all(isinstance(row[name], str) for name in ENCODER) or not row["embedding"]:
+    named = all(isinstance(row.get(name), str) for name in ENCODER)
+    if not named or not isinstance(dimension, int) or dimension < 1:
         raise refused(path, "it names no encoder, or has no embeddings")
-    dimension = len(row["embedding"])
 
     def blocks() -> Iterator[Block]:
         number = 1
@@ -121,10 +138,10 @@ def read_parquet(path: Path) -> Table:
                         one["metadata"] = json.loads(one["metadata"])
                     yield block_of(rows, vectors, dimension, number, path, places)
                     number += len(rows)
-        except (arrow.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
+        except (arrow.ArrowException, OSError, *MALFORMED) as error:
             raise refused(path, error) from error
 
-    return Table(row["encoder"], row["fingerprint"], dimension, blocks)
+    return Table(row["encoder"], row["fingerprint"], dimension, blocks, rejected)
 
 
 def _vectors(column: Any, dimension: int, path: Path) -> FloatArray:

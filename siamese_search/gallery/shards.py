@@ -45,14 +45,17 @@ class Embedded:
 
 def part_of(files: Files, number: int, parts: int) -> Iterator[ImageFile | Rejection]:
     """The files that fall to a part, from 1 on, of so many. Each falls to one, the same on every
-    machine, wherever the folder lies there.
+    machine, wherever the folder lies there. Raises UsageError where no part has any.
     """
+    file = None
     for file in files:
         name = os.path.basename(file.path)
         if isinstance(file, ImageFile):
             name = f"{file.identity}/{name}"
         if zlib.crc32(name.encode(errors="surrogateescape")) % parts == number - 1:
             yield file
+    if file is None:
+        raise UsageError("there is no picture to embed, in no part: name a folder that has some")
 
 
 def embed_shard(
@@ -61,13 +64,15 @@ def embed_shard(
     encoder: Encoder,
     asked: Mapping[str, object] | None = None,
     watch: Watcher = lambda progress: None,
+    *,
+    empty: bool = False,
 ) -> Embedded:
     """Write the embeddings of pictures as a table, .parquet or .npz, which ``import`` enrols.
 
     A table that is there is left as it is. What an ended run has embedded is kept beside it, and
     taken up by the next that is ``asked`` the same, as JSON can say it. Raises UsageError where
     the table that is there is of another encoder, another process is making it, or there is no
-    picture to embed.
+    picture to embed, unless the table may be ``empty``.
     """
     require_place(out)
     if out.suffix.lower() not in TABLES:
@@ -88,10 +93,10 @@ def embed_shard(
             enrolment = Enrolment(catalog, encoder, watch=watch)
             enrolment.run(files)
             report = enrolment.report()
-            if report.items:
-                export_table(catalog, out, None, watch, places=True)
+            if report.items or empty:
+                export_table(catalog, out, None, watch, True, report.rejected)
         shutil.rmtree(work)
-    if not report.items:
+    if not report.items and not empty:
         reasons = "".join(f"; {one.path}: {one.reason}" for one in report.rejected[:1])
         raise UsageError(f"{out}: there is no picture to embed{reasons}")
     return Embedded(report.items, report.skipped, report.rejected)
@@ -104,7 +109,8 @@ def _already(out: Path, encoder: Encoder) -> Embedded:
             f"{out} is there already, by the encoder {table.encoder!r} ({table.fingerprint[:12]}),"
             f" not {encoder.name!r} ({encoder.fingerprint[:12]}): delete it, or name another file"
         )
-    return Embedded(sum(len(block.numbers) for block in table.blocks()), already=True)
+    items = sum(len(block.numbers) for block in table.blocks())
+    return Embedded(items, rejected=table.rejected, already=True)
 
 
 def _continue(work: Path, asked: str) -> None:

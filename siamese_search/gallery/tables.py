@@ -28,12 +28,14 @@ from siamese_search.errors import GalleryDamaged, UsageError
 from siamese_search.files import take_long_cells
 from siamese_search.gallery.archive import DAMAGES, MODIFIED, require_bounded
 from siamese_search.pictures.sources import normalised, texts_of
-from siamese_search.records import Generation
+from siamese_search.records import Generation, Rejection
 from siamese_search.storage.exchange import Block
 from siamese_search.storage.facts import Facts
 
 ROWS = 1024  # that are read together
 LINE_BYTES = 1 << 20  # of what is known of one item, at most
+ABOUT_BYTES = 1 << 26  # of what a table says of itself, at most
+MOST_REJECTED = 10_000  # files that a table names
 DIMENSIONS = 1 << 16  # at most
 FACTS = ("number", "identity", "path", "content", "size", "added", "was", "distractor", "metadata")
 ENCODER = ("encoder", "fingerprint")
@@ -45,12 +47,33 @@ Blocks = Callable[[], Iterator[Block]]
 
 @dataclass(frozen=True)
 class Table:
-    """A file's items: the encoder of its embeddings, and its blocks, read anew at each call."""
+    """A file's items: the encoder of its embeddings, its blocks, read anew at each call, and what
+    could not be embedded.
+    """
 
     encoder: str
     fingerprint: str
     dimension: int
     blocks: Blocks
+    rejected: tuple[Rejection, ...] = ()
+
+
+# What a table says of itself
+
+
+def about_of(generation: Generation, rejected: Sequence[Rejection]) -> dict[str, Any]:
+    """The encoder, and the first of what could not be embedded."""
+    return {
+        "encoder": generation.encoder,
+        "fingerprint": generation.fingerprint,
+        "dimension": generation.dimension,
+        "rejected": [{"path": r.path, "reason": r.reason} for r in rejected[:MOST_REJECTED]],
+    }
+
+
+def rejected_in(about: Mapping[str, Any]) -> tuple[Rejection, ...]:
+    """What could not be embedded, as a table says; nothing in older ones."""
+    return tuple(Rejection(str(r["path"]), str(r["reason"])) for r in about.get("rejected", ()))
 
 
 # A row
@@ -133,14 +156,15 @@ def refused(path: Path, why: object) -> GalleryDamaged:
 # NPZ
 
 
-def write_npz(file: IO[bytes], generation: Generation, count: int, blocks: Blocks) -> None:
+def write_npz(
+    file: IO[bytes],
+    generation: Generation,
+    count: int,
+    blocks: Blocks,
+    rejected: Sequence[Rejection] = (),
+) -> None:
     """Write ``count`` items: an array of embeddings, and a line of JSON for each item."""
-    about = {
-        "encoder": generation.encoder,
-        "fingerprint": generation.fingerprint,
-        "dimension": generation.dimension,
-        "items": count,
-    }
+    about = about_of(generation, rejected) | {"items": count}
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(zipfile.ZipInfo(ABOUT, MODIFIED), json.dumps(about))
         with archive.open(zipfile.ZipInfo(EMBEDDINGS, MODIFIED), "w", force_zip64=True) as member:
@@ -164,13 +188,14 @@ def read_npz(path: Path) -> Table:
             require_bounded(file, path)
             with zipfile.ZipFile(file) as archive:
                 with archive.open(ABOUT) as member:
-                    about = json.loads(member.read(LINE_BYTES))
+                    about = json.loads(member.read(ABOUT_BYTES))
                 count, dimension = _shape(archive, path)
         encoder, fingerprint = about["encoder"], about["fingerprint"]
         if (about["items"], about["dimension"]) != (count, dimension):
             raise refused(path, f"it has {count} embeddings of {dimension} values")
         if not isinstance(encoder, str) or not isinstance(fingerprint, str):
             raise refused(path, "it names no encoder")
+        rejected = rejected_in(about)
     except (KeyError, TypeError, *DAMAGES) as error:
         raise refused(path, error) from error
 
@@ -181,7 +206,7 @@ def read_npz(path: Path) -> Table:
             except (KeyError, TypeError, *DAMAGES) as error:
                 raise refused(path, error) from error
 
-    return Table(encoder, fingerprint, dimension, blocks)
+    return Table(encoder, fingerprint, dimension, blocks, rejected)
 
 
 def _shape(archive: zipfile.ZipFile, path: Path) -> tuple[int, int]:

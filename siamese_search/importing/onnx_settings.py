@@ -207,4 +207,5 @@ def _size(
 
 
 def _sides(size: tuple[int | None, int | None]) -> str:
-    return "x".join(str(one or "?") for one in size)
+    """A height and a width as ``--size`` has them, the width first."""
+    return "x".join(str(one or "?") for one in reversed(size))

@@ -87,7 +87,7 @@ def token_for(address: str) -> str:
     if not file:
         return os.environ.get(TOKEN, "")
     try:
-        return Path(file).read_text(encoding="utf-8").strip()
+        return Path(file).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{TOKEN_FILE}: {file} cannot be read") from error
 

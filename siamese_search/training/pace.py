@@ -20,8 +20,8 @@ class Pace:
     """Times the first steps of a run and says once how long all will take.
 
     ``steps`` are left, of so many ``pictures`` each; ``more`` seconds go to what is between them.
-    ``cost`` is how much the n-th of them, from nought, has to do beside others. The median step
-    counts: now and then what is held out is looked at before one.
+    ``cost`` is how much the n-th of them, from nought, has to do beside others, and ``work`` what
+    all of them have. The median step counts: now and then what is held out is looked at before one.
     """
 
     def __init__(
@@ -30,11 +30,12 @@ class Pace:
         pictures: int,
         more: float,
         tell: Callable[[str], None],
+        work: float,
         clock: Callable[[], float] = time.perf_counter,
         cost: Callable[[int], float] = lambda step: 1.0,
     ) -> None:
         self.steps, self.pictures, self.more = steps, pictures, more
-        self._cost = cost
+        self._work, self._cost = work, cost
         self._tell, self._clock = tell, clock
         self._times: list[float] = []
         self._said = False
@@ -48,9 +49,9 @@ class Pace:
         count = len(timed) - 1
         if count >= ENOUGH or (count >= FEWEST and timed[-1] - timed[0] >= SECONDS):
             self._said = True
-            costs = [self._cost(step) for step in range(self.steps)]
-            rate = pace(timed, costs[WARM:])
-            work = sum(costs) / costs[WARM]
+            costs = [self._cost(WARM + step) for step in range(count)]
+            rate = pace(timed, costs)
+            work = self._work / costs[0]
             self._tell(in_words(self.steps, self.pictures, rate, self.more, work))
 
 

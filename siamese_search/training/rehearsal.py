@@ -17,7 +17,7 @@ from siamese_search.training import hardware
 from siamese_search.training.data import Split, decode, roomy, split
 from siamese_search.training.loop import Trainer
 from siamese_search.training.pace import in_words, looking, pace
-from siamese_search.training.resolution import cost
+from siamese_search.training.resolution import cost, cost_from
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import starting_point
 
@@ -74,8 +74,7 @@ def rehearse(
         looks = 1 - (-asked.steps // asked.epoch_steps)  # one before the first step
         other = decoding + _beside(trainer, parts, start.how, looks)
         rate = _rate(trainer, watch) if asked.steps else 1.0  # of no steps any will do
-        work = sum(cost(step, asked, trainer.size) for step in range(asked.steps))
-        work /= cost(1, few, trainer.size)
+        work = cost_from(0, asked, trainer.size) / cost(1, few, trainer.size)
         return Estimate(asked.steps, trainer.batches.pictures, rate, other, work)
 
 

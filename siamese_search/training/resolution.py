@@ -6,6 +6,8 @@ What is learned from small pictures serves larger ones, where a network's poolin
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -37,6 +39,13 @@ def cost(step: int, settings: Settings, size: Size) -> float:
     """How much a step has to do, by its pixels: 1 at the whole size."""
     height, width = size_at(step, settings, size)
     return height * width / (size[0] * size[1])
+
+
+def cost_from(first: int, settings: Settings, size: Size) -> float:
+    """What all steps cost from the ``first`` on."""
+    smaller = max(0, math.ceil(settings.coarse * settings.steps) - max(1, first))
+    height, width = small(size)
+    return settings.steps - first - smaller * (1 - height * width / (size[0] * size[1]))
 
 
 def require_small(network: EmbeddingNetwork, images: Tensor) -> None:

@@ -41,7 +41,7 @@ from siamese_search.training.loop import Epoch, Trainer
 from siamese_search.training.pace import Pace, looking
 from siamese_search.training.place import BEFORE, METRICS, taken
 from siamese_search.training.plan import Plan
-from siamese_search.training.resolution import cost
+from siamese_search.training.resolution import cost, cost_from
 from siamese_search.training.selection import Selection
 from siamese_search.training.settings import Settings
 from siamese_search.training.starting import Start, starting_point
@@ -168,7 +168,9 @@ def _train(
     looks = -(-left // settings.epoch_steps)
     between = looking(took, count_held, len(training), looks)
     first = trainer.step
-    pace = Pace(left, batch, between, warn, cost=lambda n: cost(first + n, settings, trainer.size))
+    size = trainer.size
+    work = cost_from(first, settings, size)
+    pace = Pace(left, batch, between, warn, work, cost=lambda n: cost(first + n, settings, size))
 
     def count(step: int, loss: float) -> None:
         pace.step()
