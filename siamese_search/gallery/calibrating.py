@@ -109,8 +109,10 @@ class Calibrating:
                 "how strangers score in several turns is told by their pictures alone: name some by"
                 " --strangers, or strangers="
             )
-        looked = not itself and self._wants_closer(closer)
-        wanted = known_choice(metric or self._catalog.wanted_metric() or AUTO)
+        chosen = self.learning.choices
+        look_for = known_choice(closer or chosen["closer"], "closer look")
+        looked = not itself and look_for == AUTO
+        wanted = known_choice(metric or chosen["metric"])
         wanted = "none" if itself else wanted
         rule = rules.known_rule(rule or rules.DEFAULT_RULE)
         fpir = self._rate_before() if fpir is None else fpir
@@ -152,7 +154,7 @@ class Calibrating:
         generation = active.generation
         found = self._catalog.set_calibration(generation, found, candidate.metric, metric, by)
         if closer is not None:
-            self._catalog.want_places(looked)
+            self._catalog.want_places(look_for)
         self._index_anew()
         return found
 
@@ -237,12 +239,6 @@ class Calibrating:
             scale = max(float(shown.std()), 1e-6)
             reference = replace(reference, scale=scale, identities=here)
         return calibration.fit(seen, reference, fpir, rule, self._catalog.totals(), source)
-
-    def _wants_closer(self, closer: str | None) -> bool:
-        """Whether candidates shall be looked at closely, by what is asked for now or was before."""
-        if closer is None:
-            return self._catalog.keeps_places()
-        return known_choice(closer, "closer look") == AUTO
 
     def renewed(
         self, report: RebuildReport, before: Calibration | None, generation: Generation

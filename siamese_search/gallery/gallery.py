@@ -316,6 +316,11 @@ class Gallery(Contents, Maintained):
         return self._calibrating.now()
 
     @property
+    def choices(self) -> dict[str, str]:
+        """The ``metric`` and ``closer`` that ``calibrate`` keeps to: "auto" or "none" each."""
+        return self._calibrating.learning.choices
+
+    @property
     def undecided(self) -> str | None:
         """Why nothing is named, and the way out, where no threshold is known; else None."""
         return self._calibrating.undecided()
