@@ -42,7 +42,7 @@ from siamese_search.gallery.learning import (
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
-from siamese_search.gallery.staleness import is_stale
+from siamese_search.gallery.staleness import again, is_stale
 from siamese_search.pictures.kind import Kind
 from siamese_search.pictures.read import content_hash, is_path, read_file
 from siamese_search.pictures.regions import require_turns
@@ -259,17 +259,22 @@ class Calibrating:
 
     def _again(self, before: Calibration) -> Calibration | None:
         """As before, by the gallery's own items, which is all that is at hand."""
-        if before.source == "strangers":
-            log.warning(
-                "the gallery was calibrated by strangers, and is now by its own items: run"
-                " `siasearch calibrate --strangers` again"
-            )
+        by_strangers = before.source == "strangers"
         try:
-            return self._as_before(before)
+            made = self._as_before(before)
         except UsageError as error:
             log.warning("the gallery is not calibrated any more: %s", error)
+            if by_strangers:
+                log.warning("it was by strangers: run `siasearch %s` again", again(before))
             self._warn_of_encoder()
             return None
+        if by_strangers:
+            log.warning(
+                "the gallery was calibrated by strangers, and is now by its own items: run"
+                " `siasearch %s` again",
+                again(before),
+            )
+        return made
 
     def _warn_of_encoder(self) -> None:
         """Say that the gallery's error rate is not known under its encoder."""
