@@ -83,6 +83,17 @@ def test_what_makes_no_sense_is_named(
         ask(gallery)
 
 
+def test_items_stand_for_their_numbers(gallery: Gallery, tmp_path: Path) -> None:
+    (first,), (second,) = (gallery.items_by_number(number) for number in (1, 2))
+    assert gallery.items_by_number([first, 2]) == [first, second]
+    assert [one.item for one in gallery.left_out(items=[second])] == [2]
+    assert gallery.split(tmp_path / "part", [first], keep=True).items == 1
+    assert gallery.relabel(None, "new", second) == 1
+    assert gallery.remove(item=gallery.items("new")) == 1
+    with pytest.raises(UsageError, match="needs a number"):
+        gallery.drop_unknowns(cast(Any, first))
+
+
 def test_one_is_taken_as_many_and_numbers_as_plain_ones(gallery: Gallery, tmp_path: Path) -> None:
     picture(0).save(tmp_path / "0.png")
     one, year, half = cast(tuple[Any, ...], (np.int64(1), {"year": 1}, np.float32(0.5)))

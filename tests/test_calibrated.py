@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from siamese_search.cli.calibrated import described, replaced, warning
+from siamese_search.cli.calibrated import described, replaced, unused, warning
 from siamese_search.cli.common import DEFAULT_GALLERY
 from siamese_search.decision.calibration import Evidence, fit
 from siamese_search.decision.reference import Reference
@@ -86,12 +86,23 @@ def test_a_rate_that_names_few_of_the_own_comes_with_advice() -> None:
 
 
 def test_it_says_what_it_replaced_and_how_to_go_back() -> None:
-    assert " calibrate --off -g shop`" in (replaced(None, calibrated(0.1), Path("shop"), NOW) or "")
+    first = replaced(None, calibrated(0.1), Path("shop"), NOW, {}) or ""
+    assert " calibrate --off -g shop`" in first
     before = replace(calibrated(0.05, "strangers"), rule="best", turns=8)
-    assert replaced(before, before, DEFAULT_GALLERY, NOW) is None
-    said = replaced(before, calibrated(0.05), DEFAULT_GALLERY, NOW) or ""
+    assert replaced(before, before, DEFAULT_GALLERY, NOW, {}) is None
+    said = replaced(before, calibrated(0.05), DEFAULT_GALLERY, NOW, {}) or ""
     assert "the calibration for 5% of strangers" in said
     assert " calibrate --fpir 0.05 --rule best --strangers FOLDER --turns 8`" in said
+    choices = {"metric": "auto", "closer": "auto"}
+    said = replaced(before, before, DEFAULT_GALLERY, NOW, choices) or ""
+    assert " --turns 8 --metric auto --closer auto` goes back" in said
+
+
+def test_it_says_until_when_places_that_nobody_looks_at_are_kept() -> None:
+    assert unused(Path("shop"), NOW) is None
+    said = unused(Path("shop"), replace(NOW, places=3)) or ""
+    assert "3 items still have the places that a closer look needs" in said
+    assert " compact -g shop`" in said
 
 
 def test_a_rate_that_was_not_typed_is_that_of_before() -> None:

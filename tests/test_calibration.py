@@ -270,6 +270,32 @@ def test_pictures_of_strangers_can_be_named(
         assert gallery.calibration == found
 
 
+@pytest.mark.parametrize(
+    ("count", "ends"),
+    [(3, ["any more: 3 identities cannot", "by strangers: run"]), (8, ["its own items: run"])],
+)
+def test_a_rebuild_tells_how_to_calibrate_by_strangers_again(
+    tmp_path: Path,
+    toy: Encoder,
+    coarse: Encoder,
+    pictures: Pictures,
+    caplog: pytest.LogCaptureFixture,
+    count: int,
+    ends: list[str],
+) -> None:
+    strange = pictures({f"other{n}": 1 for n in range(12)}, "strangers", first_seed=100)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll([pictures({f"id{n}": 2 for n in range(count)})])
+        gallery.calibrate(0.1, rule="best", strangers=[strange], turns=2)
+        assert gallery.rebuild(coarse).calibration == gallery.calibration
+        assert (gallery.calibration is None) == (count == 3)
+    said = [message for message in caplog.messages if "not calibrated under this" not in message]
+    assert len(said) == len(ends)
+    assert all(f"{end} " in message for end, message in zip(ends, said, strict=True))
+    command = "`siasearch calibrate --fpir 0.1 --rule best --strangers FOLDER --turns 2` again"
+    assert said[-1].endswith(command)
+
+
 def test_a_damaged_calibration_is_named(tmp_path: Path, toy: Encoder) -> None:
     vectors, names = clustered(0, toy.dimension, 6, 1)
     with gallery_of(tmp_path / "gallery", toy, vectors, names) as gallery:

@@ -681,6 +681,10 @@ def test_a_gallery_can_be_uncalibrated(shell: Shell, pictures: Pictures) -> None
     assert "this replaced the encoder's threshold; `siasearch calibrate --off` goes back" in said
     said = shell("calibrate", "--fpir", "0.05").stderr
     assert "for 10% of strangers; `siasearch calibrate --fpir 0.1` goes back to that" in said
+    said = shell("calibrate", "--closer", "none", "--metric", "none").stderr
+    assert "`siasearch calibrate --fpir 0.05 --metric auto --closer auto` goes back" in said
+    assert "none, as chosen" in shell("info").stdout
+    assert "goes back" not in shell("calibrate").stderr
     assert "(of `verify`; queries: see calibration)" in shell("info").stdout
     shell("remove", "id7")
     assert "calibrating is no such change, and is not taken back" in shell("undo").stderr

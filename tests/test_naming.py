@@ -48,6 +48,19 @@ def test_folders_whose_files_share_names_are_refused_not_mixed(shell: Shell, sho
     assert f"  siasearch add shop --encoder {shell.encoder}\n" in said
     assert "shop/Milk/0.png and shop/Rice/0.png would both be the identity '0'" in said
     assert not (shell.folder / "indexes").exists()
+    (shop / "Greek").mkdir()
+    (shop / "Rice").rename(shop / "Greek" / "Rice")  # a folder that holds no picture itself
+    deep = [
+        f"shop/{name}" for name in ("Greek", *(one[5:] for one in folders if "Rice" not in one))
+    ]
+    said = shell("add", *deep, "--encoder", shell.encoder, code=2).stderr
+    assert "5 pictures lie directly in 2 of the folders that you named" in said
+    assert f"  siasearch add shop --encoder {shell.encoder}\n" in said
+    said = shell("add", *deep[:2], "--encoder", shell.encoder, code=2).stderr
+    assert f"  siasearch add shop/Greek --encoder {shell.encoder}\n" in said
+    assert f"  siasearch add {deep[1]} --label {deep[1][5:]} --encoder" in said
+    (shop / "Greek" / "Rice").rename(shop / "Rice")
+    (shop / "Greek").rmdir()
     said = shell("add", *folders[:2], "--encoder", shell.encoder, code=2).stderr
     assert "siasearch add shop/Milk --label Milk" in said  # not all folders of the one above
     assert "siasearch add shop/Rice --label Rice" in said

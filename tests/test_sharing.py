@@ -297,6 +297,20 @@ def test_the_command_says_what_is_for_nobody_else(
     )
 
 
+def test_a_table_says_that_the_calibration_is_not_in_it(gallery: Gallery, tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    tables = (("export", "a.npz"), ("export", "b.npz", "--pseudonyms", "n.csv"))
+    for table in tables:
+        assert "calibrate" not in shell(*table, "-g", "old").stderr
+    gallery.calibrate(0.3, rule="best", closer="none")
+    gallery.close()
+    for table in tables:
+        said = shell(*table, "-g", "old").stderr
+        assert "`siasearch calibrate --fpir 0.3 --rule best --closer none`" in said
+    for whole in (("export", "a.csv"), ("export", "a.zip")):
+        assert "calibrate" not in shell(*whole, "-g", "old").stderr
+
+
 def test_a_table_that_cannot_be_written_stops_the_export(gallery: Gallery, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="there is no folder"):
         gallery.share(tmp_path / "a.zip", pseudonyms=tmp_path / "none" / "names.csv")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -488,6 +489,10 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     ]["choices"]
     assert facts["estimate"]["seconds"] > 0
     assert list(tmp_path.iterdir()) == []
+    for one in sorted(folder.iterdir())[:8]:
+        shutil.copytree(one, tmp_path / "few" / one.name)
+    _, err = command(asked.replace(str(folder), "few"), tmp_path, monkeypatch, capfd)
+    assert "note: few classes: pictures of each are held out" in err
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_photos_are_seen_as_photos(tmp_path: Path) -> None:
     seen = survey(written(tmp_path, made))
     assert (seen.classes, seen.pictures, seen.each, seen.singles, seen.looked) == (4, 12, 3, 0, 12)
     assert (seen.width, seen.height) == (160, 120)
-    assert (seen.grey, seen.drawings, seen.twins) == (0, 0, 0)
+    assert (seen.grey, seen.drawings, seen.twins, seen.fours) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("dark", [True, False])
@@ -159,6 +159,35 @@ def test_a_batch_fits_how_many_pictures_classes_have(each: int, images: int, cla
 def test_a_batch_has_no_more_classes_than_are_trained_on() -> None:
     assert chosen(replace(SEEN, classes=12, pictures=120)).classes == 8
     assert planned(SEEN, {}, processes=3).settings.classes == 15  # which share it evenly
+
+
+def test_few_classes_are_all_trained_on_where_pictures_of_each_are_held_out() -> None:
+    made = planned(replace(SEEN, classes=8, pictures=32, each=4, fours=8), {})
+    assert (made.settings.classes, made.settings.holdout) == (8, 0.2)
+    reasons = {one.setting: one.reason for one in made.choices}
+    assert reasons["classes"] == "all that are trained on"
+    assert "about 120 times" in reasons["steps"]  # 16 pictures, 60 batches of 32
+    shared = planned(replace(SEEN, classes=8, pictures=32, each=4, fours=8), {}, processes=3)
+    reasons = {one.setting: one.reason for one in shared.choices}
+    assert (shared.settings.classes, reasons["classes"][:21]) == (6, "as many as 3 processe")
+
+
+@pytest.mark.parametrize(
+    ("seen", "given"),
+    [
+        (replace(SEEN, each=1, singles=100, pictures=100), {}),
+        (replace(SEEN, classes=8, pictures=24, each=3, fours=0), {}),
+        (replace(SEEN, classes=8, pictures=24, each=3, fours=0), {"holdout": 0.2}),
+        (SEEN, {"holdout": 0.0}),
+    ],
+)
+def test_a_plan_without_anything_held_out_says_so(seen: Survey, given: dict[str, object]) -> None:
+    made = planned(seen, given)
+    reasons = {one.setting: one.reason for one in made.choices}
+    assert reasons["epoch_steps"].startswith("nothing is held out")
+    assert made.settings.give_up is None
+    assert "give_up" not in reasons
+    assert made.settings.holdout == given.get("holdout", 0.0)
 
 
 def test_classes_without_pairs_make_pairs_of_views() -> None:

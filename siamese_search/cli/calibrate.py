@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from siamese_search.cli.calibrated import described, replaced, warning
+from siamese_search.cli.calibrated import described, replaced, unused, warning
 from siamese_search.cli.common import (
     DEFAULT_GALLERY,
     DeviceOption,
@@ -77,8 +77,9 @@ def calibrate(
         typer.Option(
             metavar="auto|none",
             help="Whether the best candidates are put in order by a closer look at places in the"
-            " pictures, as far as that helps (auto), or not, which keeps no places: 3 KB an item"
-            " less (none); default: what was chosen before, else auto.",
+            " pictures, as far as that helps (auto), or not, which keeps no places of what is"
+            " enrolled later: 3 KB an item less (none); default: what was chosen before, else"
+            " auto.",
         ),
     ] = None,
     off: Annotated[
@@ -110,6 +111,7 @@ def calibrate(
     before = None
     try:
         with open_gallery(gallery, encoder, device) as target:
+            choices = target.choices
             with suppress(GalleryDamaged, GalleryFormatError):  # which calibrating mends
                 before = target.calibration
             found = target.calibrate(
@@ -121,10 +123,15 @@ def calibrate(
                 closer=closer,
                 turns=turns,
             )
-            now = target.info()
+            now, chosen = target.info(), target.choices
     finally:
         name_rejections(rejected)
-    for said in (warning(found), replaced(before, found, gallery, now)):
+    others = {name: one for name, one in choices.items() if chosen[name] != one}
+    for said in (
+        warning(found),
+        replaced(before, found, gallery, now, others),
+        unused(gallery, now) if others.get("closer") == "auto" else None,
+    ):
         if said is not None:
             note(said)
     if as_json:

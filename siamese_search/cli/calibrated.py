@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,31 +57,40 @@ def warning(made: Calibration) -> str | None:
 
 
 def replaced(
-    before: Calibration | None, found: Calibration, gallery: Path, now: GalleryInfo
+    before: Calibration | None,
+    found: Calibration,
+    gallery: Path,
+    now: GalleryInfo,
+    choices: Mapping[str, str],
 ) -> str | None:
     """What a new calibration has replaced, and what goes back to it; None where that was alike, or
-    nothing.
+    nothing. ``choices``, of metric and closer look, are those of before that are others now.
     """
-    from siamese_search.decision.rules import DEFAULT_RULE
     from siamese_search.evaluation.words import percent
+    from siamese_search.gallery.staleness import again
 
     if before is None and now.threshold is None:
         return None
     if before is None:
         was, words = "the encoder's threshold", "calibrate --off"
-    elif all(getattr(before, one) == getattr(found, one) for one in CHOSEN):
+    elif not choices and all(getattr(before, one) == getattr(found, one) for one in CHOSEN):
         return None
     else:
         was = f"the calibration for {percent(before.fpir)} of strangers"
-        words = f"calibrate --fpir {before.fpir:g}"
-        if before.rule != DEFAULT_RULE:
-            words += f" --rule {before.rule}"
-        if before.source != "gallery":
-            words += " --strangers FOLDER"
-        if before.turns > 1:
-            words += f" --turns {before.turns}"
+        words = again(before) + "".join(f" --{name} {one}" for name, one in choices.items())
     return (
         f"note: this replaced {was}; `{command(words, gallery, DEFAULT_GALLERY)}` goes back to that"
+    )
+
+
+def unused(gallery: Path, now: GalleryInfo) -> str | None:
+    """That the places that nothing looks at any more are kept, and until when."""
+    if not now.places:
+        return None
+    by = f"`{command('compact', gallery, DEFAULT_GALLERY)}` or a rebuild"
+    return (
+        f"note: {counted(now.places, 'item')} still have the places that a closer look needs; {by}"
+        " deletes them, and only a rebuild with the pictures at hand makes them again"
     )
 
 

@@ -56,6 +56,7 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
     """Show what the gallery is: totals, encoder, index, size on disk."""
     with open_gallery(gallery) as source:
         facts = dataclasses.asdict(source.info()) | {"gallery": str(gallery)}  # as it was given
+        looks = source.choices["closer"] != "none"
         unfitted = facts["threshold"] is None and _is_unfitted(source)
     if as_json:
         print_json(facts)
@@ -67,7 +68,9 @@ def info(gallery: GalleryOption = DEFAULT_GALLERY, as_json: JsonOption = False) 
             facts["threshold"] = f"{facts['threshold']} (of `verify`; queries: see calibration)"
         if unfitted:
             facts["threshold"] = "not known: the encoder's was never fitted"
-        if facts["closer"] is None and facts["places"]:
+        if not looks:
+            facts["closer"] = "none, as chosen"
+        elif facts["closer"] is None and facts["places"]:
             facts["closer"] = "none: no help here" if calibrated else "none before `calibrate`"
         for key, value in facts.items():
             say(f"{key:<12} {ABSENT.get(key, '-') if value is None else value}")

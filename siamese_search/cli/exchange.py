@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, astuple
 from operator import add
 from pathlib import Path
@@ -20,12 +21,13 @@ from siamese_search.cli.common import (
     say,
 )
 from siamese_search.cli.naming import warn_of_unknown_in
-from siamese_search.cli.program import command
-from siamese_search.errors import UsageError
+from siamese_search.cli.program import command, program
+from siamese_search.errors import GalleryDamaged, GalleryFormatError, UsageError
 from siamese_search.words import counted
 
 if TYPE_CHECKING:
     from siamese_search.gallery.archive import Archived
+    from siamese_search.gallery.gallery import Gallery
     from siamese_search.storage.exchange import TakenIn
 
 ARCHIVES = (".zip", ".siasearch")
@@ -110,12 +112,15 @@ def export(
             written = source.export_items(out, embeddings=embeddings or None, watch=watch)
         else:
             made = source.export(out, pictures=not without_pictures, watch=watch)
+        calibrated = _calibrated_by(source)
     size = _size(out)
     if table:
         if as_json:
             print_json({"file": str(out), "items": written.items, "left_out": written.left_out})
         else:
             say(f"{out}: {counted(written.items, 'item')}, {size}")
+        if embeddings or out.suffix.lower() != ".csv":  # it can be imported
+            _tell_uncalibrated(calibrated)
         _tell_left_out(written.left_out, gallery)
         return
     if as_json:
@@ -142,6 +147,7 @@ def _share(
     new = protect is not None and not protect.exists()
     with open_gallery(gallery) as source, progress_bar("sharing") as watch:
         made = source.share(out, pseudonyms=pseudonyms, key=protect, metadata=metadata, watch=watch)
+        calibrated = _calibrated_by(source)
     if as_json:
         print_json({"file": str(out), "items": made.items, "left_out": made.left_out})
     else:
@@ -151,6 +157,8 @@ def _share(
     if protect is not None:
         what = "a new key" if new else "the key"
         note(f"{protect} is {what}: only who has it can ask {out.name}; keep it apart from that")
+    if _is_table(out):
+        _tell_uncalibrated(calibrated)
     _tell_left_out(made.left_out, gallery)
 
 
@@ -249,6 +257,26 @@ def _tell(taken: TakenIn, gallery: Path, left: int, as_json: bool) -> None:
     if taken.renamed:
         who = counted(taken.renamed, "item is", "items are")
         note(f"{who} enrolled as another identity: --on-conflict replace takes the file's")
+
+
+def _calibrated_by(source: Gallery) -> str | None:
+    """What calibrates a gallery as this one, None where it is not calibrated."""
+    from siamese_search.gallery.staleness import again
+
+    with suppress(GalleryDamaged, GalleryFormatError):
+        found = source.calibration
+        if found is not None:
+            others = ((name, one) for name, one in source.choices.items() if one != "auto")
+            return again(found) + "".join(f" --{name} {one}" for name, one in others)
+    return None
+
+
+def _tell_uncalibrated(words: str | None) -> None:
+    if words is not None:
+        note(
+            "a table does not say how the gallery decides: after `import`, run"
+            f" `{program()} {words}`, or export to .zip"
+        )
 
 
 def _tell_left_out(items: int, gallery: Path) -> None:

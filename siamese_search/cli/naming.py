@@ -18,6 +18,7 @@ from siamese_search.cli.common import confirmed, note
 from siamese_search.cli.program import program
 from siamese_search.errors import UsageError
 from siamese_search.pictures.choosing import NOTHING, Exclusion
+from siamese_search.pictures.find import directly_in
 from siamese_search.pictures.naming import (
     Loose,
     clash,
@@ -67,7 +68,7 @@ def settle_names(
         return True
     if pictures < 2:
         return bool(joined)
-    note(f"note: {_what(found, pictures)}")
+    note(f"note: {_what(found, paths, pictures)}")
     commands = _commands(found, paths)
     for command in commands[:SHOWN]:
         note(f"      {command}")
@@ -140,15 +141,17 @@ def single_pictures(gallery: Gallery, identities: Iterable[str]) -> str | None:
     )
 
 
-def _what(found: Sequence[Loose], pictures: int) -> str:
+def _what(found: Sequence[Loose], paths: Sequence[str], pictures: int) -> str:
     """How many are called by their files, where they are, and what that would mean."""
     names = _some(sorted(set.union(*(one.names for one in found))))
     own = f"becomes an identity of its own, named by its file ({names})."
     whole = [one for one in found if one.whole]
-    if len(whole) < len(found) and folder_above(found) is None:
+    if len(whole) < len(found) and folder_above(found, paths) is None:
         return f"each of {pictures} pictures {own} If they show one thing, name it by --label:"
     several = len(whole) > 1
-    place = f"the {len(whole)} folders that you named" if several else printable(whole[0].folder)
+    every = len(whole) == sum(map(os.path.isdir, paths))
+    some = f"the {len(whole)} folders" if every else f"{len(whole)} of the folders"
+    place = f"{some} that you named" if several else printable(whole[0].folder)
     pictures = sum(len(one.files) for one in whole)
     there = f"{pictures} pictures lie directly in {place}"
     if all(one.mixed for one in whole):
@@ -158,11 +161,14 @@ def _what(found: Sequence[Loose], pictures: int) -> str:
 
 def _commands(found: Sequence[Loose], paths: Sequence[str]) -> list[str]:
     """What to type where each folder is one thing."""
-    above = folder_above(found)
+    above = folder_above(found, paths)
     if above is not None:
         return [_command([above], paths)]
     if all(one.whole for one in found):
-        return [
+        named = {os.path.realpath(one.folder) for one in found}
+        others = [path for path in paths if os.path.realpath(path) not in named]
+        others = [path for path in others if os.path.isdir(path) and directly_in(path).folders]
+        return [_command(others, paths)] * bool(others) + [
             _command([one.folder, "--label", one.name], paths) for one in found if not one.mixed
         ]
     if len(found) > 1:

@@ -287,14 +287,16 @@ def _rehearse(plan: Plan, files: list[ImageFile], device: str | None, as_json: b
     from siamese_search.training.rehearsal import rehearse
 
     with progress_bar("timing") as watch:
-        estimate = rehearse(files, plan.settings, device, watch)
+        cautions: list[str] = []
+        estimate = rehearse(files, plan.settings, device, watch, cautions.append)
     if as_json:
         facts = dataclasses.asdict(estimate) | {"seconds": estimate.seconds}
         print_json({"plan": plan.facts(), "estimate": facts})
-        return
-    for line in in_lines(plan):
-        say(line)
-    say(str(estimate))
+    else:
+        for line in (*in_lines(plan), str(estimate)):
+            say(line)
+    for caution in cautions:
+        note(f"note: {caution}")
 
 
 def _tell(epoch: Epoch) -> None:

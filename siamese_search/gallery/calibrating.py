@@ -38,7 +38,7 @@ from siamese_search.gallery.learning import (
 from siamese_search.gallery.ranking import Ranking
 from siamese_search.gallery.self_test import SelfTest
 from siamese_search.gallery.snapshots import Snapshots
-from siamese_search.gallery.staleness import is_stale
+from siamese_search.gallery.staleness import again, is_stale
 from siamese_search.gallery.strangers import Places, shown_by
 from siamese_search.pictures.regions import require_turns
 from siamese_search.records import (
@@ -98,8 +98,10 @@ class Calibrating:
                 "how strangers score in several turns is told by their pictures alone: name some by"
                 " --strangers, or strangers="
             )
-        looked = not itself and self._wants_closer(closer)
-        wanted = known_choice(metric or self._catalog.wanted_metric() or AUTO)
+        chosen = self.learning.choices
+        look_for = known_choice(closer or chosen["closer"], "closer look")
+        looked = not itself and look_for == AUTO
+        wanted = known_choice(metric or chosen["metric"])
         wanted = "none" if itself else wanted
         rule = rules.known_rule(rule or rules.DEFAULT_RULE)
         fpir = self._rate_before() if fpir is None else fpir
@@ -143,7 +145,7 @@ class Calibrating:
         generation = active.generation
         found = self._catalog.set_calibration(generation, found, candidate.metric, metric, by)
         if closer is not None:
-            self._catalog.want_places(looked)
+            self._catalog.want_places(look_for)
         self._index_anew()
         return found
 
@@ -229,12 +231,6 @@ class Calibrating:
             reference = replace(reference, scale=scale, identities=here)
         return calibration.fit(seen, reference, fpir, rule, self._catalog.totals(), source)
 
-    def _wants_closer(self, closer: str | None) -> bool:
-        """Whether candidates shall be looked at closely, by what is asked for now or was before."""
-        if closer is None:
-            return self._catalog.keeps_places()
-        return known_choice(closer, "closer look") == AUTO
-
     def renewed(
         self, report: RebuildReport, before: Calibration | None, generation: Generation
     ) -> RebuildReport:
@@ -254,17 +250,22 @@ class Calibrating:
 
     def _again(self, before: Calibration) -> Calibration | None:
         """As before, by the gallery's own items, which is all that is at hand."""
-        if before.source == "strangers":
-            log.warning(
-                "the gallery was calibrated by strangers, and is now by its own items: run"
-                " `siasearch calibrate --strangers` again"
-            )
+        by_strangers = before.source == "strangers"
         try:
-            return self._as_before(before)
+            made = self._as_before(before)
         except UsageError as error:
             log.warning("the gallery is not calibrated any more: %s", error)
+            if by_strangers:
+                log.warning("it was by strangers: run `siasearch %s` again", again(before))
             self._warn_of_encoder()
             return None
+        if by_strangers:
+            log.warning(
+                "the gallery was calibrated by strangers, and is now by its own items: run"
+                " `siasearch %s` again",
+                again(before),
+            )
+        return made
 
     def _warn_of_encoder(self) -> None:
         """Say that the gallery's error rate is not known under its encoder."""

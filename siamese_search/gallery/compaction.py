@@ -120,6 +120,7 @@ class Compaction:
             if wait:  # a command of its own, which may take its time
                 sweep_copies(self._folder, self._catalog)
                 sweep_kept(self._folder, self._catalog)
+                self._catalog.drop_unwanted_places()
 
     def chosen(self, engine: str | None, address: str | None) -> Chosen | None:
         """The engine that is asked for; None where none is. Raises UsageError for what is none."""

@@ -265,11 +265,11 @@ class Contents(Travel):
             editing.numbers_of(self._catalog, name, None)
         return self._catalog.items(numbers)
 
-    def items_by_number(self, numbers: int | Iterable[int]) -> list[Item]:
+    def items_by_number(self, numbers: editing.Items) -> list[Item]:
         """Items by their numbers, one or many, in their order; those that are not there are left
         out.
         """
-        return self._catalog.items(editing.numbers_in(numbers, "numbers"))
+        return self._catalog.items(editing.item_numbers(numbers, "numbers"))
 
     def miniature(self, data: bytes, side: int) -> PixelArray:
         """How people see a file, by its contents: uint8 (side, side, 3). Raises ImageError."""
@@ -292,8 +292,9 @@ class Contents(Travel):
         """How many items an identity has; 0 where there is no such identity."""
         return self._catalog.count_items(normalised(identity))
 
-    def remove(self, identity: str | None = None, item: int | Iterable[int] | None = None) -> int:
-        """Remove an identity, or one item or several; returns how many items went.
+    def remove(self, identity: str | None = None, item: editing.Items | None = None) -> int:
+        """Remove an identity, or one item or several, themselves or their numbers; returns how many
+        items went.
 
         Raises UsageError where there is no such thing; then nothing goes. ``undo`` puts them back.
         """
@@ -307,11 +308,11 @@ class Contents(Travel):
         self,
         old: str | None,
         new: str,
-        item: int | Iterable[int] | None = None,
+        item: editing.Items | None = None,
         *,
         merge: bool = True,
     ) -> int:
-        """Give an identity, or one item or several, the name ``new``, merging where it exists.
+        """Give an identity, or items (see ``remove``), the name ``new``, merging where it exists.
 
         Returns how many items had another name. Raises UsageError where there is no such thing, and
         without ``merge`` where ``new`` exists. ``undo`` gives them their names again.

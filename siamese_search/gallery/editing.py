@@ -14,15 +14,14 @@ from typing import Any
 from siamese_search.errors import UsageError
 from siamese_search.gallery.copies import publish_again, settle_copies
 from siamese_search.pictures.sources import normalised
-from siamese_search.records import Change
+from siamese_search.records import Change, Item
 from siamese_search.storage.catalog import Catalog
 
+Items = int | Item | Iterable[int | Item]  # one or several, or their numbers
 COMPARED = 10_000  # identities; looking for a name like one of more takes too long
 
 
-def numbers_of(
-    catalog: Catalog, identity: str | None, item: int | Iterable[int] | None
-) -> list[int]:
+def numbers_of(catalog: Catalog, identity: str | None, item: Items | None) -> list[int]:
     """The numbers of an identity's items, or those of single items, ascending.
 
     Raises UsageError where there is no such thing, with names that are like it.
@@ -31,7 +30,7 @@ def numbers_of(
     if (identity is None) == (item is None):
         raise UsageError("name either an identity or an item number")
     if item is not None:
-        wanted = sorted(set(numbers_in(item, "item")))
+        wanted = sorted(set(item_numbers(item, "item")))
         there = catalog.owners(wanted)
         for number in wanted:
             if number not in there:
@@ -47,6 +46,15 @@ def numbers_of(
         hint = f"; close to it: {', '.join(close)}" if close else ": `siasearch list` shows all"
         raise UsageError(f"no identity {name!r} in {folder}{hint}")
     return numbers
+
+
+def item_numbers(value: Any, what: str) -> list[int]:
+    """As ``numbers_in``; an item stands for its number."""
+    if isinstance(value, Item):
+        return [value.number]
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        value = [one.number if isinstance(one, Item) else one for one in value]
+    return numbers_in(value, what)
 
 
 def numbers_in(value: Any, what: str) -> list[int]:

@@ -317,6 +317,11 @@ class Gallery(Contents, Maintained):
         return self._calibrating.now()
 
     @property
+    def choices(self) -> dict[str, str]:
+        """The ``metric`` and ``closer`` that ``calibrate`` keeps to: "auto" or "none" each."""
+        return self._calibrating.learning.choices
+
+    @property
     def undecided(self) -> str | None:
         """Why nothing is named, and the way out, where no threshold is known; else None."""
         return self._calibrating.undecided()
@@ -357,12 +362,12 @@ class Gallery(Contents, Maintained):
         limit: int | None = None,
         rule: str | None = None,
         *,
-        items: Sequence[int] | None = None,
+        items: editing.Items | None = None,
         strange: bool = False,
         closely: bool = False,
     ) -> Iterator[LeftOut]:
         """The gallery's own items in any order, each searched without itself: about ``limit`` of
-        them, or those of certain numbers.
+        them, or certain ``items``, themselves or their numbers.
 
         ``rule`` is one of ``rules.RULES``, by default that of the calibration. A metric that the
         gallery has learned is learned again for it without a part of the items at a time, of which
@@ -373,7 +378,7 @@ class Gallery(Contents, Maintained):
         """
         rule = self._calibrating.rule(rule)
         if items is not None:
-            given = editing.numbers_in(items, "items")
+            given = editing.item_numbers(items, "items")
             asked = np.unique(np.array([one for one in given if abs(one) < 1 << 63], np.int64))
         else:
             if limit is not None:

@@ -260,6 +260,15 @@ class Learning:
         return self._on_disk(state, metric)
 
     @property
+    def choices(self) -> dict[str, str]:
+        """See ``Gallery.choices``."""
+        keeps_places = self._catalog.keeps_places()
+        return {
+            "metric": self._catalog.wanted_metric() or AUTO,
+            "closer": AUTO if keeps_places else "none",
+        }
+
+    @property
     def learned(self) -> bool:
         """Whether the metric in use was fitted on the gallery's items.
 

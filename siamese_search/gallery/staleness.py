@@ -1,7 +1,11 @@
-"""Staleness: whether a gallery still is what it was calibrated as. Knows nothing of scores."""
+"""Staleness: whether a gallery still is what it was calibrated as, and what calibrates it so again.
+
+Knows nothing of scores.
+"""
 
 from __future__ import annotations
 
+from siamese_search.decision.rules import DEFAULT_RULE
 from siamese_search.records import Calibration
 from siamese_search.storage.catalog import Catalog
 
@@ -20,3 +24,15 @@ def is_stale(catalog: Catalog, found: Calibration) -> bool:
         abs(identities - found.identities) > CHANGED * found.identities
         or max(new, gone) > CHANGED * found.items
     )
+
+
+def again(found: Calibration) -> str:
+    """What ``siasearch`` is given to calibrate so again."""
+    words = f"calibrate --fpir {found.fpir:g}"
+    if found.rule != DEFAULT_RULE:
+        words += f" --rule {found.rule}"
+    if found.source == "strangers":
+        words += " --strangers FOLDER"
+    if found.turns > 1:
+        words += f" --turns {found.turns}"
+    return words

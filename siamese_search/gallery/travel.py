@@ -98,21 +98,21 @@ class Travel:
     def split(
         self,
         folder: str | os.PathLike[str],
-        items: Iterable[int],
+        items: editing.Items,
         *,
         keep: bool = False,
         watch: Watcher | None = None,
     ) -> archive.Archived:
-        """Move items, by their numbers, to a new gallery in a new folder: whole, or not at all.
+        """Move items, themselves or their numbers, to a new gallery in a new folder: whole, or not
+        at all.
 
         They leave this one once the other is there, which ``undo`` takes back; with ``keep`` they
         stay. Both decide as before. Raises UsageError where an item is not there or none is named,
         and what ``export`` and ``restore`` raise.
         """
-        wanted = list(items)
-        if not wanted:
+        numbers = editing.numbers_of(self._catalog, None, items)
+        if not numbers:
             raise UsageError("no items were chosen: nothing was done")
-        numbers = editing.numbers_of(self._catalog, None, wanted)
         if not keep:
             self._catalog.require_writable()
         place = as_path(folder)

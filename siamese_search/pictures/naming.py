@@ -64,19 +64,21 @@ def loose(paths: Iterable[str], kind: Kind = PICTURES, exclude: Exclusion = NOTH
     return list(found.values())
 
 
-def folder_above(found: Sequence[Loose]) -> str | None:
-    """The folder whose folders these are, all of them, perhaps with files of its own; None where
-    there is none.
+def folder_above(found: Sequence[Loose], paths: Iterable[str]) -> str | None:
+    """The folder whose folders these ``paths`` are, all of them, perhaps with files of its own that
+    were ``found`` loose; None where there is none.
     """
-    whole = [one for one in found if one.whole]
-    above = {os.path.dirname(os.path.normpath(one.folder)) or "." for one in whole}
-    if len(whole) < 2 or len(above) > 1:
+    folders = [os.path.normpath(path) for path in paths if os.path.isdir(path)]
+    above = {os.path.dirname(path) or "." for path in folders}
+    if len(folders) < 2 or len(above) > 1 or not any(one.whole for one in found):
         return None
     (folder,) = above
     if any(os.path.normpath(one.folder) != folder for one in found if not one.whole):
         return None
     every = set(directly_in(folder).folders)
-    return folder if {one.name for one in whole} >= every else None
+    return (
+        folder if {os.path.basename(os.path.abspath(path)) for path in folders} >= every else None
+    )
 
 
 def folders_in(paths: Iterable[str]) -> int:

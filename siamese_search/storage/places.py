@@ -126,14 +126,18 @@ class PlacesTable(Database):
             row = self._db.execute("SELECT value FROM settings WHERE key = 'closer'").fetchone()
         return row is None or row[0] != "none"
 
-    def want_places(self, wanted: bool) -> None:
-        """Keep places from now on, or drop all that there are, in small transactions."""
+    def want_places(self, closer: str) -> None:
+        """Keep places of what is enrolled from now on (``auto``), or not (``none``). Those that are
+        there stay until ``drop_unwanted_places``, so that a choice can be taken back.
+        """
         with self.writing():
             self._db.execute(
-                "INSERT OR REPLACE INTO settings (key, value) VALUES ('closer', ?)",
-                ("auto" if wanted else "none",),
+                "INSERT OR REPLACE INTO settings (key, value) VALUES ('closer', ?)", (closer,)
             )
-        deleted = 0 if wanted else -1
+
+    def drop_unwanted_places(self) -> None:
+        """Delete all places, in small transactions, where none are kept any more."""
+        deleted = 0 if self.keeps_places() else -1
         while deleted:
             with self.writing():
                 deleted = self._db.execute(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,7 @@ SMALL = 128  # pixels
 SOME = 2000  # pictures that calibrate beside what is held out
 SOME_EACH = 20  # of a class
 FEW_CLASSES = 10  # with fewer, none can be spared for validation
+SPARING = 4  # pictures of a class, from which on some can be held out
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def split(files: Sequence[ImageFile], share: float, seed: int) -> Split:
     validation = []
     for name in several if share else []:
         members = classes[name]
-        if len(members) >= 4:
+        if len(members) >= SPARING:
             chosen = random.permutation(len(members))[: max(2, round(share * len(members)))]
             validation += [members[n] for n in chosen]
     if len({file.identity for file in validation}) < 2:  # recall@1 would be 100 %, whatever
@@ -128,6 +129,19 @@ def split(files: Sequence[ImageFile], share: float, seed: int) -> Split:
     held_files = {file.path for file in validation}
     training = [file for file in files if file.path not in held_files]
     return Split(training, validation, "pictures" if validation else "none")
+
+
+def cautions(parts: Split, each: Iterable[int], loss: str) -> Iterator[str]:
+    """What one should know of a run on what is left, ``each`` of which are a class's pictures."""
+    if parts.how == "pictures":
+        yield "few classes: pictures of each are held out in place of classes, so recall@1 flatters"
+    elif parts.how == "none":
+        few = "too little is left of what was to be held out"
+        why = few if parts.validation else "nothing can be held out"
+        yield f"{why}: there is no early stopping, and the threshold is a guess"
+    single = sum(count == 1 for count in each)
+    if single and loss != "self-supervised":
+        yield f"{single} classes have one picture each: its altered views are their only pairs"
 
 
 def decode(

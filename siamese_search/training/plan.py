@@ -13,7 +13,7 @@ from typing import Any
 
 from siamese_search.errors import StorageError, TrainingError
 from siamese_search.files import write_whole
-from siamese_search.training.data import FEW_CLASSES
+from siamese_search.training.data import FEW_CLASSES, SPARING
 from siamese_search.training.settings import Settings
 from siamese_search.training.survey import Survey, in_words
 
@@ -149,8 +149,10 @@ def _rules(
     yield _steps(seen, settings, scratch)
     steps = settings["steps"]
     looks = max(1, -(-steps // LOOKS))
-    yield "epoch_steps", looks, f"what is held out is looked at {-(-steps // looks)} times"
-    if not scratch:
+    spared = _holds_out(seen, settings)
+    times = f"what is held out is looked at {-(-steps // looks)} times"
+    yield "epoch_steps", looks, times if spared else "nothing is held out that could be looked at"
+    if not scratch and spared:
         of = "its steps of the whole size" if settings.get("coarse") else "its steps"
         yield "give_up", GIVE_UP, f"a run that has gained nothing by half of {of} ends"
     if settings["start"] in DRAWN:
@@ -178,6 +180,8 @@ def _holdout(seen: Survey) -> tuple[str, float, str]:
     several = seen.classes - seen.singles
     if not several:
         return "holdout", 0.0, "nothing can be held out, since no class has two pictures"
+    if several < FEW_CLASSES and not _spares(seen):
+        return "holdout", 0.0, "nothing can be held out, since classes and their pictures are few"
     if several < FEW_CLASSES:
         return "holdout", 0.2, "pictures of each class are held out, since classes are few"
     if several < SOME_CLASSES:
@@ -201,20 +205,40 @@ def _classes(seen: Survey, settings: Mapping[str, Any], processes: int) -> tuple
     pictures = SMALL_BATCH if small else BATCH
     left = _trained(seen, settings)
     if settings["loss"] != "self-supervised":
-        left = int((1 - settings["holdout"]) * seen.classes)
+        left = seen.classes - _held_classes(seen, settings)
     count = max(2, min(pictures // settings["images"], left))
     count = max(processes, 2, count - count % processes)  # processes take as many each
     if count * settings["images"] > pictures - settings["images"]:
         size = f"a batch of {count * settings['images']} pictures"
         why = ", small ones being cheap: more make harder pairs" if small else ""
         return "classes", count, size + why
+    if count < left:
+        return "classes", count, f"as many as {processes} processes can share evenly"
     return "classes", count, "all that are trained on"
+
+
+def _held_classes(seen: Survey, settings: Mapping[str, Any]) -> int:
+    """How many classes are held out, see ``data.split``; 0 where pictures of each are, or none."""
+    several = seen.classes - seen.singles
+    count = min(round(settings["holdout"] * seen.classes), several, seen.classes - 2)
+    return count if several >= FEW_CLASSES and count >= 2 else 0
+
+
+def _spares(seen: Survey) -> bool:
+    """Whether pictures of two classes or more can be held out."""
+    return seen.each >= SPARING if seen.fours is None else seen.fours >= 2
+
+
+def _holds_out(seen: Survey, settings: Mapping[str, Any]) -> bool:
+    return bool(settings["holdout"] and (_held_classes(seen, settings) or _spares(seen)))
 
 
 def _trained(seen: Survey, settings: Mapping[str, Any]) -> int:
     """How many pictures are trained on."""
-    share: float = 1 - settings["holdout"]
-    return max(1, round(share * seen.pictures))
+    share: float = settings["holdout"] if _holds_out(seen, settings) else 0.0
+    if share and not _held_classes(seen, settings):
+        share = max(share, 2 / max(seen.each, SPARING))  # two of each class at least
+    return max(1, round((1 - share) * seen.pictures))
 
 
 def _steps(seen: Survey, settings: Mapping[str, Any], scratch: bool) -> tuple[str, int, str]:

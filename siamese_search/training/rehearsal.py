@@ -6,7 +6,7 @@ Writes nothing.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from siamese_search.errors import TrainingError
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.records import ImageFile, Progress, Rejection
 from siamese_search.training import hardware
-from siamese_search.training.data import Split, decode, roomy, split
+from siamese_search.training.data import Split, cautions, decode, roomy, split
 from siamese_search.training.loop import Trainer
 from siamese_search.training.pace import in_words, looking, pace
 from siamese_search.training.resolution import cost, cost_from
@@ -51,8 +51,9 @@ def rehearse(
     settings: Settings,
     device: str | None = None,
     watch: Callable[[Progress], None] = lambda progress: None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> Estimate:
-    """Time a few steps on some of the files. Raises errors as ``train`` does."""
+    """Time a few steps on some of the files, and warn as ``train`` would; errors as there, too."""
     asked = settings.resolved()
     chosen = hardware.device(device)
     some = [file for file in files if isinstance(file, ImageFile)]
@@ -61,6 +62,9 @@ def rehearse(
     with hardware.generators_kept(chosen), hardware.out_of_memory_explained(asked):
         start = starting_point(asked)
         parts = split(some, asked.holdout, asked.seed)
+        counts = Counter(file.identity for file in parts.training)
+        for caution in cautions(parts, counts.values(), asked.loss):
+            warn(caution)
         batch = _batch(parts.training, asked)
         names = {name: number for number, name in enumerate(sorted({f.identity for f in batch}))}
         begun = time.perf_counter()

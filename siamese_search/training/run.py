@@ -32,6 +32,7 @@ from siamese_search.training.data import (
     SOME,
     Pictures,
     Split,
+    cautions,
     decode,
     found_files,
     roomy,
@@ -150,7 +151,8 @@ def _train(
     rejected += more
     if held is None:
         parts = replace(parts, how="none")
-    _advise(parts, training, settings, warn)
+    for caution in cautions(parts, np.bincount(training.labels).tolist(), settings.loss):
+        warn(caution)
     if not settings.steps and held is None:
         raise UsageError(
             "without steps only how the pictures vary is learned, which classes that are held out"
@@ -276,20 +278,6 @@ def _train(
         plan=plan.facts() if plan else None,
     )
     return distributed.told(report)
-
-
-def _advise(
-    parts: Split, training: Pictures, settings: Settings, warn: Callable[[str], None]
-) -> None:
-    if parts.how == "pictures":
-        warn("few classes: pictures of each are held out in place of classes, so recall@1 flatters")
-    elif parts.how == "none":
-        few = "too little is left of what was to be held out"
-        why = few if parts.validation else "nothing can be held out"
-        warn(f"{why}: there is no early stopping, and the threshold is a guess")
-    single = int((np.bincount(training.labels) == 1).sum())
-    if single and settings.loss != "self-supervised":
-        warn(f"{single} classes have one picture each: its altered views are their only pairs")
 
 
 def _decoded(

@@ -20,6 +20,7 @@ from siamese_search.pictures import render
 from siamese_search.pictures.preprocessing import Preprocessing
 from siamese_search.pictures.read import read_file
 from siamese_search.records import ImageFile, Progress
+from siamese_search.training.data import SPARING
 from siamese_search.words import counted, printable
 
 CLASSES, EACH = 60, 6  # that are looked at, and pictures of each, neighbours by name
@@ -38,8 +39,9 @@ TWIN_SIDE = 32
 
 @dataclass(frozen=True)
 class Survey:
-    """What was seen. ``classes``, ``pictures``, ``each`` (the median class's pictures) and
-    ``singles`` (classes of one picture) count all files; all else is of the ``looked`` pictures.
+    """What was seen. ``classes``, ``pictures``, ``each`` (the median class's pictures),
+    ``singles`` (classes of one picture) and ``fours`` (of four or more, None in plans of earlier
+    releases) count all files; all else is of the ``looked`` pictures.
 
     ``width`` and ``height`` are medians in pixels; ``grey``, ``drawings`` and ``twins`` shares:
     without colour; strokes on plain ground; nearly the same as another of their class, which is
@@ -56,6 +58,7 @@ class Survey:
     grey: float
     drawings: float
     twins: float | None
+    fours: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def survey(
         grey=_share(not is_coloured(one.pixels) for one in seen),
         drawings=_share(is_drawing(one.pixels) for one in seen),
         twins=twins / paired if paired else None,
+        fours=sum(count >= SPARING for count in counts),
     )
 
 
