@@ -19,7 +19,12 @@ from siamese_search.records import ImageFile
 
 @pytest.fixture(scope="module")
 def gallery(toy: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
-    made = Gallery.open(tmp_path_factory.mktemp("asked") / "gallery", toy)
+    """That no test changes."""
+    return filled(tmp_path_factory.mktemp("asked"), toy)
+
+
+def filled(folder: Path, encoder: Encoder) -> Gallery:
+    made = Gallery.open(folder / "gallery", encoder)
     images = [picture(seed) for seed in range(4)]
     made.enroll(images, labels=list("abab"), metadata=[{"year": n} for n in range(4)])
     return made
@@ -83,7 +88,8 @@ def test_what_makes_no_sense_is_named(
         ask(gallery)
 
 
-def test_items_stand_for_their_numbers(gallery: Gallery, tmp_path: Path) -> None:
+def test_items_stand_for_their_numbers(toy: Encoder, tmp_path: Path) -> None:
+    gallery = filled(tmp_path, toy)
     (first,), (second,) = (gallery.items_by_number(number) for number in (1, 2))
     assert gallery.items_by_number([first, 2]) == [first, second]
     assert [one.item for one in gallery.left_out(items=[second])] == [2]
