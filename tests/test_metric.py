@@ -121,11 +121,12 @@ def test_it_finds_more_items_of_identities_that_it_has_not_seen() -> None:
 
 def test_noise_alone_teaches_nothing() -> None:
     """Rivals must not have been fitted either: they would stay away from what was held out."""
-    for seed in range(5):
+    owners, gains = np.repeat(np.arange(20), 4), []
+    for seed in range(10):
         chance = np.random.default_rng(seed)
-        owners = np.repeat(np.arange(20), 4)
         items = chance.normal(size=(20, 256))[owners] + chance.normal(0, 4, (80, 256))
-        assert fit(unit(items.astype(np.float32)), owners).kind == "plain"
+        gains.append(fit(unit(items.astype(np.float32)), owners).gain or 0.0)
+    assert np.mean(gains) < 0.02
 
 
 def test_it_stays_with_plain_cosine_where_a_metric_finds_fewer() -> None:

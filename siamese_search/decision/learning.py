@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -47,6 +46,7 @@ FEWEST_UNJUDGED, MOST_UNJUDGED = 50, 1.2
 SAMPLED = 50_000  # items that a metric is learned from, at most
 EACH = 200  # of them of one identity, where there are more than ``SAMPLED``
 FOLDS = 4  # of identities, held out in turn
+JUDGED = 3  # the same where a metric is chosen: rivals are of the same part, so these are larger
 HELD_OUT = 1500  # items that the shrinkage is chosen by, at most
 TELLING = 5  # identities of two items or more, without which nothing is chosen
 TEMPERATURES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
@@ -323,70 +323,49 @@ def _chosen(
     ranks = np.argsort(np.argsort(chance.permutation(len(counts)) + len(counts) * (counts < 2)))
     each = max(4, HELD_OUT // len(counts))
     tried = _of_each(owners, ranks, HELD_OUT, each, chance)
-    part = _parts(owners, FOLDS)
+    part = _parts(owners, JUDGED)
     some, names, folds = vectors[tried], owners[tried], part[tried]
-    parts = {
-        fold: _Scatter.of(vectors[part == fold], owners[part == fold]) for fold in np.unique(folds)
-    }
-    rated = {1.0: _rated(_leads(some, names, np.arange(len(names))))}
+    held = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
+    rests = [
+        whole.less(_Scatter.of(vectors[part == fold], owners[part == fold]))
+        for fold in np.unique(folds)
+    ]
+    rated = {1.0: _rated([(some[out], names[out]) for out in held])}
     for shrinkage in SHRINKAGES:
-        rated[shrinkage] = _rated(_unseen_leads(some, names, folds, whole, parts, prior, shrinkage))
+        metrics = [_made(rest, prior, shrinkage, None) for rest in rests]
+        rated[shrinkage] = _rated(
+            [(one.apply(some[out]), names[out]) for one, out in zip(metrics, held, strict=True)]
+        )
     least = rated[1.0][0]
     fair = [one for one in rated if rated[one][0] >= least]
     best = max(fair, key=lambda one: rated[one][1])
     return best, rated[best][0] - least
 
 
-def _unseen_leads(
-    vectors: FloatArray,
-    names: IntArray,
-    folds: IntArray,
-    whole: _Scatter,
-    parts: dict[int, _Scatter],
-    prior: Prior | None,
-    shrinkage: float,
-) -> FloatArray:
-    """``_leads`` of all items, each identity against each other under a metric that has seen
-    neither: one that was fitted lies closer together than it will to new items, and so would lose
-    to what was held out.
-    """
-    several = np.bincount(names)[names] > 1
-    numbers = np.unique(names, return_inverse=True)[1]
-    place = np.zeros(int(numbers.max()) + 1, np.int64)
-    place[numbers] = folds  # of identities
-    leads = np.full((len(names), len(place)), -np.inf, np.float32)
-    for one, other in combinations_with_replacement(parts, 2):
-        rest = whole.less(parts[one])
-        if other != one:
-            rest = rest.less(parts[other])
-        seen = _made(rest, prior, shrinkage, None).apply(vectors)
-        for probes, rivals in {(one, other), (other, one)}:
-            asked = np.flatnonzero(several & (folds == probes))
-            against = np.flatnonzero(place == rivals)
-            leads[np.ix_(asked, against)] = _leads(seen, names, asked)[:, against]
-    return leads[several]
-
-
-def _rated(leads: FloatArray) -> tuple[float, float]:
+def _rated(groups: list[tuple[FloatArray, IntArray]]) -> tuple[float, float]:
     """The share of items that find their identity without themselves, and the mean log probability
-    of the right one, from ``_leads``.
+    of the right one, each among the identities of its group: items (n, p) under a metric that was
+    fitted without them, and whose they are (n,).
+
+    Rivals that had been fitted would not do. They lie closer together than they will to new items,
+    and so lose to what was held out.
     """
-    found = float((leads < 0).all(axis=1).mean())
+    leads = [_leads(vectors, names) for vectors, names in groups]
+    found = np.concatenate([(one < 0).all(axis=1) for one in leads])
     logs = []
     for temperature in TEMPERATURES:
         # The right identity itself is the one in the sum.
         with np.errstate(over="ignore"):
-            odds = np.exp(np.clip(leads / temperature, -60, 60)).sum(axis=1)
-        logs.append(float(-np.log1p(odds).mean()))
-    return found, max(logs)
+            odds = [np.exp(np.clip(one / temperature, -60, 60)).sum(axis=1) for one in leads]
+        logs.append(float(-np.log1p(np.concatenate(odds)).mean()))
+    return float(found.mean()), max(logs)
 
 
-def _leads(vectors: FloatArray, names: IntArray, probes: IntArray) -> FloatArray:
-    """By how much the identities lead over the right one (m, c), for probes (m,) whose identities
-    have other items; -inf for the right one itself, which is scored without the probe. By the
-    balanced rule.
+def _leads(vectors: FloatArray, names: IntArray) -> FloatArray:
+    """By how much each identity leads over the right one (m, c), for the m items whose identities
+    have others; the right one itself is -inf. By the balanced rule, items being left out.
     """
-    probes = probes[np.bincount(names)[names][probes] > 1]
+    probes = np.flatnonzero(np.bincount(names)[names] > 1)
     order = np.argsort(names, kind="stable")
     starts = np.flatnonzero(np.diff(names[order], prepend=-1))
     column = np.unique(names, return_inverse=True)[1][probes]
