@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,34 @@ def test_the_best_identities_are_those_of_all_whatever_k(
         assert [match.score for match in answer.matches] == pytest.approx(
             [score for score, _ in expected], abs=1e-5
         )
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_many_items_of_one_identity_hide_no_other_and_cost_little(
+    tmp_path: Path, toy: Encoder, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """The nearest items, as many as are looked at first, are all of the probe's identity."""
+    random = np.random.default_rng(3)
+    each, others = (1 if alone else 5), 400
+    names = ["big"] * 90 + [f"{n // each:03}" for n in range(others * each)]
+    centres = {name: random.normal(size=toy.dimension) for name in dict.fromkeys(names)}
+    vectors = np.array([centres[name] + 0.4 * random.normal(size=toy.dimension) for name in names])
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    scored: list[str] = []
+    best_items = ranking.Ranking._best_items
+
+    def counted(self: ranking.Ranking, query: FloatArray, names: list[str], *more: Any) -> Any:
+        scored.extend(names)
+        return best_items(self, query, names, *more)
+
+    monkeypatch.setattr(ranking.Ranking, "_best_items", counted)
+    with Gallery.open(tmp_path / "gallery", toy) as gallery:
+        gallery.enroll_embeddings(vectors, names)
+        probe = vectors[:1] + vectors[1:2]
+        (answer,) = gallery.identify_embeddings(probe / np.linalg.norm(probe), k=5)
+    expected = slow(vectors, names, probe[0] / np.linalg.norm(probe), "balanced")[:5]
+    assert [match.identity for match in answer.matches] == [name for _, name in expected]
+    assert len(scored) < others / 4
 
 
 def test_the_nearest_items_alone_would_rank_others(gallery: Gallery, toy: Encoder) -> None:

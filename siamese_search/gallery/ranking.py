@@ -28,7 +28,7 @@ FEWEST = 5  # identities that are compared at least
 PROTOTYPES_AT_MOST = 100_000  # items of a gallery whose prototypes are all compared
 FILTERS = 4  # whose members are kept at hand
 OWNERS = 1 << 16  # items whose owners are kept at hand
-FURTHER = 4  # identities that are scored at a time, when more may be among the best
+FURTHER = 4  # identities that are scored at first, when more may be among the best
 ROUNDING = np.float32(1e-5)  # of sums of products in another order
 
 
@@ -102,11 +102,11 @@ class Ranking:
         wanted = max(4 * k, CANDIDATES if plain or bounded else MANY_CANDIDATES)
         found, floors, nearest, owned = self._nearest(index, queries, wanted, allowed)
         least = min(max(k, FEWEST), identities)
-        if wanted < available and (plain or not bounded):
+        if wanted < available:
             for row, matches in enumerate(found):
                 if len(matches) < least:  # several items are of one identity
                     query = queries[row : row + 1]
-                    self._complete(index, query, least, wanted, allowed, matches)
+                    floors[row] = self._complete(index, query, least, wanted, allowed, matches)
         if not plain:
             members = self.members(index, allowed)
             members.load({identity for one in found for identity in one})
@@ -171,7 +171,7 @@ class Ranking:
             rules.best_items(zip(row, cosines, strict=True), owners)
             for row, cosines in zip(rows, scores.tolist(), strict=True)
         ]
-        return best, scores[:, -1], rows, owners
+        return best, scores[:, -1].copy(), rows, owners
 
     def _owned(self, numbers: set[int]) -> dict[int, tuple[str, str | None]]:
         """As ``Catalog.owners`` for these numbers, and more; what is read is kept until the gallery
@@ -195,22 +195,23 @@ class Ranking:
         wanted: int,
         allowed: IntArray | None,
         found: dict[str, Best],
-    ) -> None:
+    ) -> float:
         """Add further identities for a query: sought farther away, then among the items of those
-        not found yet.
+        not found yet. Returns what no item of yet another scores more than.
         """
-        reach = wanted
+        reach, floor = wanted, np.inf
         while len(found) < least and reach < DEEP:
             reach *= 8
-            ((new,), *_) = self._nearest(index, query, reach, allowed)
+            (new,), (floor,), *_ = self._nearest(index, query, reach, allowed)
             found.update(new)
         others, members, new = allowed, self.members(index, allowed), dict(found)
         while new and len(found) < least:
             members.load(set(new))
             numbers = np.concatenate([members[identity].numbers for identity in new])
             others = np.setdiff1d(index.items if others is None else others, numbers, True)
-            ((new,), *_) = self._nearest(index, query, wanted, others)
+            (new,), (floor,), *_ = self._nearest(index, query, wanted, others)
             found.update(new)
+        return float(floor)
 
     def _with_further(
         self,
@@ -235,18 +236,19 @@ class Ranking:
             places = np.flatnonzero(bounds > _kth(found, k))
             order = places[np.argsort(-bounds[places], kind="stable")].tolist()
             others = [place for place in order if names[place] not in found]
-            for start in range(0, len(others), FURTHER):
-                if bounds[others[start]] <= _kth(found, k):
-                    break
-                chosen = [names[place] for place in others[start : start + FURTHER]]
+            start, size = 0, FURTHER
+            while start < len(others) and bounds[others[start]] > _kth(found, k):
+                chosen = [names[place] for place in others[start : start + size]]
                 further = self._best_items(query, chosen, members)
                 found = _joined(found, query, further, rule, members)
+                start, size = start + size, 2 * size  # so that many take few rounds
             if reach is None or _kth(found, k) >= floor + ROUNDING:
                 break
             # An identity with a single item scores its cosine.
             reach *= 4
             nearest = self._nearest(members.index, query[None], reach, members.allowed)
-            (near,), (floor,), *_ = nearest
+            (near,), (beyond,), *_ = nearest
+            floor = min(floor, beyond)
             new = [best for name, best in near.items() if name not in found]
             members.load({one.identity for one in new})
             found = _joined(found, query, new, rule, members)
