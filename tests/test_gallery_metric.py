@@ -14,7 +14,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from conftest import seal, write_toy_encoder
+from conftest import picture, seal, write_toy_encoder
 from PIL import Image
 
 from siamese_search import Encoder, Gallery
@@ -27,7 +27,9 @@ from siamese_search.decision.learning import (
 )
 from siamese_search.decision.metric import Metric, plain
 from siamese_search.errors import GalleryDamaged, GalleryError, UsageError
+from siamese_search.gallery import unknowns
 from siamese_search.gallery.compaction import Compaction
+from siamese_search.gallery.grouping import separating, separating_unseen
 from siamese_search.index import Written
 from siamese_search.records import Identification, Snapshot
 from siamese_search.storage.generations import Generations
@@ -174,6 +176,26 @@ def test_items_searched_without_themselves_score_as_what_was_never_seen(
         unseen = np.where(theirs, asked, -1).max(axis=1).mean()
         learned = np.where(same, known, -1).max(axis=1).mean()
         assert abs(own - unseen) < 0.006 < learned - unseen
+
+
+def test_unknowns_are_grouped_by_what_separates_things_that_the_metric_has_not_seen(
+    folder: Path, split: Split, toy: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def linked(vectors: FloatArray, threshold: float) -> list[list[int]]:
+        told.append(threshold)
+        return [[row] for row in range(len(vectors))]
+
+    monkeypatch.setattr(unknowns, "linked", linked)
+    with Gallery.open(folder, toy) as gallery:
+        gallery.calibrate(0.1)
+        list(gallery.identify_each([picture(1)], threshold=1.0, keep_unknown=True))
+        gallery.unknowns()
+        metric = stored(gallery)
+        unseen = separating_unseen(split[0], np.arange(IDENTITIES).repeat(EACH), None, metric)
+        assert told == [pytest.approx(unseen, abs=1e-4)]
+        assert unseen != pytest.approx(separating(metric.apply(split[0]), split[1]), abs=1e-3)
 
 
 def test_an_audit_finds_wrong_labels_that_the_gallery_has_learned_from(

@@ -11,10 +11,13 @@ from conftest import picture
 from PIL import Image
 
 from siamese_search import Encoder, Gallery, Identification, Region
+from siamese_search.arrays import FloatArray
+from siamese_search.decision.learning import learned
+from siamese_search.decision.metric import unit
 from siamese_search.errors import ImageError, StorageError, UsageError
 from siamese_search.evaluation.inbox import write_groups
 from siamese_search.gallery import unknowns
-from siamese_search.gallery.grouping import linked, separating
+from siamese_search.gallery.grouping import linked, separating, separating_unseen
 from siamese_search.records import UnknownGroup
 
 Pictures = Callable[..., Path]
@@ -56,6 +59,28 @@ def test_what_separates_is_told_by_items_of_different_identities() -> None:
     assert sum(score > least for score in near) in (4, 5)  # two may be each other's nearest
     assert separating(vectors, ["x"] * 100) is None
     assert separating(np.ones((4, 1), np.float32), list("aabb")) == pytest.approx(0.98)
+
+
+def test_what_separates_new_things_is_not_told_by_what_a_metric_was_fitted_on() -> None:
+    random = np.random.default_rng(0)
+    noisy = np.exp(random.standard_normal(96))  # what pictures of one thing differ in
+    noisy /= np.sqrt((noisy**2).mean())
+
+    def things(count: int) -> FloatArray:
+        centres = np.repeat(0.35 * random.standard_normal((count, 96)), 4, axis=0)
+        return unit(centres + noisy * random.standard_normal(centres.shape)).astype(np.float32)
+
+    enrolled, names = things(30), np.repeat(np.arange(30), 4)
+    metric = learned(enrolled, names)
+    assert metric is not None
+    truth = separating(metric.apply(things(30)), names.astype(str).tolist())
+    fitted = separating(metric.apply(enrolled), names.astype(str).tolist())
+    told = separating_unseen(enrolled, names, None, metric)
+    assert truth is not None
+    assert fitted is not None
+    assert told is not None
+    assert abs(told - truth) < 0.5 * abs(fitted - truth)
+    assert separating_unseen(enrolled[:40], names[:40], None, metric) is None
 
 
 @pytest.fixture

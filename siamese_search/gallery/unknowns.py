@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from siamese_search.arrays import FloatArray
+from siamese_search.arrays import FloatArray, IntArray
 from siamese_search.errors import GalleryMismatch, ImageError, UsageError
 from siamese_search.gallery.active import Active, ActiveEncoder, require
 from siamese_search.gallery.copies import keep_picture, kept_path
 from siamese_search.gallery.editing import numbers_in
-from siamese_search.gallery.grouping import linked, separating
+from siamese_search.gallery.grouping import linked, separating, separating_unseen
 from siamese_search.gallery.identification import Identifier, Question
 from siamese_search.gallery.self_test import SelfTest
-from siamese_search.gallery.snapshots import Searched
+from siamese_search.gallery.snapshots import Searched, View
 from siamese_search.pictures.memory import contents
 from siamese_search.pictures.read import content_hash, file_fault, is_path, read_file
 from siamese_search.records import DUPLICATE, ImageFile, Rejection, UnknownGroup
@@ -146,12 +146,27 @@ class Unknowns:
             own = view.index.vectors(items)
             owners = [name for name, _ in self._catalog.owners(items.tolist()).values()]
             shown = view.projected(vectors)
-        least = separating(own, owners)
+        least = self._separating_unseen(active, view, items)
+        if least is None:
+            least = separating(own, owners)
         if not active.encoder.calibrated:
             least = DUPLICATE if least is None else least
         elif view.metric is None or least is None:  # the encoder's threshold is for plain cosines
             least = max(active.encoder.threshold, least or -1)
         return linked(shown, least)
+
+    def _separating_unseen(self, active: Active, view: View, items: IntArray) -> float | None:
+        """See ``separating_unseen``; None as well where nothing was fitted on the items, or on so
+        many that one hardly matters.
+        """
+        metric = view.metric
+        if metric is None or metric.kind == "plain" or len(view.index) > OWN:
+            return None
+        numbers, owners = self._catalog.identity_numbers()
+        telling = np.intersect1d(items, numbers[owners >= 0])  # nothing is learned from distractors
+        telling, vectors = self._catalog.vectors(view.generation, telling)
+        names = owners[np.searchsorted(numbers, telling)]
+        return separating_unseen(vectors, names, active.encoder.prior, metric)
 
     def chosen(
         self,
