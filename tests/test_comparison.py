@@ -16,7 +16,15 @@ from shell import Shell
 from siamese_search import Encoder
 from siamese_search.errors import EncoderError, UsageError
 from siamese_search.evaluation import comparison, comparison_words, side_by_side, splits
-from siamese_search.evaluation.standard_errors import Halves, Shares, beyond_chance, student
+from siamese_search.evaluation.probes import Probes
+from siamese_search.evaluation.side_by_side import Embedded
+from siamese_search.evaluation.standard_errors import (
+    Halves,
+    Measured,
+    Shares,
+    beyond_chance,
+    student,
+)
 from siamese_search.pictures.sources import find
 from siamese_search.records import ImageFile, Progress
 
@@ -160,7 +168,26 @@ def test_errors_of_shares_and_halves_are_those_of_a_slow_computation() -> None:
     assert halves.mean == pytest.approx(0.2)
     assert halves.error == pytest.approx(0.1 * 2**0.5)
     for freedom, quantile in ((4, 2.776), (9, 2.262), (29, 2.045)):  # from a table
-        assert student(freedom) == pytest.approx(quantile, rel=0.02)
+        assert student(freedom) == pytest.approx(quantile, rel=0.01)
+    assert student(4, 0.01) == pytest.approx(4.604, rel=0.02)
+    assert beyond_chance(2.5, 1, 9)
+    assert not beyond_chance(2.5, 1, 9, tests=2)
+
+
+def test_the_best_of_equal_encoders_is_seldom_told_better() -> None:
+    random = np.random.default_rng(0)
+    names = [str(n) for n in range(6)]
+    probes = Probes((), np.empty((0, 1), np.float32))
+    sides = [Embedded(probes, np.ones(4), np.ones(4), None, "cpu")] * 6
+    surprises = 0
+    for _ in range(300):
+        right = random.binomial(10, 0.6, (6, 40, 1)).astype(float)
+        measured: list[dict[str, Measured]] = [
+            {"main": Shares(one, np.full((40, 1), 10.0))} for one in right
+        ]
+        found = comparison._differences(names, measured, sides, "main")
+        surprises += any(one.told for one in found if one.figure == "main")
+    assert surprises / 300 < 0.06
 
 
 def test_compare_prints_a_table_json_and_a_plot(

@@ -70,7 +70,7 @@ class Contestant:
 @dataclass(frozen=True)
 class Difference:
     """By how much an encoder is better than another, in a figure; ``told`` where that is beyond
-    what chance explains, at 95 %. For ``images/s`` it is by which factor.
+    what chance explains, at 95 % for all together. For ``images/s`` it is by which factor.
     """
 
     figure: str
@@ -309,7 +309,11 @@ def _differences(
     sides: Sequence[Embedded],
     main: str,
 ) -> list[Difference]:
-    """What the best by the main figure has over each other one."""
+    """What the best by the main figure has over each other one.
+
+    The best of many equal ones is ahead by chance: any two of them might have been compared.
+    """
+    pairs = math.comb(len(names), 2)
     order = sorted(range(len(names)), key=lambda number: -measured[number][main].mean)
     best, *others = order
     found = []
@@ -317,11 +321,12 @@ def _differences(
         for figure, one in measured[best].items():
             apart = one.less(measured[other][figure])  # type: ignore[arg-type]
             mean, error = apart.mean, apart.error
-            told = beyond_chance(mean, error, apart.freedom)
+            told = beyond_chance(mean, error, apart.freedom, pairs)
             found.append(Difference(figure, names[best], names[other], mean, error, told))
         # In the same round a busy machine is as busy for the one as for the other.
         logs = np.log(sides[other].seconds / sides[best].seconds)
         mean, error = float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs))
-        told, times = beyond_chance(mean, error, len(logs) - 1), math.exp(mean)
+        told = beyond_chance(mean, error, len(logs) - 1, pairs)
+        times = math.exp(mean)
         found.append(Difference(RATE, names[best], names[other], times, times * error, told))
     return found

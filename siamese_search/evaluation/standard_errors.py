@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Self
 
 from siamese_search.arrays import DoubleArray
 
-SURE = 1.96  # standard errors at 95 %, where these are known exactly
+LEVEL = 0.05  # the probability with which chance may make a difference
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,22 @@ class Halves:
 Measured = Shares | Halves
 
 
-def beyond_chance(mean: float, error: float, freedom: int) -> bool:
-    """Whether a difference is not nought, at 95 %, by Student's t."""
-    return abs(mean) > student(freedom) * error
+def beyond_chance(mean: float, error: float, freedom: int, tests: int = 1) -> bool:
+    """Whether a difference is not nought, at 95 %, by Student's t. It is one of so many ``tests``,
+    none of which may be told by chance (Bonferroni).
+    """
+    return abs(mean) > student(freedom, LEVEL / tests) * error
 
 
-def student(freedom: int) -> float:
-    """The two-sided 95 % quantile of Student's t (Abramowitz and Stegun 1964, 26.7.5)."""
-    first = (SURE**3 + SURE) / 4
-    second = (5 * SURE**5 + 16 * SURE**3 + 3 * SURE) / 96
-    return SURE + first / freedom + second / freedom**2
+def student(freedom: int, level: float = LEVEL) -> float:
+    """The two-sided quantile of Student's t (Abramowitz and Stegun 1964, 26.7.5) that chance
+    exceeds with a probability of ``level``.
+    """
+    sure = NormalDist().inv_cdf(1 - level / 2)
+    first = (sure**3 + sure) / 4
+    second = (5 * sure**5 + 16 * sure**3 + 3 * sure) / 96
+    third = (3 * sure**7 + 19 * sure**5 + 17 * sure**3 - 15 * sure) / 384
+    return sure + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def _clustered(sums: DoubleArray) -> float:
