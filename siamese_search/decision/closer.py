@@ -35,6 +35,7 @@ AGREEING = 0.27  # their mean correlation, at least; why: dev/experiments.md
 DECIDING = 0.75  # units from which on votes help so much that they tell strangers, too
 LEVEL = 0.5  # standard errors within which weights do as well as each other
 FEWEST = 5  # identities that must find themselves for a gallery to tell
+FOLDS = 5  # of identities, named by the weight that the others choose
 LEAST = 1e-6
 
 _HEADER = struct.Struct("<3sBHHI")  # magic, version, places, dimension, CRC-32 of the rest
@@ -233,7 +234,8 @@ class Look:
 @dataclass(frozen=True)
 class Learned:
     """The weight of votes, and why: how many identities told, and the share of their items that is
-    named rightly without votes and with them; ``told`` is False for the cautious weight. It
+    named rightly without votes and with them, by weights that other identities chose, so that it
+    does not flatter; ``told`` is False for the cautious weight. It
     ``decides`` where it is so large that votes shall be part of what strangers are told by.
     """
 
@@ -263,23 +265,32 @@ def learn_weight(looks: Sequence[Look]) -> Learned:
         return Learned(cautious * unit, False, len(names))
     counts = np.bincount(groups)
     weights = [multiple * unit for multiple in GRID]
-    gains, hits = [], []
-    for weight in weights:
+    gains, hits = np.empty((2, len(weights), len(names)))
+    for number, weight in enumerate(weights):
         told = [fused(look.scores, look.votes, weight) for look in telling]
         leads = [_lead(scores, look.own or 0) for scores, look in zip(told, telling, strict=True)]
         hit = np.array([(lead > 0).all() for lead in leads], float)
-        gains.append(np.bincount(groups, _log_chances(leads)) / counts)
-        hits.append(float((np.bincount(groups, hit) / counts).mean()))
-    best = int(np.argmax([gain.mean() for gain in gains]))
-    chosen = next(
-        number
-        for number, gain in enumerate(gains)
-        if number == best or _is_level(gains[best] - gain)
-    )
-    while chosen and hits[chosen] < hits[0]:
-        chosen -= 1
+        gains[number] = np.bincount(groups, _log_chances(leads)) / counts
+        hits[number] = np.bincount(groups, hit) / counts
+    chosen = _chosen(gains, hits)
+    part = np.random.default_rng(0).permutation(len(names)) % FOLDS
+    unseen = [hits[_chosen(gains[:, part != fold], hits[:, part != fold])] for fold in range(FOLDS)]
+    without = float(hits[0].mean())
+    with_votes = float(np.choose(part, unseen).mean()) if chosen else without
     decides = GRID[chosen] >= DECIDING
-    return Learned(weights[chosen], True, len(names), hits[0], hits[chosen], decides)
+    return Learned(weights[chosen], True, len(names), without, with_votes, decides)
+
+
+def _chosen(gains: npt.NDArray[np.float64], hits: npt.NDArray[np.float64]) -> int:
+    """Which weight is taken, by the log-probabilities of identities (weights, k), and the shares of
+    their items that are named rightly; see ``learn_weight``.
+    """
+    best = int(gains.mean(axis=1).argmax())
+    level = (number for number in range(best) if _is_level(gains[best] - gains[number]))
+    chosen, named = next(level, best), hits.mean(axis=1)
+    while chosen and named[chosen] < named[0]:
+        chosen -= 1
+    return chosen
 
 
 def unit_weight(looks: Sequence[Look]) -> float:
