@@ -117,6 +117,23 @@ def test_another_seed_of_the_same_quality_is_within_chance() -> None:
     assert sum(found is not None and found.verdict == CHANCE for found in verdicts) >= 5
 
 
+def test_what_was_chosen_of_many_epochs_must_be_ahead_by_more() -> None:
+    other, gained = described(embedded(0.8, 0.0, 50)), 0
+    for seed in range(12):
+        one, many = (
+            compare(described(embedded(0.77, 0.0, seed)), other, LABELS, True, 2, chosen_of=epochs)
+            for epochs in (1, 100)
+        )
+        assert one is not None
+        assert many is not None
+        assert many.main == replace(one.main, told=many.main.told)
+        assert one.main.told or not many.main.told
+        if one.main.gained < 0:  # what was chosen and is worse all the same
+            assert many.main.told == one.main.told
+        gained += one.main.told - many.main.told
+    assert gained > 0
+
+
 def test_where_several_pictures_are_even_one_decides() -> None:
     labels = np.repeat(np.arange(6), 4)
     poor, good = unit(np.eye(6)[labels] + 0.9 * np.roll(np.eye(6), 1, 0)[labels]), np.eye(6)[labels]
@@ -219,6 +236,7 @@ def test_a_run_that_gains_nothing_and_rises_no_more_is_seen() -> None:
     resumed, known = Selection({}), after_epochs([0.7, 0.6, 0.65, 0.64, 0.6, 0.63])
     resumed.restore(known.tensors(), json.loads(json.dumps(known.facts())))
     assert resumed.gains_nothing
+    assert resumed.epochs == 5
 
 
 @pytest.mark.slow
@@ -396,6 +414,9 @@ def test_what_is_better_is_said_plainly() -> None:
     text = said_of(report, as_gallery=even, verdict=even.verdict)
     assert f"{CHANCE}; more held-out classes might tell; with one picture of each: better" in text
     assert "trained on" in said_of(report, as_gallery=replace(found, unseen=False))
+    assert "flatters" not in said_of(report)
+    text = said_of(report, as_gallery=replace(found, chosen_of=12))
+    assert "the same pictures chose the best of 12 epochs, which flatters" in text
     text = said_of(report, adapted=found)
     assert "begin with how your pictures vary: +10.0 ± 2.0 points named rightly" in text
 

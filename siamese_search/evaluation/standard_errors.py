@@ -91,7 +91,7 @@ class Halves:
 Measured = Shares | Halves
 
 
-def beyond_chance(mean: float, error: float, freedom: int, tests: int = 1) -> bool:
+def beyond_chance(mean: float, error: float, freedom: int, tests: float = 1) -> bool:
     """Whether a difference is not nought, at 95 %, by Student's t. It is one of so many ``tests``,
     none of which may be told by chance (Bonferroni).
     """

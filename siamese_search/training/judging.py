@@ -64,6 +64,7 @@ def judged(
         Described(encoder.name, before, encoder.prior),
         shown.labels,
         unseen,
+        chosen_of=max(1, trainer.selection.epochs),
     )
 
 

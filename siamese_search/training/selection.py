@@ -41,6 +41,7 @@ class Selection:
         self.trained: Trained | None = None  # the best of what was trained, kept or not
         self.step = 0  # that the kept weights are of
         self.share = 1.0  # of them, the rest being the starting point's
+        self.epochs = 0  # that were measured
         self.stale = 0  # epochs since one was as good
         self.highest: float | None = None  # mAP@R of any epoch, without the start
         self.flat = 0  # epochs since it rose
@@ -62,6 +63,7 @@ class Selection:
         What differs by chance alone is no reason to prefer weights of a higher learning rate.
         """
         if found is not None:
+            self.epochs += step > 0
             if step == 0:
                 self.first = found
             elif self.highest is None or found.precision > self.highest:
@@ -141,6 +143,7 @@ class Selection:
             "first": self.first.recall if self.first else None,
             "top": self.top.recall if self.top else None,
             "kept": {"step": self.step, "share of trained weights": self.share},
+            "epochs": self.epochs,
             "stale": self.stale,
             "highest": self.highest,
             "flat": self.flat,
@@ -151,6 +154,7 @@ class Selection:
         self.step, self.stale = facts["kept"]["step"], facts["stale"]
         self.share = facts["kept"]["share of trained weights"]
         self.highest, self.flat = facts.get("highest"), facts.get("flat", 0)
+        self.epochs = facts.get("epochs", 0)
         if "top" in tensors:
             self.top = Retrieval(facts["top"], tensors["top"].numpy())
         if "first" in tensors:

@@ -33,6 +33,11 @@ def gained(report: TrainingReport) -> Iterator[str]:
         if found.several is not None:
             yield f"  up to {found.shots} pictures of each enrolled: {_named(found.several)}"
         yield f"  one picture of each enrolled: {_named(found.one_shot)}"
+        if found.chosen_of > 1:
+            yield (
+                f"the same pictures chose the best of {found.chosen_of} epochs, which flatters what"
+                " was trained a little"
+            )
     if report.adapted is not None:
         one = report.adapted.main
         yield (
