@@ -255,6 +255,23 @@ def test_an_add_that_others_came_between_is_taken_back_in_parts(gallery: Gallery
     assert facts(gallery) == before
 
 
+def test_items_that_are_back_are_noted_by_ranges(gallery: Gallery) -> None:
+    before, catalog = facts(gallery), gallery._catalog
+    vectors = gallery.encoder.embed([picture(seed) for seed in range(100, 140)])
+    numbers = gallery.enroll_embeddings(vectors, ["x", "y"] * 20)
+    added = facts(gallery)
+    gallery.remove(item=numbers[::2])
+    gallery.remove(item=numbers[1::2])
+    for turn in (gallery.undo, gallery.undo, gallery.redo, gallery.redo, gallery.undo):
+        turn()
+    gallery.undo()
+    assert facts(gallery) == added
+    (rows,) = catalog._db.execute("SELECT count(*) FROM undo_added").fetchone()
+    assert rows < 20  # not one for each item that was back: all were searched for each
+    gallery.undo()
+    assert facts(gallery) == before
+
+
 def test_nothing_of_what_is_forgotten_stays_in_the_file(gallery: Gallery) -> None:
     gallery.enroll(picture(90), label="Somebody's own name", metadata={"where": "at home"})
     database = gallery.folder / "gallery.db"

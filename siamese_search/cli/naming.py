@@ -70,8 +70,8 @@ def settle_names(
         return bool(joined)
     note(f"note: {_what(found, paths, pictures)}")
     commands = _commands(found, paths)
-    for command in commands[:SHOWN]:
-        note(f"      {command}")
+    for arguments in commands[:SHOWN]:
+        note(f"      {_command(arguments, paths)}")
     if len(commands) > SHOWN:
         note(f"      and so on, for each of {len(commands)} folders")
     question = "Take every picture as an identity of its own?"
@@ -159,27 +159,28 @@ def _what(found: Sequence[Loose], paths: Sequence[str], pictures: int) -> str:
     return f"{there}: each {own} If {'each folder is' if several else 'they show'} one thing:"
 
 
-def _commands(found: Sequence[Loose], paths: Sequence[str]) -> list[str]:
-    """What to type where each folder is one thing."""
+def _commands(found: Sequence[Loose], paths: Sequence[str]) -> list[list[str]]:
+    """The arguments of the commands to type where each folder is one thing."""
     above = folder_above(found, paths)
     if above is not None:
-        return [_command([above], paths)]
+        return [[above]]
     if all(one.whole for one in found):
         named = {os.path.realpath(one.folder) for one in found}
         others = [path for path in paths if os.path.realpath(path) not in named]
         others = [path for path in others if os.path.isdir(path) and directly_in(path).folders]
-        return [_command(others, paths)] * bool(others) + [
-            _command([one.folder, "--label", one.name], paths) for one in found if not one.mixed
+        return [others] * bool(others) + [
+            [one.folder, "--label", one.name] for one in found if not one.mixed
         ]
     if len(found) > 1:
         return []
     more = ["..."] * (len(paths) > SHOWN)
-    return [_command([*paths[:SHOWN], *more, "--label", found[0].name], paths)]
+    return [[*paths[:SHOWN], *more, "--label", found[0].name]]
 
 
 def _command(arguments: Sequence[str], paths: Sequence[str]) -> str:
     """This command with other arguments than the paths that were given, and the same options."""
-    options = [one for one in sys.argv[2:] if one not in paths]
+    given = set(paths)
+    options = [one for one in sys.argv[2:] if one not in given]
     words = [one if one == "..." else shlex.quote(printable(one)) for one in [*arguments, *options]]
     return " ".join([program(), *sys.argv[1:2], *words])
 

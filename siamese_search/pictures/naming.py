@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from siamese_search.pictures.choosing import NOTHING, Exclusion, stem
 from siamese_search.pictures.drawings import is_drawing
@@ -45,6 +45,7 @@ class Loose:
 def loose(paths: Iterable[str], kind: Kind = PICTURES, exclude: Exclusion = NOTHING) -> list[Loose]:
     """The pictures among files and folders that are called by their files, folder by folder."""
     found: dict[str, Loose] = {}
+    files_in: dict[str, dict[str, None]] = {}  # in order, without those that are named twice
     for path in paths:
         if os.path.isdir(path):
             here = directly_in(path, kind, exclude)
@@ -54,14 +55,15 @@ def loose(paths: Iterable[str], kind: Kind = PICTURES, exclude: Exclusion = NOTH
             one = Loose(os.path.dirname(path) or ".", (os.path.basename(path),), whole=False)
         else:  # whatever it is, no picture
             continue
+        if not one.files:
+            continue
         place = os.path.realpath(one.folder)
-        known = found.get(place)
-        if known is not None:
-            files = tuple(dict.fromkeys(known.files + one.files))
-            one = Loose(known.folder, files, known.whole or one.whole, known.mixed or one.mixed)
-        if one.files:
-            found[place] = one
-    return list(found.values())
+        known = found.setdefault(place, one)
+        found[place] = replace(
+            known, whole=known.whole or one.whole, mixed=known.mixed or one.mixed
+        )
+        files_in.setdefault(place, {}).update(dict.fromkeys(one.files))
+    return [replace(one, files=tuple(files_in[place])) for place, one in found.items()]
 
 
 def folder_above(found: Sequence[Loose], paths: Iterable[str]) -> str | None:

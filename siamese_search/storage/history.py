@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -274,7 +275,7 @@ class History(Changes):
         """
         mark = self._mark(change)
         copies: list[RemovedCopy] = []
-        made: list[int] = []
+        made: dict[int, int] = {}  # new numbers, which have no gaps, by the old ones, ascending
         left: set[str] = set()
         rows = [
             (*row, self._value("SELECT id FROM items WHERE content = ?", (row[2],)))
@@ -296,8 +297,8 @@ class History(Changes):
             number = there
             if removed:
                 number = self._insert(identity, content, copy, before)
-                made.append(number)
-                self._renumber(change, item, number)
+                made[item] = number
+                self._embed_again(change, item, number)
                 if copy is not None:
                     copies.append(RemovedCopy(copy, content.hex(), mark))
             else:
@@ -312,7 +313,8 @@ class History(Changes):
                 [(number, key, value) for key, value in before["metadata"].items()],
             )
             self._seal([number])
-        self._note_added(inverse, made)
+        self._renumber(made)
+        self._note_added(inverse, list(made.values()))
         self._drop_empty(left)
         return copies
 
@@ -328,10 +330,8 @@ class History(Changes):
         assert number is not None
         return number
 
-    def _renumber(self, change: int, item: int, number: int) -> None:
-        """Give an item that is back what it had by its old number: its embeddings, and its place
-        in the change that enrolled it.
-        """
+    def _embed_again(self, change: int, item: int, number: int) -> None:
+        """Give an item that is back the embeddings that it had by its old number."""
         kept = {"embeddings": "vector, checksum"}
         if self.keeps_places():
             kept["places"] = "content"
@@ -343,11 +343,15 @@ class History(Changes):
                 " WHERE change = ? AND item = ?",
                 (number, change, item),
             )
-        self._db.execute(
-            "INSERT INTO undo_added (change, first, last)"
-            " SELECT DISTINCT change, ?, ? FROM undo_added WHERE ? BETWEEN first AND last",
-            (number, number, item),
-        )
+
+    def _renumber(self, made: Mapping[int, int]) -> None:
+        """Note items that are back in the changes that enrolled them; all at once, for they may be
+        many, and so may the ranges of what was enrolled.
+        """
+        old, new = list(made), list(made.values())
+        rows = self._db.execute("SELECT change, first, last FROM undo_added").fetchall()
+        for change, first, last in rows:
+            self._note_added(change, new[bisect_left(old, first) : bisect_right(old, last)])
 
     def _swap_probes(self, change: int, inverse: int) -> None:
         """Put back the probes that a change has dropped, and drop those that it has put back."""
