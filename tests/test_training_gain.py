@@ -437,7 +437,7 @@ def varying(classes: int, seed: int, loud: float, apart: float) -> tuple[FloatAr
 def test_a_prior_is_adapted_unless_galleries_lose_by_it(adapts: bool) -> None:
     seen, labels = varying(60, 1, loud=2.5, apart=1.0)
     # Of other things what varied in those may be what tells them apart.
-    held, others = varying(20, 2, 2.5, 1.0) if adapts else varying(20, 2, 0.4, 0.1)
+    held, others = varying(20, 2, 2.5, 1.0) if adapts else varying(20, 2, 1.0, 0.1)
     known = Prior(np.zeros(24, np.float32), np.eye(24, dtype=np.float32))
     prior, gain = judging.prior_of(known, View(held, seen), others, labels, True)
     if adapts:
