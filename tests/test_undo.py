@@ -16,6 +16,7 @@ from terminal import answered
 
 from siamese_search import Encoder, Gallery
 from siamese_search.errors import StorageError, UsageError
+from siamese_search.gallery import copies as stored
 from siamese_search.gallery import enrolment
 from siamese_search.records import ImageFile, NewItem
 from siamese_search.storage import history
@@ -169,6 +170,7 @@ def test_copies_outlive_what_was_removed_and_enrolled_again(
         gallery.remove("a")
         assert sum(name.startswith(".") for name in copies(gallery)) == 3
         gallery.enroll([folder], copy=True)
+        assert copies(gallery) == before[1]  # none is there twice
     gallery.remove("a")
     for _ in range(5):
         gallery.undo()
@@ -180,6 +182,34 @@ def test_copies_outlive_what_was_removed_and_enrolled_again(
     assert facts(gallery) == before[0]
     gallery.compact()
     assert copies(gallery) == before[1]
+
+
+def test_only_copies_that_are_not_hidden_yet_are_looked_at(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, own_copy, looked = facts(gallery), stored.own_copy, list[str]()
+
+    def look(folder: Path, copy: str, content: str) -> Path:
+        looked.append(copy)
+        return own_copy(folder, copy, content)
+
+    first, second = gallery.items("b")
+    gallery.remove("a")
+    monkeypatch.setattr(stored, "own_copy", look)
+    gallery.remove(item=first.number)
+    assert looked == [first.copy]  # thousands may be hidden since earlier changes
+    shown = gallery.folder / str(first.copy)
+    shown.with_name(f".{shown.name}.{stored.HIDDEN}").rename(shown)  # as if it had been killed
+    gallery.remove(item=second.number)
+    assert [name for name in copies(gallery) if not name.startswith(".")] == []
+    new = stored.NewCopies(gallery.folder)
+    new.write(str(first.copy), b"a copy that belongs to none")
+    new.publish({str(first.copy): False})
+    new.close()
+    for _ in range(3):
+        gallery.undo()
+    assert facts(gallery) == before
+    assert gallery.check() == []
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3])

@@ -96,17 +96,18 @@ def settle_copies(catalog: Catalog, folder: Path) -> None:
     removed and enrolled again belongs to an item, whatever else was done with it.
     """
     dropped = catalog.take_dropped_copies()
-    if not dropped and not catalog.removed_copies():
+    if not dropped and not _shown(folder, catalog.removed_copies()):
         return
     with catalog.writing():  # nobody enrols the same content again meanwhile, or takes this back
         kept = catalog.removed_copies()
-        there = catalog.copies_of(copy.content for copy in (*kept, *dropped))
-        for copy in kept:
+        shown = _shown(folder, kept)
+        there = catalog.copies_of(copy.content for copy in (*shown, *dropped))
+        for copy in shown:
             if copy.path not in there:
                 _rename(folder, copy, hide=True)
         hidden = {copy.path for copy in kept} - there
         emptied: set[Path] = set()
-        for copy in (*kept, *dropped):
+        for copy in dropped:
             if copy.path in hidden:
                 continue
             places = _places(folder, copy)
@@ -122,6 +123,18 @@ def settle_copies(catalog: Catalog, folder: Path) -> None:
         for place in emptied:  # what is removed for good must not come back
             with suppress(OSError):
                 sync_folder(place)
+
+
+def _shown(folder: Path, copies: Iterable[RemovedCopy]) -> list[RemovedCopy]:
+    """Those that are not hidden. They may be thousands, of which few are new: no path is looked at
+    closely for that.
+    """
+    return [copy for copy in copies if os.path.lexists(f"{folder}/{copy.path}")]
+
+
+def _hidden(path: Path) -> Path:
+    """Where a copy is hidden."""
+    return path.with_name(f".{path.name}.{HIDDEN}")
 
 
 def kept_path(folder: Path, data: bytes) -> Path:
@@ -161,7 +174,7 @@ def copied_bytes(folder: Path, copy: Copy) -> bytes | None:
         path = own_copy(folder, copy.path, copy.content)
     except ImageError:
         return None
-    for place in (path, path.with_name(f".{path.name}.{HIDDEN}"), path):  # it may come back
+    for place in (path, _hidden(path), path):  # it may come back
         with suppress(ImageError):
             data = read_file(str(place))
             if content_hash(data) == copy.content:
@@ -270,6 +283,10 @@ class NewCopies:
         if made:  # another process may have made their folders, and not synced them yet
             for folder in {path.parent for path in made} | {self._folder / COPIES, self._folder}:
                 sync_folder(folder)
+        for copy, belongs in copies.items():
+            if belongs:  # what is hidden since the same picture was removed is of no use now
+                with suppress(OSError):
+                    _hidden(self._folder / copy).unlink(missing_ok=True)
         self._unpublished -= made
 
     def close(self) -> None:
