@@ -208,14 +208,13 @@ def import_(
                         raise
                     taken = TakenIn(*map(add, astuple(taken), astuple(found)))
                 left = len(target)
+                warn_of_unknown_in(target)
     if made is None or others:
         _tell(taken, gallery, left, as_json)
     elif as_json:
         print_json({"gallery": str(gallery), **_facts(made)})
     else:
         say(f"{gallery}: {_in_words(made)}")
-    with Gallery.open(gallery) as target:
-        warn_of_unknown_in(target)
 
 
 def merge(
